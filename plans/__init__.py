@@ -1,0 +1,1 @@
+"""nnU-Net planners of the cascade."""
