@@ -1,0 +1,127 @@
+"""When a training ends and how its learning rate falls, as pure functions of the plan and of the training log.
+
+Nothing here keeps a state: a resumed training reads the log stored in its checkpoint and comes to the same answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True)
+class TrainingSchedule:
+    """The plan's `training` entry of a configuration; None switches a limit off.
+
+    Attributes:
+        num_epochs: Epochs at most.
+        iterations_per_epoch, val_iterations_per_epoch: Batches per epoch.
+        patience_epochs: Epochs without a better validation score after which the training winds down.
+        time_budget_h: Hours of training (validation epochs included) at most, over all resumptions.
+    """
+
+    num_epochs: int = 1000
+    iterations_per_epoch: int = 250
+    val_iterations_per_epoch: int = 50
+    patience_epochs: int | None = None
+    time_budget_h: float | None = None
+
+    @classmethod
+    def from_plan(cls, plan: Mapping | None, *, where: str = "the plan") -> TrainingSchedule:
+        """Read the plan's entry; missing keys take the defaults.
+
+        Raises:
+            ValueError: On an unknown key or a number out of range; a misspelt limit would be ignored in silence.
+        """
+        plan = dict(plan or {})
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(plan) - known):
+            raise ValueError(f"{where}: 'training' has unknown keys {unknown}. Known: {sorted(known)}.")
+        schedule = cls(**plan)
+        for name in ("num_epochs", "iterations_per_epoch", "val_iterations_per_epoch"):
+            value = getattr(schedule, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{where}: training.{name} is {value!r}; it must be a whole number >= 1.")
+        for name in ("patience_epochs", "time_budget_h"):
+            value = getattr(schedule, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{where}: training.{name} is {value!r}; it must be > 0, or null for no limit.")
+        return schedule
+
+
+def wind_down_epochs(schedule: TrainingSchedule) -> int:
+    """Epochs over which the learning rate falls to zero once patience has run out: a tenth of the epochs, 1..50."""
+    return min(50, max(1, schedule.num_epochs // 10))
+
+
+def wind_down_start(scores: Sequence[float], patience_epochs: int | None) -> int | None:
+    """First epoch of the wind-down, or None while patience lasts.
+
+    Args:
+        scores: Validation score (nnU-Net's EMA pseudo Dice) of every finished epoch; larger is better.
+        patience_epochs: Epochs without a new best that are waited for.
+    """
+    if patience_epochs is None:
+        return None
+    best, best_epoch = float("-inf"), -1
+    for epoch, score in enumerate(scores):
+        if score > best:
+            best, best_epoch = score, epoch
+        elif epoch - best_epoch >= patience_epochs:
+            return epoch + 1
+    return None
+
+
+def progress(
+    schedule: TrainingSchedule, *, epoch: float, elapsed_h: float, scores: Sequence[float] = ()
+) -> tuple[float, bool]:
+    """Share of the training that is over, in [0, 1], and whether it is in the wind-down.
+
+    Without a wind-down it is the larger of the shares of the epochs and of the time budget used. In the wind-down it is
+    the share of the wind-down that is over.
+
+    Args:
+        epoch: Epochs done; a fraction within an epoch.
+        elapsed_h: Hours trained, earlier runs of a resumed training included.
+        scores: See `wind_down_start`.
+    """
+    start = wind_down_start(scores, schedule.patience_epochs)
+    if start is not None:
+        done = (epoch - start) / wind_down_epochs(schedule)
+        if schedule.time_budget_h is not None:
+            done = max(done, elapsed_h / schedule.time_budget_h)
+        return min(1.0, max(0.0, done)), True
+    share = epoch / schedule.num_epochs
+    if schedule.time_budget_h is not None:
+        share = max(share, elapsed_h / schedule.time_budget_h)
+    return min(1.0, max(0.0, share)), False
+
+
+def poly(share: float, *, exponent: float = 0.9) -> float:
+    """nnU-Net's polynomial decay: factor on the learning rate after `share` of the training."""
+    return (1.0 - min(1.0, max(0.0, share))) ** exponent
+
+
+def learning_rate_factor(
+    schedule: TrainingSchedule,
+    *,
+    epoch: float,
+    elapsed_h: float,
+    scores: Sequence[float] = (),
+    iteration: int,
+    warmup_iterations: int,
+) -> float:
+    """Factor on the initial learning rate: linear warm-up, then polynomial decay.
+
+    When patience runs out, the factor falls from where it stood to zero over `wind_down_epochs`: stopping at a high
+    learning rate would throw away what annealing gives.
+    """
+    share, winding_down = progress(schedule, epoch=epoch, elapsed_h=elapsed_h, scores=scores)
+    if winding_down:
+        start = wind_down_start(scores, schedule.patience_epochs)
+        factor = poly(start / schedule.num_epochs) * (1.0 - share)
+    else:
+        factor = poly(share)
+    if iteration < warmup_iterations:
+        factor *= (iteration + 1) / warmup_iterations
+    return factor
