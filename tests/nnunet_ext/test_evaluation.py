@@ -1,0 +1,445 @@
+"""Folders of label maps: what is counted, what is listed, and that grids are compared, never assumed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnunet_ext.evaluation import evaluate, find_label_maps, grid_difference, on_grid_of
+
+SHAPE = (5, 7, 11)
+SPACING_MM = (3.0, 0.8, 0.7)
+DIAGONAL_MM = math.sqrt(15.0**2 + 5.6**2 + 7.7**2)
+LABELS = {"background": 0, "Lens_L": 1, "OpticChiasm": 2}
+
+LENS = np.s_[2, 2:4, 2:6]  # 8 voxels
+CHIASM = np.s_[1:3, 5, 7:9]  # 4 voxels
+
+
+def label_map(*regions: tuple, shape: tuple[int, int, int] = SHAPE, dtype: type = np.uint8) -> np.ndarray:
+    out = np.zeros(shape, dtype)
+    for region, value in regions:
+        out[region] = value
+    return out
+
+
+REFERENCE = label_map((LENS, 1), (CHIASM, 2))
+HALF_LENS = label_map((np.s_[2, 2:4, 2:4], 1), (CHIASM, 2))  # DSC 2 * 4 / (4 + 8) = 66.7
+
+
+def image(array: np.ndarray, *, oblique: bool = True) -> sitk.Image:
+    out = sitk.GetImageFromArray(array)
+    out.SetSpacing(SPACING_MM[::-1])
+    out.SetOrigin((-12.5, 31.0, 7.25))
+    if oblique:
+        turn = sitk.Euler3DTransform((0, 0, 0), 0.20, -0.15, 0.10)
+        out.SetDirection(turn.GetMatrix())
+    return out
+
+
+def write(folder: Path, case: str, content: np.ndarray | sitk.Image, ending: str = ".nii.gz") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(content if isinstance(content, sitk.Image) else image(content), str(folder / f"{case}{ending}"))
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path, Path]:
+    for name in ("predictions", "references"):
+        (tmp_path / name).mkdir()
+    return tmp_path / "predictions", tmp_path / "references", tmp_path / "out"
+
+
+def score(folders: tuple[Path, Path, Path], **options):
+    return evaluate(*folders, **({"labels": LABELS, "n_processes": 1, "show_progress": False} | options))
+
+
+def row_of(summary, case: str, organ: str) -> dict:
+    return next(row for row in summary.rows if (row["case"], row["organ"]) == (case, organ))
+
+
+def test_scores_and_means_are_what_paper_says(folders):
+    predictions, references, out = folders
+    write(predictions, "case_1", REFERENCE)
+    write(predictions, "case_2", HALF_LENS)
+    write(references, "case_1", REFERENCE)
+    write(references, "case_2", REFERENCE)
+    summary = score(folders)
+    assert summary.ok
+    assert summary.cases == ("case_1", "case_2")
+    assert summary.scores("case_1") == {"Lens_L": 100.0, "OpticChiasm": 100.0}
+    assert summary.scores("case_2") == pytest.approx({"Lens_L": 200 / 3, "OpticChiasm": 100.0})
+    # The lost half reaches from x = 4 to 6; its outer face is 2 voxels of 0.7 mm from the prediction.
+    assert summary.scores("case_2", "hd95_mm") == pytest.approx({"Lens_L": 1.4, "OpticChiasm": 0.0})
+    lens = summary.per_organ["Lens_L"]["dsc_percent"]
+    assert lens == pytest.approx({"mean": 250 / 3, "sd": (100 - 200 / 3) / math.sqrt(2), "median": 250 / 3, "n": 2})
+    # All organs: case means 100 and 83.33, then mean and SD of these two.
+    assert summary.all_organs["dsc_percent"]["mean"] == pytest.approx((100 + 250 / 3) / 2)
+    assert summary.all_organs["dsc_percent"]["sd"] == pytest.approx((100 - 250 / 3) / math.sqrt(2))
+    row = row_of(summary, "case_2", "Lens_L")
+    assert row["volume_difference_ml"] == pytest.approx(-4 * 1.68 / 1000)
+    assert row["reference_ml"] == pytest.approx(8 * 1.68 / 1000)
+    assert sorted(p.name for p in out.iterdir()) == ["evaluation.csv", "evaluation.json", "evaluation.md"]
+
+
+def test_missed_invented_and_left_out_organs_are_flagged_and_listed(folders):
+    predictions, references, _ = folders
+    only_lens, only_chiasm, nothing = label_map((LENS, 1)), label_map((CHIASM, 2)), label_map()
+    write(references, "case_1", REFERENCE)
+    write(predictions, "case_1", only_chiasm)  # lens missed
+    write(references, "case_2", only_chiasm)
+    write(predictions, "case_2", REFERENCE)  # lens invented
+    write(references, "case_3", only_chiasm)
+    write(predictions, "case_3", only_chiasm)  # lens left out
+    write(references, "case_4", REFERENCE)
+    write(predictions, "case_4", REFERENCE)
+    summary = score(folders)
+    assert summary.missed == [("case_1", "Lens_L")]
+    assert summary.invented == [("case_2", "Lens_L")]
+    assert summary.left_out == [("case_3", "Lens_L")]
+    for case in ("case_1", "case_2"):
+        assert row_of(summary, case, "Lens_L")["dsc_percent"] == 0.0
+        assert row_of(summary, case, "Lens_L")["surface_dice"] == 0.0
+        assert row_of(summary, case, "Lens_L")["hd95_mm"] == pytest.approx(DIAGONAL_MM, rel=1e-6)
+    lens = summary.per_organ["Lens_L"]
+    assert lens["dsc_percent"]["n"] == 3  # the left-out one is in no mean
+    assert lens["dsc_percent"]["mean"] == pytest.approx(100 / 3)
+    assert lens["hd95_mm"]["mean"] == pytest.approx(2 * DIAGONAL_MM / 3, rel=1e-6)
+    # All organs of case_3 is its chiasm alone, not NaN.
+    assert summary.all_organs["dsc_percent"]["mean"] == pytest.approx((50 + 50 + 100 + 100) / 4)
+
+    write(references, "case_1", only_lens)
+    write(predictions, "case_1", nothing)
+    summary = score(folders)
+    assert summary.missed == [("case_1", "Lens_L")]
+    assert summary.left_out == [("case_1", "OpticChiasm"), ("case_3", "Lens_L")]
+
+
+def test_case_without_prediction_fails_and_counts_as_worst(folders):
+    predictions, references, _ = folders
+    write(predictions, "case_1", REFERENCE)
+    write(references, "case_1", REFERENCE)
+    write(references, "case_2", label_map((LENS, 1)))
+    summary = score(folders)
+    assert not summary.ok
+    assert summary.failed == {"case_2": "no prediction"}
+    assert summary.missed == []
+    assert summary.left_out == []
+    lens, chiasm = summary.per_organ["Lens_L"], summary.per_organ["OpticChiasm"]
+    assert lens["dsc_percent"]["mean"] == pytest.approx(50.0)
+    assert lens["surface_dice"]["mean"] == pytest.approx(0.5)
+    assert lens["hd95_mm"]["mean"] == pytest.approx(DIAGONAL_MM / 2, rel=1e-6)
+    assert chiasm["dsc_percent"] == pytest.approx({"mean": 100.0, "sd": math.nan, "median": 100.0, "n": 1}, nan_ok=True)
+    assert [row["flag"] for row in summary.rows if row["case"] == "case_2"] == ["failed", "failed"]
+    assert math.isnan(row_of(summary, "case_2", "Lens_L")["prediction_ml"])
+
+
+def test_prediction_without_reference_is_ignored_and_listed(folders):
+    predictions, references, _ = folders
+    write(predictions, "case_1", REFERENCE)
+    write(predictions, "case_9", HALF_LENS)
+    write(references, "case_1", REFERENCE)
+    summary = score(folders)
+    assert summary.ignored == ("case_9",)
+    assert summary.ok
+    assert summary.per_organ["Lens_L"]["dsc_percent"]["n"] == 1
+
+
+def change_size(_: sitk.Image) -> sitk.Image:
+    return image(label_map((LENS, 1), shape=(5, 7, 12)))
+
+
+def change_spacing(out: sitk.Image) -> sitk.Image:
+    out.SetSpacing((0.7, 0.85, 3.0))
+    return out
+
+
+def change_origin(out: sitk.Image) -> sitk.Image:
+    out.SetOrigin((-12.5, 31.4, 7.25))
+    return out
+
+
+def change_direction(out: sitk.Image) -> sitk.Image:
+    out.SetDirection(sitk.Euler3DTransform((0, 0, 0), 0.20, -0.15, 0.20).GetMatrix())
+    return out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (change_size, r"size differs: prediction \(12, 7, 5\), reference \(11, 7, 5\)"),
+        (change_spacing, r"spacing differs: prediction \(0.7, 0.85, 3.0\), reference \(0.7, 0.8, 3.0\)"),
+        (change_origin, r"origin differs: prediction \(-12.5, 31.4, 7.25\), reference \(-12.5, 31.0, 7.25\)"),
+        (change_direction, "direction differs"),
+    ],
+)
+def test_another_grid_fails_the_case_and_the_others_are_finished(folders, change, message):
+    predictions, references, _ = folders
+    for case in ("case_1", "case_2"):
+        write(references, case, REFERENCE, ".mha")
+        write(predictions, case, REFERENCE, ".mha")
+    write(predictions, "case_1", change(image(REFERENCE)), ".mha")
+    summary = score(folders)
+    assert list(summary.failed) == ["case_1"]
+    with pytest.raises(ValueError, match=message):
+        raise ValueError(summary.failed["case_1"])
+    assert "\n" not in summary.failed["case_1"]
+    assert summary.scores("case_1") == {"Lens_L": 0.0, "OpticChiasm": 0.0}
+    assert summary.scores("case_2") == {"Lens_L": 100.0, "OpticChiasm": 100.0}
+    assert summary.per_organ["Lens_L"]["dsc_percent"]["mean"] == 50.0
+
+
+def test_grids_within_header_rounding_are_the_same():
+    moved = image(REFERENCE)
+    moved.SetOrigin([o + 0.01 for o in moved.GetOrigin()])  # 0.017 mm < 0.05 * 0.7 mm
+    assert grid_difference(moved, image(REFERENCE)) is None
+    moved.SetOrigin([o + 0.03 for o in moved.GetOrigin()])
+    assert "origin differs" in grid_difference(moved, image(REFERENCE))
+
+
+@pytest.mark.parametrize("code", ["RAS", "LPS", "SAR", "PIL"])
+@pytest.mark.parametrize("ending", [".nii.gz", ".nrrd"])
+@pytest.mark.parametrize("reference_code", ["LPS", "AIR"])
+def test_prediction_with_other_axis_order_or_flips_scores_100(folders, code, ending, reference_code):
+    predictions, references, _ = folders
+    write(references, "case_1", sitk.DICOMOrient(image(REFERENCE), reference_code))
+    write(predictions, "case_1", sitk.DICOMOrient(image(REFERENCE), code), ending)
+    stored = sitk.ReadImage(str(predictions / f"case_1{ending}"))
+    assert sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(stored.GetDirection()) == code
+    summary = score(folders)
+    assert summary.failed == {}
+    assert summary.scores("case_1") == {"Lens_L": 100.0, "OpticChiasm": 100.0}
+    assert summary.scores("case_1", "hd95_mm") == {"Lens_L": 0.0, "OpticChiasm": 0.0}
+
+
+def test_flipped_voxels_without_a_flipped_header_are_not_forgiven(folders):
+    predictions, references, _ = folders
+    write(references, "case_1", REFERENCE)
+    write(predictions, "case_1", np.ascontiguousarray(REFERENCE[:, :, ::-1]))
+    assert score(folders).scores("case_1") != {"Lens_L": 100.0, "OpticChiasm": 100.0}
+
+
+def test_reoriented_prediction_keeps_its_voxels_in_place():
+    reference = image(REFERENCE)
+    back = on_grid_of(sitk.DICOMOrient(reference, "SAR"), reference)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(back), REFERENCE)
+
+
+@pytest.mark.parametrize(
+    ("array", "shown"),
+    [
+        (label_map((LENS, 1), (CHIASM, 9)), "label 9,"),
+        (label_map((LENS, 1), (CHIASM, -1), dtype=np.int16), "label -1,"),
+        (label_map((LENS, 1), (CHIASM, 0.5), dtype=np.float32), r"label 0\.5,"),
+    ],
+)
+@pytest.mark.parametrize("where", ["predictions", "references"])
+def test_unknown_label_fails_the_case(folders, array, shown, where):
+    other = "references" if where == "predictions" else "predictions"
+    write(folders[0].parent / where, "case_1", array)
+    write(folders[0].parent / other, "case_1", REFERENCE)
+    summary = score(folders)
+    with pytest.raises(ValueError, match=rf"case_1.nii.gz holds {shown} which is not in the mapping \[1, 2\]"):
+        raise ValueError(summary.failed["case_1"])
+    assert summary.scores("case_1")["Lens_L"] == 0.0
+
+
+def test_label_between_known_ones_is_unknown_too(folders):
+    predictions, references, _ = folders
+    write(references, "case_1", label_map((LENS, 1)))
+    write(predictions, "case_1", label_map((LENS, 1), (CHIASM, 2)))
+    assert "holds label 2," in score(folders, labels={"Lens_L": 1, "OpticChiasm": 5}).failed["case_1"]
+
+
+def test_whole_numbers_stored_as_float_are_labels(folders):
+    predictions, references, _ = folders
+    write(references, "case_1", REFERENCE)
+    write(predictions, "case_1", REFERENCE.astype(np.float32))
+    assert score(folders).scores("case_1") == {"Lens_L": 100.0, "OpticChiasm": 100.0}
+
+
+def test_unreadable_files_fail_their_case_only(folders):
+    predictions, references, _ = folders
+    for case in ("case_1", "case_2", "case_3"):
+        write(references, case, REFERENCE)
+        write(predictions, case, REFERENCE)
+    (predictions / "case_1.nii.gz").write_bytes(b"not an image")
+    (references / "case_2.nii.gz").write_bytes(b"not an image")
+    summary = score(folders)
+    assert sorted(summary.failed) == ["case_1", "case_2"]
+    assert "case_1.nii.gz cannot be read" in summary.failed["case_1"]
+    # case_1 counts as missed; nobody knows which organs case_2 holds.
+    lens = summary.per_organ["Lens_L"]
+    assert lens["dsc_percent"] == pytest.approx({"mean": 50.0, "sd": 100 / math.sqrt(2), "median": 50.0, "n": 2})
+    assert lens["hd95_mm"]["n"] == 2
+
+
+def test_stack_of_channels_is_not_a_label_map(folders):
+    predictions, references, _ = folders
+    write(references, "case_1", REFERENCE)
+    write(predictions, "case_1", sitk.JoinSeries([image(REFERENCE)] * 2))
+    assert "not a 3D label map: 4 dimensions" in score(folders).failed["case_1"]
+
+
+def test_one_and_two_processes_give_the_same(folders):
+    predictions, references, out = folders
+    rng = np.random.default_rng(0)
+    for case in range(5):
+        write(references, f"case_{case}", rng.integers(0, 3, SHAPE).astype(np.uint8))
+        if case != 3:
+            write(predictions, f"case_{case}", rng.integers(0, 3, SHAPE).astype(np.uint8))
+    one = score(folders, n_processes=1)
+    files = {path.name: path.read_bytes() for path in out.iterdir()}
+    two = score(folders, n_processes=2)
+    assert two.rows[0]["case"] == "case_0"
+    np.testing.assert_equal(two.rows, one.rows)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == files
+    assert two.failed == {"case_3": "no prediction"}
+
+
+def test_table_is_laid_out_as_papers_print_it(folders):
+    predictions, references, out = folders
+    for case in ("case_1", "case_2"):
+        write(references, case, REFERENCE)
+    write(predictions, "case_1", label_map((LENS, 1)))
+    write(predictions, "case_2", HALF_LENS)
+    write(predictions, "case_7", HALF_LENS)
+    lines = score(folders, tolerance_mm=2.0).table_markdown.splitlines()
+    assert lines[:5] == [
+        "| organ | DSC % | HD95 mm | surface dice at 2 mm | n |",
+        "| --- | --- | --- | --- | --- |",
+        "| Lens_L | 83.33 +- 23.57 | 0.70 +- 0.99 | 1.000 +- 0.000 | 2 |",
+        "| OpticChiasm | 50.00 +- 70.71 | 8.88 +- 12.56 | 0.500 +- 0.707 | 2 |",
+        "| all organs | 66.67 +- 23.57 | 4.79 +- 5.79 | 0.750 +- 0.354 | 2 |",
+    ]
+    text = "\n".join(lines)
+    assert "counted): case_1: OpticChiasm\n" in text
+    assert "(in neither mask, not counted): none" in text
+    assert "(ignored): case_7" in text
+    assert (out / "evaluation.md").read_text().splitlines() == lines
+
+
+def test_table_of_one_case_shows_no_sd_and_each_tolerance(folders):
+    predictions, references, _ = folders
+    write(references, "case_1", label_map((LENS, 1)))
+    write(predictions, "case_1", label_map((np.s_[2, 2:4, 2:4], 1)))
+    table = score(folders, tolerance_mm={"Lens_L": 1.5, "OpticChiasm": 1.0}).table_markdown
+    assert "| organ | DSC % | HD95 mm | surface dice | tolerance mm | n |" in table
+    assert "| Lens_L | 66.67 +- - | 1.40 +- - | 1.000 +- - | 1.5 | 1 |" in table
+    assert "| OpticChiasm | - | - | - | 1 | 0 |" in table
+
+
+def test_tolerance_is_looked_up_per_organ(folders):
+    predictions, references, _ = folders
+    write(references, "case_1", REFERENCE)
+    write(predictions, "case_1", HALF_LENS)
+    near = score(folders, tolerance_mm={"Lens_L": 0.1, "OpticChiasm": 2.0}).scores("case_1", "surface_dice")
+    far = score(folders, tolerance_mm={"Lens_L": 2.0, "OpticChiasm": 0.1}).scores("case_1", "surface_dice")
+    assert near["Lens_L"] < far["Lens_L"] == 1.0
+
+
+def test_csv_and_json_hold_the_same_numbers(folders):
+    predictions, references, out = folders
+    write(references, "case_1", label_map((LENS, 1)))
+    write(references, "case_2", REFERENCE)
+    write(predictions, "case_1", HALF_LENS * (HALF_LENS == 1))
+    summary = score(folders)
+    with (out / "evaluation.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["case"], row["organ"], row["flag"]) for row in rows] == [
+        ("case_1", "Lens_L", ""),
+        ("case_1", "OpticChiasm", "left_out"),
+        ("case_2", "Lens_L", "failed"),
+        ("case_2", "OpticChiasm", "failed"),
+    ]
+    assert float(rows[0]["dsc_percent"]) == pytest.approx(200 / 3)
+    assert rows[1]["dsc_percent"] == ""
+
+    content = json.loads((out / "evaluation.json").read_text(), parse_constant=pytest.fail)
+    assert content["per_case"]["case_1"]["Lens_L"]["dsc_percent"] == float(rows[0]["dsc_percent"])
+    assert content["per_case"]["case_1"]["OpticChiasm"]["dsc_percent"] is None
+    assert content["per_organ"]["Lens_L"]["dsc_percent"] == summary.per_organ["Lens_L"]["dsc_percent"]
+    assert content["per_organ"]["OpticChiasm"]["dsc_percent"]["sd"] is None
+    assert content["failed"] == {"case_2": "no prediction"}
+    assert content["left_out"] == [{"case": "case_1", "organ": "OpticChiasm"}]
+    assert content["tolerance_mm"] == {"Lens_L": 1.0, "OpticChiasm": 1.0}
+    assert "95th percentiles" in content["definitions"]["hd95_mm"]
+    assert content["versions"]["surface-distance"]
+
+
+@pytest.mark.parametrize("where", ["predictions", "references", "."])
+def test_labels_come_from_the_dataset_json_nearby(folders, where):
+    predictions, references, _ = folders
+    write(references, "case_1", REFERENCE)
+    write(predictions, "case_1", REFERENCE)
+    with pytest.raises(FileNotFoundError, match=r"No dataset\.json says which label is which organ"):
+        score(folders, labels=None)
+    (references.parent / where / "dataset.json").write_text(json.dumps({"labels": LABELS}))
+    assert score(folders, labels=None).scores("case_1") == {"Lens_L": 100.0, "OpticChiasm": 100.0}
+
+
+def test_regions_and_the_ignore_label_follow_nnunet(folders):
+    predictions, references, _ = folders
+    write(references, "case_1", label_map((LENS, 1), (CHIASM, 2), (np.s_[4], 3)))
+    write(predictions, "case_1", label_map((LENS, 2), (CHIASM, 1), (np.s_[4], 1)))
+    summary = score(folders, labels={"background": 0, "both": [1, 2], "second": 2, "ignore": 3})
+    assert summary.scores("case_1") == {"both": 100.0, "second": 0.0}
+
+
+def test_bad_folders_and_settings_are_named(folders, tmp_path):
+    _, references, out = folders
+    with pytest.raises(FileNotFoundError, match="No label map"):
+        score(folders)
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
+        score((tmp_path / "nowhere", references, out))
+    write(references, "case_1", REFERENCE)
+    with pytest.raises(ValueError, match="no tolerance for OpticChiasm"):
+        score(folders, tolerance_mm={"Lens_L": 1.0})
+    with pytest.raises(ValueError, match="tolerance_mm of 'Lens_L' is -1"):
+        score(folders, tolerance_mm=-1)
+    with pytest.raises(ValueError, match="name no organ"):
+        score(folders, labels={"background": 0})
+    with pytest.raises(ValueError, match="organ 'Lens_L' has label -4"):
+        score(folders, labels={"Lens_L": -4})
+    with pytest.raises(ValueError, match="n_processes is 0"):
+        score(folders, n_processes=0)
+    write(references, "case_1", REFERENCE, ".nrrd")
+    with pytest.raises(ValueError, match=r"case 'case_1' is there twice .*case_1.nii.gz and case_1.nrrd"):
+        score(folders)
+    assert not out.exists()
+
+
+def test_label_maps_are_found_by_their_ending(tmp_path):
+    for name in ("a.nii.gz", "b.b.nrrd", "c.nii", "d.mha", "._a.nii.gz", "dataset.json", "a.npz", "plans.json"):
+        (tmp_path / name).touch()
+    (tmp_path / "fold.nii").mkdir()
+    assert list(find_label_maps(tmp_path)) == ["a", "b.b", "c", "d"]
+
+
+def test_stopped_write_leaves_the_old_file(folders, monkeypatch):
+    predictions, references, out = folders
+    write(references, "case_1", REFERENCE)
+    write(predictions, "case_1", REFERENCE)
+    score(folders)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    write(predictions, "case_1", HALF_LENS)
+    monkeypatch.setattr("nnunet_ext.evaluation.os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        score(folders)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_import_stays_light():
+    """`nnunet_ext evaluate --help` must not wait for torch."""
+    code = (
+        "import sys, nnunet_ext.evaluation, nnunet_ext.metrics; print(sorted({'torch', 'nnunetv2'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
