@@ -15,4 +15,7 @@ CLASSES = {
 def __getattr__(name: str) -> type:
     if name not in CLASSES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(CLASSES[name]), name)
+    try:
+        return getattr(import_module(CLASSES[name]), name)
+    except AttributeError as error:  # nnU-Net asks with `hasattr`, which would report a mistake of ours as "not found"
+        raise ImportError(f"cannot import {name} from {CLASSES[name]}: {error}") from error

@@ -1,4 +1,4 @@
-"""Where nnU-Net finds our preprocessor: this file lies inside its package and names them; checked against nnunetv2 2.8.1.
+"""Where nnU-Net finds our preprocessor: this file lies inside its package and names it; checked against nnunetv2 2.8.1.
 
 nnU-Net asks every module in turn whether it has a class of the wanted name. The class is imported only when it is ours
 that is wanted (PEP 562), so a stock nnU-Net command never imports, and is never slowed or broken by, this package.
@@ -14,4 +14,7 @@ CLASSES = {
 def __getattr__(name: str) -> type:
     if name not in CLASSES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(CLASSES[name]), name)
+    try:
+        return getattr(import_module(CLASSES[name]), name)
+    except AttributeError as error:  # nnU-Net asks with `hasattr`, which would report a mistake of ours as "not found"
+        raise ImportError(f"cannot import {name} from {CLASSES[name]}: {error}") from error

@@ -1,0 +1,49 @@
+# Each target sets up what it needs: in a new clone, `make demo` or `make test` is all there is to type.
+PYTHON = python3
+VENV = .venv
+
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check
+SOURCES = nnunet_ext dataset_conversion trainers plans
+# With the folders themselves, so that a deleted file counts as a change.
+SOURCE_FILES = $(shell find $(SOURCES) -name __pycache__ -prune -o \( -type d -o -type f \) -print)
+
+.PHONY: help demo test install clean
+
+help:
+	@echo "make demo     synthetic cases through convert, plan, train, predict and evaluate, into demo/"
+	@echo "make test     ruff and the tests, against the installed package"
+	@echo "make install  only set up $(VENV)"
+	@echo "make clean    remove $(VENV), demo/ and what building leaves behind"
+	@echo "Variables: PYTHON=$(PYTHON) (3.10 or newer), VENV=$(VENV), PYTEST_ARGS=..."
+
+demo: install
+	$(BIN)/nnunet_ext demo demo
+
+test: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pytest -q --durations=15 $(PYTEST_ARGS)
+
+install: $(VENV)/installed
+
+# Dependencies: again only when what we declare changes. The package itself: whenever a source changes.
+$(VENV)/dependencies: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "$(PYTHON) is older than 3.10"; exit 1; }
+	@echo "Setting up $(VENV): nnU-Net and torch, a few minutes"
+	@$(PYTHON) -m venv $(VENV) || { echo "no venv module: install python3-venv, or set PYTHON=..."; exit 1; }
+	@rm -rf build
+	@$(PIP) install -q -c constraints.txt torch torchvision ".[test]"
+	@touch $@
+
+# `build` would carry deleted files into the package; setuptools is there, torch needs it.
+$(VENV)/installed: $(VENV)/dependencies README.md $(SOURCE_FILES)
+	@echo "Installing nnunet_ext into $(VENV)"
+	@rm -rf build
+	@$(PIP) install -q --no-deps --no-build-isolation --force-reinstall .
+	@rm -rf build
+	@touch $@
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,270 @@
+"""The command `nnunet_ext`: one verb per job; each parses its arguments and calls one function of the same name.
+
+Options that are not given are not passed on, so a default is defined in one place, the function. Modules are imported
+by the verb that needs them: `--help` is quick, and a broken dependency stops only its own verb.
+"""
+
+import argparse
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nnunet_ext import __version__
+
+Options = dict[str, Any]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb and return its exit code.
+
+    0: all went well. 1: something failed, and a line on standard error says what. 2: the arguments make no sense
+    (raised as SystemExit by argparse). 130: interrupted.
+    """
+    options = vars(_parser().parse_args(argv))
+    verb, run, debug = options.pop("verb"), options.pop("run"), options.pop("debug", False)
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("nnunet_ext").setLevel(logging.DEBUG if debug else logging.INFO)
+    try:
+        return run(options)
+    except KeyboardInterrupt:
+        return _complain(verb, "interrupted", exit_code=130)
+    except ImportError as error:
+        if debug:
+            traceback.print_exc()
+        return _complain(verb, f"{error}. Run `nnunet_ext doctor` to see what is missing")
+    except (ValueError, OSError, RuntimeError) as error:
+        if debug:
+            traceback.print_exc()
+        return _complain(verb, str(error) or type(error).__name__)
+
+
+def _complain(verb: str, message: str, *, exit_code: int = 1) -> int:
+    print(f"nnunet_ext {verb}: error: {' '.join(message.split())}", file=sys.stderr)
+    return exit_code
+
+
+# --- the verbs: options as parsed -> exit code ------------------------------------------------------------------------
+
+
+def _phantom(options: Options) -> int:
+    from nnunet_ext.phantom import make_phantoms
+
+    make_phantoms(options.pop("out"), **options)
+    return 0
+
+
+def _convert(options: Options) -> int:
+    from nnunet_ext.dataset_conversion.triplets import convert
+
+    summary = convert(options.pop("source"), **options)
+    print(f"{summary.dataset_folder}: {_counts(summary)}")
+    return _report_failed("convert", summary.failed)
+
+
+def _predict(options: Options) -> int:
+    from nnunet_ext.predict import predict
+
+    summary = predict(**options)
+    for case, messages in summary.warnings.items():
+        for message in messages:
+            print(f"warning: case '{case}': {message}", file=sys.stderr)
+    print(f"{options['out']}: {_counts(summary)}")
+    return _report_failed("predict", summary.failed)
+
+
+def _evaluate(options: Options) -> int:
+    from nnunet_ext.evaluation import evaluate
+
+    report = evaluate(options.pop("predictions"), options.pop("references"), options.pop("out"), **options)
+    print(report.table_markdown)
+    return _report_failed("evaluate", report.failed)
+
+
+def _hook(options: Options) -> int:
+    from nnunet_ext.hooking import write_hooks
+
+    changed = write_hooks(**options)
+    removing = options.get("remove", False)
+    for path in changed:
+        print(f"{'removed' if removing else 'wrote'} {path}")
+    if not changed and removing:
+        print("nothing to remove: what is there, if anything, belongs to pip (`pip uninstall nnunet_ext`)")
+    elif not changed:
+        print("nothing to do: nnU-Net has our lookup modules already")
+    elif not removing:
+        print("pip does not know these files: run `nnunet_ext hook --remove` before you uninstall nnunet_ext")
+    return 0
+
+
+def _doctor(options: Options) -> int:
+    from nnunet_ext.doctor import doctor
+
+    findings = doctor(**options)
+    width = max(len(finding.topic) for finding in findings)
+    for finding in findings:
+        advice = f" -> {finding.advice}" if finding.advice else ""
+        print(f"{'ok  ' if finding.ok else 'MEND'}  {finding.topic:<{width}}  {finding.value}{advice}")
+    n_wrong = sum(not finding.ok for finding in findings)
+    print(f"{n_wrong} to mend, see the lines marked MEND" if n_wrong else "everything is in order")
+    return 1 if n_wrong else 0
+
+
+def _demo(options: Options) -> int:
+    from nnunet_ext.demo import demo
+
+    demo(options.pop("out"))
+    return 0
+
+
+def _counts(summary: Any) -> str:
+    done, skipped, failed = (_count(getattr(summary, name)) for name in ("written", "skipped", "failed"))
+    return f"{done} written, {skipped} skipped (already there), {failed} failed"
+
+
+def _count(cases: Any) -> int:
+    return cases if isinstance(cases, int) else len(cases)
+
+
+def _report_failed(verb: str, failed: Mapping[str, str]) -> int:
+    for case, reason in failed.items():
+        _complain(verb, f"case '{case}': {reason}")
+    return 1 if failed else 0
+
+
+# --- the arguments ----------------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    # SUPPRESS: an option that is not given is not in the result at all, also where two parsers share it.
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error, and more log lines")
+    parser = argparse.ArgumentParser(
+        prog="nnunet_ext",
+        description="A localizer -> ROI crop -> segmenter cascade for small head organs at risk, on top of nnU-Net v2.",
+        epilog="To plan and train, use nnU-Net's own commands with -pl CascadeOARPlanner and -tr CascadeOARTrainer.",
+        parents=[common],
+    )
+    parser.add_argument("--version", action="version", version=f"nnunet_ext {__version__}")
+    verbs = parser.add_subparsers(title="verbs", dest="verb", required=True, metavar="VERB")
+
+    def add_verb(run: Callable[[Options], int], summary: str, *, example: str) -> argparse.ArgumentParser:
+        name = run.__name__.lstrip("_")
+        verb = verbs.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            argument_default=argparse.SUPPRESS,
+            parents=[common],
+        )
+        verb.set_defaults(run=run)
+        return verb
+
+    verb = add_verb(
+        _phantom,
+        "make synthetic CT/T1/T2 head triplets with exact labels",
+        example="nnunet_ext phantom phantoms --cases 20 --seed 1 --size small",
+    )
+    verb.add_argument("out", metavar="OUT", type=Path, help="folder to write OUT/CASE/{CT,T1,T2,label}.nii.gz to")
+    verb.add_argument(
+        "--cases", dest="n_cases", metavar="N", type=_positive_int, required=True, help="how many to make"
+    )
+    verb.add_argument("--seed", metavar="S", type=int, help="the same seed makes the same cases")
+    verb.add_argument("--size", choices=("tiny", "small", "full"), help="full has the voxel sizes of a planning CT")
+    verb.add_argument("--unregistered", action="store_true", help="move T1 and T2 against the CT")
+    _add_processes(verb)
+
+    verb = add_verb(
+        _convert,
+        "write an nnU-Net raw data set from one folder per case",
+        example="nnunet_ext convert phantoms -d 501 -n HeadOAR --test head_018 head_019",
+    )
+    verb.add_argument("source", metavar="SRC", type=Path, help="folder with SRC/CASE/{CT,T1,T2,...}")
+    verb.add_argument("-d", dest="dataset_id", metavar="ID", type=_positive_int, required=True, help="data set ID")
+    verb.add_argument("-n", dest="name", metavar="NAME", required=True, help="data set name: DatasetID_NAME")
+    verb.add_argument("--modalities", nargs="+", metavar="M", help="channels, in this order: CT T1 T2")
+    verb.add_argument(
+        "--labels", dest="labels_file", metavar="FILE", type=Path, help="TOML label table: organ = [aliases]"
+    )
+    verb.add_argument("--test", dest="test_cases", nargs="+", metavar="CASE", help="cases to keep out of training")
+    verb.add_argument("--allow-non-hu", action="store_true", help="accept a CT whose values do not look like HU")
+    verb.add_argument(
+        "--window-hu", nargs=2, type=float, metavar=("LO", "HI"), action=_PairAction, help="clip the CT to this window"
+    )
+    verb.add_argument("--no-clean", dest="clean_ct", action="store_false", help="keep couch and mask in the CT")
+    verb.add_argument("--no-n4", dest="n4", action="store_false", help="leave the bias field in T1 and T2")
+    _add_processes(verb)
+
+    verb = add_verb(
+        _predict,
+        "contour new cases: localizer, ROI crop and segmenter in one process",
+        example="nnunet_ext predict -d 501 -i imagesTs -o contours -f 0 1 2 3 4",
+    )
+    verb.add_argument("-d", dest="dataset_id", metavar="ID", type=_positive_int, required=True, help="data set ID")
+    verb.add_argument("-i", dest="images", metavar="IN", type=Path, required=True, help="folder of images to contour")
+    verb.add_argument("-o", dest="out", metavar="OUT", type=Path, required=True, help="folder for the label maps")
+    verb.add_argument(
+        "-f", dest="folds", nargs="+", metavar="FOLD", help="folds to average; without: all that are trained"
+    )
+    verb.add_argument("-tr", dest="trainer", metavar="TRAINER", help="without: CascadeOARTrainer")
+    verb.add_argument("-p", dest="plans", metavar="PLANS", help="without: CascadeOARPlans")
+    verb.add_argument("-chk", dest="checkpoint", metavar="NAME", help="without: checkpoint_final.pth")
+    verb.add_argument("-device", choices=("cuda", "cpu", "mps"), help="without: the GPU, if there is one")
+    verb.add_argument(
+        "--mirror", dest="use_mirroring", action="store_true", help="average over mirrored images: slower"
+    )
+    verb.add_argument("--overwrite", action="store_true", help="redo cases whose label map is there already")
+
+    verb = add_verb(
+        _evaluate,
+        "compare label maps with references: DSC, HD95, surface dice",
+        example="nnunet_ext evaluate contours labelsTs -o evaluation",
+    )
+    verb.add_argument("predictions", metavar="PRED", type=Path, help="folder of predicted label maps")
+    verb.add_argument("references", metavar="REF", type=Path, help="folder of reference label maps")
+    verb.add_argument("-o", dest="out", metavar="OUT", type=Path, required=True, help="folder for the tables")
+    verb.add_argument("--tolerance-mm", metavar="X", type=float, help="distance that counts as agreement of surfaces")
+    _add_processes(verb)
+
+    verb = add_verb(
+        _hook,
+        "put our lookup modules into an editable nnU-Net, or for an editable install of ours",
+        example="nnunet_ext hook",
+    )
+    verb.add_argument("--remove", action="store_true", help="take away what this verb wrote; pip's files stay")
+
+    add_verb(
+        _doctor,
+        "say what works here, what does not, and what to do",
+        example="nnunet_ext doctor",
+    )
+
+    verb = add_verb(
+        _demo,
+        "run all of it on phantoms, small enough for two CPU cores",
+        example="nnunet_ext demo demo",
+    )
+    verb.add_argument("out", metavar="OUT", type=Path, nargs="?", default=Path("demo"), help="folder to work in: demo")
+    return parser
+
+
+class _PairAction(argparse.Action):
+    """Store two numbers as a tuple; argparse stores a list."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        setattr(namespace, self.dest, tuple(values))
+
+
+def _add_processes(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("-np", dest="n_processes", metavar="N", type=_positive_int, help="processes to run at a time")
+
+
+def _positive_int(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return number
