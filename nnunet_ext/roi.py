@@ -101,9 +101,7 @@ class RoiDecision:
         return self.centre_mm is not None
 
 
-def organ_extents(
-    label_map: np.ndarray, *, spacing_mm: Sequence[float], clean: bool = False
-) -> dict[int, OrganExtent]:
+def organ_extents(label_map: np.ndarray, *, spacing_mm: Sequence[float], clean: bool = False) -> dict[int, OrganExtent]:
     """Centroid and bounding box of every label present.
 
     Args:
@@ -149,9 +147,7 @@ def vote_centre(
     Returns:
         Centre `(3,)` in mm (None without a vote), labels used, labels dropped.
     """
-    votes = {
-        k: np.subtract(extents[k].centroid_mm, rule.offset_mm[k]) for k in sorted(extents) if k in rule.offset_mm
-    }
+    votes = {k: np.subtract(extents[k].centroid_mm, rule.offset_mm[k]) for k in sorted(extents) if k in rule.offset_mm}
     if not votes:
         return None, (), ()
     weight = {k: 1.0 / max(rule.spread_mm[k], MIN_SPREAD_MM) ** 2 for k in votes}
@@ -323,7 +319,9 @@ def fit_roi(cases: Mapping[str, Mapping[int, OrganExtent]], *, margin_mm: float,
     for organs in cases.values():
         centre, _, _ = vote_centre(organs, rule)
         for organ in organs.values():
-            half = np.maximum(half, np.maximum(np.subtract(centre, organ.lower_mm), np.subtract(organ.upper_mm, centre)))
+            half = np.maximum(
+                half, np.maximum(np.subtract(centre, organ.lower_mm), np.subtract(organ.upper_mm, centre))
+            )
     size = tuple(float(x) for x in 2 * (half + margin_mm))
     return RoiFit(
         rule=RoiRule(size, offsets, spreads, jitter_mm),

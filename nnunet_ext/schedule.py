@@ -18,6 +18,8 @@ class TrainingSchedule:
         iterations_per_epoch, val_iterations_per_epoch: Batches per epoch.
         patience_epochs: Epochs without a better validation score after which the training winds down.
         time_budget_h: Hours of training (validation epochs included) at most, over all resumptions.
+        initial_lr: Learning rate after the warm-up; None leaves it to the trainer. In the plan, because the rate that suits
+            a network depends on its size.
     """
 
     num_epochs: int = 1000
@@ -25,6 +27,7 @@ class TrainingSchedule:
     val_iterations_per_epoch: int = 50
     patience_epochs: int | None = None
     time_budget_h: float | None = None
+    initial_lr: float | None = None
 
     @classmethod
     def from_plan(cls, plan: Mapping | None, *, where: str = "the plan") -> TrainingSchedule:
@@ -42,10 +45,10 @@ class TrainingSchedule:
             value = getattr(schedule, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{where}: training.{name} is {value!r}; it must be a whole number >= 1.")
-        for name in ("patience_epochs", "time_budget_h"):
+        for name in ("patience_epochs", "time_budget_h", "initial_lr"):
             value = getattr(schedule, name)
             if value is not None and not value > 0:
-                raise ValueError(f"{where}: training.{name} is {value!r}; it must be > 0, or null for no limit.")
+                raise ValueError(f"{where}: training.{name} is {value!r}; it must be > 0, or null.")
         return schedule
 
 

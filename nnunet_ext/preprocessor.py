@@ -1,0 +1,183 @@
+"""nnU-Net preprocessor of the cascade: crop to the body, and to the ROI when a localizer's label map comes along."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+from nnunet_ext import roi
+from nnunet_ext.cleaning import body_mask_array
+
+#: Kept around the body: room for partial volume at the skin and for a cleaner that took a little too much.
+BODY_MARGIN_MM = 10.0
+#: Key under which a case's `properties` say how it was cropped.
+PROPERTIES_KEY = "cascade_oar"
+
+
+def ct_channels(channel_names: Mapping[str, str]) -> list[int]:
+    """Indices of the channels that nnU-Net treats as CT: those named `CT`."""
+    return [int(k) for k, name in channel_names.items() if name.casefold() == "ct"]
+
+
+def body_box(images: np.ndarray, *, spacing_mm: Sequence[float], channel_names: Mapping[str, str]) -> roi.Box:
+    """Bounding box of the patient plus `BODY_MARGIN_MM`: from the CT, or from the first MR where there is no CT.
+
+    nnU-Net's crop to nonzero does nothing for a CT (air is -1000) and everything for an image whose background was set
+    to zero; this box depends on the patient only.
+
+    Args:
+        images: Shape `(C, Z, Y, X)`, as read.
+        spacing_mm: Voxel size along `(Z, Y, X)`.
+        channel_names: nnU-Net's `channel_names` of `dataset.json`.
+
+    Returns:
+        Box along `(Z, Y, X)`; the whole volume where no body is found.
+    """
+    ct = ct_channels(channel_names)
+    mask = body_mask_array(images[ct[0] if ct else 0], spacing_mm=spacing_mm, is_ct=bool(ct))
+    if not mask.any():
+        return roi.whole(mask.shape)
+    box = []
+    for axis, spacing in enumerate(spacing_mm):
+        seen = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
+        margin = int(np.ceil(BODY_MARGIN_MM / spacing))
+        box.append((max(0, int(seen[0]) - margin), min(mask.shape[axis], int(seen[-1]) + 1 + margin)))
+    return tuple(box)
+
+
+def shift(box: roi.Box, origin: roi.Box) -> roi.Box:
+    """A box given relative to the lower corner of `origin`, in the coordinates `origin` is given in."""
+    return tuple((lower + o, upper + o) for (lower, upper), (o, _) in zip(box, origin, strict=True))
+
+
+class CascadeOARPreprocessor(DefaultPreprocessor):
+    """`DefaultPreprocessor` with another crop, recorded the way nnU-Net records its own.
+
+    Every configuration is cropped to the patient's body (`body_box`). A configuration with a previous stage is, at
+    prediction, cropped further to the box that the previous stage's label map votes for (`roi.find_roi`): intensities are
+    normalised with the statistics of the whole body, then only the crop is resampled. The box is stored as
+    `properties['bbox_used_for_cropping']`, so nnU-Net's own export pastes the result back where it came from.
+    `properties['cascade_oar']` says which organs placed the box; without any, nothing is cropped and the segmenter runs
+    over the whole body by sliding window.
+
+    In training the data of a cascaded configuration are those of its parent, uncropped: `nnunet_ext.roi_dataset` cuts the
+    box out, so that it can be jittered.
+    """
+
+    def run_case_npy(
+        self,
+        data: np.ndarray,
+        seg: np.ndarray | None,
+        properties: dict,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        dataset_json: dict | str,
+    ) -> tuple[np.ndarray, np.ndarray, dict]:
+        """Crop, normalise and resample one case.
+
+        Args:
+            data: Images, shape `(C, Z, Y, X)`.
+            seg: Shape `(1, Z, Y, X)`: the reference label map in training; the localizer's at prediction of a
+                configuration with a previous stage; or None.
+            properties: From the reader; holds `spacing` in mm along `(Z, Y, X)`. Not modified.
+
+        Returns:
+            Images `(C, *plan_axes)` float32, label map `(1, *plan_axes)` (zeros without `seg`), new properties.
+
+        Raises:
+            ValueError: If the sizes of images and label map differ, or a value is not finite.
+        """
+        if seg is not None and seg.shape[1:] != data.shape[1:]:
+            raise ValueError(
+                f"images have size {data.shape[1:]} (Z, Y, X), the label map {seg.shape[1:]}. Both must lie on one grid: "
+                "run nnUNetv2_plan_and_preprocess with --verify_dataset_integrity, or convert with nnunet_ext convert."
+            )
+        if not np.isfinite(data).all():
+            bad = [c for c in range(len(data)) if not np.isfinite(data[c]).all()]
+            raise ValueError(f"channels {bad} hold NaN or infinite values. Replace them, or leave the case out.")
+        properties = dict(properties)
+        forward = plans_manager.transpose_forward
+        body = body_box(data, spacing_mm=properties["spacing"], channel_names=dataset_json["channel_names"])
+        body = tuple(body[i] for i in forward)
+        spacing = [properties["spacing"][i] for i in forward]
+
+        data = data.transpose([0, *[i + 1 for i in forward]])
+        properties["shape_before_cropping"] = data.shape[1:]
+        data = data[(slice(None), *roi.slices(body))].astype(np.float32)  # copies: the caller's array stays as it is
+        if seg is not None:
+            seg = seg.transpose([0, *[i + 1 for i in forward]])[(slice(None), *roi.slices(body))]
+        else:
+            seg = np.zeros((1, *data.shape[1:]), dtype=np.int8)
+
+        # Whole-body statistics: an MR z-score of the crop alone would shift with the crop.
+        data = self._normalize(
+            data, seg, configuration_manager, plans_manager.foreground_intensity_properties_per_channel
+        )
+        box = body
+        if configuration_manager.previous_stage_name is not None:
+            rule = roi.RoiRule.from_plan(configuration_manager.configuration["roi"])
+            decision = roi.find_roi(seg[0], rule, spacing_mm=spacing)
+            data, seg = (a[(slice(None), *roi.slices(decision.box))] for a in (data, seg))
+            box = shift(decision.box, body)
+            properties[PROPERTIES_KEY] = {
+                "found": decision.found,
+                "voters": list(decision.voters),
+                "outliers": list(decision.outliers),
+            }
+            if not decision.found:
+                print(
+                    "WARNING: the localizer found no organ; the segmenter runs over the whole body instead of the ROI. "
+                    "Check the images and the result."
+                )
+        properties["bbox_used_for_cropping"] = [list(b) for b in box]
+        properties["shape_after_cropping_and_before_resampling"] = data.shape[1:]
+
+        target_spacing = configuration_manager.spacing
+        new_shape = compute_new_shape(data.shape[1:], spacing, target_spacing)
+        data = configuration_manager.resampling_fn_data(data, new_shape, spacing, target_spacing)
+        seg = configuration_manager.resampling_fn_seg(seg, new_shape, spacing, target_spacing)
+        return data, seg.astype(np.int16 if seg.max() > 127 else np.int8), properties
+
+    def run_case_save(
+        self,
+        output_filename_truncated: str,
+        image_files: list[str],
+        seg_file: str,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        dataset_json: dict | str,
+    ) -> None:
+        """Preprocess and save one training case: body crop only, reference label map, organ extents in `properties`."""
+        whole_body = ConfigurationManager({**configuration_manager.configuration, "previous_stage": None})
+        try:
+            super().run_case_save(
+                output_filename_truncated, image_files, seg_file, plans_manager, whole_body, dataset_json
+            )
+        except ValueError as e:
+            raise ValueError(f"{image_files[0]} (and its other channels): {e}") from e
+
+    def run_case(
+        self,
+        image_files: list[str],
+        seg_file: str | None,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        dataset_json: dict | str,
+    ) -> tuple[np.ndarray, np.ndarray, dict]:
+        """See `run_case_npy`; reads the files with the plan's reader."""
+        data, seg, properties = super().run_case(
+            image_files, seg_file, plans_manager, configuration_manager, dataset_json
+        )
+        if seg_file is not None and configuration_manager.previous_stage_name is None:
+            labels = plans_manager.get_label_manager(dataset_json)
+            properties["class_locations"] = self._sample_foreground_locations(
+                seg, labels.foreground_regions if labels.has_regions else labels.foreground_labels
+            )
+            properties[PROPERTIES_KEY] = {
+                "organ_extents": roi.organ_extents(seg[0], spacing_mm=configuration_manager.spacing)
+            }
+        return data, seg, properties

@@ -1,0 +1,162 @@
+"""nnU-Net dataset whose cases are the ROI: cut out of the whole-body data of `3d_fullres` while they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+from scipy import ndimage
+
+from nnunet_ext import roi
+from nnunet_ext.preprocessor import PROPERTIES_KEY, shift
+
+#: Voxels read around a box that is resampled: the support of a cubic spline's prefilter to well below 1 %.
+SPLINE_MARGIN = 8
+
+
+class RoiDataset(nnUNetDatasetBlosc2):
+    """Cases as `(images, label map, None, properties)`, cropped to the ROI.
+
+    In training (`from_localizer=False`) the box lies where the reference organs vote for it, jittered by the plan's
+    `jitter_mm`; only the blocks inside the box are read from disk. The third entry is None: the segmenter looks at the
+    images alone, so both stages can be trained at the same time.
+
+    In the final validation (`from_localizer=True`) the box comes from the localizer's out-of-fold label map, exactly as at
+    prediction: whole voxels of the ORIGINAL grid. The images are taken from the whole-body data by cubic interpolation at
+    the positions that preprocessing the crop would give, so the export lands on the original grid without a shift.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        identifiers: list[str] | None = None,
+        folder_with_segs_from_previous_stage: str | None = None,
+        *,
+        rule: roi.RoiRule,
+        spacing_mm: Sequence[float],
+        transpose_forward: Sequence[int],
+        from_localizer: bool,
+        records: dict[str, dict],
+    ) -> None:
+        super().__init__(folder, identifiers, folder_with_segs_from_previous_stage if from_localizer else None)
+        self.rule = rule
+        self.spacing_mm = tuple(float(s) for s in spacing_mm)
+        self.transpose_forward = tuple(transpose_forward)
+        self.from_localizer = from_localizer
+        self.records = records
+
+    def load_case(self, identifier: str) -> tuple[np.ndarray, np.ndarray, None, dict]:
+        """Images `(C, *plan_axes)`, label map `(1, *plan_axes)`, None, properties of the crop.
+
+        Raises:
+            ValueError: If the preprocessed case was not made by `CascadeOARPreprocessor`.
+        """
+        data, seg, localizer_map, properties = super().load_case(identifier)
+        if self.from_localizer:
+            return self._localized_crop(identifier, data, seg, localizer_map[:], properties)
+        try:
+            extents = properties[PROPERTIES_KEY]["organ_extents"]
+        except KeyError:
+            raise ValueError(
+                f"case '{identifier}' in {self.source_folder} was not preprocessed by CascadeOARPreprocessor. "
+                "Preprocess again: nnUNetv2_preprocess -c 3d_fullres -plans_name CascadeOARPlans"
+            ) from None
+        shape = data.shape[1:]
+        centre, _, _ = roi.vote_centre(extents, self.rule)
+        if centre is None:  # no organ in this case: anywhere
+            centre = np.random.uniform(0, 1, len(shape)) * shape * self.spacing_mm
+        centre = np.add(centre, np.random.uniform(-self.rule.jitter_mm, self.rule.jitter_mm, len(shape)))
+        box = roi.box_around(centre, self.rule.size_mm, spacing_mm=self.spacing_mm, shape=shape)
+        index = (slice(None), *roi.slices(box))
+        return data[index], seg[index], None, properties
+
+    def _localized_crop(
+        self, identifier: str, data: np.ndarray, seg: np.ndarray, localizer_map: np.ndarray, properties: dict
+    ) -> tuple[np.ndarray, np.ndarray, None, dict]:
+        """The crop that prediction would make, from the whole-body data."""
+        planned_shape = data.shape[1:]
+        original_shape = properties["shape_after_cropping_and_before_resampling"]
+        original_spacing = [properties["spacing"][i] for i in self.transpose_forward]
+        decision = roi.find_roi(localizer_map.reshape(planned_shape), self.rule, spacing_mm=self.spacing_mm)
+        # Planned voxels per original voxel: nnU-Net's resampling keeps the edges of the volume in place.
+        scale = np.divide(planned_shape, original_shape)
+        if decision.found:
+            centre_mm = np.divide(decision.centre_mm, self.spacing_mm) / scale * original_spacing
+            box = roi.box_around(centre_mm, self.rule.size_mm, spacing_mm=original_spacing, shape=original_shape)
+        else:
+            box = roi.whole(original_shape)
+        edges = [(lower * s, upper * s) for (lower, upper), s in zip(box, scale, strict=True)]
+        reference = np.asarray(seg[0])
+        index = np.argwhere(reference > 0) + 0.5
+        inside = np.all([(index[:, i] > e[0]) & (index[:, i] < e[1]) for i, e in enumerate(edges)], axis=0)
+        self.records[identifier] = {
+            "localizer_found": sorted(int(v) for v in np.unique(localizer_map) if v > 0),
+            "voters": list(decision.voters),
+            "outliers": list(decision.outliers),
+            "fallback_whole_volume": not decision.found,
+            "label_crop_pass_rate": float(inside.mean()) if len(index) else None,
+        }
+        if not decision.found:
+            return data[:], reference[None], None, properties
+        shape = tuple(upper - lower for lower, upper in box)
+        new_shape = compute_new_shape(shape, original_spacing, self.spacing_mm)
+        crop = resample_box(data, edges, new_shape)
+        new_properties = {
+            **properties,
+            "bbox_used_for_cropping": [list(b) for b in shift(box, properties["bbox_used_for_cropping"])],
+            "shape_after_cropping_and_before_resampling": shape,
+        }
+        return crop, reference[None], None, new_properties
+
+
+def resample_box(data: np.ndarray, edges: Sequence[tuple[float, float]], shape: Sequence[int]) -> np.ndarray:
+    """The part of a volume between fractional voxel edges, on `shape` voxels, by cubic spline.
+
+    Args:
+        data: Shape `(C, *axes)`; may be a lazily read array, of which only the surroundings of the box are read.
+        edges: Lower and upper edge along each axis, in voxels of `data` (voxel `i` spans `[i, i + 1]`).
+        shape: Wanted size along each axis.
+    """
+    lower = [max(0, int(np.floor(a)) - SPLINE_MARGIN) for a, _ in edges]
+    upper = [min(n, int(np.ceil(b)) + SPLINE_MARGIN) for (_, b), n in zip(edges, data.shape[1:], strict=True)]
+    block = np.asarray(data[(slice(None), *(slice(a, b) for a, b in zip(lower, upper, strict=True)))])
+    step = [(b - a) / n for (a, b), n in zip(edges, shape, strict=True)]
+    # Centre of the first output voxel, as an index into the block.
+    offset = [a + 0.5 * s - 0.5 - first for (a, _), s, first in zip(edges, step, lower, strict=True)]
+    return np.stack(
+        [
+            ndimage.affine_transform(channel, np.asarray(step), offset, tuple(shape), order=3, mode="nearest")
+            for channel in block
+        ]
+    )
+
+
+@dataclass
+class RoiDatasets:
+    """What a trainer uses as its `dataset_class`: makes `RoiDataset`s that know the plan.
+
+    nnU-Net calls a dataset class with folder, identifiers and the previous stage's folder only, and asks it for its
+    static methods; this object answers both. `records` collects, per validated case, how its box was placed.
+    """
+
+    rule: roi.RoiRule
+    spacing_mm: tuple[float, ...]
+    transpose_forward: tuple[int, ...]
+    from_localizer: bool = False
+    records: dict[str, dict] = field(default_factory=dict)
+
+    def __call__(
+        self,
+        folder: str,
+        identifiers: list[str] | None = None,
+        folder_with_segs_from_previous_stage: str | None = None,
+    ) -> RoiDataset:
+        return RoiDataset(folder, identifiers, folder_with_segs_from_previous_stage, **vars(self))
+
+    get_identifiers = staticmethod(RoiDataset.get_identifiers)
+    unpack_dataset = staticmethod(RoiDataset.unpack_dataset)
+    save_case = staticmethod(RoiDataset.save_case)
+    save_seg = staticmethod(RoiDataset.save_seg)

@@ -1,0 +1,471 @@
+"""Planners of the cascade: one plans file with localizer, whole-volume baseline and segmenter.
+
+Run by `nnUNetv2_plan_and_preprocess -d ID -pl CascadeOARPlanner` (or `CascadeOARPlannerSmall`).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from batchgenerators.utilities.file_and_folder_operations import load_json, save_json
+from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
+from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
+from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (
+    ResEncUNetPlanner,
+)
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from nnunetv2.imageio.nibabel_reader_writer import NibabelIOWithReorient
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
+from nnunetv2.utilities.json_export import recursive_fix_for_json_export
+from tqdm import tqdm
+
+from nnunet_ext import roi
+from nnunet_ext.networks import MaxPoolUNet
+from nnunet_ext.preprocessor import body_box
+from nnunet_ext.schedule import TrainingSchedule
+
+LOCALIZER, WHOLE_VOLUME, SEGMENTER = "3d_lowres", "3d_fullres", "3d_cascade_fullres"
+
+#: One case far finer than the rest must not set the grid of all: no target spacing below this share of the median.
+FINEST_SHARE_OF_MEDIAN = 0.6
+
+
+@dataclass(frozen=True)
+class ScannedCase:
+    """What planning needs of one training case; axes as read, `(Z, Y, X)`."""
+
+    spacing_mm: tuple[float, ...]
+    body_shape: tuple[int, ...]
+    organs: Mapping[int, roi.OrganExtent]
+
+
+def scan_case(
+    name: str,
+    image_files: Sequence[str],
+    label_file: str,
+    *,
+    reader: BaseReaderWriter,
+    channel_names: Mapping[str, str],
+) -> ScannedCase:
+    """Body size and organ extents of one training case.
+
+    Raises:
+        ValueError: If images and label map differ in size, or the reader leaves the axes in a non-canonical order.
+    """
+    images, properties = reader.read_images(list(image_files))
+    label_map, _ = reader.read_seg(label_file)
+    if label_map.shape[1:] != images.shape[1:]:
+        raise ValueError(
+            f"case '{name}': images have size {images.shape[1:]} (Z, Y, X), the label map {label_map.shape[1:]}. "
+            f"File: {label_file}. Convert the dataset with nnunet_ext convert."
+        )
+    if isinstance(reader, SimpleITKIO):
+        direction = np.reshape(properties["sitk_stuff"]["direction"], (3, 3))
+        if not (np.argmax(np.abs(direction), axis=0) == np.arange(3)).all() or (np.diag(direction) < 0).any():
+            raise ValueError(
+                f"case '{name}': its axes are not in LPS order (direction {np.round(direction, 2).tolist()}) and "
+                f"SimpleITKIO reads arrays as they are stored. File: {label_file}. Convert the dataset with nnunet_ext "
+                "convert, or set overwrite_image_reader_writer to NibabelIOWithReorient in dataset.json."
+            )
+    spacing = tuple(float(s) for s in properties["spacing"])
+    box = body_box(images, spacing_mm=spacing, channel_names=channel_names)
+    return ScannedCase(
+        spacing_mm=spacing,
+        body_shape=tuple(upper - lower for lower, upper in box),
+        organs=roi.organ_extents(label_map[0].astype(np.int32), spacing_mm=spacing),
+    )
+
+
+def transposed(organs: Mapping[int, roi.OrganExtent], forward: Sequence[int]) -> dict[int, roi.OrganExtent]:
+    """Organ extents with their axes in the plan's order."""
+
+    def move(v: Sequence[float]) -> tuple[float, ...]:
+        return tuple(v[i] for i in forward)
+
+    return {k: roi.OrganExtent(move(o.centroid_mm), move(o.lower_mm), move(o.upper_mm)) for k, o in organs.items()}
+
+
+class CascadeOARPlanner(ResEncUNetPlanner):
+    """Plans `3d_lowres` (localizer), `3d_fullres` (whole-volume baseline) and `3d_cascade_fullres` (segmenter).
+
+    Differences from nnU-Net's planners:
+
+    - target spacing: the finest of the training set along each axis (guarded), not the median. A grid coarser than a
+      case's own loses thin organs: on 2.2 mm data resampled to 2.0 mm and back, nnU-Net's label interpolation leaves a
+      lens 64 % DSC; nearest neighbour onto a grid at least as fine leaves 86..100 %.
+    - label maps are resampled by nearest neighbour (order 0), for the same reason;
+    - the localizer's spacing is chosen so that every training body fits into one patch;
+    - the ROI's size is measured on the training labels (`nnunet_ext.roi.fit_roi`) and becomes the segmenter's patch size;
+    - no `2d`, and no configuration survives from an older plans file of the same name.
+
+    `-overwrite_target_spacing Z Y X` sets the grid of `3d_fullres` and the segmenter; the reference study used
+    1.25 0.8 0.8 mm.
+    """
+
+    #: Patch of the localizer, in voxels: about 128 x 128 x 128.
+    localizer_voxels = 128**3
+    localizer_features = 32
+    #: Room around the organs: the localizer's error and anatomy unlike the training set's.
+    roi_margin_mm = 10.0
+    #: Largest shift of the box in training, along each axis.
+    roi_jitter_mm = 5.0
+    dropout = 0.1
+    localizer_batch_size: int | None = None
+    segmenter_batch_size: int | None = None
+    schedules = {  # noqa: RUF012  (read only)
+        LOCALIZER: TrainingSchedule(250, 250, 25, patience_epochs=50, initial_lr=1e-3),
+        WHOLE_VOLUME: TrainingSchedule(1000, 250, 50, patience_epochs=100, initial_lr=1e-3),
+        SEGMENTER: TrainingSchedule(500, 250, 25, patience_epochs=75, initial_lr=1e-3),
+    }
+
+    def __init__(
+        self,
+        dataset_name_or_id: str | int,
+        gpu_memory_target_in_gb: float = 8,
+        preprocessor_name: str = "CascadeOARPreprocessor",
+        plans_name: str = "CascadeOARPlans",
+        overwrite_target_spacing: list[float] | tuple[float, ...] | None = None,
+        suppress_transpose: bool = False,
+    ) -> None:
+        # nnUNetv2_plan_and_preprocess always names a preprocessor; its default would not crop.
+        if preprocessor_name == "DefaultPreprocessor":
+            preprocessor_name = "CascadeOARPreprocessor"
+        super().__init__(
+            dataset_name_or_id,
+            gpu_memory_target_in_gb,
+            preprocessor_name,
+            plans_name,
+            overwrite_target_spacing,
+            suppress_transpose,
+        )
+        self.scanned: dict[str, ScannedCase] | None = None
+
+    # --- what the data say -------------------------------------------------------------------------------------------
+
+    def determine_reader_writer(self) -> type[BaseReaderWriter]:
+        """nnU-Net's reorienting reader for NIfTI unless `dataset.json` names one: left must be left in every case."""
+        named = self.dataset_json.get("overwrite_image_reader_writer", "None")
+        if named == "None" and self.dataset_json["file_ending"] in NibabelIOWithReorient.supported_file_endings:
+            return NibabelIOWithReorient
+        return super().determine_reader_writer()
+
+    def scan(self) -> dict[str, ScannedCase]:
+        """Body sizes and organ extents of all training cases; read once per planner.
+
+        Raises:
+            ValueError: Listing every case that can't be used.
+        """
+        if self.scanned is not None:
+            return self.scanned
+        reader = self.determine_reader_writer()()
+
+        def one(name: str) -> ScannedCase | ValueError:
+            try:
+                files = self.dataset[name]
+                return scan_case(
+                    name,
+                    files["images"],
+                    files["label"],
+                    reader=reader,
+                    channel_names=self.dataset_json["channel_names"],
+                )
+            except ValueError as e:
+                return e
+
+        with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+            results = list(
+                tqdm(pool.map(one, self.dataset), total=len(self.dataset), desc="Measuring organs and bodies")
+            )
+        if errors := [str(r) for r in results if isinstance(r, ValueError)]:
+            raise ValueError(f"{len(errors)} training cases can't be planned:\n" + "\n".join(errors))
+        self.scanned = dict(zip(self.dataset, results, strict=True))
+        return self.scanned
+
+    def determine_fullres_target_spacing(self) -> np.ndarray:
+        """Finest spacing of the training set along each axis `(Z, Y, X)`, but see `FINEST_SHARE_OF_MEDIAN`."""
+        if self.overwrite_target_spacing is not None:
+            return np.array(self.overwrite_target_spacing)
+        spacings = np.array([c.spacing_mm for c in self.scan().values()])
+        return np.maximum(spacings.min(0), FINEST_SHARE_OF_MEDIAN * np.median(spacings, axis=0))
+
+    def determine_resampling(self, *args, **kwargs):
+        """As nnU-Net, but label maps by nearest neighbour: interpolation thins organs of one or two voxels away."""
+        data, data_kwargs, seg, seg_kwargs = super().determine_resampling(*args, **kwargs)
+        return data, data_kwargs, seg, {**seg_kwargs, "order": 0, "order_z": 0}
+
+    def determine_normalization_scheme_and_whether_mask_is_used_for_norm(self) -> tuple[list[str], list[bool]]:
+        """nnU-Net's schemes, never with the nonzero mask: the body crop replaces it."""
+        schemes, mask = super().determine_normalization_scheme_and_whether_mask_is_used_for_norm()
+        return schemes, [False] * len(mask)
+
+    def generate_data_identifier(self, configuration_name: str) -> str:
+        """Our data are cropped differently and are never shared with other plans."""
+        return f"{self.plans_identifier}_{configuration_name}"
+
+    # --- configurations ----------------------------------------------------------------------------------------------
+
+    def residual_unet(self, spacing_mm: Sequence[float], patch_size: Sequence[int]) -> tuple[tuple[int, ...], dict]:
+        """Patch size rounded up to what the network divides, and its architecture entry."""
+        _, strides, kernels, patch, _ = get_pool_and_conv_props(
+            spacing_mm, patch_size, self.UNet_featuremap_min_edge_length, 999999
+        )
+        n = len(strides)
+        return tuple(int(p) for p in patch), {
+            "network_class_name": f"{ResidualEncoderUNet.__module__}.{ResidualEncoderUNet.__name__}",
+            "arch_kwargs": {
+                "n_stages": n,
+                "features_per_stage": self.features(n, self.UNet_base_num_features),
+                "conv_op": "torch.nn.modules.conv.Conv3d",
+                "kernel_sizes": kernels,
+                "strides": strides,
+                "n_blocks_per_stage": self.UNet_blocks_per_stage_encoder[:n],
+                "n_conv_per_stage_decoder": self.UNet_blocks_per_stage_decoder[: n - 1],
+                "conv_bias": True,
+                "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+                "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+                **self.dropout_kwargs(),
+                "nonlin": "torch.nn.LeakyReLU",
+                "nonlin_kwargs": {"inplace": True},
+            },
+            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+        }
+
+    def max_pool_unet(self, spacing_mm: Sequence[float], patch_size: Sequence[int]) -> tuple[tuple[int, ...], dict]:
+        """The localizer's network: conv-BN-ReLU, max pooling. Returns as `residual_unet`."""
+        _, strides, kernels, patch, _ = get_pool_and_conv_props(
+            spacing_mm, patch_size, self.UNet_featuremap_min_edge_length, 999999
+        )
+        n = len(strides)
+        return tuple(int(p) for p in patch), {
+            "network_class_name": f"{MaxPoolUNet.__module__}.{MaxPoolUNet.__name__}",
+            "arch_kwargs": {
+                "n_stages": n,
+                "features_per_stage": self.features(n, self.localizer_features),
+                "conv_op": "torch.nn.modules.conv.Conv3d",
+                "kernel_sizes": kernels,
+                "strides": strides,
+                "n_conv_per_stage": [2] * n,
+                "n_conv_per_stage_decoder": [2] * (n - 1),
+                "conv_bias": True,
+                "norm_op": "torch.nn.modules.batchnorm.BatchNorm3d",
+                "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+                "dropout_op": None,
+                "dropout_op_kwargs": None,
+                "nonlin": "torch.nn.ReLU",
+                "nonlin_kwargs": {"inplace": True},
+            },
+            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+        }
+
+    def features(self, n_stages: int, base: int) -> list[int]:
+        return [min(self.UNet_max_features_3d, base * 2**i) for i in range(n_stages)]
+
+    def dropout_kwargs(self) -> dict:
+        if not self.dropout:
+            return {"dropout_op": None, "dropout_op_kwargs": None}
+        return {"dropout_op": "torch.nn.modules.dropout.Dropout3d", "dropout_op_kwargs": {"p": self.dropout}}
+
+    def memory_budget(self) -> float:
+        """nnU-Net's reference feature map size for a batch of two, scaled to the GPU memory target."""
+        return self.UNet_reference_val_3d * self.UNet_vram_target_GB / self.UNet_reference_val_corresp_GB
+
+    def feature_map_size(self, patch_size: Sequence[int], architecture: Mapping) -> float:
+        return self.static_estimate_VRAM_usage(
+            patch_size,
+            len(self.dataset_json["channel_names"]),
+            len(self.dataset_json["labels"]),
+            architecture["network_class_name"],
+            architecture["arch_kwargs"],
+            architecture["_kw_requires_import"],
+        )
+
+    def batch_size(self, patch_size: Sequence[int], architecture: Mapping) -> int:
+        """nnU-Net's rule: two at the memory target, more where the patch is smaller, at most a tenth of the cases."""
+        fits = round(2 * self.memory_budget() / self.feature_map_size(patch_size, architecture))
+        return int(max(self.UNet_min_batch_size, min(fits, round(0.1 * len(self.dataset)))))
+
+    def plan_localizer(self, fullres_spacing_mm: np.ndarray, forward: Sequence[int]) -> dict:
+        """Entries of `3d_lowres` that differ from `3d_fullres`: the whole body of every training case in one patch."""
+        extent_mm = np.max([np.multiply(c.body_shape, c.spacing_mm) for c in self.scan().values()], axis=0)
+        extent_mm = extent_mm[list(forward)]
+        spacing = np.maximum(fullres_spacing_mm, (np.prod(extent_mm) / self.localizer_voxels) ** (1 / 3))
+        # Axes that are coarser already leave voxels over for the others.
+        free = spacing > fullres_spacing_mm
+        if free.any() and not free.all():
+            voxels_left = self.localizer_voxels / np.prod(extent_mm[~free] / spacing[~free])
+            isotropic = (np.prod(extent_mm[free]) / voxels_left) ** (1 / free.sum())
+            spacing[free] = np.maximum(fullres_spacing_mm[free], isotropic)
+        patch, architecture = self.max_pool_unet(spacing, [int(n) for n in np.ceil(extent_mm / spacing - 1e-6)])
+        return {
+            "data_identifier": self.generate_data_identifier(LOCALIZER),
+            "spacing": [float(s) for s in spacing],
+            "patch_size": list(patch),
+            "batch_size": self.localizer_batch_size or self.batch_size(patch, architecture),
+            "architecture": architecture,
+            "next_stage": SEGMENTER,
+        }
+
+    def plan_segmenter(self, spacing_mm: np.ndarray, fit: roi.RoiFit) -> dict:
+        """Entries of `3d_cascade_fullres` that differ from `3d_fullres`: the ROI in one patch.
+
+        Where the ROI is too large for the GPU memory target, the patch shrinks along its longest axis and the box is
+        covered by sliding window, as nnU-Net does.
+        """
+        wanted = [int(np.ceil(size / s - 1e-6)) for size, s in zip(fit.rule.size_mm, spacing_mm, strict=True)]
+        box, architecture = self.residual_unet(spacing_mm, wanted)
+        patch = box
+        while self.feature_map_size(patch, architecture) > self.memory_budget():
+            axis = int(np.argmax(patch))
+            smaller = list(patch)
+            smaller[axis] -= 2 ** sum(s[axis] == 2 for s in architecture["arch_kwargs"]["strides"])
+            patch, architecture = self.residual_unet(spacing_mm, smaller)
+        if patch != box:
+            print(f"The ROI of {box} voxels exceeds the GPU memory target: patches of {patch} will slide over it.")
+        # The box is exactly as large as its patch, so that one crop fills the network.
+        rule = roi.RoiRule(
+            size_mm=tuple(float(n * s) for n, s in zip(box, spacing_mm, strict=True)),
+            offset_mm=fit.rule.offset_mm,
+            spread_mm=fit.rule.spread_mm,
+            jitter_mm=fit.rule.jitter_mm,
+        )
+        return {
+            "inherits_from": WHOLE_VOLUME,
+            "previous_stage": LOCALIZER,
+            "patch_size": list(patch),
+            "batch_size": self.segmenter_batch_size or self.batch_size(patch, architecture),
+            "architecture": architecture,
+            "roi": {**rule.to_plan(), "margin_mm": self.roi_margin_mm, "needed_mm": list(fit.needed_mm)},
+        }
+
+    def plan_experiment(self) -> dict:
+        """Write `<plans_name>.json` and return its content."""
+        cases = self.scan()
+        forward, backward = self.determine_transpose()
+        forward, backward = [int(i) for i in forward], [int(i) for i in backward]
+        spacing = self.determine_fullres_target_spacing()
+        shapes = [compute_new_shape(c.body_shape, c.spacing_mm, spacing) for c in cases.values()]
+        median_shape = np.median(shapes, axis=0)[forward]
+        spacing = spacing[forward]
+
+        fullres = self.get_plans_for_configuration(
+            spacing,
+            median_shape,
+            self.generate_data_identifier(WHOLE_VOLUME),
+            float(np.prod(median_shape)) * len(cases),
+            {},
+        )
+        # Same patch size, our network: dropout, and the block counts of this planner.
+        patch, fullres["architecture"] = self.residual_unet(spacing, fullres["patch_size"])
+        fullres.update({"patch_size": list(patch), "batch_dice": True, "deep_supervision": True})
+        lowres = {**fullres, **self.plan_localizer(spacing, forward)}
+        fit = roi.fit_roi(
+            {name: transposed(c.organs, forward) for name, c in cases.items()},
+            margin_mm=self.roi_margin_mm,
+            jitter_mm=self.roi_jitter_mm,
+        )
+        configurations = {LOCALIZER: lowres, WHOLE_VOLUME: fullres, SEGMENTER: self.plan_segmenter(spacing, fit)}
+        lowres["median_image_size_in_voxels"] = [
+            int(round(n * s / t)) for n, s, t in zip(median_shape, spacing, lowres["spacing"], strict=True)
+        ]
+        for name, configuration in configurations.items():
+            configuration["training"] = dict(vars(self.schedules[name]))
+
+        shutil.copy(
+            Path(self.raw_dataset_folder, "dataset.json"), Path(nnUNet_preprocessed, self.dataset_name, "dataset.json")
+        )
+        self.plans = {
+            "dataset_name": self.dataset_name,
+            "plans_name": self.plans_identifier,
+            "original_median_spacing_after_transp": np.median([c.spacing_mm for c in cases.values()], axis=0)[forward],
+            "original_median_shape_after_transp": [
+                int(round(n)) for n in np.median([c.body_shape for c in cases.values()], axis=0)[forward]
+            ],
+            "image_reader_writer": self.determine_reader_writer().__name__,
+            "transpose_forward": forward,
+            "transpose_backward": backward,
+            # Arrays are read as (Z, Y, X) in a canonical orientation, so X is the patient's left-right axis.
+            "left_right_axis": forward.index(2),
+            "configurations": configurations,
+            "experiment_planner_used": self.__class__.__name__,
+            "label_manager": "LabelManager",
+            "foreground_intensity_properties_per_channel": self.dataset_fingerprint[
+                "foreground_intensity_properties_per_channel"
+            ],
+        }
+        self.report(fit)
+        self.save_plans(self.plans)
+        return self.plans
+
+    def report(self, fit: roi.RoiFit) -> None:
+        """Print what was planned, in a line per configuration."""
+        for name in (LOCALIZER, WHOLE_VOLUME, SEGMENTER):
+            c = {**self.plans["configurations"][WHOLE_VOLUME], **self.plans["configurations"][name]}
+            mm = ", ".join(f"{s:.2f}" for s in c["spacing"])
+            print(f"{name}: spacing ({mm}) mm, patch {tuple(c['patch_size'])}, batch size {c['batch_size']}")
+        needed = " x ".join(f"{x:.0f}" for x in fit.needed_mm)
+        size = " x ".join(f"{x:.0f}" for x in self.plans["configurations"][SEGMENTER]["roi"]["size_mm"])
+        print(f"ROI: {size} mm (organs of all training cases need {needed} mm; margin {self.roi_margin_mm:g} mm)")
+        if fit.incomplete_cases:
+            print(f"Cases with organs missing: {', '.join(fit.incomplete_cases)}")
+
+    def save_plans(self, plans: dict) -> None:
+        """Write the plans as they are; nnU-Net would merge configurations of an older file of the same name.
+
+        An older file that differs is kept as `<plans_name>.json.old`.
+        """
+        recursive_fix_for_json_export(plans)
+        file = Path(nnUNet_preprocessed, self.dataset_name, f"{self.plans_identifier}.json")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.is_file() and load_json(str(file)) != plans:
+            os.replace(file, f"{file}.old")
+            print(f"An older {file.name} differed; it is kept as {file.name}.old")
+        temporary = file.with_name(file.name + ".tmp")
+        save_json(plans, str(temporary), sort_keys=False)
+        os.replace(temporary, file)
+        print(f"Plans were saved to {file}")
+
+
+class CascadeOARPlannerSmall(CascadeOARPlanner):
+    """`CascadeOARPlanner` for laptops, continuous integration and the demo: 8 base features and short schedules.
+
+    The localizer is kept coarse: at the cost of the segmenter it learned nothing in the time it is given here.
+    """
+
+    localizer_voxels = 40 * 48 * 48
+    localizer_features = 8
+    dropout = 0.0
+    localizer_batch_size = 2
+    segmenter_batch_size = 2
+    schedules = {  # noqa: RUF012  (read only)
+        LOCALIZER: TrainingSchedule(24, 25, 4, initial_lr=6e-3),
+        WHOLE_VOLUME: TrainingSchedule(40, 25, 4, initial_lr=6e-3),
+        SEGMENTER: TrainingSchedule(40, 25, 4, initial_lr=6e-3),
+    }
+
+    def __init__(
+        self,
+        dataset_name_or_id: str | int,
+        gpu_memory_target_in_gb: float = 0.25,
+        preprocessor_name: str = "CascadeOARPreprocessor",
+        plans_name: str = "CascadeOARPlansSmall",
+        overwrite_target_spacing: list[float] | tuple[float, ...] | None = None,
+        suppress_transpose: bool = False,
+    ) -> None:
+        super().__init__(
+            dataset_name_or_id,
+            gpu_memory_target_in_gb,
+            preprocessor_name,
+            plans_name,
+            overwrite_target_spacing,
+            suppress_transpose,
+        )
+        self.UNet_base_num_features = 8
+        self.UNet_blocks_per_stage_encoder = (1, 2, 2, 2, 2, 2, 2, 2)
