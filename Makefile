@@ -3,6 +3,7 @@ PYTHON = python3
 VENV = .venv
 
 BIN = $(VENV)/bin
+# -qq: errors only
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 SOURCES = nnunet_ext dataset_conversion trainers plans
 # With the folders themselves, so that a deleted file counts as a change.
@@ -33,14 +34,14 @@ $(VENV)/dependencies: pyproject.toml constraints.txt
 	@echo "Setting up $(VENV): nnU-Net and torch, a few minutes"
 	@$(PYTHON) -m venv $(VENV) || { echo "no venv module: install python3-venv, or set PYTHON=..."; exit 1; }
 	@rm -rf build
-	@$(PIP) install -q -c constraints.txt torch torchvision ".[test]"
+	@$(PIP) install -qq -c constraints.txt torch torchvision ".[test]"
 	@touch $@
 
 # `build` would carry deleted files into the package; setuptools is there, torch needs it.
 $(VENV)/installed: $(VENV)/dependencies README.md $(SOURCE_FILES)
 	@echo "Installing nnunet_ext into $(VENV)"
 	@rm -rf build
-	@$(PIP) install -q --no-deps --no-build-isolation --force-reinstall .
+	@$(PIP) install -qq --no-deps --no-build-isolation --force-reinstall .
 	@rm -rf build
 	@touch $@
 

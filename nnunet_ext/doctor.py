@@ -157,14 +157,13 @@ def _classes() -> Iterator[Finding]:
 def _class(name: str, folder: str) -> Finding:
     try:
         found = _find_as_nnunet_does(name, folder)
+        file = None if found is None else inspect.getfile(found)
     except Exception as error:  # importing a class runs whatever its modules import
         return Finding(name, _one_line(error), "its module cannot be imported: reinstall nnunet_ext and nnunetv2")
     if found is None:
         return Finding(name, "nnU-Net does not find it", "run `nnunet_ext hook`")
-    advice = ""
-    if not found.__module__.startswith("nnunet_ext."):
-        advice = "another class of that name is found before ours: delete or rename it"
-    return Finding(name, inspect.getfile(found), advice)
+    ours = found.__module__.startswith("nnunet_ext.")
+    return Finding(name, str(file), "" if ours else "another class of that name comes before ours: delete or rename it")
 
 
 def _find_as_nnunet_does(name: str, folder: str) -> type | None:

@@ -1,0 +1,206 @@
+import inspect
+import shlex
+import subprocess
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from nnunet_ext import __version__
+from nnunet_ext.cli import _parser, main
+
+# verb -> module and name of the function it calls
+FUNCTIONS = {
+    "phantom": ("nnunet_ext.phantom", "make_phantoms"),
+    "convert": ("nnunet_ext.dataset_conversion.triplets", "convert"),
+    "predict": ("nnunet_ext.predict", "predict"),
+    "evaluate": ("nnunet_ext.evaluation", "evaluate"),
+    "hook": ("nnunet_ext.hooking", "write_hooks"),
+    "doctor": ("nnunet_ext.doctor", "doctor"),
+    "demo": ("nnunet_ext.demo", "demo"),
+}
+SUMMARY = SimpleNamespace(
+    dataset_folder=Path("Dataset501_Head"),
+    written=["a"],
+    skipped=[],
+    failed={},
+    warnings={},
+    table_markdown="| organ | DSC |",
+)
+WITH_FAILURE = SimpleNamespace(**{**vars(SUMMARY), "failed": {"head_03": "T2 is missing.\nAdd it."}})
+
+
+def run(command: str) -> int:
+    return main(shlex.split(command))
+
+
+def verb_parsers():
+    return _parser()._subparsers._group_actions[0].choices
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What each verb's function was called with; the functions are stand-ins that return `calls.summary`."""
+    record = SimpleNamespace(summary=SUMMARY, raises=None, args=(), kwargs={})
+
+    def stand_in(*args, **kwargs):
+        record.args, record.kwargs = args, kwargs
+        if record.raises is not None:
+            raise record.raises
+        return record.summary
+
+    for module_name, function_name in FUNCTIONS.values():
+        module = ModuleType(module_name)
+        setattr(module, function_name, stand_in)
+        monkeypatch.setitem(sys.modules, module_name, module)
+    return record
+
+
+def test_phantom_passes_its_options_on(calls):
+    assert run("phantom out --cases 3 --seed 7 --size tiny --unregistered -np 2") == 0
+    assert calls.args == (Path("out"),)
+    assert calls.kwargs == {"n_cases": 3, "seed": 7, "size": "tiny", "unregistered": True, "n_processes": 2}
+
+
+def test_convert_passes_its_options_on(calls, capsys):
+    command = "convert src -d 501 -n Head --modalities CT T2 --labels organs.toml --test c1 c2 --allow-non-hu"
+    assert run(command + " --window-hu -100 300 --no-clean --no-n4 -np 2") == 0
+    assert calls.args == (Path("src"),)
+    assert calls.kwargs == {
+        "dataset_id": 501,
+        "name": "Head",
+        "modalities": ["CT", "T2"],
+        "labels_file": Path("organs.toml"),
+        "test_cases": ["c1", "c2"],
+        "allow_non_hu": True,
+        "window_hu": (-100.0, 300.0),
+        "clean_ct": False,
+        "n4": False,
+        "n_processes": 2,
+    }
+    assert capsys.readouterr().out == "Dataset501_Head: 1 written, 0 skipped (already there), 0 failed\n"
+
+
+def test_predict_passes_its_options_on_and_prints_warnings(calls, capsys):
+    calls.summary = SimpleNamespace(**{**vars(SUMMARY), "warnings": {"head_01": ["no organ found"]}})
+    assert run("predict -d 501 -i in -o out -f 0 1 -tr T -p P -chk best.pth -device cpu --mirror") == 0
+    assert calls.kwargs == {
+        "dataset_id": 501,
+        "images": Path("in"),
+        "out": Path("out"),
+        "folds": ["0", "1"],
+        "trainer": "T",
+        "plans": "P",
+        "checkpoint": "best.pth",
+        "device": "cpu",
+        "use_mirroring": True,
+    }
+    assert "case 'head_01': no organ found" in capsys.readouterr().err
+
+
+def test_evaluate_passes_its_options_on_and_prints_the_table(calls, capsys):
+    assert run("evaluate pred ref -o out --tolerance-mm 1.5 -np 2") == 0
+    assert calls.args == (Path("pred"), Path("ref"), Path("out"))
+    assert calls.kwargs == {"tolerance_mm": 1.5, "n_processes": 2}
+    assert "| organ | DSC |" in capsys.readouterr().out
+
+
+def test_demo_works_in_the_folder_demo_unless_told(calls):
+    assert run("demo") == 0
+    assert calls.args == (Path("demo"),)
+
+
+@pytest.mark.parametrize("argv", ["phantom out --cases 1", "convert src -d 1 -n N", "predict -d 1 -i in -o out"])
+def test_options_not_given_are_left_to_the_function(calls, argv):
+    assert run(argv) == 0
+    assert calls.kwargs.keys() <= {"n_cases", "dataset_id", "name", "images", "out"}
+
+
+@pytest.mark.parametrize("argv", ["convert src -d 1 -n N", "predict -d 1 -i in -o out", "evaluate pred ref -o out"])
+def test_a_failed_case_is_named_in_one_line_and_exits_1(calls, capsys, argv):
+    calls.summary = WITH_FAILURE
+    assert run(argv) == 1
+    verb = argv.split()[0]
+    assert f"nnunet_ext {verb}: error: case 'head_03': T2 is missing. Add it.\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [ValueError, FileNotFoundError, RuntimeError, PermissionError])
+def test_an_expected_error_is_one_line_and_exits_1(calls, capsys, error):
+    calls.raises = error("no folder 'src'.\nGive one.")
+    assert run("convert src -d 1 -n N") == 1
+    assert capsys.readouterr().err == "nnunet_ext convert: error: no folder 'src'. Give one.\n"
+
+
+@pytest.mark.parametrize("argv", ["--debug demo", "demo --debug"])
+def test_debug_shows_the_traceback(calls, capsys, argv):
+    calls.raises = ValueError("no")
+    assert run(argv) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_our_own_mistakes_are_not_hidden(calls):
+    calls.raises = TypeError("wrong call")
+    with pytest.raises(TypeError, match="wrong call"):
+        run("demo")
+
+
+def test_interrupt_exits_130(calls):
+    calls.raises = KeyboardInterrupt()
+    assert run("demo") == 130
+
+
+def test_a_missing_module_breaks_only_its_verb_and_points_to_the_doctor(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "nnunet_ext.predict", None)
+    assert run("predict -d 1 -i in -o out") == 1
+    assert "nnunet_ext doctor" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", ["", "nonsense", "phantom out", "phantom out --cases 0", "predict -d x -i in -o out"])
+def test_arguments_that_make_no_sense_exit_2(argv):
+    with pytest.raises(SystemExit) as error:
+        run(argv)
+    assert error.value.code == 2
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as error:
+        run("--version")
+    assert error.value.code == 0
+    assert capsys.readouterr().out == f"nnunet_ext {__version__}\n"
+
+
+@pytest.mark.parametrize("verb", FUNCTIONS)
+def test_help_of_each_verb_has_an_example_that_parses(verb):
+    example = verb_parsers()[verb].epilog.splitlines()[-1].split()
+    assert example[0] == "nnunet_ext"
+    assert _parser().parse_args(example[1:]).verb == verb
+
+
+@pytest.mark.parametrize("verb", FUNCTIONS)
+def test_every_option_of_a_verb_is_a_parameter_of_its_function(verb):
+    module_name, function_name = FUNCTIONS[verb]
+    if find_spec(module_name) is None:
+        pytest.skip(f"{module_name} is not written yet")
+    parameters = inspect.signature(getattr(import_module(module_name), function_name)).parameters
+    options = {action.dest for action in verb_parsers()[verb]._actions} - {"help", "debug"}
+    assert options <= parameters.keys()
+    required = {name for name, parameter in parameters.items() if parameter.default is inspect.Parameter.empty}
+    given = {action.dest for action in verb_parsers()[verb]._actions if action.required or not action.option_strings}
+    assert required <= given
+
+
+def test_help_imports_neither_nnunet_nor_torch():
+    code = (
+        "import sys\nfrom nnunet_ext.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "sys.exit(any(name in sys.modules for name in ('nnunetv2', 'torch', 'numpy', 'SimpleITK')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_python_dash_m_is_the_same_command():
+    finished = subprocess.run([sys.executable, "-m", "nnunet_ext", "--version"], capture_output=True, text=True)
+    assert finished.stdout == f"nnunet_ext {__version__}\n"
