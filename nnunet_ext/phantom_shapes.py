@@ -1,0 +1,222 @@
+"""Implicit shapes a phantom is built from: signed distances in mm, negative inside, and the box each one lies in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.interpolate import CubicSpline
+
+#: Edge of a shape without bounds on that side, in mm; larger than any head.
+FAR_MM = 1e3
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A solid: its signed distance function and the axis-aligned box outside which it need not be evaluated.
+
+    Attributes:
+        distance_mm: Maps points `(..., 3)` as `(x, y, z)` in mm to signed distances `(...)` in mm, negative inside.
+            For shapes other than spheres and capsules the value is a first-order estimate, good near the surface.
+        low_mm: Lower corner of the box, `(x, y, z)`.
+        high_mm: Upper corner of the box.
+    """
+
+    distance_mm: Callable[[np.ndarray], np.ndarray]
+    low_mm: np.ndarray
+    high_mm: np.ndarray
+
+    def grown(self, margin_mm: float) -> Shape:
+        """The same solid with its surface moved outwards by `margin_mm` (inwards where negative)."""
+        return Shape(lambda p: self.distance_mm(p) - margin_mm, self.low_mm - margin_mm, self.high_mm + margin_mm)
+
+    def scaled(self, factors: Sequence[float]) -> Shape:
+        """The solid stretched about the origin by one factor per axis; distances stay right to first order."""
+        s = np.asarray(factors, np.float32)
+        return Shape(lambda p: self.distance_mm(p / s) * float(s.mean()), self.low_mm * s, self.high_mm * s)
+
+    def mirrored(self) -> Shape:
+        """The solid on the other side of the plane x = 0."""
+        flip = np.array([-1, 1, 1], np.float32)
+        return Shape(
+            lambda p: self.distance_mm(p * flip),
+            np.array([-self.high_mm[0], *self.low_mm[1:]]),
+            np.array([-self.low_mm[0], *self.high_mm[1:]]),
+        )
+
+
+def _norm(v: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.einsum("...i,...i->...", v, v))
+
+
+def unit(v: Sequence[float]) -> np.ndarray:
+    """The vector divided by its length, float32."""
+    v = np.asarray(v, np.float64)
+    return (v / np.linalg.norm(v)).astype(np.float32)
+
+
+def sphere(center_mm: Sequence[float], radius_mm: float) -> Shape:
+    """A ball."""
+    c = np.asarray(center_mm, np.float32)
+    return Shape(lambda p: _norm(p - c) - np.float32(radius_mm), c - radius_mm, c + radius_mm)
+
+
+def ellipsoid(center_mm: Sequence[float], radii_mm: Sequence[float]) -> Shape:
+    """An axis-aligned ellipsoid given by its semi-axes."""
+    c, r = np.asarray(center_mm, np.float32), np.asarray(radii_mm, np.float32)
+
+    def distance(p: np.ndarray) -> np.ndarray:
+        q = (p - c) / r
+        k0 = _norm(q)
+        return k0 * (k0 - 1) / np.maximum(_norm(q / r), np.float32(1e-6))
+
+    return Shape(distance, c - r, c + r)
+
+
+def capsule(
+    a_mm: Sequence[float], b_mm: Sequence[float], radius_a_mm: float, radius_b_mm: float | None = None
+) -> Shape:
+    """A rod with round ends from `a` to `b`, its radius changing linearly."""
+    a, b = np.asarray(a_mm, np.float32), np.asarray(b_mm, np.float32)
+    ra = np.float32(radius_a_mm)
+    rb = ra if radius_b_mm is None else np.float32(radius_b_mm)
+    ba = b - a
+    length2 = np.float32(ba @ ba)
+
+    def distance(p: np.ndarray) -> np.ndarray:
+        pa = p - a
+        h = np.clip((pa @ ba) / length2, 0, 1)
+        return _norm(pa - h[..., None] * ba) - (ra + (rb - ra) * h)
+
+    r = max(ra, rb)
+    return Shape(distance, np.minimum(a, b) - r, np.maximum(a, b) + r)
+
+
+def tube(points_mm: np.ndarray, radius_mm: float | np.ndarray) -> Shape:
+    """A tube around a polyline.
+
+    Args:
+        points_mm: Corners of the polyline, `(N, 3)`.
+        radius_mm: One radius, or one per corner.
+    """
+    radii = np.broadcast_to(np.asarray(radius_mm, np.float32), len(points_mm))
+    rods = [
+        capsule(a, b, ra, rb) for a, b, ra, rb in zip(points_mm[:-1], points_mm[1:], radii[:-1], radii[1:], strict=True)
+    ]
+    return union(*rods)
+
+
+def flat_tube(points_mm: np.ndarray, half_thickness_mm: float, wide: Sequence[float], ratio: float) -> Shape:
+    """A ribbon around a polyline: `ratio` times wider along the unit vector `wide` than it is thick."""
+    w = unit(wide)
+    squeeze = np.float32(1 - 1 / ratio)
+
+    def squeezed(p: np.ndarray) -> np.ndarray:
+        return p - squeeze * (p @ w)[..., None] * w
+
+    inner = tube(squeezed(np.asarray(points_mm, np.float32)), half_thickness_mm)
+    reach = half_thickness_mm * ratio
+    low, high = np.min(points_mm, axis=0) - reach, np.max(points_mm, axis=0) + reach
+    return Shape(lambda p: inner.distance_mm(squeezed(p)), low, high)
+
+
+def biconvex(
+    center_mm: Sequence[float], axis: Sequence[float], *, radius_mm: float, front_mm: float, back_mm: float
+) -> Shape:
+    """A lens: two spherical caps on one equator.
+
+    Args:
+        center_mm: Centre of the equator.
+        axis: Unit vector to the front.
+        radius_mm: Radius of the equator.
+        front_mm: Height of the front cap.
+        back_mm: Height of the back cap.
+    """
+    c, axis = np.asarray(center_mm, np.float32), unit(axis)
+    curvature_front_mm = (radius_mm**2 + front_mm**2) / (2 * front_mm)
+    curvature_back_mm = (radius_mm**2 + back_mm**2) / (2 * back_mm)
+    # The front surface belongs to a ball whose centre lies behind the equator, and the other way round.
+    front = sphere(c - (curvature_front_mm - front_mm) * axis, curvature_front_mm)
+    back = sphere(c + (curvature_back_mm - back_mm) * axis, curvature_back_mm)
+    return Shape(lambda p: np.maximum(front.distance_mm(p), back.distance_mm(p)), c - radius_mm, c + radius_mm)
+
+
+def biconvex_volume_ml(*, radius_mm: float, front_mm: float, back_mm: float) -> float:
+    """Volume of `biconvex` in mL: two spherical caps, each pi h (3 a^2 + h^2) / 6."""
+    return sum(np.pi * h * (3 * radius_mm**2 + h**2) / 6 for h in (front_mm, back_mm)) / 1000
+
+
+def union(*shapes: Shape, blend_mm: float = 0.0) -> Shape:
+    """Everything inside any of the shapes; with `blend_mm` the creases between them are filled smoothly."""
+
+    def distance(p: np.ndarray) -> np.ndarray:
+        d = shapes[0].distance_mm(p)
+        for shape in shapes[1:]:
+            d = smooth_minimum(d, shape.distance_mm(p), blend_mm)
+        return d
+
+    low = np.min([s.low_mm for s in shapes], axis=0) - blend_mm / 4
+    return Shape(distance, low, np.max([s.high_mm for s in shapes], axis=0) + blend_mm / 4)
+
+
+def intersection(shape: Shape, *others: Shape) -> Shape:
+    """Everything inside all of the shapes; the box is that of the first."""
+
+    def distance(p: np.ndarray) -> np.ndarray:
+        d = shape.distance_mm(p)
+        for other in others:
+            d = np.maximum(d, other.distance_mm(p))
+        return d
+
+    return Shape(distance, shape.low_mm, shape.high_mm)
+
+
+def half_space(point_mm: Sequence[float], outwards: Sequence[float]) -> Shape:
+    """Everything on one side of a plane through `point_mm`; `outwards` points away from the solid."""
+    c, n = np.asarray(point_mm, np.float32), unit(outwards)
+    far = np.full(3, FAR_MM)
+    return Shape(lambda p: (p - c) @ n, -far, far)
+
+
+def smooth_minimum(a: np.ndarray, b: np.ndarray, blend_mm: float) -> np.ndarray:
+    """Minimum of two distances, rounded over `blend_mm` (polynomial smooth minimum; 0: the plain minimum)."""
+    if blend_mm <= 0:
+        return np.minimum(a, b)
+    h = np.maximum(blend_mm - np.abs(a - b), 0) / np.float32(blend_mm)
+    return np.minimum(a, b) - h * h * np.float32(blend_mm / 4)
+
+
+def curve(points_mm: Sequence[Sequence[float]], n_points: int) -> np.ndarray:
+    """A smooth curve through the points (natural cubic spline over chord length), as `(n_points, 3)` float32."""
+    points = np.asarray(points_mm, np.float64)
+    chord = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
+    return CubicSpline(chord, points, bc_type="natural")(np.linspace(0, chord[-1], n_points)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Waves:
+    """A smooth random function of space: a sum of plane waves, with zero mean and unit variance.
+
+    Attributes:
+        wave_vectors_per_mm: `(N, 3)`, in radians per mm.
+        phases: `(N,)`, in radians.
+    """
+
+    wave_vectors_per_mm: np.ndarray
+    phases: np.ndarray
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, wavelength_mm: tuple[float, float], n_waves: int = 12) -> Waves:
+        """Waves in random directions with wavelengths uniform in the given range."""
+        directions = rng.normal(size=(n_waves, 3))
+        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+        k = 2 * np.pi / rng.uniform(*wavelength_mm, size=(n_waves, 1)) * directions
+        return cls(k.astype(np.float32), rng.uniform(0, 2 * np.pi, n_waves).astype(np.float32))
+
+    def __call__(self, points_mm: np.ndarray) -> np.ndarray:
+        """Values at points `(..., 3)`, shape `(...)`, within ± sqrt(2 N)."""
+        total = np.zeros(points_mm.shape[:-1], np.float32)
+        for k, phase in zip(self.wave_vectors_per_mm, self.phases, strict=True):
+            total += np.sin(points_mm @ k + phase)
+        return total * np.float32(np.sqrt(2 / len(self.phases)))
