@@ -64,8 +64,13 @@ def _versions() -> Iterator[Finding]:
             "nnunet_ext", "not installed, only a folder of it is on the path", "run `pip install .` in its checkout"
         )
         return
-    from packaging.requirements import Requirement  # here: a broken environment may lack it
-
+    try:
+        from packaging.requirements import Requirement
+    except ImportError:
+        yield Finding(
+            "packaging", "not installed; without it, no other version can be checked", "run: pip install packaging"
+        )
+        return
     for requirement in map(Requirement, declared):
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue

@@ -68,6 +68,11 @@ def test_doctor_rejects_versions_that_we_do_not_support(no_classes, monkeypatch,
     assert advice in finding.advice
 
 
+def test_doctor_survives_without_packaging(no_classes, monkeypatch):
+    monkeypatch.setitem(sys.modules, "packaging.requirements", None)
+    assert by_topic()["packaging"].advice == "run: pip install packaging"
+
+
 def test_doctor_survives_without_nnunet(nnunet_folders, monkeypatch):
     def absent():
         raise FileNotFoundError("nnU-Net (nnunetv2) is not installed")
