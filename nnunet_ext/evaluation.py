@@ -142,7 +142,7 @@ def evaluate(
     if not reference_of:
         raise FileNotFoundError(f"No label map ({', '.join(FILE_ENDINGS)}) in the references folder {references}.")
     labels = dict(labels) if labels is not None else labels_from_dataset_json(predictions, references)
-    organs = _organs(labels)
+    organs = organ_values(labels)
     tolerances_mm = _tolerances(organs, tolerance_mm)
     if n_processes < 1:
         raise ValueError(f"n_processes is {n_processes}; give 1 or more.")
@@ -209,6 +209,22 @@ def labels_from_dataset_json(predictions: Path, references: Path) -> dict[str, i
         + ", ".join(str(path) for path in looked)
         + ". Copy the one of the dataset there, or name the labels yourself."
     )
+
+
+def organ_values(labels: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """Organ -> its label values (several for a region), without `background` and `ignore`.
+
+    Raises:
+        ValueError: If no organ remains or one has a value below 1.
+    """
+    organs = {name: _values(label) for name, label in labels.items() if name not in ("background", "ignore")}
+    organs = {name: values for name, values in organs.items() if values != (0,)}
+    if not organs:
+        raise ValueError(f"the labels {dict(labels)} name no organ. Give at least one, e.g. {{'Eye_L': 1}}.")
+    for name, values in organs.items():
+        if not values or min(values) < 1:
+            raise ValueError(f"organ '{name}' has label {labels[name]}; organs need label values of 1 or more.")
+    return organs
 
 
 def grid_difference(prediction: sitk.Image, reference: sitk.Image) -> str | None:
@@ -439,17 +455,6 @@ def _corners_lps_mm(image: sitk.Image, corners: np.ndarray) -> np.ndarray:
 
 def _values(label: int | Sequence[int]) -> tuple[int, ...]:
     return (int(label),) if np.isscalar(label) else tuple(int(v) for v in label)
-
-
-def _organs(labels: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-    organs = {name: _values(label) for name, label in labels.items() if name not in ("background", "ignore")}
-    organs = {name: values for name, values in organs.items() if values != (0,)}
-    if not organs:
-        raise ValueError(f"the labels {dict(labels)} name no organ. Give at least one, e.g. {{'Eye_L': 1}}.")
-    for name, values in organs.items():
-        if not values or min(values) < 1:
-            raise ValueError(f"organ '{name}' has label {labels[name]}; organs need label values of 1 or more.")
-    return organs
 
 
 def _tolerances(organs: Mapping[str, tuple[int, ...]], tolerance_mm: float | Mapping[str, float]) -> dict[str, float]:

@@ -1,0 +1,458 @@
+"""Pictures of reference and prediction contours on every channel: what a person who contours would look at first.
+
+Radiological view: the patient's right is on the picture's left, anterior (or superior) is up. Images are turned to LPS
+before a slice is taken, so rows and columns of an axial slice are (posterior, left) and need no flip.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from matplotlib import colormaps, patheffects
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from tqdm import tqdm
+
+from nnunet_ext.evaluation import FILE_ENDINGS, find_label_maps, grid_difference, organ_values
+
+logger = logging.getLogger(__name__)
+
+#: Plane -> (array axis it cuts, letters at the left, right, top and bottom edge of the picture).
+PLANES = {"axial": (0, "RLAP"), "coronal": (1, "RLSI"), "sagittal": (2, "APSI")}
+
+#: One colour per label in label order: bright on grey images, neighbours and left/right partners far apart.
+COLOURS = ("#35d0ff", "#ff9a1f", "#fff04d", "#ff6ad5", "#5cff6a", "#ff5a4f", "#b98cff")
+
+CT_WINDOW_HU = (-135.0, 215.0)  # soft tissue: width 350, level 40
+NEIGHBOURHOOD_MM = 15.0  # organs this near the one a slice is about are shown with it: the eye with its lens
+MARGIN_MM = 6.0  # around these
+SMALLEST_VIEW_MM = 56.0  # wide enough to recognise where a lone chiasm lies
+VIEW_ASPECT = 4 / 3  # width / height of a picture
+
+
+@dataclass(frozen=True)
+class View:
+    """One row of pictures: a slice of the LPS volume, by its voxel index along the axis the plane cuts."""
+
+    plane: str
+    index: int
+    shows: str  # what the slice was chosen for
+    organs: tuple[str, ...] = ()  # its left and right, or itself
+
+
+def plot_case(
+    case: str,
+    images: Mapping[str, Path],
+    reference: Path | None,
+    prediction: Path | None,
+    out_png: Path,
+    *,
+    labels: Mapping[str, int],
+    scores: Mapping[str, float] | None = None,
+) -> Path:
+    """Draw one case: rows are slices through its smallest organs, columns are channels.
+
+    Args:
+        case: Name in the title.
+        images: Channel name -> image; the first one is the grid everything is drawn on, others are resampled to it.
+            A channel named `CT` gets a soft-tissue window, any other one the 1..99.5 percentiles around the organs.
+        reference: Label map drawn with solid lines, or None.
+        prediction: Label map drawn with dashed lines, or None. A label map on another grid is resampled (nearest).
+        out_png: Picture to write; replaced only when complete.
+        labels: Organ -> label value, as in `dataset.json`.
+        scores: Organ -> DSC in percent, printed in the legend.
+
+    Returns:
+        `out_png`.
+
+    Raises:
+        ValueError: If there is no image, neither label map, or no organ in `labels`.
+    """
+    if not images:
+        raise ValueError(f"case '{case}': no image to draw on.")
+    if reference is None and prediction is None:
+        raise ValueError(f"case '{case}': neither reference nor prediction, nothing to draw.")
+    organ_values(labels)  # names a bad label before any file is read
+    grid, volumes = None, {}
+    for name, path in images.items():
+        image = _lps(path)
+        grid = image if grid is None else grid
+        volumes[name] = sitk.GetArrayFromImage(_on_grid(image, grid, sitk.sitkLinear))
+    reference_map, prediction_map = (
+        None if path is None else sitk.GetArrayFromImage(_on_grid(_lps(path), grid, sitk.sitkNearestNeighbor))
+        for path in (reference, prediction)
+    )
+    figure = draw_case(case, grid, volumes, reference_map, prediction_map, labels=labels, scores=scores)
+
+    out_png = Path(out_png)
+    out_png.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out_png.with_name(f".{out_png.name}.{os.getpid()}.tmp")
+    try:
+        figure.savefig(temporary, format="png", facecolor="black")
+        os.replace(temporary, out_png)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return out_png
+
+
+def draw_case(
+    case: str,
+    grid: sitk.Image,
+    volumes: Mapping[str, np.ndarray],
+    reference: np.ndarray | None,
+    prediction: np.ndarray | None,
+    *,
+    labels: Mapping[str, int],
+    scores: Mapping[str, float] | None = None,
+) -> Figure:
+    """The figure `plot_case` writes, from arrays of shape `(Z, Y, X)` that all lie on the LPS image `grid`."""
+    organs, colour = organ_values(labels), colours(labels)
+    spacing_mm = grid.GetSpacing()[::-1]
+    views = choose_views(reference, prediction, labels)
+    windows = {
+        name: display_window(name, volume, _box_around(reference, prediction, spacing_mm))
+        for name, volume in volumes.items()
+    }
+
+    figure = Figure(figsize=(2.9 + 4.1 * len(volumes), 3.12 * len(views) + 1.45), dpi=110, facecolor="black")
+    FigureCanvasAgg(figure)
+    grid_spec = figure.add_gridspec(
+        len(views),
+        1 + len(volumes),
+        width_ratios=[0.66] + [1.0] * len(volumes),
+        left=0.008,
+        right=0.992,
+        top=1 - 0.92 / figure.get_figheight(),
+        bottom=0.62 / figure.get_figheight(),
+        wspace=0.02,
+        hspace=0.03,
+    )
+    for row, view in enumerate(views):
+        masks = [
+            None if m is None else {o: np.isin(slice_picture(m, view.plane, view.index), v) for o, v in organs.items()}
+            for m in (reference, prediction)
+        ]
+        pixel_mm = picture_spacing_mm(spacing_mm, view.plane)
+        window_mm = _zoom_mm(masks, view.organs, pixel_mm)
+        for column, (name, volume) in enumerate(volumes.items()):
+            picture = slice_picture(volume, view.plane, view.index)
+            if column == 0:
+                whole = figure.add_subplot(grid_spec[row, 0])
+                _draw_picture(whole, picture, pixel_mm, windows[name])
+                _draw_frame(whole, window_mm)
+                whole.set_anchor("N")
+                position = _position(grid, view)
+                whole.set_title(
+                    f"{view.shows}\n{view.plane}, {position}", color="white", fontsize=10, loc="left", pad=3
+                )
+            axes = figure.add_subplot(grid_spec[row, 1 + column])
+            _draw_picture(axes, picture, pixel_mm, windows[name])
+            _draw_contours(axes, masks, pixel_mm, colour)
+            axes.set(xlim=window_mm[:2], ylim=window_mm[:1:-1])
+            _draw_marks(axes, view.plane, window_mm)
+            if row == 0:
+                axes.set_title(name, color="white", fontsize=13, pad=4)
+    figure.suptitle(case, color="white", fontsize=15, x=0.008, ha="left", y=1 - 0.1 / figure.get_figheight(), va="top")
+    _draw_legend(figure, organs, colour, reference, prediction, scores or {})
+    return figure
+
+
+def overlay_folder(
+    predictions: Path,
+    references: Path | None,
+    images_folder: Path,
+    out: Path,
+    *,
+    labels: Mapping[str, int],
+    channel_names: Mapping[str, str] | Sequence[str],
+    scores: Mapping[str, Mapping[str, float]] | None = None,
+    show_progress: bool = True,
+) -> tuple[dict[str, Path], dict[str, str]]:
+    """One picture `<case>.png` for every case that has a prediction or a reference.
+
+    Args:
+        predictions: Folder of predicted label maps, `<case>.nii.gz`.
+        references: Folder of reference label maps, or None.
+        images_folder: nnU-Net's `imagesTs` or `imagesTr`: `<case>_0000.nii.gz`, one file per channel.
+        out: Folder for the pictures.
+        labels: Organ -> label value, as in `dataset.json`.
+        channel_names: `channel_names` of `dataset.json`, or the names in channel order.
+        scores: Case -> organ -> DSC in percent, e.g. `{case: summary.scores(case) for case in summary.cases}`.
+        show_progress: Draw a progress bar.
+
+    Returns:
+        Case -> picture, and case -> reason for the cases that could not be drawn.
+    """
+    prediction_of = find_label_maps(Path(predictions))
+    reference_of = {} if references is None else find_label_maps(Path(references))
+    if not isinstance(channel_names, Mapping):
+        channel_names = {str(number): name for number, name in enumerate(channel_names)}
+    pictures, failed = {}, {}
+    for case in tqdm(sorted(set(prediction_of) | set(reference_of)), desc="Drawing", disable=not show_progress):
+        try:
+            pictures[case] = plot_case(
+                case,
+                _channels(Path(images_folder), case, channel_names),
+                reference_of.get(case),
+                prediction_of.get(case),
+                Path(out) / f"{case}.png",
+                labels=labels,
+                scores=(scores or {}).get(case),
+            )
+        except (OSError, RuntimeError, ValueError) as error:  # SimpleITK raises RuntimeError
+            failed[case] = " ".join(str(error).split())
+            logger.warning("case '%s' could not be drawn: %s", case, failed[case])
+    return pictures, failed
+
+
+def slice_picture(volume: np.ndarray, plane: str, index: int) -> np.ndarray:
+    """A slice as it is shown, first row on top, from an LPS volume of shape `(Z, Y, X)`.
+
+    Axial: anterior on top, the patient's right on the left. Coronal: superior on top, the patient's right on the left.
+    Sagittal: superior on top, anterior on the left.
+    """
+    picture = np.take(volume, index, axis=PLANES[plane][0])
+    return picture if plane == "axial" else picture[::-1]
+
+
+def picture_spacing_mm(spacing_mm: Sequence[float], plane: str) -> tuple[float, float]:
+    """Row and column spacing of a `slice_picture`, from the volume's spacing along `(Z, Y, X)`."""
+    rows, columns = (s for axis, s in enumerate(spacing_mm) if axis != PLANES[plane][0])
+    return float(rows), float(columns)
+
+
+def choose_views(reference: np.ndarray | None, prediction: np.ndarray | None, labels: Mapping[str, int]) -> list[View]:
+    """Axial slices near the lenses and near the chiasm, and the coronal slice near the chiasm.
+
+    Where no organ is called lens or chiasm, its place is taken by the smallest organ not yet shown. Left and right share
+    a slice where one shows at least half the largest area of each; a tilted head gets one slice per side. Areas are
+    those of the reference, or of the prediction for an organ the reference lacks. Without any organ: the middle of
+    the volume.
+
+    Args:
+        reference: LPS label map, shape `(Z, Y, X)`, or None.
+        prediction: The same for the prediction.
+        labels: Organ -> label value.
+    """
+    given = [m for m in (reference, prediction) if m is not None]
+    masks: dict[str, dict[str, np.ndarray]] = {}  # lens -> {Lens_L: mask, Lens_R: mask}
+    for organ, values in organ_values(labels).items():
+        mask = next((found for found in (np.isin(m, values) for m in given) if found.any()), None)
+        if mask is not None:
+            masks.setdefault(organ[:-2] if organ.endswith(("_L", "_R")) else organ, {})[organ] = mask
+    if not masks:
+        return [View(plane, given[0].shape[PLANES[plane][0]] // 2, "no organ") for plane in ("axial", "coronal")]
+
+    by_size = sorted(masks, key=lambda name: sum(int(mask.sum()) for mask in masks[name].values()))
+    chosen = [name for word in ("lens", "chiasm") for name in by_size if word in name.lower()][:2]
+    chosen += [name for name in by_size if name not in chosen][: 2 - len(chosen)]
+    views = [view for name in chosen for view in _slices_through(masks[name], name, "axial")]
+    return views + _slices_through(masks[chosen[-1]], chosen[-1], "coronal")
+
+
+def _slices_through(masks: Mapping[str, np.ndarray], name: str, plane: str) -> list[View]:
+    """One slice that shows all the masks well, or one for each."""
+    others = tuple(axis for axis in range(3) if axis != PLANES[plane][0])
+    areas = {organ: mask.sum(axis=others) for organ, mask in masks.items()}
+    shown = np.min(
+        [area / area.max() for area in areas.values()], axis=0
+    )  # share of its largest area, the worst organ's
+    if shown.max() >= 0.5:
+        return [View(plane, int(shown.argmax()), name, tuple(masks))]
+    return [View(plane, int(area.argmax()), organ, (organ,)) for organ, area in areas.items()]
+
+
+def display_window(channel: str, volume: np.ndarray, box: tuple[slice, ...]) -> tuple[float, float]:
+    """Grey values shown black and white: a soft-tissue window for `CT`, percentiles inside `box` for anything else."""
+    if channel.upper() == "CT":
+        return CT_WINDOW_HU
+    low, high = np.nanpercentile(volume[box], (1.0, 99.5))
+    return (float(low), float(high)) if high > low else (float(low), float(low) + 1.0)
+
+
+def colours(labels: Mapping[str, int]) -> dict[str, str]:
+    """Organ -> colour, fixed by the organ's place in `labels`."""
+    palette = [*COLOURS, *(to_hex(colour) for colour in colormaps["tab20"].colors)]
+    return {organ: palette[i % len(palette)] for i, organ in enumerate(organ_values(labels))}
+
+
+# Volumes --------------------------------------------------------------------------------------------------------------
+
+
+def _lps(path: Path) -> sitk.Image:
+    image = sitk.ReadImage(str(path))
+    if image.GetDimension() != 3:
+        raise ValueError(f"{path.name} has {image.GetDimension()} dimensions; 3 are needed ({path.parent}).")
+    return sitk.DICOMOrient(image, "LPS")
+
+
+def _on_grid(image: sitk.Image, grid: sitk.Image, interpolator: int) -> sitk.Image:
+    if grid_difference(image, grid) is None:
+        return image
+    outside = 0.0 if interpolator == sitk.sitkNearestNeighbor else float(sitk.GetArrayViewFromImage(image).min())
+    return sitk.Resample(image, grid, sitk.Transform(), interpolator, outside)
+
+
+def _box_around(
+    reference: np.ndarray | None, prediction: np.ndarray | None, spacing_mm: Sequence[float]
+) -> tuple[slice, ...]:
+    """Box of everything labelled, and `MARGIN_MM` around it; the whole volume where nothing is."""
+    given = [m > 0 for m in (reference, prediction) if m is not None]
+    labelled = np.logical_or.reduce(given)
+    box = []
+    for axis in range(3):
+        filled = np.flatnonzero(labelled.any(axis=tuple(a for a in range(3) if a != axis)))
+        margin = int(np.ceil(MARGIN_MM / spacing_mm[axis]))
+        box.append(slice(max(filled[0] - margin, 0), filled[-1] + margin + 1) if len(filled) else slice(None))
+    return tuple(box)
+
+
+def _position(grid: sitk.Image, view: View) -> str:
+    """World coordinate (LPS) of a slice at its middle, and which slice of how many."""
+    axis = PLANES[view.plane][0]
+    size = grid.GetSize()
+    index = [(n - 1) / 2 for n in size]
+    index[2 - axis] = view.index
+    point_mm = grid.TransformContinuousIndexToPhysicalPoint(index)
+    return f"{'zyx'[axis]} = {point_mm[2 - axis]:.1f} mm\nslice {view.index + 1} of {size[2 - axis]}"
+
+
+def _channels(folder: Path, case: str, channel_names: Mapping[str, str]) -> dict[str, Path]:
+    found = {}
+    for number, name in sorted(channel_names.items(), key=lambda item: int(item[0])):
+        stem = f"{case}_{int(number):04d}"
+        path = next((p for p in (folder / f"{stem}{ending}" for ending in FILE_ENDINGS) if p.is_file()), None)
+        if path is None:
+            raise FileNotFoundError(f"no image {stem}{FILE_ENDINGS[0]} (channel {name}) in {folder}")
+        found[name if name not in found else f"{name} ({number})"] = path
+    return found
+
+
+# Drawing, in mm from the centre of a picture's first pixel ------------------------------------------------------------
+
+
+def _draw_picture(axes: Axes, picture: np.ndarray, pixel_mm: tuple[float, float], window: tuple[float, float]) -> None:
+    (rows, columns), (row_mm, column_mm) = picture.shape, pixel_mm
+    extent = (-0.5 * column_mm, (columns - 0.5) * column_mm, (rows - 0.5) * row_mm, -0.5 * row_mm)
+    axes.imshow(
+        picture, cmap="gray", vmin=window[0], vmax=window[1], extent=extent, interpolation="bilinear", aspect="equal"
+    )
+    axes.set(facecolor="black", xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+
+
+def _draw_contours(
+    axes: Axes, masks: Sequence[dict[str, np.ndarray] | None], pixel_mm: tuple[float, float], colour: Mapping[str, str]
+) -> None:
+    """Reference solid and wide, prediction dashed and narrow on a dark line, so both show where they coincide."""
+    styles = (
+        {"linewidths": 2.2, "linestyles": "solid", "alpha": 0.85},
+        {"linewidths": 1.5, "linestyles": [(0, (3.0, 2.0))]},
+    )
+    for by_organ, style in zip(masks, styles, strict=True):
+        for organ, mask in (by_organ or {}).items():
+            if mask.any():
+                padded = np.pad(mask, 1).astype(float)  # closes contours at the image border
+                x_mm = (np.arange(padded.shape[1]) - 1) * pixel_mm[1]
+                y_mm = (np.arange(padded.shape[0]) - 1) * pixel_mm[0]
+                lines = axes.contour(x_mm, y_mm, padded, levels=[0.5], colors=[colour[organ]], **style)
+                if by_organ is masks[1]:
+                    lines.set(path_effects=[patheffects.withStroke(linewidth=3.0, foreground="black")])
+
+
+def _zoom_mm(
+    masks: Sequence[dict[str, np.ndarray] | None], organs: Sequence[str], pixel_mm: tuple[float, float]
+) -> tuple[float, float, float, float]:
+    """Left, right, top, bottom of the part of a slice around the organs it is about, with the aspect of a picture."""
+    drawn = [(organ, mask) for by_organ in masks for organ, mask in (by_organ or {}).items()]
+    everything = np.logical_or.reduce([mask for _, mask in drawn])
+    wanted = np.logical_or.reduce([mask for organ, mask in drawn if organ in organs] or [everything])
+    if not everything.any():
+        everything, wanted = ~everything, ~everything
+    near = np.zeros_like(everything)
+    neighbourhood = tuple(
+        slice(max(filled[0] - margin, 0), filled[-1] + margin + 1)
+        for filled, margin in (
+            (np.flatnonzero(wanted.any(axis=1 - axis)), round(NEIGHBOURHOOD_MM / pixel_mm[axis])) for axis in (0, 1)
+        )
+    )
+    near[neighbourhood] = everything[neighbourhood]
+    edges_mm = []
+    for axis in (1, 0):
+        filled = np.flatnonzero(near.any(axis=1 - axis))
+        edges_mm.append(
+            ((filled[0] - 0.5) * pixel_mm[axis] - MARGIN_MM, (filled[-1] + 0.5) * pixel_mm[axis] + MARGIN_MM)
+        )
+    (left, right), (top, bottom) = edges_mm
+    width_mm = max(right - left, (bottom - top) * VIEW_ASPECT, SMALLEST_VIEW_MM)
+    x_mm, y_mm = (left + right) / 2, (top + bottom) / 2
+    half_height_mm = width_mm / VIEW_ASPECT / 2
+    return x_mm - width_mm / 2, x_mm + width_mm / 2, y_mm - half_height_mm, y_mm + half_height_mm
+
+
+def _draw_frame(axes: Axes, window_mm: tuple[float, float, float, float]) -> None:
+    left, right, top, bottom = window_mm
+    axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor="white", linewidth=1.0))
+
+
+def _draw_marks(axes: Axes, plane: str, window_mm: tuple[float, float, float, float]) -> None:
+    """Patient directions at the edges and a scale bar of about a fifth of the width."""
+    style = {
+        "color": "white",
+        "transform": axes.transAxes,
+        "path_effects": [patheffects.withStroke(linewidth=2.5, foreground="black")],
+    }
+    places = [(0.015, 0.5, "left", "center"), (0.985, 0.5, "right", "center")]
+    places += [(0.5, 0.985, "center", "top"), (0.5, 0.015, "center", "bottom")]
+    for letter, (x, y, ha, va) in zip(PLANES[plane][1], places, strict=True):
+        axes.text(x, y, letter, ha=ha, va=va, fontsize=12, fontweight="bold", **style)
+    width_mm = window_mm[1] - window_mm[0]
+    bar_mm = max((b for b in (1, 2, 5, 10, 20, 50, 100) if b <= 0.22 * width_mm), default=1)
+    start, share = 0.03, bar_mm / width_mm
+    axes.plot([start, start + share], [0.045, 0.045], linewidth=3.0, solid_capstyle="butt", **style)
+    axes.text(start + share / 2, 0.06, f"{bar_mm} mm", ha="center", va="bottom", fontsize=9, **style)
+
+
+def _draw_legend(
+    figure: Figure,
+    organs: Mapping[str, tuple[int, ...]],
+    colour: Mapping[str, str],
+    reference: np.ndarray | None,
+    prediction: np.ndarray | None,
+    scores: Mapping[str, float],
+) -> None:
+    """Organs with their DSC, or what became of them; above, which line is whose."""
+    handles = []
+    for organ, values in organs.items():
+        found = [None if m is None else bool(np.isin(m, values).any()) for m in (reference, prediction)]
+        note = {(True, False): "  missed", (False, True): "  invented", (False, False): "  absent"}.get(
+            tuple(found), ""
+        )
+        dsc = scores.get(organ, float("nan"))
+        text = f"{organ}  DSC {dsc:.1f}" if not np.isnan(dsc) else organ
+        handles.append(Line2D([], [], color=colour[organ], linewidth=3.0, label=text + note))
+    options = {"frameon": False, "labelcolor": "white", "handletextpad": 0.5, "borderaxespad": 0.2}
+    lines = [
+        Line2D([], [], color="white", linewidth=2.2, label="reference" if reference is not None else "no reference"),
+        Line2D(
+            [],
+            [],
+            color="white",
+            linewidth=1.5,
+            linestyle=(0, (3.0, 2.0)),
+            label="prediction" if prediction is not None else "no prediction",
+        ),
+    ]
+    figure.legend(handles=lines, loc="upper right", ncols=2, fontsize=11, handlelength=3.2, **options)
+    columns = min(len(handles), max(2, round(figure.get_figwidth() / 2.1)))
+    figure.legend(handles=handles, loc="lower center", ncols=columns, fontsize=10, columnspacing=1.6, **options)
