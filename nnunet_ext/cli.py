@@ -52,7 +52,8 @@ def _complain(verb: str, message: str, *, exit_code: int = 1) -> int:
 def _phantom(options: Options) -> int:
     from nnunet_ext.phantom import make_phantoms
 
-    make_phantoms(options.pop("out"), **options)
+    out = options.pop("out")
+    print(f"{out}: {len(make_phantoms(out, **options))} cases")
     return 0
 
 
@@ -181,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     verb = add_verb(
         _convert,
         "write an nnU-Net raw data set from one folder per case",
-        example="nnunet_ext convert phantoms -d 501 -n HeadOAR --test head_018 head_019",
+        example="nnunet_ext convert phantoms -d 501 -n HeadOAR --test phantom_018 phantom_019",
     )
     verb.add_argument("source", metavar="SRC", type=Path, help="folder with SRC/CASE/{CT,T1,T2,...}")
     verb.add_argument("-d", dest="dataset_id", metavar="ID", type=_positive_int, required=True, help="data set ID")

@@ -59,10 +59,12 @@ def calls(monkeypatch):
     return record
 
 
-def test_phantom_passes_its_options_on(calls):
+def test_phantom_passes_its_options_on(calls, capsys):
+    calls.summary = [Path("out/phantom_000")]
     assert run("phantom out --cases 3 --seed 7 --size tiny --unregistered -np 2") == 0
     assert calls.args == (Path("out"),)
     assert calls.kwargs == {"n_cases": 3, "seed": 7, "size": "tiny", "unregistered": True, "n_processes": 2}
+    assert capsys.readouterr().out == "out: 1 cases\n"
 
 
 def test_convert_passes_its_options_on(calls, capsys):
@@ -113,7 +115,7 @@ def test_demo_works_in_the_folder_demo_unless_told(calls):
     assert calls.args == (Path("demo"),)
 
 
-@pytest.mark.parametrize("argv", ["phantom out --cases 1", "convert src -d 1 -n N", "predict -d 1 -i in -o out"])
+@pytest.mark.parametrize("argv", ["evaluate pred ref -o out", "convert src -d 1 -n N", "predict -d 1 -i in -o out"])
 def test_options_not_given_are_left_to_the_function(calls, argv):
     assert run(argv) == 0
     assert calls.kwargs.keys() <= {"n_cases", "dataset_id", "name", "images", "out"}
