@@ -273,7 +273,7 @@ class _Pose:
         # Scanners put the origin anywhere; a constant far from zero makes a forgotten origin visible.
         offset = np.array([12.0, -150.0, 40.0]) + rng.uniform(-40, 40, 3)
         rotation = _rotation(parameters.rotation_deg)
-        return cls(rotation, offset + np.asarray(parameters.translation_mm), deformation(rng, 2.0))
+        return cls(rotation, offset + np.asarray(parameters.translation_mm), deformation(rng, 1.6))
 
     def to_head_mm(self, world_mm: np.ndarray) -> np.ndarray:
         q = (world_mm.astype(np.float64) - self.translation_mm) @ self.rotation

@@ -10,13 +10,10 @@ from scipy.ndimage import convolve1d, map_coordinates
 
 from nnunet_ext.labels import ORGANS
 from nnunet_ext.phantom_anatomy import Anatomy, Layer
-from nnunet_ext.phantom_shapes import Shape, Waves
+from nnunet_ext.phantom_shapes import FAR_MM, Shape, Waves
 
-#: Distance of the points large structures are evaluated at; between them distances are interpolated linearly, which for
-#: a globe-sized ball is off by step^2 / (8 radius) = 0.1 mm.
-COARSE_STEP_MM = 3.0
-#: Finest sampling inside voxels: around the organs, across the slice elsewhere.
-FINE_IN_PLANE_MM, FINE_ACROSS_MM, ACROSS_MM = 0.85, 1.1, 1.6
+#: Sampling inside voxels, at least this fine: where organs are measured in the plane and across it, and elsewhere.
+ORGAN_IN_PLANE_MM, ORGAN_ACROSS_MM, IN_PLANE_MM, ACROSS_MM = 0.85, 1.1, 1.3, 1.6
 AIR_HU = -1000.0
 
 #: Tissue -> (CT in HU, T1w, T2w in arbitrary units of a noise-free, bias-free image).
@@ -36,7 +33,7 @@ TISSUES = {
     "thin_bone": (380, 200, 140),
     "tooth": (1700, 40, 20),
     "disc": (85, 260, 160),
-    "metal": (3071, 0, 0),
+    "metal": (60, 0, 0),  # in MR it leaves a void; CT draws it with its streaks
     "csf": (9, 150, 920),
     "cistern": (17, 160, 880),
     "sheath": (14, 240, 780),
@@ -57,6 +54,7 @@ TISSUES = {
     "oedema": (24, 420, 660),
 }
 CT, T1, T2 = 0, 1, 2
+METAL_RADIUS_MM = 2.5
 MR_WHITE_MATTER = 640.0  # noise levels are given as a share of this
 
 
@@ -99,18 +97,23 @@ class _CoarseMap:
     """Head coordinates at the nodes of a coarse lattice in the world, with the distances evaluated there so far."""
 
     origin_mm: np.ndarray  # (z, y, x)
+    step_mm: float
     head_mm: np.ndarray  # (nz, ny, nx, 3)
 
     def __post_init__(self) -> None:
         self.cache: dict[tuple, np.ndarray] = {}
+        self.axes_mm = [np.ascontiguousarray(self.head_mm[..., axis]) for axis in range(3)]
 
     def block(self, low_mm: np.ndarray, high_mm: np.ndarray) -> tuple[slice, slice, slice] | None:
         """Nodes needed to interpolate inside a box of the head frame; None where the lattice misses it."""
         inside = np.ones(self.head_mm.shape[:3], bool)
-        margin = 1.8 * COARSE_STEP_MM  # diagonal of a cell: no cell that touches the box is missed
+        margin = 1.8 * self.step_mm  # diagonal of a cell: no cell that touches the box is missed
         for axis in range(3):
-            h = self.head_mm[..., axis]
-            inside &= (h > low_mm[axis] - margin) & (h < high_mm[axis] + margin)
+            h = self.axes_mm[axis]
+            if low_mm[axis] > -FAR_MM / 2:
+                inside &= h > low_mm[axis] - margin
+            if high_mm[axis] < FAR_MM / 2:
+                inside &= h < high_mm[axis] + margin
         if not inside.any():
             return None
         slices = []
@@ -127,14 +130,27 @@ class _CoarseMap:
         return self.cache[key]
 
 
+class _Samples:
+    """World coordinates of the rows and columns that planes are sampled at, and their places between coarse nodes."""
+
+    def __init__(self, y_mm: np.ndarray, x_mm: np.ndarray, pixel_mm: float) -> None:
+        self.y_mm, self.x_mm, self.pixel_mm = y_mm, x_mm, pixel_mm
+        self.cache: dict[tuple, tuple[slice, np.ndarray, np.ndarray]] = {}
+
+    def weights(self, axis: int, first_mm: float, n: int, step_mm: float) -> tuple[slice, np.ndarray, np.ndarray]:
+        """As `_weights` for rows (axis 1) or columns (axis 2)."""
+        key = (axis, float(first_mm), n)
+        if key not in self.cache:
+            self.cache[key] = _weights(self.y_mm if axis == 1 else self.x_mm, first_mm, n, step_mm)
+        return self.cache[key]
+
+
 @dataclass
 class _Plane:
-    """Sampling points of one sub-slice: world coordinates of rows and columns at one height."""
+    """One sub-slice: samples at one height."""
 
     z_mm: float
-    y_mm: np.ndarray
-    x_mm: np.ndarray
-    pixel_mm: float
+    samples: _Samples
 
     def interpolate(
         self, values: np.ndarray, block: tuple[slice, slice, slice], coarse: _CoarseMap
@@ -149,14 +165,14 @@ class _Plane:
         Returns:
             Values at the rows and columns of the plane inside the block, and those rows and columns; None if none are.
         """
-        first = coarse.origin_mm + COARSE_STEP_MM * np.array([s.start for s in block])
-        z = (self.z_mm - first[0]) / COARSE_STEP_MM
+        first = coarse.origin_mm + coarse.step_mm * np.array([s.start for s in block])
+        z = (self.z_mm - first[0]) / coarse.step_mm
         if not 0 <= z < values.shape[0] - 1:
             return None
         iz, fz = int(z), np.float32(z - int(z))
         plane = values[iz] * (1 - fz) + values[iz + 1] * fz
-        rows, iy, fy = _weights(self.y_mm, first[1], values.shape[1])
-        cols, ix, fx = _weights(self.x_mm, first[2], values.shape[2])
+        rows, iy, fy = self.samples.weights(1, first[1], values.shape[1], coarse.step_mm)
+        cols, ix, fx = self.samples.weights(2, first[2], values.shape[2], coarse.step_mm)
         if rows.start >= rows.stop or cols.start >= cols.stop:
             return None
         extra = (1,) * (values.ndim - 3)
@@ -166,9 +182,9 @@ class _Plane:
         return left + (plane[:, ix + 1] - left) * fx, rows, cols
 
 
-def _weights(world_mm: np.ndarray, first_mm: float, n: int) -> tuple[slice, np.ndarray, np.ndarray]:
+def _weights(world_mm: np.ndarray, first_mm: float, n: int, step_mm: float) -> tuple[slice, np.ndarray, np.ndarray]:
     """Range of samples inside `n` nodes, with the node before each and the share of the node after it."""
-    position = (world_mm - np.float32(first_mm)) / np.float32(COARSE_STEP_MM)
+    position = (world_mm - np.float32(first_mm)) / np.float32(step_mm)
     start = int(np.searchsorted(position, 0, side="left"))
     stop = int(np.searchsorted(position, n - 1, side="left"))
     position = position[start:stop]
@@ -207,12 +223,15 @@ class Painter:
     ) -> None:
         self.anatomy, self.grid, self.channels = anatomy, grid, list(channels)
         self.tissues = {name: np.float32([v[c] for c in self.channels]) for name, v in tissues.items()}
+        # Distances are interpolated between nodes; for a ball the size of a globe this is off by step^2 / (8 radius),
+        # 0.1 mm at 3 mm and 0.2 mm at 4 mm, well below the voxels.
+        step_mm = 3.0 if min(grid.spacing_mm) < 2 else 4.0
         low, high = np.asarray(grid.origin_mm)[::-1], grid.end_mm[::-1]
-        origin = low - 1.5 * COARSE_STEP_MM - np.asarray(grid.spacing_mm)[::-1] / 2
-        counts = np.ceil((high - low + np.asarray(grid.spacing_mm)[::-1]) / COARSE_STEP_MM).astype(int) + 4
-        axes = [(o + COARSE_STEP_MM * np.arange(n)).astype(np.float32) for o, n in zip(origin, counts, strict=True)]
+        origin = low - 1.5 * step_mm - np.asarray(grid.spacing_mm)[::-1] / 2
+        counts = np.ceil((high - low + np.asarray(grid.spacing_mm)[::-1]) / step_mm).astype(int) + 4
+        axes = [(o + step_mm * np.arange(n)).astype(np.float32) for o, n in zip(origin, counts, strict=True)]
         nodes = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)[..., ::-1]
-        self.coarse = _CoarseMap(origin, to_head_mm(nodes).astype(np.float32))
+        self.coarse = _CoarseMap(origin, step_mm, to_head_mm(nodes).astype(np.float32))
         layers = (*anatomy.accessories, *anatomy.coarse) if accessories else anatomy.coarse
         self.coarse_layers = [(layer, self.coarse.block(*_box(layer))) for layer in layers]
         self.fine_layers = [(layer, self.coarse.block(*_box(layer))) for layer in anatomy.fine]
@@ -230,11 +249,11 @@ class Painter:
         nx, ny, nz = self.grid.size_voxels
         image = np.empty((len(self.channels), nz, ny, nx), np.float32)
         offsets = _offsets(self.grid.spacing_mm[2], ACROSS_MM)
-        y_mm, x_mm = self.grid.coordinates_mm(1), self.grid.coordinates_mm(0)
+        samples = _Samples(self.grid.coordinates_mm(1), self.grid.coordinates_mm(0), self.grid.spacing_mm[0])
         for k, z_mm in enumerate(self.grid.coordinates_mm(2)):
             total = np.zeros(image.shape[:1] + image.shape[2:], np.float32)
             for offset in offsets:
-                plane = _Plane(float(z_mm + offset), y_mm, x_mm, self.grid.spacing_mm[0])
+                plane = _Plane(float(z_mm + offset), samples)
                 canvas = np.broadcast_to(np.float32(background), total.shape).copy()
                 self._paint_coarse(canvas, plane)
                 total += canvas
@@ -258,16 +277,17 @@ class Painter:
                 rows, cols = found[1:]
             if len(fields) == len(layer.shapes):
                 view = canvas[:n_tissue, rows, cols]
-                _paint(view, layer.combine(*fields), self.tissues[layer.tissue], plane.pixel_mm)
+                _paint(view, layer.combine(*fields), self.tissues[layer.tissue], plane.samples.pixel_mm)
 
     def _refine(self, image: np.ndarray, background: np.ndarray, with_organs: bool) -> Organs | None:
         """Paint the box of the small structures again, finer, and put it into `image` in place."""
         start, stop = self._fine_box()
         spacing = np.asarray(self.grid.spacing_mm)[::-1]
-        fine = _offsets(spacing[1], FINE_IN_PLANE_MM)
+        fine = _offsets(spacing[1], ORGAN_IN_PLANE_MM if with_organs else IN_PLANE_MM)
         n = len(fine)
         centres = [self.grid.coordinates_mm(2 - a)[start[a] : stop[a]] for a in range(3)]
         y_mm, x_mm = ((c[:, None] + fine[None]).ravel().astype(np.float32) for c in centres[1:])
+        samples = _Samples(y_mm, x_mm, float(spacing[1]) / n)
         n_tissue, n_organ = len(self.channels), len(ORGANS) if with_organs else 0
         values = {
             (layer.tissue, layer.organ): np.concatenate(
@@ -275,7 +295,7 @@ class Painter:
             )
             for layer in self.anatomy.fine
         }
-        across = _offsets(spacing[0], FINE_ACROSS_MM)
+        across = _offsets(spacing[0], ORGAN_ACROSS_MM if with_organs else ACROSS_MM)
         coverage = np.zeros((n_organ, *(b - a for a, b in zip(start, stop, strict=True))), np.float32)
         inside = tuple(slice(a, b) for a, b in zip(start[1:], stop[1:], strict=True))
         flat = np.broadcast_to(np.float32(background), (n_tissue, *image.shape[2:]))[(slice(None), *inside)]
@@ -283,7 +303,7 @@ class Painter:
         for k, z_mm in enumerate(centres[0]):
             total = np.zeros((n_tissue + n_organ, len(y_mm), len(x_mm)), np.float32)
             for offset in across:
-                plane = _Plane(float(z_mm + offset), y_mm, x_mm, float(spacing[1]) / n)
+                plane = _Plane(float(z_mm + offset), samples)
                 canvas = np.zeros_like(total)
                 canvas[:n_tissue] = flat
                 self._paint_coarse(canvas, plane)
@@ -305,15 +325,15 @@ class Painter:
             if layer.under_skin_mm is not None:
                 skin = plane.interpolate(self.coarse.distances_mm(self.anatomy.skin, block), block, self.coarse)[0]
                 distance = np.maximum(distance, skin + np.float32(layer.under_skin_mm))
-            _paint(canvas[:, rows, cols], distance, values[layer.tissue, layer.organ], plane.pixel_mm)
+            _paint(canvas[:, rows, cols], distance, values[layer.tissue, layer.organ], plane.samples.pixel_mm)
 
     def _fine_box(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
         """Voxels `(z, y, x)` from, to (exclusive) around all fine layers."""
         blocks = [b for _, b in self.fine_layers if b is not None]
         start, stop = [], []
         for axis in range(3):
-            low = self.coarse.origin_mm[axis] + COARSE_STEP_MM * min(b[axis].start for b in blocks)
-            high = self.coarse.origin_mm[axis] + COARSE_STEP_MM * (max(b[axis].stop for b in blocks) - 1)
+            low = self.coarse.origin_mm[axis] + self.coarse.step_mm * min(b[axis].start for b in blocks)
+            high = self.coarse.origin_mm[axis] + self.coarse.step_mm * (max(b[axis].stop for b in blocks) - 1)
             world = self.grid.coordinates_mm(2 - axis)
             start.append(int(np.searchsorted(world, low)))
             stop.append(int(np.searchsorted(world, high, side="right")))
@@ -326,10 +346,10 @@ def _box(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
 
 def _misses(values: np.ndarray, plane: _Plane, block: tuple[slice, slice, slice], coarse: _CoarseMap) -> bool:
     """True if nothing of a layer can show at this height: its first distance stays large on both layers of nodes."""
-    z = (plane.z_mm - coarse.origin_mm[0]) / COARSE_STEP_MM - block[0].start
+    z = (plane.z_mm - coarse.origin_mm[0]) / coarse.step_mm - block[0].start
     if not 0 <= z < values.shape[0] - 1:
         return True
-    return float(values[int(z) : int(z) + 2].min()) > plane.pixel_mm
+    return float(values[int(z) : int(z) + 2].min()) > plane.samples.pixel_mm
 
 
 def _offsets(voxel_mm: float, step_mm: float) -> np.ndarray:
@@ -405,7 +425,7 @@ def couch_background(grid: Grid, *, top_mm: float, middle_mm: float, rng: np.ran
 
 
 def add_streaks(ct_hu: np.ndarray, grid: Grid, metal_mm: np.ndarray, rng: np.random.Generator) -> None:
-    """Bright and dark rays around metal, in place, on the slices it crosses and, weaker, next to them.
+    """Metal, and bright and dark rays around it on the slices it crosses and, weaker, next to them; in place.
 
     Args:
         ct_hu: `(Z, Y, X)`.
@@ -423,6 +443,8 @@ def add_streaks(ct_hu: np.ndarray, grid: Grid, metal_mm: np.ndarray, rng: np.ran
         rays *= float(rng.uniform(250, 500)) * 12 / (radius + 12) * np.exp(-radius / 90)
         for k in np.flatnonzero(weight > 0.02):
             ct_hu[k] += np.float32(weight[k]) * rays * (ct_hu[k] > -700)
+            to_metal = np.hypot(radius, grid.coordinates_mm(2)[k] - np.float32(center[2])) - METAL_RADIUS_MM
+            _paint(ct_hu[None, k], to_metal, np.float32([3071]), grid.spacing_mm[0])
 
 
 def add_ct_noise(ct_hu: np.ndarray, rng: np.random.Generator, *, sigma_hu: float) -> None:

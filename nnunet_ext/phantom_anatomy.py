@@ -70,7 +70,7 @@ class HeadParameters:
         """One random head: pose within 10 degrees and 15 mm, organs within the ranges of adult anatomy."""
         common = rng.uniform(0.95, 1.05)
         scale = common * rng.uniform(0.975, 1.025, 3)
-        radius = rng.uniform(11.7, 12.4)
+        radius = rng.uniform(11.6, 12.2)
         length = np.clip(47.5 * common + rng.normal(0, 0.4), 46.3, 48.8)
 
         def pair(value: float, spread: float) -> tuple[float, float]:
@@ -156,7 +156,7 @@ def build_anatomy(parameters: HeadParameters, rng: np.random.Generator) -> Anato
             *_skull_and_brain(cavity, parameters, rng),
             *_skull_base_and_airways(parameters, rng),
             *(_brain_tumour(parameters, rng) if parameters.tumour == "brain" else ()),
-            *(Layer("metal", (sphere(m, 2.5),)) for m in metal),
+            *(Layer("metal", (sphere(m, 4.0),)) for m in metal),
         ),
         fine=_orbits_and_chiasm(parameters, sides, rng),
         centrelines_mm={
@@ -532,7 +532,7 @@ def _eye_side(parameters: HeadParameters, name: str) -> _EyeSide:
             a + bend * (sideways + np.array([0, 0, 0.5])),
             b - bend * (sideways + np.array([0, 0, 0.7])),
         ]
-        nerve = curve([*points, apex, canal, end], 60)
+        nerve = curve([*points, apex, canal, end], 61)
         outside = (np.linalg.norm(nerve - globe, axis=1) > radius) & (chiasm.distance_mm(nerve) > 0)
         steps = np.linalg.norm(np.diff(nerve, axis=0), axis=1)
         length = float(steps[outside[1:]].sum())
@@ -587,7 +587,7 @@ def _orbits_and_chiasm(
         layers.append(Layer("bone", (intersection(wall, _open_laterally(side, rim_mm)),), under_skin_mm=3.0))
         canal = curve([side.apex_mm, side.canal_mm, side.canal_mm + (side.canal_mm - side.apex_mm) * 0.1], 4)
         layers.append(Layer("bone", (tube(canal, 4.8),)))
-    ethmoid = union(_both(ellipsoid((7.5, -52, 1), (6.5, 19, 11))), blend_mm=0).scaled(scale)
+    ethmoid = union(_both(ellipsoid((7.5, -53, 4), (6.5, 19, 14))), blend_mm=0).scaled(scale)
     cells = _field(Waves.draw(rng, (8, 12), 8))
     layers.append(Layer("thin_bone", (ethmoid.grown(1.0),)))
     layers.append(Layer("air", (ethmoid, cells), lambda d, c: np.maximum(d + 0.4, 0.7 - 2.2 * np.abs(c))))
@@ -666,7 +666,7 @@ def _one_eye(parameters: HeadParameters, name: str, side: _EyeSide) -> list[Laye
     globe = union(sphere(side.globe_mm, side.radius_mm), sphere(side.globe_mm + 5.6 * side.forward, 7.8), blend_mm=1.0)
     layers = [
         Layer("sheath", (tube(orbital[::3], radius + 0.8),)),
-        Layer("nerve", (tube(side.nerve_mm[::2], radius),), organ=nerve),
+        Layer("nerve", (tube(side.nerve_mm[::3], radius),), organ=nerve),
     ]
     if parameters.missing_eye == name:
         return [*layers, Layer("implant", (sphere(side.globe_mm, side.radius_mm - 0.5),))]

@@ -100,11 +100,24 @@ def tube(points_mm: np.ndarray, radius_mm: float | np.ndarray) -> Shape:
         points_mm: Corners of the polyline, `(N, 3)`.
         radius_mm: One radius, or one per corner.
     """
-    radii = np.broadcast_to(np.asarray(radius_mm, np.float32), len(points_mm))
-    rods = [
-        capsule(a, b, ra, rb) for a, b, ra, rb in zip(points_mm[:-1], points_mm[1:], radii[:-1], radii[1:], strict=True)
-    ]
-    return union(*rods)
+    points = np.asarray(points_mm, np.float32)
+    radii = np.broadcast_to(np.asarray(radius_mm, np.float32), len(points))
+    starts, rods = points[:-1], np.diff(points, axis=0)
+    length2 = np.einsum("ni,ni->n", rods, rods)
+
+    def distance(p: np.ndarray) -> np.ndarray:
+        # |p - a|^2 written out, so that the products with p are one matrix product for all rods. The frame's origin
+        # is taken near the tube: float32 then keeps squared distances to 1e-3 mm^2.
+        q = p - points[0]
+        a = starts - points[0]
+        along = q @ rods.T - np.einsum("ni,ni->n", a, rods)
+        from_start2 = np.einsum("...i,...i->...", q, q)[..., None] - 2 * (q @ a.T) + np.einsum("ni,ni->n", a, a)
+        h = np.clip(along / length2, 0, 1)
+        d2 = from_start2 + h * (h * length2 - 2 * along)
+        return (np.sqrt(np.maximum(d2, 0)) - (radii[:-1] + np.diff(radii) * h)).min(axis=-1)
+
+    reach = radii.max()
+    return Shape(distance, points.min(axis=0) - reach, points.max(axis=0) + reach)
 
 
 def flat_tube(points_mm: np.ndarray, half_thickness_mm: float, wide: Sequence[float], ratio: float) -> Shape:
