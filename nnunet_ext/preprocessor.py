@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
@@ -16,6 +17,8 @@ from nnunet_ext.cleaning import body_mask_array
 BODY_MARGIN_MM = 10.0
 #: Key under which a case's `properties` say how it was cropped.
 PROPERTIES_KEY = "cascade_oar"
+#: A caller may ask for a box (whole voxels of the uncropped volume, plan axes) in the `properties` it passes in.
+BOX_REQUEST_KEY = "cascade_oar_box"
 
 
 def ct_channels(channel_names: Mapping[str, str]) -> list[int]:
@@ -52,6 +55,11 @@ def body_box(images: np.ndarray, *, spacing_mm: Sequence[float], channel_names: 
 def shift(box: roi.Box, origin: roi.Box) -> roi.Box:
     """A box given relative to the lower corner of `origin`, in the coordinates `origin` is given in."""
     return tuple((lower + o, upper + o) for (lower, upper), (o, _) in zip(box, origin, strict=True))
+
+
+def clip(box: roi.Box, origin: roi.Box) -> roi.Box:
+    """The part of a box inside `origin`, relative to its lower corner: undoes `shift`."""
+    return tuple((max(lower, o) - o, min(upper, end) - o) for (lower, upper), (o, end) in zip(box, origin, strict=True))
 
 
 class CascadeOARPreprocessor(DefaultPreprocessor):
@@ -121,6 +129,8 @@ class CascadeOARPreprocessor(DefaultPreprocessor):
         if configuration_manager.previous_stage_name is not None:
             rule = roi.RoiRule.from_plan(configuration_manager.configuration["roi"])
             decision = roi.find_roi(seg[0], rule, spacing_mm=spacing)
+            if (request := properties.pop(BOX_REQUEST_KEY, None)) is not None:
+                decision = replace(decision, box=clip(request, body))
             data, seg = (a[(slice(None), *roi.slices(decision.box))] for a in (data, seg))
             box = shift(decision.box, body)
             properties[PROPERTIES_KEY] = {

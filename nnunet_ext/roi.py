@@ -185,7 +185,7 @@ def box_around(
     for centre, size, spacing, n in zip(centre_mm, size_mm, spacing_mm, shape, strict=True):
         # The tolerance keeps 40 voxels of 0.8 mm from becoming 39 by rounding; a box is at least one voxel.
         length = min(int(n), max(1, int(np.floor(size / spacing + 1e-4))))
-        lower = int(round(centre / spacing - length / 2))
+        lower = round(float(centre / spacing - length / 2))
         lower = min(max(lower, 0), int(n) - length)
         box.append((lower, lower + length))
     return tuple(box)

@@ -373,7 +373,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         )
         configurations = {LOCALIZER: lowres, WHOLE_VOLUME: fullres, SEGMENTER: self.plan_segmenter(spacing, fit)}
         lowres["median_image_size_in_voxels"] = [
-            int(round(n * s / t)) for n, s, t in zip(median_shape, spacing, lowres["spacing"], strict=True)
+            round(float(n * s / t)) for n, s, t in zip(median_shape, spacing, lowres["spacing"], strict=True)
         ]
         for name, configuration in configurations.items():
             configuration["training"] = dict(vars(self.schedules[name]))
@@ -386,7 +386,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
             "plans_name": self.plans_identifier,
             "original_median_spacing_after_transp": np.median([c.spacing_mm for c in cases.values()], axis=0)[forward],
             "original_median_shape_after_transp": [
-                int(round(n)) for n in np.median([c.body_shape for c in cases.values()], axis=0)[forward]
+                round(float(n)) for n in np.median([c.body_shape for c in cases.values()], axis=0)[forward]
             ],
             "image_reader_writer": self.determine_reader_writer().__name__,
             "transpose_forward": forward,

@@ -1,0 +1,351 @@
+"""Both stages of the cascade in one process: images in, organ masks on the input's own grid out."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import torch
+from batchgenerators.utilities.file_and_folder_operations import join
+from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.paths import nnUNet_results
+from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.utils import create_lists_from_splitted_dataset_folder
+from tqdm import tqdm
+
+import nnunet_ext
+from nnunet_ext import roi
+from nnunet_ext.image_io import read_image
+from nnunet_ext.labels import left_right_pairs
+from nnunet_ext.mirroring import swap_channels
+from nnunet_ext.preprocessor import BOX_REQUEST_KEY, PROPERTIES_KEY
+
+LOCALIZER, SEGMENTER = "3d_lowres", "3d_cascade_fullres"
+#: How far a box side is moved out when an organ touches it; one redo per case.
+REGROW_MM = 10.0
+
+
+@dataclass
+class CasePrediction:
+    """Result for one case.
+
+    Attributes:
+        label_map: Shape `(Z, Y, X)` as the reader gave the images, uint8 (uint16 from 255 labels on).
+        localizer_map: The localizer's label map, same grid.
+        box: ROI in voxels along `(Z, Y, X)`, upper excluded.
+        fallback_whole_volume: The localizer found no organ, so the whole body was segmented.
+        regrown: An organ touched the box, which was enlarged and segmented again.
+        missing: Names of organs without a voxel.
+        warnings: One line each, for a person.
+    """
+
+    label_map: np.ndarray
+    localizer_map: np.ndarray
+    box: roi.Box
+    fallback_whole_volume: bool = False
+    regrown: bool = False
+    missing: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass
+class PredictionSummary:
+    """What a run did: case names written, kept from an earlier run, failed (with reason), and warnings per case."""
+
+    out: Path
+    written: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    warnings: dict[str, list[str]] = field(default_factory=dict)
+
+
+class CascadePredictor:
+    """Localizer and segmenter, loaded once, for any number of cases.
+
+    Both are nnU-Net's predictors: they load the checkpoints, slide the window and average the folds.
+
+    Args:
+        localizer_folder, segmenter_folder: Trained models, `.../CascadeOARTrainer__CascadeOARPlans__3d_lowres` and
+            `..._3d_cascade_fullres`.
+        folds: Folds to average; None for all that are trained.
+        checkpoint: File name of the weights in each fold's folder.
+        device: Where the networks run.
+        use_mirroring: Average with the prediction of the mirrored image, left and right labels exchanged.
+
+    Raises:
+        FileNotFoundError: If a model or a fold is not there.
+    """
+
+    def __init__(
+        self,
+        localizer_folder: Path,
+        segmenter_folder: Path,
+        *,
+        folds: Sequence[int | str] | None = None,
+        checkpoint: str = "checkpoint_final.pth",
+        device: torch.device,
+        use_mirroring: bool = False,
+    ) -> None:
+        self.use_mirroring = use_mirroring
+        self.localizer = load_stage(localizer_folder, folds=folds, checkpoint=checkpoint, device=device)
+        self.segmenter = load_stage(segmenter_folder, folds=folds, checkpoint=checkpoint, device=device)
+        self.dataset_json = self.segmenter.dataset_json
+        self.reader = self.segmenter.plans_manager.image_reader_writer_class()
+        plans = self.segmenter.plans_manager.plans
+        self.left_right_axis = int(plans["left_right_axis"])
+        self.pairs = left_right_pairs(self.dataset_json["labels"])
+
+    def _logits(self, stage: nnUNetPredictor, data: np.ndarray) -> torch.Tensor:
+        """Logits `(labels, *plan_axes)` for preprocessed images `(C, *plan_axes)`."""
+        images = torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32))
+        logits = stage.predict_logits_from_preprocessed_data(images).float().cpu()
+        if not self.use_mirroring:
+            return logits
+        axis = self.left_right_axis + 1
+        mirrored = stage.predict_logits_from_preprocessed_data(images.flip(axis)).float().cpu().flip(axis)
+        return (logits + swap_channels(mirrored, self.pairs)) / 2
+
+    def _run_stage(
+        self, stage: nnUNetPredictor, images: np.ndarray, previous: np.ndarray | None, properties: Mapping
+    ) -> tuple[np.ndarray, dict]:
+        """Label map `(Z, Y, X)` on the images' grid, and the properties the preprocessor made."""
+        plans, configuration = stage.plans_manager, stage.configuration_manager
+        data, _, new_properties = configuration.preprocessor_class(verbose=False).run_case_npy(
+            images, previous, dict(properties), plans, configuration, stage.dataset_json
+        )
+        label_map = convert_predicted_logits_to_segmentation_with_correct_shape(
+            self._logits(stage, data),
+            plans,
+            configuration,
+            stage.label_manager,
+            new_properties,
+            num_threads_torch=torch.get_num_threads(),
+        )
+        return label_map, new_properties
+
+    def predict_array(self, images: np.ndarray, properties: Mapping) -> CasePrediction:
+        """Segment one case given as the plan's reader reads it.
+
+        Args:
+            images: Shape `(C, Z, Y, X)`, channels in the order of `dataset.json`.
+            properties: The reader's, with `spacing` in mm along `(Z, Y, X)`.
+        """
+        localizer_map, _ = self._run_stage(self.localizer, images, None, properties)
+        label_map, used = self._run_stage(self.segmenter, images, localizer_map[None], properties)
+        result = CasePrediction(label_map, localizer_map, ())
+        result.fallback_whole_volume = not used[PROPERTIES_KEY]["found"]
+        if result.fallback_whole_volume:
+            result.warnings.append("the localizer found no organ: the whole body was segmented instead of the ROI")
+        else:
+            label_map, used = self._regrow(images, localizer_map, label_map, properties, used, result)
+            result.label_map = label_map
+        if outliers := used[PROPERTIES_KEY]["outliers"]:
+            names = ", ".join(self.organ_name(v) for v in outliers)
+            result.warnings.append(f"the localizer saw {names} far from where the other organs place them: ignored")
+        backward = self.segmenter.plans_manager.transpose_backward
+        box = used["bbox_used_for_cropping"]
+        result.box = tuple((int(box[i][0]), int(box[i][1])) for i in backward)
+        present = set(np.unique(label_map).tolist())
+        result.missing = [n for n, v in self.dataset_json["labels"].items() if n != "background" and v not in present]
+        if result.missing:
+            result.warnings.append(f"no voxel of {', '.join(result.missing)}")
+        return result
+
+    def _regrow(
+        self,
+        images: np.ndarray,
+        localizer_map: np.ndarray,
+        label_map: np.ndarray,
+        properties: Mapping,
+        used: dict,
+        result: CasePrediction,
+    ) -> tuple[np.ndarray, dict]:
+        """Where an organ touches the box, move those sides out and segment once more."""
+        forward = self.segmenter.plans_manager.transpose_forward
+        box = tuple(tuple(b) for b in used["bbox_used_for_cropping"])
+        sides = roi.touches_border(label_map.transpose(forward), box)
+        if not sides:
+            return label_map, used
+        grown = [list(b) for b in box]
+        for side in sides:
+            axis, upper = divmod(side, 2)
+            step = int(np.ceil(REGROW_MM / properties["spacing"][forward[axis]]))
+            n = images.shape[1:][forward[axis]]
+            grown[axis][upper] = min(n, grown[axis][1] + step) if upper else max(0, grown[axis][0] - step)
+        result.regrown = True
+        request = {**properties, BOX_REQUEST_KEY: grown}
+        new_map, new_used = self._run_stage(self.segmenter, images, localizer_map[None], request)
+        still = roi.touches_border(new_map.transpose(forward), tuple(tuple(b) for b in grown))
+        result.warnings.append(
+            "an organ touched the border of the ROI, which was enlarged by "
+            f"{REGROW_MM:g} mm and segmented again" + ("; an organ still touches it" if still else "")
+        )
+        return new_map, new_used
+
+    def organ_name(self, value: int) -> str:
+        names = {v: n for n, v in self.dataset_json["labels"].items() if isinstance(v, int)}
+        return names.get(value, str(value))
+
+    def predict_files(self, image_files: Sequence[Path], output_file: Path) -> CasePrediction:
+        """Segment one case given as one file per channel; writes the label map on the input's own grid.
+
+        Raises:
+            ValueError: If a channel is missing, or a file is damaged or holds something else than one 3D image.
+        """
+        wanted = self.dataset_json["channel_names"]
+        if len(image_files) != len(wanted):
+            raise ValueError(
+                f"{len(image_files)} image files, but the model was trained on {len(wanted)} channels "
+                f"({', '.join(wanted.values())}): {', '.join(f.name for f in image_files)}"
+            )
+        for file in image_files:
+            read_image(file)  # nnU-Net's readers don't notice a truncated file
+        images, properties = self.reader.read_images([str(f) for f in image_files])
+        result = self.predict_array(images, properties)
+        output_file.parent.mkdir(parents=True, exist_ok=True)
+        ending = self.dataset_json["file_ending"]
+        temporary = output_file.with_name(f".{output_file.name.removesuffix(ending)}.partial{ending}")
+        try:
+            self.reader.write_seg(result.label_map, str(temporary), properties)
+            os.replace(temporary, output_file)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return result
+
+
+def load_stage(
+    folder: Path, *, folds: Sequence[int | str] | None, checkpoint: str, device: torch.device
+) -> nnUNetPredictor:
+    """nnU-Net's predictor for one trained configuration.
+
+    Raises:
+        FileNotFoundError: Naming the folder or fold that is not there, and how to train it.
+    """
+    folder = Path(folder)
+    if folds is None:
+        folds = [f.parent.name.removeprefix("fold_") for f in sorted(folder.glob(f"fold_*/{checkpoint}"))]
+        # A model trained on all cases is not averaged with those of the cross-validation unless asked for.
+        folds = [f for f in folds if f != "all"] or folds
+    missing = [f for f in folds if not (folder / f"fold_{f}" / checkpoint).is_file()]
+    if missing or not folds:
+        what = f"folds {', '.join(map(str, missing))}" if missing else "any fold"
+        raise FileNotFoundError(
+            f"no {checkpoint} for {what} in {folder}. Train it with nnUNetv2_train, or name other folds, plans or trainer."
+        )
+    predictor = nnUNetPredictor(use_mirroring=False, device=device, allow_tqdm=False, verbose=False)
+    predictor.initialize_from_trained_model_folder(str(folder), tuple(folds), checkpoint)
+    return predictor
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The named device, or the GPU if there is one."""
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def predict(
+    *,
+    dataset_id: int | str,
+    images: Path,
+    out: Path,
+    folds: Sequence[int | str] | None = None,
+    trainer: str = "CascadeOARTrainer",
+    plans: str = "CascadeOARPlans",
+    checkpoint: str = "checkpoint_final.pth",
+    device: str | None = None,
+    use_mirroring: bool = False,
+    overwrite: bool = False,
+    show_progress: bool = True,
+) -> PredictionSummary:
+    """Segment every case of an nnU-Net images folder with both stages, in one process.
+
+    Writes `out/<case><file ending>` on each case's own grid, `out/dataset.json` (so that `nnunet_ext evaluate` knows the
+    labels) and `out/predictions.json` (per case: box, fallback, warnings, seconds). A case that fails is named and the
+    others are finished; a case whose mask exists is skipped unless `overwrite`.
+
+    Args:
+        dataset_id: nnU-Net dataset the models were trained on: id or name.
+        images: Folder with `<case>_0000<ending>`, `<case>_0001<ending>`, ...
+        folds: Folds to average; None for all that are trained.
+        device: `cuda`, `cpu` or `mps`; None for the GPU if there is one.
+        use_mirroring: See `CascadePredictor`.
+
+    Raises:
+        FileNotFoundError: If the images folder, a case or a model is not there.
+    """
+    images, out = Path(images), Path(out)
+    if not images.is_dir():
+        raise FileNotFoundError(f"images folder {images} does not exist.")
+    if not nnUNet_results.is_set():
+        raise FileNotFoundError("the environment variable nnUNet_results is not set; it names the folder of the models.")
+    models = join(nnUNet_results, maybe_convert_to_dataset_name(dataset_id))
+    predictor = CascadePredictor(
+        *(Path(models, f"{trainer}__{plans}__{c}") for c in (LOCALIZER, SEGMENTER)),
+        folds=folds,
+        checkpoint=checkpoint,
+        device=choose_device(device),
+        use_mirroring=use_mirroring,
+    )
+    ending = predictor.dataset_json["file_ending"]
+    cases = {
+        Path(files[0]).name[: -len(f"_0000{ending}")]: [Path(f) for f in files]
+        for files in create_lists_from_splitted_dataset_folder(str(images), ending)
+    }
+    if not cases:
+        raise FileNotFoundError(f"no case in {images}: files must be named <case>_0000{ending}, <case>_0001{ending}, ...")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(predictor.dataset_json, out / "dataset.json")
+    summary = PredictionSummary(out)
+    manifest_file = out / "predictions.json"
+    manifest = read_manifest(manifest_file)
+    manifest.update(
+        {
+            "nnunet_ext": nnunet_ext.__version__,
+            "models": [f"{trainer}__{plans}__{c}" for c in (LOCALIZER, SEGMENTER)],
+            "channels": list(predictor.dataset_json["channel_names"].values()),
+            "use_mirroring": use_mirroring,
+        }
+    )
+    for case, files in tqdm(cases.items(), desc="Predicting", unit="case", disable=not show_progress):
+        output_file = out / f"{case}{ending}"
+        if output_file.is_file() and not overwrite:
+            summary.skipped.append(case)
+            continue
+        start = perf_counter()
+        try:
+            result = predictor.predict_files(files, output_file)
+        except Exception as e:  # whatever is wrong with one case, the others are finished
+            summary.failed[case] = f"{type(e).__name__}: {e}"
+            manifest["cases"][case] = {"failed": summary.failed[case]}
+        else:
+            summary.written.append(case)
+            if result.warnings:
+                summary.warnings[case] = result.warnings
+            record = asdict(result)
+            del record["label_map"], record["localizer_map"]
+            manifest["cases"][case] = {**record, "runtime_s": round(perf_counter() - start, 2)}
+        write_json(manifest, manifest_file)
+    return summary
+
+
+def read_manifest(file: Path) -> dict:
+    """The manifest of an earlier run into the same folder, or a new one."""
+    if file.is_file():
+        manifest = json.loads(file.read_text())
+        if isinstance(manifest.get("cases"), dict):
+            return manifest
+    return {"cases": {}}
+
+
+def write_json(content: Mapping, file: Path) -> None:
+    """Write JSON under a temporary name, then rename."""
+    temporary = file.with_name(f".{file.name}.partial")
+    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, file)
