@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import convolve1d, map_coordinates
+from scipy.ndimage import binary_dilation, convolve1d, map_coordinates
+from scipy.ndimage import label as label_pieces
 
 from nnunet_ext.labels import ORGANS
 from nnunet_ext.phantom_anatomy import Anatomy, Layer
@@ -365,7 +366,8 @@ def label_map(organs: Organs, grid: Grid, centrelines_mm: dict[int, np.ndarray])
     """Labels that keep each organ's volume: an organ of V voxels gets the V voxels it covers most.
 
     On thin slices this is the majority rule. On thick ones the majority rule would drop a nerve that runs between two
-    slices; this rule keeps it. Voxels crossed by a centreline come first, so that long organs stay in one piece.
+    slices; this rule keeps it. Voxels crossed by a centreline come first, and stray voxels are exchanged for ones that
+    touch the rest, so that every organ is one piece.
 
     Args:
         organs: Coverage of the voxels.
@@ -388,12 +390,35 @@ def label_map(organs: Organs, grid: Grid, centrelines_mm: dict[int, np.ndarray])
     volumes_voxels = organs.coverage.sum(axis=(1, 2, 3))
     box = np.zeros(score.shape[1:], np.uint8)
     for organ in np.argsort(volumes_voxels, kind="stable"):
-        candidates = np.flatnonzero((score[organ] > 0) & (box == 0))
-        best = np.argsort(-score[organ].ravel()[candidates], kind="stable")[: round(float(volumes_voxels[organ]))]
-        box.ravel()[candidates[best]] = organ + 1
+        free = (score[organ] > 0) & (box == 0)
+        box[_one_piece(score[organ], free, round(float(volumes_voxels[organ])))] = organ + 1
     labels = np.zeros(grid.size_voxels[::-1], np.uint8)
     labels[tuple(slice(a, a + n) for a, n in zip(start, box.shape, strict=True))] = box
     return labels
+
+
+def _best(score: np.ndarray, allowed: np.ndarray, n: int) -> np.ndarray:
+    """Mask of the `n` allowed voxels with the highest scores."""
+    candidates = np.flatnonzero(allowed)
+    chosen = np.zeros(score.shape, bool)
+    chosen.ravel()[candidates[np.argsort(-score.ravel()[candidates], kind="stable")[:n]]] = True
+    return chosen
+
+
+def _one_piece(score: np.ndarray, allowed: np.ndarray, n: int) -> np.ndarray:
+    """As `_best`, with stray voxels exchanged for the best ones that touch the largest piece (26 neighbours)."""
+    neighbours = np.ones((3, 3, 3), bool)
+    chosen = _best(score, allowed, n)
+    for _ in range(20):
+        pieces, n_pieces = label_pieces(chosen, neighbours)
+        if n_pieces <= 1:
+            return chosen
+        largest = pieces == 1 + int(np.argmax(np.bincount(pieces.ravel())[1:]))
+        touching = binary_dilation(largest, neighbours) & allowed & ~largest
+        if not touching.any():
+            return largest
+        chosen = largest | _best(score, touching, n - int(largest.sum()))
+    return chosen
 
 
 # --------------------------------------------------------------------------------------------- CT and MR physics

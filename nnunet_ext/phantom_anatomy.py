@@ -162,6 +162,13 @@ def build_anatomy(parameters: HeadParameters, rng: np.random.Generator) -> Anato
         centrelines_mm={
             ORGANS.index("OpticNrv_L") + 1: sides[LEFT].nerve_mm,
             ORGANS.index("OpticNrv_R") + 1: sides[RIGHT].nerve_mm,
+            # From the end of one nerve to that of the other, so that both keep touching the chiasm on thick slices.
+            ORGANS.index("OpticChiasm") + 1: np.concatenate(
+                [
+                    np.linspace(sides[LEFT].nerve_mm[-1], parameters.chiasm_center_mm, 30),
+                    np.linspace(parameters.chiasm_center_mm, sides[RIGHT].nerve_mm[-1], 30),
+                ]
+            ),
         },
         nerve_lengths_mm=(sides[LEFT].nerve_length_mm, sides[RIGHT].nerve_length_mm),
         metal_mm=metal,

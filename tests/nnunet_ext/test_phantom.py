@@ -299,6 +299,14 @@ def test_label_map_keeps_the_volume_of_a_nerve_between_two_slices():
     assert (label_map(Organs(coverage, (0, 0, 0)), grid, {5: line})[0] == 5).sum() == 8
 
 
+def test_label_map_exchanges_stray_voxels_for_touching_ones():
+    coverage = np.zeros((7, 1, 1, 9), np.float32)
+    coverage[6, 0, 0] = [0.9, 0.9, 0.3, 0.2, 0, 0, 0, 0.7, 0]
+    grid = Grid((9, 1, 1), (1.0, 1.0, 5.0), (0.0, 0.0, 0.0))
+    label = label_map(Organs(coverage, (0, 0, 0)), grid, {})
+    np.testing.assert_array_equal(label[0, 0], [7, 7, 7, 0, 0, 0, 0, 0, 0])  # 3 voxels; the one apart is given up
+
+
 def test_shapes_measure_distance():
     p = np.float32([[0, 0, 5], [0, 0, 2], [3, 0, 0]])
     np.testing.assert_allclose(sphere((0, 0, 0), 3).distance_mm(p), [2, -1, 0], atol=1e-5)
