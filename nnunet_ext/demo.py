@@ -128,18 +128,54 @@ def demo(out: Path = Path("demo")) -> Path:
     phantoms = str(d.out / "phantoms")
     d.step(
         f"Make {N_TRAINING + N_TEST} head phantoms (CT, T1, T2, label)",
-        ["nnunet_ext", "phantom", phantoms, "--cases", str(N_TRAINING + N_TEST), "--seed", str(SEED), "--size", "tiny"]
-        + ["-np", str(d.n_processes)],
+        [
+            "nnunet_ext",
+            "phantom",
+            phantoms,
+            "--cases",
+            str(N_TRAINING + N_TEST),
+            "--seed",
+            str(SEED),
+            "--size",
+            "tiny",
+            "-np",
+            str(d.n_processes),
+        ],
     )
     d.step(
         "Convert them to an nnU-Net dataset",
-        ["nnunet_ext", "convert", phantoms, "-d", str(DATASET_ID), "-n", NAME, "--modalities", *MODALITIES]
-        + ["--test", *test_cases, "-np", str(d.n_processes)],
+        [
+            "nnunet_ext",
+            "convert",
+            phantoms,
+            "-d",
+            str(DATASET_ID),
+            "-n",
+            NAME,
+            "--modalities",
+            *MODALITIES,
+            "--test",
+            *test_cases,
+            "-np",
+            str(d.n_processes),
+        ],
     )
     d.step(
         "Plan and preprocess",
-        ["nnUNetv2_plan_and_preprocess", "-d", str(DATASET_ID), "-pl", PLANNER, "-npfp", "2", "-np", "2"]
-        + ["-c", "3d_fullres", "3d_lowres"],
+        [
+            "nnUNetv2_plan_and_preprocess",
+            "-d",
+            str(DATASET_ID),
+            "-pl",
+            PLANNER,
+            "-npfp",
+            "2",
+            "-np",
+            "2",
+            "-c",
+            "3d_fullres",
+            "3d_lowres",
+        ],
     )
     model = ["-tr", TRAINER, "-p", PLANS, "-device", device]
     for title, configuration in (("localizer", "3d_lowres"), ("segmenter", "3d_cascade_fullres")):
@@ -167,7 +203,7 @@ def demo(out: Path = Path("demo")) -> Path:
     return results
 
 
-def score(predictions: Path, raw: Path, results: Path):  # noqa: ANN201
+def score(predictions: Path, raw: Path, results: Path):
     """Tables and pictures of the test cases; returns the evaluation's summary."""
     from nnunet_ext.evaluation import evaluate
     from nnunet_ext.overlays import overlay_folder
@@ -215,7 +251,7 @@ def cases_outside_roi(d: Demo, located: Path, raw: Path) -> list[str]:
     return short
 
 
-def verdict(summary, missed_by_localizer: Sequence[str]) -> None:  # noqa: ANN001
+def verdict(summary, missed_by_localizer: Sequence[str]) -> None:
     """Say whether the demo reached what it must.
 
     Raises:
@@ -228,7 +264,9 @@ def verdict(summary, missed_by_localizer: Sequence[str]) -> None:  # noqa: ANN00
     if min(eyes) < MIN_EYE_DSC:
         problems.append(f"eyes reach a mean DSC of {min(eyes):.1f} %, less than {MIN_EYE_DSC:g}")
     if sum(means.values()) / len(means) < MIN_MEAN_DSC:
-        problems.append(f"the organs reach a mean DSC of {sum(means.values()) / len(means):.1f} %, below {MIN_MEAN_DSC:g}")
+        problems.append(
+            f"the organs reach a mean DSC of {sum(means.values()) / len(means):.1f} %, below {MIN_MEAN_DSC:g}"
+        )
     if problems:
         raise DemoFailed("the demo ran, but its result is not what it should be:\n  " + "\n  ".join(problems))
     print("The demo reached what it must: eyes and all organs are good enough, and the localizer missed none.")

@@ -284,7 +284,9 @@ def predict(
     if not images.is_dir():
         raise FileNotFoundError(f"images folder {images} does not exist.")
     if not nnUNet_results.is_set():
-        raise FileNotFoundError("the environment variable nnUNet_results is not set; it names the folder of the models.")
+        raise FileNotFoundError(
+            "the environment variable nnUNet_results is not set; it names the folder of the models."
+        )
     models = join(nnUNet_results, maybe_convert_to_dataset_name(dataset_id))
     predictor = CascadePredictor(
         *(Path(models, f"{trainer}__{plans}__{c}") for c in (LOCALIZER, SEGMENTER)),
@@ -299,7 +301,9 @@ def predict(
         for files in create_lists_from_splitted_dataset_folder(str(images), ending)
     }
     if not cases:
-        raise FileNotFoundError(f"no case in {images}: files must be named <case>_0000{ending}, <case>_0001{ending}, ...")
+        raise FileNotFoundError(
+            f"no case in {images}: files must be named <case>_0000{ending}, <case>_0001{ending}, ..."
+        )
     out.mkdir(parents=True, exist_ok=True)
     write_json(predictor.dataset_json, out / "dataset.json")
     summary = PredictionSummary(out)
