@@ -1,0 +1,755 @@
+"""Folders of NIfTI, NRRD or MetaImage files, one folder per case, to nnU-Net's raw format.
+
+A case folder holds one image per channel (`CT.nii.gz`, `patient7_T1.nrrd`) and, for training, one label map
+(`label.nii.gz`, values in the order of the label table) or one mask per organ (`Lens_L.nii.gz`, beside the images or
+in `masks/` or `structures/`). Each case is written as a whole or not at all, and again only when its files or the
+options change.
+
+Rules for one mask per organ: several files may name one organ and are united. Where masks of two organs overlap, the
+smaller one wins if at least half of it lies in the larger (a lens drawn inside an eye: the eye excludes its lens), or
+if the overlap is at most 10 voxels or 5 % of the smaller. Any other overlap fails the case. Files that the label table
+does not know are left out and listed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from nnunet_ext.cleaning import ChannelOptions, prepare_channels, reference_channel
+from nnunet_ext.geometry import (
+    CANONICAL,
+    GRID_TOLERANCE_MM,
+    describe_grid,
+    grid_difference,
+    orientation_code,
+    resample_labels,
+    same_grid,
+    to_canonical,
+)
+from nnunet_ext.image_io import find_channel_files, image_files, image_stem, read_image, write_image
+from nnunet_ext.labels import LabelTable, default_label_table, left_right_pairs, load_label_table
+
+log = logging.getLogger(__name__)
+
+FILE_ENDING = ".nii.gz"
+#: nnU-Net's reader that turns any image to RAS on reading and writes the result back on the image's own grid.
+READER = "NibabelIOWithReorient"
+LABEL_MAP_NAMES = ("label", "labels", "seg", "segmentation", "labelmap")
+MASK_FOLDERS = ("masks", "mask", "structures", "segmentations")
+#: Overlap of two masks that is a matter of drawing, not of a wrong file: voxels, and share of the smaller mask.
+OVERLAP_VOXELS, OVERLAP_SHARE = 10, 0.05
+#: From this share of the smaller mask on, it is meant to lie inside the larger one.
+NESTED_SHARE = 0.5
+#: An organ with more than this share beyond a channel's field of view fails the case.
+LARGEST_ORGAN_SHARE_OUTSIDE = 0.5
+#: Raised when the same input and options give other files than before: cases are then converted again.
+FORMAT = 1
+
+
+@dataclass
+class ConversionSummary:
+    """What `convert` did.
+
+    Attributes:
+        dataset_folder: `nnUNet_raw/DatasetID_NAME`.
+        written: Cases converted now.
+        skipped: Cases that were there already, from the same files with the same options.
+        failed: Case -> reason, one line. Nothing of these cases is in the dataset.
+        warnings: Case -> lines worth reading, for the cases written now.
+    """
+
+    dataset_folder: Path
+    written: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    warnings: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    modalities: tuple[str, ...]
+    table: LabelTable
+    channels: ChannelOptions
+
+    def as_dict(self) -> dict:
+        return {
+            "modalities": list(self.modalities),
+            **asdict(self.channels),
+            "orientation": CANONICAL,
+            "label_table": self.table.as_dict(),
+        }
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One case's files. `label_files`: organ -> mask files, or None -> one label map; empty without labels."""
+
+    folder: Path
+    identifier: str
+    test: bool
+    images: dict[str, Path]
+    label_files: dict[str | None, list[Path]]
+    ignored: list[str]
+
+    @property
+    def split(self) -> str:
+        return "Ts" if self.test or not self.label_files else "Tr"
+
+    def files(self) -> list[Path]:
+        paths = [*self.images.values(), *(path for paths in self.label_files.values() for path in paths)]
+        return sorted({file for path in paths for file in image_files(path)})
+
+
+@dataclass(frozen=True)
+class _Job:
+    case: _Case
+    settings: _Settings
+    dataset: Path
+
+
+def convert(
+    source: Path,
+    *,
+    dataset_id: int,
+    name: str,
+    modalities: Sequence[str] = ("CT", "T1", "T2"),
+    labels_file: Path | None = None,
+    test_cases: Sequence[str] = (),
+    n_processes: int = 2,
+    allow_non_hu: bool = False,
+    window_hu: tuple[float, float] | None = None,
+    clean_ct: bool = True,
+    n4: bool = True,
+    raw_folder: Path | None = None,
+    show_progress: bool = True,
+) -> ConversionSummary:
+    """Folder with one folder per case -> nnU-Net raw dataset with `dataset.json` and a provenance file per case.
+
+    Every image is turned to `LPS` axes without interpolation; channels on other grids than the CT (the first channel
+    where there is no CT) are resampled onto it by cubic B-splines. Label maps must lie on the grid of that channel, or
+    of another channel of the case: then each label is resampled on its own. A case that fails is left out as a whole and
+    the others are finished. Running again converts only what is new, changed or failed.
+
+    Args:
+        source: Folder with one folder per case.
+        dataset_id: nnU-Net's dataset number, 1..999.
+        name: Dataset name: `Dataset501_NAME`.
+        modalities: Channels in nnU-Net's order; file names are looked up by `find_channel_files`. `CT` is treated as CT.
+        labels_file: TOML label table (`load_label_table`); the seven organs of `ORGANS` if None.
+        test_cases: Names of case folders that go to `imagesTs` (and `labelsTs`). So do cases without labels.
+        n_processes: Cases converted at the same time. More than one starts new Python processes, so a script needs
+            `if __name__ == "__main__":`.
+        allow_non_hu: Accept a CT whose values are not HU.
+        window_hu: Clip the CT to this window.
+        clean_ct: Replace couch and fixation mask by air.
+        n4: Remove the bias field of channels that are not CT.
+        raw_folder: nnU-Net's raw folder; the environment variable `nnUNet_raw` if None.
+        show_progress: Show a progress bar.
+
+    Returns:
+        Which cases were written, skipped or failed, and why.
+
+    Raises:
+        ValueError: If an argument is wrong, before anything is written.
+        FileNotFoundError: If `source` or the label table does not exist.
+        OSError: If the output folder cannot be written.
+    """
+    source = Path(source)
+    settings = _Settings(
+        _checked_modalities(modalities),
+        default_label_table() if labels_file is None else load_label_table(labels_file),
+        ChannelOptions(clean_ct, n4, None if window_hu is None else _checked_window(window_hu), allow_non_hu),
+    )
+    dataset = _dataset_folder(raw_folder, dataset_id, name)
+    folders = _case_folders(source)
+    known = {folder.name for folder in folders}
+    unknown = [case for case in test_cases if case not in known]
+    if unknown:
+        raise ValueError(f"test case {', '.join(map(repr, unknown))} is not a folder in {source.name}")
+    if n_processes < 1:
+        raise ValueError(f"n_processes is {n_processes}; at least 1 is needed")
+
+    summary = ConversionSummary(dataset)
+    identifiers = _identifiers(folders, summary.failed)
+    _check_other_cases(dataset, set(identifiers.values()), settings)
+    _check_writable(dataset)
+    jobs = []
+    for folder in folders:
+        if folder.name in summary.failed:
+            continue
+        try:
+            case = _find_case(folder, identifiers[folder], folder.name in test_cases, settings)
+            jobs.append(_Job(case, settings, dataset))
+        except (ValueError, OSError) as error:
+            summary.failed[folder.name] = _reason(folder.name, error)
+
+    try:
+        for job, outcome in _run(jobs, n_processes, show_progress):
+            case_name = job.case.folder.name
+            if isinstance(outcome, str):
+                summary.failed[case_name] = outcome
+            elif outcome is None:
+                summary.skipped.append(case_name)
+            else:
+                summary.written.append(case_name)
+                if outcome:
+                    summary.warnings[case_name] = outcome
+        for folder in folders:
+            if folder.name in summary.failed and folder in identifiers:
+                _remove_case(dataset, identifiers[folder])
+        _write_dataset_json(dataset, name, settings)
+    finally:
+        shutil.rmtree(dataset / ".partial", ignore_errors=True)
+        _remove_empty_folders(dataset)
+    summary.written.sort()
+    summary.skipped.sort()
+    summary.failed = dict(sorted(summary.failed.items()))
+    for case_name, lines in sorted(summary.warnings.items()):
+        for line in lines:
+            log.warning("case '%s': %s", case_name, line)
+    return summary
+
+
+# ------------------------------------------------------------------------------------ checks before the start
+
+
+def _checked_modalities(modalities: Sequence[str]) -> tuple[str, ...]:
+    names = (modalities,) if isinstance(modalities, str) else tuple(modalities)
+    if not names or len({name.casefold() for name in names}) != len(names):
+        raise ValueError(f"modalities {list(names)}: give each channel once, e.g. CT T1 T2")
+    return tuple("CT" if name.casefold() == "ct" else name for name in names)  # nnU-Net looks for this word
+
+
+def _checked_window(window_hu: Sequence[float]) -> tuple[float, float]:
+    low, high = (float(value) for value in window_hu)
+    if not low < high:
+        raise ValueError(f"window {low:g}..{high:g} HU is empty; give the lower end first, e.g. -160 240")
+    return low, high
+
+
+def _dataset_folder(raw_folder: Path | None, dataset_id: int, name: str) -> Path:
+    if raw_folder is None:
+        if not os.environ.get("nnUNet_raw"):  # noqa: SIM112 nnU-Net's own spelling
+            raise ValueError(
+                "nnUNet_raw is not set: say where raw datasets go, e.g. export nnUNet_raw=$HOME/nnUNet_raw"
+            )
+        raw_folder = Path(os.environ["nnUNet_raw"])  # noqa: SIM112
+    raw_folder = Path(raw_folder)
+    if not 1 <= dataset_id <= 999:
+        raise ValueError(f"dataset id {dataset_id} is not within 1..999")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise ValueError(f"dataset name {name!r}: use letters, digits, '_', '-' and '.'")
+    wanted = f"Dataset{dataset_id:03d}_{name}"
+    if raw_folder.is_dir():
+        for other in sorted(raw_folder.glob(f"Dataset{dataset_id:03d}_*")):
+            if other.name != wanted:
+                raise ValueError(f"dataset id {dataset_id} is taken by {other.name}; use another id or that name")
+    return raw_folder / wanted
+
+
+def _case_folders(source: Path) -> list[Path]:
+    if not source.is_dir():
+        raise FileNotFoundError(f"{source} is not a folder; give the folder that holds one folder per case")
+    folders = sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not folders:
+        loose = any(image_stem(path) for path in source.iterdir())
+        hint = "it holds images; put each case into a folder of its own" if loose else "it holds no folder"
+        raise ValueError(f"{source} has no cases: {hint}")
+    return folders
+
+
+def _identifiers(folders: Sequence[Path], failed: dict[str, str]) -> dict[Path, str]:
+    """nnU-Net's case name per folder; folders that would share one are put into `failed`."""
+    identifiers = {folder: re.sub(r"[^A-Za-z0-9_-]+", "_", folder.name) for folder in folders}
+    groups: dict[str, list[Path]] = {}
+    for folder, identifier in identifiers.items():
+        groups.setdefault(identifier.casefold(), []).append(folder)
+    for group in groups.values():
+        if len(group) > 1:
+            for folder in group:
+                others = " and ".join(repr(other.name) for other in group if other is not folder)
+                failed[folder.name] = f"case '{folder.name}': duplicate case name, {others} is the same; rename one"
+    return identifiers
+
+
+def _check_other_cases(dataset: Path, identifiers: set[str], settings: _Settings) -> None:
+    """Refuse to mix: cases of an earlier run that this one does not replace must have its channels and labels."""
+    for path in sorted((dataset / "provenance").glob("*.json")):
+        if path.stem in identifiers:
+            continue
+        options = (_read_json(path) or {}).get("options", {})
+        mine = settings.as_dict()
+        if options.get("modalities") != mine["modalities"] or list(options.get("label_table", ())) != list(
+            settings.table.names
+        ):
+            raise ValueError(
+                f"{dataset.name} holds case '{path.stem}' with other channels or labels; use another dataset id or "
+                "remove that dataset"
+            )
+
+
+def _check_writable(dataset: Path) -> None:
+    """Make the folder for unfinished cases; OSError in one line where that is impossible."""
+    try:
+        partial = dataset / ".partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        (partial / "probe").write_bytes(b"")
+    except OSError as error:
+        raise type(error)(
+            f"cannot write to {dataset}: {error.strerror or error}; choose a folder you may write to"
+        ) from error
+
+
+# ------------------------------------------------------------------------------------------- finding the files
+
+
+def _find_case(folder: Path, identifier: str, test: bool, settings: _Settings) -> _Case:
+    images = find_channel_files(folder, settings.modalities)
+    label_files, ignored = _find_labels(folder, set(images.values()), settings.table)
+    return _Case(folder, identifier, test, images, label_files, ignored)
+
+
+def _find_labels(folder: Path, images: set[Path], table: LabelTable) -> tuple[dict[str | None, list[Path]], list[str]]:
+    """Label files of a case and the names of images that are neither channel nor organ."""
+    free = [path for path in sorted(folder.iterdir()) if path.is_file() and image_stem(path) and path not in images]
+    maps = [path for path in free if image_stem(path).lower() in LABEL_MAP_NAMES]
+    subfolders = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name.lower() in MASK_FOLDERS]
+    drawn = [path for sub in subfolders for path in sorted(sub.iterdir()) if path.is_file() and image_stem(path)]
+    organs: dict[str | None, list[Path]] = {}
+    ignored = []
+    for path in [*(path for path in free if path not in maps), *drawn]:
+        organ = table.organ(image_stem(path))
+        if organ is None:
+            ignored.append(path.relative_to(folder).as_posix())
+        else:
+            organs.setdefault(organ, []).append(path)
+    for organ, paths in organs.items():
+        stems = [image_stem(path).casefold() for path in paths]
+        if len(set(stems)) != len(stems):
+            raise ValueError(f"organ {organ} has the same file twice, {_names(paths)}; keep one")
+    if len(maps) > 1:
+        raise ValueError(f"there are {len(maps)} label maps, {_names(maps)}; keep one")
+    if maps and organs:
+        masks = [path for paths in organs.values() for path in paths]
+        raise ValueError(f"there is a label map, {maps[0].name}, and masks per organ, {_names(masks)}; keep one kind")
+    if drawn and not organs and not maps:
+        raise ValueError(
+            f"none of the masks {_names(drawn)} is in the label table ({', '.join(table.names)}); add their names as aliases"
+        )
+    return ({None: maps} if maps else organs), ignored
+
+
+def _names(paths: Sequence[Path], most: int = 4) -> str:
+    names = " and ".join(path.name for path in paths[:most])
+    return names + (f" and {len(paths) - most} more" if len(paths) > most else "")
+
+
+# -------------------------------------------------------------------------------------------------- the pool
+
+
+def _run(jobs: Sequence[_Job], n_processes: int, show_progress: bool) -> Iterable[tuple[_Job, str | list[str] | None]]:
+    """Each job with its outcome, as they finish: the reason it failed, None if nothing was to do, else its warnings."""
+    from tqdm import tqdm
+
+    with tqdm(total=len(jobs), desc="convert", unit="case", disable=not show_progress) as bar:
+        if n_processes == 1 or not jobs:
+            for job in jobs:
+                yield job, _convert_case(job)
+                bar.update()
+            return
+        lost = []
+        for job, outcome in _run_pool(jobs, min(n_processes, len(jobs))):
+            if outcome is _LOST:
+                lost.append(job)
+                continue
+            yield job, outcome
+            bar.update()
+        for job in lost:  # a killed process takes its neighbours along; alone, each shows whose fault it was
+            outcome = next(iter(_run_pool([job], 1)))[1]
+            if outcome is _LOST:
+                outcome = _reason(
+                    job.case.folder.name,
+                    "its process was killed, probably out of memory; convert with -np 1 or more memory",
+                )
+            yield job, outcome
+            bar.update()
+
+
+_LOST = object()
+
+
+def _run_pool(jobs: Sequence[_Job], n_processes: int) -> Iterable[tuple[_Job, object]]:
+    context = multiprocessing.get_context("spawn")  # forking a process that has threads (ITK, torch) can hang
+    pool = ProcessPoolExecutor(n_processes, mp_context=context, initializer=_start_worker)
+    try:
+        futures = {pool.submit(_convert_case, job): job for job in jobs}
+        for future in as_completed(futures):
+            try:
+                yield futures[future], future.result()
+            except BrokenProcessPool:
+                yield futures[future], _LOST
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # the cases are what runs in parallel
+
+
+# -------------------------------------------------------------------------------------------------- one case
+
+
+def _convert_case(job: _Job) -> str | list[str] | None:
+    """Convert one case if needed; never raises for bad data or a full disk, but returns the reason."""
+    case, dataset = job.case, job.dataset
+    partial = dataset / ".partial" / case.identifier
+    try:
+        hashes = {path.relative_to(case.folder).as_posix(): _sha256(path) for path in case.files()}
+        fingerprint = _fingerprint(case, job.settings, hashes)
+        if _is_done(dataset, case, fingerprint):
+            return None
+        _remove_case(dataset, case.identifier)
+        partial.mkdir(parents=True, exist_ok=True)
+        files, provenance = _build(job, partial)
+        provenance = {
+            "case": case.folder.name,
+            "identifier": case.identifier,
+            "fingerprint": fingerprint,
+            "inputs_sha256": hashes,
+            "outputs": sorted(files),
+            "options": job.settings.as_dict(),
+            "versions": _versions(),
+            **provenance,
+        }
+        for file in files:
+            (dataset / file).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(partial / Path(file).name if not file.startswith("labels") else partial / "label" / Path(file).name,
+                       dataset / file)  # fmt: skip
+        _write_json(provenance, dataset / "provenance" / f"{case.identifier}.json")
+        return provenance["warnings"]
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+        _remove_case(dataset, case.identifier)
+        return _reason(case.folder.name, error)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _build(job: _Job, partial: Path) -> tuple[list[str], dict]:
+    """Write a case's channels and labels below `partial`; names of the files in the dataset, and the record."""
+    case, settings = job.case, job.settings
+    images = {modality: read_image(path) for modality, path in case.images.items()}
+    name = reference_channel(list(images))
+    reference = to_canonical(images[name])
+    warnings: list[str] = []
+    labels = counts = None
+    if case.label_files:
+        labels, counts = _labels(case, images, reference, settings.table, warnings)
+    organs = None if labels is None else sitk.GetArrayFromImage(labels)
+    channels = prepare_channels(images, settings.channels, keep=None if organs is None else organs > 0)
+    warnings += channels.warnings
+    if organs is not None:
+        _check_organs_covered(organs, channels.fields_of_view, settings.table, warnings)
+    files = []
+    for number, image in enumerate(channels.images.values()):
+        file = f"images{case.split}/{case.identifier}_{number:04d}{FILE_ENDING}"
+        write_image(image, partial / Path(file).name)
+        files.append(file)
+    if labels is not None:
+        file = f"labels{case.split}/{case.identifier}{FILE_ENDING}"
+        (partial / "label").mkdir(exist_ok=True)
+        write_image(labels, partial / "label" / Path(file).name)
+        files.append(file)
+    record = {
+        "channels": {
+            modality: {
+                "file": case.images[modality].relative_to(case.folder).as_posix(),
+                "size": list(image.GetSize()),
+                "spacing_mm": [round(mm, 6) for mm in image.GetSpacing()],
+                "orientation": orientation_code(image),
+                "direction": [round(cosine, 8) for cosine in image.GetDirection()],
+                **channels.record[modality],
+            }
+            for modality, image in images.items()
+        },
+        "reference_channel": name,
+        "label_voxels": counts,
+        "ignored_files": case.ignored,
+        "warnings": warnings,
+    }
+    return files, record
+
+
+def _labels(
+    case: _Case, images: Mapping[str, sitk.Image], reference: sitk.Image, table: LabelTable, warnings: list[str]
+) -> tuple[sitk.Image, dict]:
+    """Label map on the reference's grid, and voxels per organ in the files and in the map."""
+    drawn, before = _label_map(case, table) if None in case.label_files else _merged_masks(case, table, warnings)
+    canonical = to_canonical(drawn)
+    if same_grid(canonical, reference):
+        canonical.CopyInformation(reference)
+        labels = canonical
+    else:
+        others = {modality: to_canonical(image) for modality, image in images.items()}
+        owner = next((m for m, image in others.items() if same_grid(canonical, image)), None)
+        if owner is None:
+            raise ValueError(
+                f"labels do not lie on the grid of a channel (within {GRID_TOLERANCE_MM} mm): "
+                f"{grid_difference(canonical, reference)}; export them on the grid of the {reference_channel(list(images))}"
+            )
+        labels = resample_labels(canonical, reference)
+        warnings.append(f"labels are drawn on the grid of {owner} and were resampled: {describe_grid(canonical)}")
+        _report_cut_labels(canonical, labels, table, warnings)
+    array = sitk.GetArrayViewFromImage(labels)
+    after = _counts(array, table)
+    for organ, n in before.items():
+        if n and not after[organ]:
+            raise ValueError(f"{organ} has {n} voxels as drawn and none on the grid of the images; check where it lies")
+    missing = [organ for organ, n in after.items() if not n]
+    if missing:
+        warnings.append(f"no voxel is labelled {', '.join(missing)}: nnU-Net will learn that it is not there")
+    _check_sides(array, table, warnings)
+    pixel = sitk.sitkUInt8 if len(table.names) < 256 else sitk.sitkUInt16
+    return sitk.Cast(labels, pixel), {"before": before, "after": after}
+
+
+def _report_cut_labels(drawn: sitk.Image, labels: sitk.Image, table: LabelTable, warnings: list[str]) -> None:
+    """Warn where resampling changed an organ's volume by more than a tenth: cut at the border, or finer than a voxel."""
+    voxel = [float(np.prod(image.GetSpacing())) for image in (drawn, labels)]
+    before, after = (_counts(sitk.GetArrayViewFromImage(image), table) for image in (drawn, labels))
+    for organ in table.names:
+        volume = before[organ] * voxel[0], after[organ] * voxel[1]
+        if volume[0] and abs(volume[1] / volume[0] - 1) > 0.1:
+            warnings.append(f"{organ} went from {volume[0]:.0f} to {volume[1]:.0f} mm3 on the grid of the images")
+
+
+def _counts(array: np.ndarray, table: LabelTable) -> dict[str, int]:
+    counts = np.bincount(array.ravel().astype(np.intp), minlength=len(table.names) + 1)
+    return {organ: int(counts[value]) for organ, value in table.values.items()}
+
+
+def _label_map(case: _Case, table: LabelTable) -> tuple[sitk.Image, dict[str, int]]:
+    path = case.label_files[None][0]
+    image = read_image(path)
+    array = sitk.GetArrayViewFromImage(image)
+    values = np.unique(array)
+    if not values.any():
+        raise ValueError(
+            f"{path.name} is an empty label map: every voxel is 0; leave it out, or export the labels again"
+        )
+    known = {0, *table.values.values()}
+    wrong = [f"{value:g}" for value in values if float(value) not in known]
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise ValueError(
+            f"label value {', '.join(wrong[:5])}{more} in {path.name} is not in the label table "
+            f"({', '.join(f'{v} {organ}' for organ, v in table.values.items())}); pass a table with --labels"
+        )
+    image = sitk.Cast(image, sitk.sitkUInt16)
+    return image, _counts(sitk.GetArrayViewFromImage(image), table)
+
+
+def _merged_masks(case: _Case, table: LabelTable, warnings: list[str]) -> tuple[sitk.Image, dict[str, int]]:
+    """One label map from one mask per organ; see the module's docstring for overlaps."""
+    grid, first = None, ""
+    masks: dict[str, np.ndarray] = {}
+    for organ in table.names:
+        for path in case.label_files.get(organ, ()):
+            image = read_image(path)
+            if grid is None:
+                grid, first = image, path.name
+            elif not same_grid(image, grid):
+                image = to_canonical(image)
+                if not same_grid(image, to_canonical(grid)):
+                    raise ValueError(
+                        f"masks {path.name} and {first} lie on different grids: {grid_difference(image, to_canonical(grid))}"
+                    )
+                image = sitk.DICOMOrient(image, orientation_code(grid))
+            array = sitk.GetArrayViewFromImage(image)
+            values = np.unique(array)
+            if values.size > 2 or (values.size == 2 and values[0] != 0):
+                raise ValueError(f"mask {path.name} of {organ} holds {values.size} values, {values[0]:g}..{values[-1]:g}; "
+                                 "a mask has 0 and one other")  # fmt: skip
+            masks[organ] = masks.get(organ, np.zeros(array.shape, dtype=bool)) | (array != 0)
+    before = {organ: int(np.count_nonzero(masks[organ])) if organ in masks else 0 for organ in table.names}
+    if not any(before.values()):
+        raise ValueError(f"the label map is empty: all masks are ({', '.join(masks)})")
+    _check_overlaps(masks, before, warnings)
+    result = np.zeros(grid.GetSize()[::-1], dtype=np.uint16)
+    for organ in sorted(masks, key=lambda organ: -before[organ]):  # smaller organs are written over larger ones
+        result[masks[organ]] = table.values[organ]
+    image = sitk.GetImageFromArray(result)
+    image.CopyInformation(grid)
+    return image, before
+
+
+def _check_overlaps(masks: Mapping[str, np.ndarray], voxels: Mapping[str, int], warnings: list[str]) -> None:
+    crowded = np.zeros(next(iter(masks.values())).shape, dtype=np.uint8)
+    for mask in masks.values():
+        crowded += mask
+    places = np.nonzero(crowded > 1)
+    if not places[0].size:
+        return
+    there = {organ: mask[places] for organ, mask in masks.items()}
+    organs = list(masks)
+    for i, a in enumerate(organs):
+        for b in organs[i + 1 :]:
+            both = int(np.count_nonzero(there[a] & there[b]))
+            if not both:
+                continue
+            small, _ = sorted((a, b), key=lambda organ: voxels[organ])
+            if both < NESTED_SHARE * voxels[small] and both > max(OVERLAP_VOXELS, OVERLAP_SHARE * voxels[small]):
+                raise ValueError(
+                    f"masks of {a} and {b} overlap in {both} voxels ({both / voxels[small]:.0%} of {small}); "
+                    "correct one of them"
+                )
+            warnings.append(f"masks of {a} and {b} overlap in {both} voxels: they count as {small}, the smaller one")
+
+
+def _check_sides(array: np.ndarray, table: LabelTable, warnings: list[str]) -> None:
+    """Warn where a left organ lies to the right of its partner: swapped names or a flipped image. x runs to the left."""
+    names = list(table.names)
+    for left, right in left_right_pairs(table.values):
+        x = [np.nonzero((array == value).any(axis=(0, 1)))[0] for value in (left, right)]
+        if x[0].size and x[1].size and x[0].mean() < x[1].mean():
+            warnings.append(f"{names[left - 1]} lies to the right of {names[right - 1]}: are the sides swapped?")
+
+
+def _check_organs_covered(
+    organs: np.ndarray, fields_of_view: Mapping[str, np.ndarray], table: LabelTable, warnings: list[str]
+) -> None:
+    for modality, inside in fields_of_view.items():
+        total = np.bincount(organs.ravel(), minlength=len(table.names) + 1)
+        outside = np.bincount(organs[~inside], minlength=len(table.names) + 1)
+        for organ, value in table.values.items():
+            if not outside[value]:
+                continue
+            share = outside[value] / total[value]
+            if share > LARGEST_ORGAN_SHARE_OUTSIDE:
+                raise ValueError(
+                    f"{share:.0%} of {organ} lies outside the field of view of {modality}; register {modality}, or leave "
+                    "it out with --modalities"
+                )
+            warnings.append(f"{share:.0%} of {organ} lies outside the field of view of {modality}")
+
+
+# -------------------------------------------------------------------------------------- files of the dataset
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 22):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _fingerprint(case: _Case, settings: _Settings, hashes: Mapping[str, str]) -> str:
+    """Hash of all that decides what a case's files hold and where they go."""
+    content = {
+        "format": FORMAT,
+        "split": case.split,
+        "options": settings.as_dict(),
+        "files": dict(hashes),
+        "images": {modality: path.name for modality, path in case.images.items()},
+        "labels": {str(organ): [path.name for path in paths] for organ, paths in case.label_files.items()},
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=False).encode()).hexdigest()
+
+
+def _is_done(dataset: Path, case: _Case, fingerprint: str) -> bool:
+    provenance = _read_json(dataset / "provenance" / f"{case.identifier}.json")
+    if not provenance or provenance.get("fingerprint") != fingerprint:
+        return False
+    return all((dataset / file).is_file() for file in provenance.get("outputs", ("missing",)))
+
+
+def _remove_case(dataset: Path, identifier: str) -> None:
+    """Remove a case's files wherever an earlier run put them, its provenance first."""
+    (dataset / "provenance" / f"{identifier}.json").unlink(missing_ok=True)
+    for split in ("Tr", "Ts"):
+        (dataset / f"labels{split}" / f"{identifier}{FILE_ENDING}").unlink(missing_ok=True)
+        for path in (dataset / f"images{split}").glob(f"{identifier}_[0-9][0-9][0-9][0-9]{FILE_ENDING}"):
+            path.unlink()
+
+
+def _remove_empty_folders(dataset: Path) -> None:
+    if not dataset.is_dir():
+        return
+    for folder in [*(path for path in dataset.iterdir() if path.is_dir()), dataset]:
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _write_dataset_json(dataset: Path, name: str, settings: _Settings) -> None:
+    """`dataset.json` for the cases that are there; removed where there is none."""
+    from nnunetv2.dataset_conversion.generate_dataset_json import generate_dataset_json
+
+    n_training = len(list((dataset / "labelsTr").glob(f"*{FILE_ENDING}")))
+    if not n_training and not any((dataset / "imagesTs").glob(f"*{FILE_ENDING}")):
+        (dataset / "dataset.json").unlink(missing_ok=True)
+        return
+    partial = dataset / ".partial"
+    partial.mkdir(exist_ok=True)
+    generate_dataset_json(
+        str(partial),
+        channel_names=dict(enumerate(settings.modalities)),
+        labels=settings.table.dataset_labels,
+        num_training_cases=n_training,
+        file_ending=FILE_ENDING,
+        dataset_name=name,
+        overwrite_image_reader_writer=READER,
+        license="not stated",
+        converted_by=f"nnunet_ext {_versions()['nnunet_ext']}",
+        nnunet_ext={**settings.as_dict(), "versions": _versions()},
+    )
+    os.replace(partial / "dataset.json", dataset / "dataset.json")
+
+
+def _versions() -> dict[str, str]:
+    def installed(package: str) -> str:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return "unknown"
+
+    return {
+        "nnunet_ext": installed("nnunet-ext"),
+        "nnunetv2": installed("nnunetv2"),
+        "SimpleITK": sitk.Version_VersionString(),
+        "numpy": np.__version__,
+    }
+
+
+def _read_json(path: Path) -> dict | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _write_json(content: Mapping, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _reason(case_name: str, error: Exception | str) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return f"case '{case_name}': {text}"

@@ -1,0 +1,595 @@
+"""What is done to an image's values before nnU-Net sees them, for training data and new cases alike.
+
+CT: values checked to be HU, padding below air clipped, couch and fixation mask replaced by air, optionally a window.
+MR: bias field removed by N4. The body is found by Otsu's threshold and morphology in `body_mask_array`, which needs
+arrays only, so that the preprocessor can use it too.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
+
+from nnunet_ext.geometry import describe_grid, field_of_view, index_to_world, resample_to, same_grid, to_canonical
+
+log = logging.getLogger(__name__)
+
+AIR_HU = -1000.0
+#: Scanners and planning systems pad with -1500, -2000 or -3024; nothing measured lies below -1024.
+LOWEST_HU = -1024.0
+#: Half-way between air and skin lies -500; partial volume and noise ask for some freedom around it.
+BODY_THRESHOLD_HU = (-500.0, -350.0)
+#: Above this, two surfaces with a gap of a voxel between them stay apart.
+CORE_THRESHOLD_HU = -250.0
+#: Couch shells and perforated masks: an opening of this width cuts them off. Wider ones cut noses and lids.
+SHEET_MM = 3.0
+#: What the opening takes off skin and thin walls is given back up to this far.
+EDGE_MM = 1.5
+#: Up to this far, what is thicker than a mask (2 to 3 mm) is given back too: ears, sinuses behind a thin wall.
+REACH_MM = 6.0
+THICK_MM = 4.5
+#: Found on a grid of about this voxel size first, then refined in the head's box.
+COARSE_MM = 2.5
+#: A body smaller than this is not believed: the image is left as it is.
+SMALLEST_BODY_ML = 20.0
+
+_BINS = 128
+
+
+# ------------------------------------------------------------------------------------------------ the body
+
+
+def body_mask_array(volume: np.ndarray, *, spacing_mm: Sequence[float], is_ct: bool) -> np.ndarray:
+    """The patient: skin and everything inside it, air cavities included; without couch and fixation mask.
+
+    Args:
+        volume: CT in HU (or in other units, then the threshold comes from its own histogram) or MR, `(Z, Y, X)`.
+        spacing_mm: Voxel size along `(Z, Y, X)`.
+        is_ct: Couch and mask are looked for only in CT. In MR the dark skull is bridged.
+
+    Returns:
+        Bool `(Z, Y, X)`; all False where no body is found.
+
+    Method: threshold (Otsu), opening by a cube wider than a mask is thick, the component with the deepest inside (a
+    couch is wider than a head, never deeper), what the opening took from skin and thick parts given back, holes
+    filled slice by slice along each of the three axes. Large volumes are searched on a coarse grid and refined inside
+    the head's box. A mask that lies on the skin without a voxel of air between them cannot be told from skin and stays.
+    """
+    spacing = np.asarray(spacing_mm, dtype=float)
+    if volume.ndim != 3 or spacing.shape != (3,) or not np.all(spacing > 0):
+        raise ValueError(
+            f"volume of shape {volume.shape} with spacing {spacing_mm} mm: three axes and sizes > 0 needed"
+        )
+    factors = np.maximum(1, (COARSE_MM / spacing + 0.01).astype(int))
+    factors = np.minimum(factors, np.maximum(1, np.asarray(volume.shape) // 8))
+    coarse = _block_mean(volume, factors)
+    core_level, level = _thresholds(coarse, is_ct=is_ct)
+    find = _find_ct if is_ct else _find_mr
+    mask = find(coarse, core_level, level, spacing * factors)
+    if np.all(factors == 1) or not mask.any():
+        return mask[tuple(slice(n) for n in volume.shape)]
+
+    # The head's box on the fine grid, two coarse voxels wider.
+    wide = ndimage.binary_dilation(mask, iterations=2)
+    box = tuple(
+        slice(int(s.start * f), int(min(s.stop * f, n)))
+        for s, f, n in zip(ndimage.find_objects(wide.astype(np.uint8))[0], factors, volume.shape, strict=True)
+    )
+    near = _enlarge(wide, factors, volume.shape)[box]
+    result = np.zeros(volume.shape, dtype=bool)
+    if is_ct:
+        fine = np.where(near, volume[box], np.asarray(volume[box].min(), dtype=volume.dtype))
+        result[box] = find(fine, core_level, level, spacing)
+    else:
+        inner = _enlarge(ndimage.binary_erosion(mask, iterations=2, border_value=1), factors, volume.shape)[box]
+        close = _enlarge(ndimage.binary_dilation(mask), factors, volume.shape)[box]
+        result[box] = _fill_slices(_deepest(_open((volume[box] > level) & close | inner, 3.0, spacing), spacing))
+    return result
+
+
+def _find_ct(volume: np.ndarray, core_level: float, level: float, spacing: np.ndarray) -> np.ndarray:
+    tissue = volume > level
+    head = _deepest(_open(volume > core_level, SHEET_MM, spacing), spacing)
+    if not head.any():
+        head = _deepest(tissue, spacing)
+    body = _fill_slices(_grow(head, tissue, EDGE_MM, spacing))
+    rest = _fill_slices(_grow(head, tissue, REACH_MM, spacing)) & ~body
+    thick = _grow(_open(rest, THICK_MM, spacing), rest, THICK_MM, spacing)
+    return _fill_slices(body | thick) if thick.any() else body
+
+
+def _find_mr(volume: np.ndarray, core_level: float, level: float, spacing: np.ndarray) -> np.ndarray:
+    tissue = _open(volume > level, 0.0, spacing)
+    closed = _fill_slices(_close(tissue, 8.0, spacing))
+    head = _deepest(_open(closed, 6.0, spacing), spacing)
+    return _fill_slices(_grow(head, tissue, REACH_MM, spacing))
+
+
+def _thresholds(volume: np.ndarray, *, is_ct: bool) -> tuple[float, float]:
+    """Values above which a voxel is solid tissue, and above which it is tissue at all."""
+    if is_ct and float(volume.min()) <= -500.0:
+        low, high = BODY_THRESHOLD_HU
+        level = float(np.clip(otsu_threshold(np.clip(volume, LOWEST_HU, 300.0)), low, high))
+        return CORE_THRESHOLD_HU, level
+    # Bright tissue (fat, bone) would pull the cut above dim tissue: everything above the usual tissue counts as usual.
+    first = otsu_threshold(volume)
+    usual = float(np.median(volume[volume > first])) if (volume > first).any() else first
+    level = otsu_threshold(np.minimum(volume, usual))
+    if not is_ct:
+        air = volume[volume <= level]
+        noise = float(air.mean() + 3 * air.std())
+        level = min(level, max(noise, float(air.mean()) + 0.6 * (level - float(air.mean()))))
+    return level, level
+
+
+def otsu_threshold(values: np.ndarray) -> float:
+    """Otsu's threshold: the cut that splits values into two classes with the least variance within.
+
+    Args:
+        values: Any shape, finite.
+
+    Returns:
+        The cut, on 128 bins; the middle one of equally good cuts; the common value where all are equal.
+    """
+    low, high = float(values.min()), float(values.max())
+    if not high > low:
+        return low
+    counts, edges = np.histogram(values, bins=_BINS, range=(low, high))
+    weight = counts / counts.sum()
+    w, m = np.cumsum(weight)[:-1], np.cumsum(weight * (edges[1:] + edges[:-1]) / 2)
+    total, m = m[-1], m[:-1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = np.nan_to_num(m**2 / w) + np.nan_to_num((total - m) ** 2 / (1 - w))
+    best = np.flatnonzero(between >= between.max() - 1e-9 * abs(between.max()))
+    return float(edges[1:-1][best].mean())
+
+
+def _box_widths(width_mm: float, spacing: np.ndarray) -> list[int]:
+    """Odd number of voxels per axis that is at least the width (1: nothing happens along this axis)."""
+    return [int(2 * np.ceil((width_mm / mm - 1) / 2) + 1) if mm < width_mm else 1 for mm in spacing]
+
+
+def _filter(mask: np.ndarray, widths: Sequence[int], *, erode: bool) -> np.ndarray:
+    """Erosion or dilation by a box; beyond the volume lies tissue for an erosion, air for a dilation."""
+    result = mask.view(np.uint8)
+    for axis, width in enumerate(widths):
+        if width > 1:
+            filter1d = ndimage.minimum_filter1d if erode else ndimage.maximum_filter1d
+            result = filter1d(result, width, axis=axis, mode="nearest")
+    return result.view(bool)
+
+
+def _open(mask: np.ndarray, width_mm: float, spacing: np.ndarray) -> np.ndarray:
+    widths = _box_widths(width_mm, spacing)
+    return _filter(_filter(mask, widths, erode=True), widths, erode=False)
+
+
+def _close(mask: np.ndarray, width_mm: float, spacing: np.ndarray) -> np.ndarray:
+    widths = _box_widths(width_mm, spacing)
+    return _filter(_filter(mask, widths, erode=False), widths, erode=True)
+
+
+def _deepest(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+    """The connected component that contains the voxel furthest inside."""
+    labels, count = ndimage.label(mask)
+    if count <= 1:
+        return mask
+    volumes = np.bincount(labels.ravel())[1:]
+    large = np.flatnonzero(volumes >= 0.02 * volumes.max()) + 1
+    if large.size == 1:
+        return labels == large[0]
+    step = np.maximum(1, (3.0 / spacing).astype(int))  # depth need not be exact
+    view = tuple(slice(None, None, s) for s in step)
+    depth = ndimage.distance_transform_edt(np.pad(mask[view], 1), sampling=spacing * step)[1:-1, 1:-1, 1:-1]
+    depths = ndimage.maximum(depth, labels[view], index=large)
+    return labels == large[int(np.argmax(depths * volumes[large - 1] ** (1 / 3)))]
+
+
+def _grow(seed: np.ndarray, within: np.ndarray, distance_mm: float, spacing: np.ndarray) -> np.ndarray:
+    """The seed grown through `within`, voxel by voxel, up to a distance."""
+    grown = seed.copy()
+    step = float(spacing.min())
+    for n in range(1, max(1, int(np.ceil(distance_mm / step))) + 1):
+        # An axis takes part in a step whenever the distance walked comes nearer to another of its voxels.
+        axes = [a for a in range(3) if int(n * step / spacing[a] + 0.5) > int((n - 1) * step / spacing[a] + 0.5)]
+        new = grown.copy()
+        for axis in axes:
+            ahead, behind = [slice(None)] * 3, [slice(None)] * 3
+            ahead[axis], behind[axis] = slice(1, None), slice(None, -1)
+            new[tuple(ahead)] |= grown[tuple(behind)]
+            new[tuple(behind)] |= grown[tuple(ahead)]
+        new &= within
+        new |= seed
+        grown = new
+    return grown
+
+
+def _fill_slices(mask: np.ndarray) -> np.ndarray:
+    """Holes filled that are closed in a slice along any of the three axes: sinuses open to the outside elsewhere."""
+    filled = mask.copy()
+    for axis in range(3):
+        structure = np.zeros((3, 3, 3), dtype=bool)
+        structure[1, 1, 1] = True
+        in_plane = [a for a in range(3) if a != axis]
+        for a in in_plane:
+            index = [1, 1, 1]
+            for index[a] in (0, 2):
+                structure[tuple(index)] = True
+        labels, count = ndimage.label(~mask, structure=structure)
+        outside = np.zeros(count + 1, dtype=bool)
+        for a in in_plane:
+            for end in (0, -1):
+                outside[np.take(labels, end, axis=a).ravel()] = True
+        outside[0] = True
+        filled |= ~outside[labels]
+    return filled
+
+
+def _block_mean(volume: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Mean over blocks of voxels, 32-bit float; the last block of an axis is padded with the edge."""
+    pad = [(0, int(-n % f)) for n, f in zip(volume.shape, factors, strict=True)]
+    padded = np.pad(volume, pad, mode="edge") if any(after for _, after in pad) else volume
+    for axis, f in enumerate(factors):
+        if f > 1:
+            starts = np.arange(0, padded.shape[axis], f)
+            padded = np.add.reduceat(padded, starts, axis=axis, dtype=np.float32)
+    return padded.astype(np.float32, copy=False) / np.float32(np.prod(factors))
+
+
+def _enlarge(mask: np.ndarray, factors: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    for axis, f in enumerate(factors):
+        mask = np.repeat(mask, f, axis=axis) if f > 1 else mask
+    return mask[tuple(slice(n) for n in shape)]
+
+
+def body_mask(image: sitk.Image, *, is_ct: bool = True) -> sitk.Image:
+    """`body_mask_array` of an image, as an image of 0 and 1 on its grid."""
+    mask = body_mask_array(sitk.GetArrayViewFromImage(image), spacing_mm=image.GetSpacing()[::-1], is_ct=is_ct)
+    result = sitk.GetImageFromArray(mask.astype(np.uint8))
+    result.CopyInformation(image)
+    return result
+
+
+def voxel_ml(image: sitk.Image) -> float:
+    """Volume of one voxel in mL."""
+    return float(np.prod(image.GetSpacing())) / 1000.0
+
+
+# ------------------------------------------------------------------------------------------------------ CT
+
+
+def hu_problem(image: sitk.Image) -> str | None:
+    """Why an image cannot be a CT in HU, in one line, or None where it can.
+
+    A CT in HU holds air (minimum <= -500, at least 0.1 % of its voxels near -1000 or padding below), does not fill
+    the 16-bit range, and the median of what is not air lies between -200 and 200 (soft tissue).
+    """
+    array = sitk.GetArrayViewFromImage(image)
+    low, high = float(array.min()), float(array.max())
+    found = f"CT is not in HU: values {low:g}..{high:g}"
+    remedy = "apply the rescale slope and intercept, or pass --allow-non-hu"
+    if low > -500:
+        return f"{found}, so no air (-1000); {remedy}"
+    if high >= 32767:
+        return f"{found}, the end of the 16-bit range; {remedy}"
+    if np.count_nonzero(array < -850) < 1e-3 * array.size:
+        return f"{found}, but hardly any air near -1000; {remedy}"
+    tissue = array[array > -500]
+    median = float(np.median(tissue)) if tissue.size else float("nan")
+    if not -200 <= median <= 200:
+        return f"{found}, and the median of what is not air is {median:g} instead of soft tissue; {remedy}"
+    return None
+
+
+def clip_padding(image: sitk.Image) -> tuple[sitk.Image, int]:
+    """CT with values below -1024 HU set to -1024, and how many voxels that were."""
+    array = sitk.GetArrayViewFromImage(image)
+    below = int(np.count_nonzero(array < LOWEST_HU))
+    if below == 0:
+        return image, 0
+    return _like(np.maximum(array, np.asarray(LOWEST_HU, dtype=array.dtype)), image), below
+
+
+def clean_ct(
+    image: sitk.Image, *, keep: np.ndarray | None = None, body: np.ndarray | None = None, in_hu: bool = True
+) -> tuple[sitk.Image, np.ndarray]:
+    """CT with everything outside the body set to air, and the body mask.
+
+    Voxels next to the body that are fainter than tissue stay, so that the skin keeps its soft edge. Nothing becomes
+    exactly 0, which nnU-Net would take for 'not measured' and crop.
+
+    Args:
+        image: The CT.
+        keep: Bool `(Z, Y, X)`, voxels that are never touched, such as drawn organs.
+        body: Bool `(Z, Y, X)` where the body is known already.
+        in_hu: Whether values are HU: outside becomes -1000. If not, the median of what lies outside.
+
+    Returns:
+        The image, and bool `(Z, Y, X)`; the image itself with an all-True mask where less than 20 mL of body is found.
+    """
+    array = sitk.GetArrayFromImage(image)
+    spacing = image.GetSpacing()[::-1]
+    mask = body_mask_array(array, spacing_mm=spacing, is_ct=True) if body is None else body
+    if np.count_nonzero(mask) * voxel_ml(image) < SMALLEST_BODY_ML:
+        log.warning("less than %g mL of body found in a CT: couch and mask are left in it", SMALLEST_BODY_ML)
+        return image, np.ones(array.shape, dtype=bool)
+    if keep is not None:
+        mask = mask | keep
+    outside = ~mask
+    if not outside.any():
+        return image, mask
+    level = CORE_THRESHOLD_HU if in_hu else _thresholds(array, is_ct=True)[1]
+    edge = ndimage.binary_dilation(mask) & outside & (array <= level)
+    outside &= ~edge
+    air = AIR_HU if in_hu else float(np.median(array[outside])) if outside.any() else 0.0
+    array[outside] = np.asarray(air).astype(array.dtype)
+    return _like(array, image), mask
+
+
+def window(image: sitk.Image, window_hu: tuple[float, float]) -> sitk.Image:
+    """CT with values below and above the window set to its ends, in HU (not rescaled)."""
+    low, high = window_hu
+    if not low < high:
+        raise ValueError(f"window {low:g}..{high:g} HU is empty; give the lower end first, e.g. -160 240")
+    array = sitk.GetArrayViewFromImage(image)
+    return _like(np.clip(array, np.asarray(low, dtype=array.dtype), np.asarray(high, dtype=array.dtype)), image)
+
+
+# ------------------------------------------------------------------------------------------------------ MR
+
+
+def n4(
+    image: sitk.Image,
+    *,
+    body: np.ndarray | None = None,
+    shrink_mm: float = 6.0,
+    iterations: Sequence[int] = (30, 30, 20),
+) -> sitk.Image:
+    """MR without its bias field: N4 on a shrunk image, the field applied at full resolution.
+
+    The field is 1 on average over the body, so intensities keep their size. Its logarithm is limited to the range it
+    has inside the body, because a B-spline runs away where there is no tissue to fit.
+
+    Args:
+        image: MR, arbitrary units. Where values are negative, all are shifted for the estimate and back.
+        body: Bool `(Z, Y, X)`; found if None.
+        shrink_mm: Voxel size at which the field is estimated; it is smooth over centimetres.
+        iterations: Most iterations per level, coarse to fine.
+
+    Returns:
+        32-bit float, same grid.
+
+    Raises:
+        ValueError: If the estimate is not finite.
+
+    Source:
+        Tustison et al. 2010, doi:10.1109/TMI.2010.2046908.
+    """
+    full = sitk.Cast(image, sitk.sitkFloat32)
+    array = sitk.GetArrayFromImage(full)
+    if body is None:
+        body = body_mask_array(array, spacing_mm=image.GetSpacing()[::-1], is_ct=False)
+    shift = max(0.0, -float(array.min()))
+    positive = (array + shift) > 0
+    body = body & positive
+    if np.count_nonzero(body) < 100 or float(array.max()) <= float(array.min()):
+        return full
+    box = ndimage.find_objects(body.view(np.uint8))[0][::-1]
+    region = [s.stop - s.start for s in box], [s.start for s in box]
+    shifted = sitk.RegionOfInterest(_like(array + np.float32(shift), image), *region)
+    mask = sitk.RegionOfInterest(_like(body.astype(np.float32), image), *region)
+    factors = [
+        int(min(max(1, round(shrink_mm / mm)), max(1, n // 8)))
+        for mm, n in zip(image.GetSpacing(), shifted.GetSize(), strict=True)
+    ]
+    small = sitk.BinShrink(shifted, factors)
+    small_mask = sitk.BinShrink(mask, factors) > 0.5
+    if not sitk.GetArrayViewFromImage(small_mask).any():
+        return full
+    filter_ = sitk.N4BiasFieldCorrectionImageFilter()
+    filter_.SetMaximumNumberOfIterations([int(n) for n in iterations])
+    filter_.SetConvergenceThreshold(1e-3)
+    filter_.Execute(small, sitk.Cast(small_mask, sitk.sitkUInt8))
+    # Evaluating the B-spline at every voxel of a 512 x 512 grid takes a minute; the field bends over centimetres.
+    log_field = sitk.GetArrayFromImage(_enlarge_field(filter_.GetLogBiasFieldAsImage(small), image))
+    inside = log_field[body]
+    if not np.all(np.isfinite(inside)):
+        raise ValueError("the bias field is not finite; convert with --no-n4")
+    low, high = float(inside.min()), float(inside.max())
+    log_field = np.clip(np.nan_to_num(log_field), low, high) - np.float32(inside.mean())
+    return _like((array + np.float32(shift)) / np.exp(log_field) - np.float32(shift), image)
+
+
+# ------------------------------------------------------------------------------------------- one case's channels
+
+
+#: Less than this share of the reference's body inside an MR, and of the MR's body inside the reference's: not one patient.
+LEAST_OVERLAP = 0.5
+#: Below this share of the body inside an MR's field of view the case is converted with a warning.
+FULL_COVERAGE = 0.95
+
+
+@dataclass(frozen=True)
+class ChannelOptions:
+    """What is done to the channels of every case; prediction repeats what the training data got.
+
+    Args:
+        clean_ct: Replace couch and mask by air.
+        n4: Remove the bias field of channels that are not CT.
+        window_hu: Clip the CT to this window; None leaves it.
+        allow_non_hu: Accept a CT whose values are not HU.
+    """
+
+    clean_ct: bool = True
+    n4: bool = True
+    window_hu: tuple[float, float] | None = None
+    allow_non_hu: bool = False
+
+
+@dataclass(frozen=True)
+class Channels:
+    """A case's channels on one canonical grid.
+
+    Attributes:
+        images: Channel name -> image, in the order given.
+        body: Bool `(Z, Y, X)` on that grid.
+        fields_of_view: Channel name -> bool `(Z, Y, X)`, for the channels that were resampled.
+        record: What was done and found per channel, plain JSON.
+        warnings: One line each, for the user.
+    """
+
+    images: dict[str, sitk.Image]
+    body: np.ndarray
+    fields_of_view: dict[str, np.ndarray]
+    record: dict[str, dict]
+    warnings: list[str]
+
+
+def is_ct(modality: str) -> bool:
+    """Whether a channel of this name is a CT, as nnU-Net decides it."""
+    return modality.casefold() == "ct"
+
+
+def reference_channel(modalities: Sequence[str]) -> str:
+    """The channel whose grid the others are brought to: the CT, or the first where there is no CT."""
+    return next((modality for modality in modalities if is_ct(modality)), modalities[0])
+
+
+def prepare_channels(
+    images: Mapping[str, sitk.Image], options: ChannelOptions, *, keep: np.ndarray | None = None
+) -> Channels:
+    """Channels as read -> channels as nnU-Net gets them: one canonical grid, clean CT, MR without bias field.
+
+    Args:
+        images: Channel name -> image as read, in channel order; the CT (else the first) gives the grid.
+        options: What to do.
+        keep: Bool `(Z, Y, X)` on the canonical reference grid, voxels the CT cleaning never touches.
+
+    Raises:
+        ValueError: If a CT is not in HU, or a channel lies elsewhere in space than the reference.
+    """
+    name = reference_channel(list(images))
+    record: dict[str, dict] = {modality: {} for modality in images}
+    warnings: list[str] = []
+    reference = to_canonical(images[name])
+    done = {}
+    if is_ct(name):
+        reference, body = _prepare_ct(reference, options, keep, record[name], warnings)
+        done[name] = reference
+    else:
+        body = body_mask_array(
+            sitk.GetArrayViewFromImage(reference), spacing_mm=reference.GetSpacing()[::-1], is_ct=False
+        )
+        if options.n4:
+            done[name] = n4(reference, body=body)
+            record[name]["n4"] = True
+        else:
+            done[name] = reference
+    record[name]["body_ml"] = round(float(np.count_nonzero(body)) * voxel_ml(reference), 1)
+
+    fields_of_view = {}
+    for modality, original in images.items():
+        if modality in done:
+            continue
+        image, entry = to_canonical(original), record[modality]
+        own_body = body_mask_array(sitk.GetArrayViewFromImage(image), spacing_mm=image.GetSpacing()[::-1], is_ct=False)
+        on_grid = same_grid(image, reference)
+        entry["resampled"] = not on_grid
+        if not on_grid:
+            inside = fields_of_view[modality] = field_of_view(image, reference)
+            entry["coverage"] = _check_overlap(modality, image, own_body, name, reference, body, inside, warnings)
+        if options.n4:
+            image = n4(image, body=own_body)
+            entry["n4"] = True
+        if on_grid:
+            image.CopyInformation(reference)
+        else:
+            image = resample_to(image, reference, interpolation="bspline")
+        done[modality] = image
+    return Channels({modality: done[modality] for modality in images}, body, fields_of_view, record, warnings)
+
+
+def _prepare_ct(
+    image: sitk.Image, options: ChannelOptions, keep: np.ndarray | None, entry: dict, warnings: list[str]
+) -> tuple[sitk.Image, np.ndarray]:
+    problem = hu_problem(image)
+    entry["in_hu"] = problem is None
+    if problem is not None:
+        if not options.allow_non_hu:
+            raise ValueError(problem)
+        warnings.append(problem.split(";")[0] + ", accepted by --allow-non-hu")
+    else:
+        image, below = clip_padding(image)
+        if below:
+            entry["voxels_clipped_to_-1024_hu"] = below
+    array = sitk.GetArrayViewFromImage(image)
+    body = body_mask_array(array, spacing_mm=image.GetSpacing()[::-1], is_ct=True)
+    if options.clean_ct:
+        tissue = array > (CORE_THRESHOLD_HU if problem is None else _thresholds(array, is_ct=True)[1])
+        cleaned, body = clean_ct(image, keep=keep, body=body, in_hu=problem is None)
+        entry["couch_and_mask_removed_ml"] = round(float(np.count_nonzero(tissue & ~body)) * voxel_ml(image), 1)
+        if body.all():
+            warnings.append("no body was found in the CT, couch and mask are left in it")
+        image = cleaned
+    if options.window_hu is not None:
+        image = window(image, options.window_hu)
+    return image, body
+
+
+def _check_overlap(
+    modality: str,
+    image: sitk.Image,
+    own_body: np.ndarray,
+    reference_name: str,
+    reference: sitk.Image,
+    body: np.ndarray,
+    inside: np.ndarray,
+    warnings: list[str],
+) -> float:
+    """Share of the reference's body inside the image's field of view; ValueError where the two hardly meet.
+
+    A planning CT down to the shoulders holds much more than an MR of the head. So an MR that covers less than half of
+    the CT's body passes, with a warning, if at least half of its own body lies within the CT's.
+    """
+    coverage = float(np.count_nonzero(inside & body)) / max(1, np.count_nonzero(body))
+    if coverage < FULL_COVERAGE:
+        own = resample_to(_like(own_body.astype(np.uint8), image), reference, interpolation="nearest", outside_value=0)
+        shared = np.count_nonzero((sitk.GetArrayViewFromImage(own) > 0) & body) * voxel_ml(reference)
+        total = np.count_nonzero(own_body) * voxel_ml(image)
+        if coverage < LEAST_OVERLAP and shared < LEAST_OVERLAP * total:
+            raise ValueError(
+                f"{modality} does not lie where the {reference_name} lies: its field of view holds {coverage:.0%} of the "
+                f"{reference_name}'s body ({modality}: {describe_grid(image)}; {reference_name}: "
+                f"{describe_grid(reference)}); register it first"
+            )
+        warnings.append(
+            f"{modality} covers {coverage:.0%} of the {reference_name}'s body; voxels beyond get its minimum"
+        )
+    return round(coverage, 4)
+
+
+def _enlarge_field(small: sitk.Image, reference: sitk.Image) -> sitk.Image:
+    """A smooth field on a finer grid, linearly; constant beyond its border."""
+    to_index = np.linalg.inv(index_to_world(small)) @ index_to_world(reference)
+    diagonal = np.diag(to_index)[:3]
+    assert np.allclose(to_index[:3, :3], np.diag(diagonal), atol=1e-6), "the grids share their axes"
+    field_ = sitk.GetArrayFromImage(small).astype(np.float32)
+    for axis, n in enumerate(reference.GetSize()):  # x, y, z are array axes 2, 1, 0
+        last = small.GetSize()[axis] - 1
+        position = np.clip(np.arange(n) * diagonal[axis] + to_index[axis, 3], 0, last)
+        low = np.minimum(position.astype(int), max(last - 1, 0))
+        share = (position - low).astype(np.float32).reshape([-1 if a == 2 - axis else 1 for a in range(3)])
+        below, above = (np.take(field_, np.minimum(i, last), axis=2 - axis) for i in (low, low + 1))
+        field_ = below + share * (above - below)
+    return _like(field_, reference)
+
+
+def _like(array: np.ndarray, image: sitk.Image) -> sitk.Image:
+    result = sitk.GetImageFromArray(array)
+    result.CopyInformation(image)
+    return result

@@ -1,0 +1,163 @@
+"""Voxel grids in space: one canonical orientation and back, comparing two grids, resampling onto a grid.
+
+Images are SimpleITK images; world points are in the LPS frame, in mm. Canonical means that the array axes run
+`LPS` (x to the patient's left, y to posterior, z to superior) as nearly as the axes allow: axes are permuted and
+flipped, never interpolated, so an oblique image stays oblique and every voxel value survives.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import SimpleITK as sitk
+
+#: Direction in which the three array axes of a canonical image run.
+CANONICAL = "LPS"
+#: Grids whose corners lie within this distance are one grid. Headers round positions to about 0.01 mm.
+GRID_TOLERANCE_MM = 0.1
+
+_INTERPOLATORS = {"bspline": sitk.sitkBSpline, "linear": sitk.sitkLinear, "nearest": sitk.sitkNearestNeighbor}
+
+
+def orientation_code(image: sitk.Image) -> str:
+    """Where the x, y, z axes of the array run to, e.g. `LPS` or `RAS`; the nearest letters for an oblique image."""
+    return sitk.DICOMOrientImageFilter_GetOrientationFromDirectionCosines(image.GetDirection())
+
+
+def to_canonical(image: sitk.Image) -> sitk.Image:
+    """The same voxels at the same places in space, with the array axes in canonical (`LPS`) order."""
+    return sitk.DICOMOrient(image, CANONICAL)
+
+
+def back_to_grid(mask_canonical: sitk.Image, original: sitk.Image) -> sitk.Image:
+    """A canonical image brought back onto the grid of the image it came from, voxel by voxel.
+
+    Args:
+        mask_canonical: Image on the grid of `to_canonical(original)`.
+        original: Image whose axis order, size and place in space the result takes, to the last digit.
+
+    Raises:
+        ValueError: If the two grids are not the same after reordering the axes.
+    """
+    mask = sitk.DICOMOrient(mask_canonical, orientation_code(original))
+    if not same_grid(mask, original):
+        raise ValueError(f"cannot go back to the input's grid: {grid_difference(mask, original)}")
+    mask.CopyInformation(original)  # flips leave rounding in the origin
+    return mask
+
+
+def index_to_world(image: sitk.Image) -> np.ndarray:
+    """4x4 matrix from voxel index `(x, y, z)` to world point in mm, LPS."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * np.asarray(image.GetSpacing())
+    matrix[:3, 3] = image.GetOrigin()
+    return matrix
+
+
+def corners_mm(image: sitk.Image) -> np.ndarray:
+    """World points (LPS, mm) of the eight corner voxels' centres, shape `(8, 3)`."""
+    last = np.asarray(image.GetSize()) - 1
+    index = np.array(list(itertools.product((0, 1), repeat=3))) * last
+    return index @ index_to_world(image)[:3, :3].T + image.GetOrigin()
+
+
+def corner_distance_mm(a: sitk.Image, b: sitk.Image) -> float:
+    """Largest distance between corresponding corners of two grids; infinite where their sizes differ."""
+    if a.GetSize() != b.GetSize():
+        return float("inf")
+    return float(np.linalg.norm(corners_mm(a) - corners_mm(b), axis=1).max())
+
+
+def same_grid(a: sitk.Image, b: sitk.Image, tolerance_mm: float = GRID_TOLERANCE_MM) -> bool:
+    """Whether two images have the same size and no corner of their grids lies further apart than the tolerance."""
+    return corner_distance_mm(a, b) <= tolerance_mm
+
+
+def describe_grid(image: sitk.Image) -> str:
+    """One line for messages: `64x79x67 voxels of 2.385x2.39x2.366 mm, LPS, first voxel at (-74.5, -75.6, -71.8) mm`."""
+    size = "x".join(str(n) for n in image.GetSize())
+    spacing = "x".join(f"{mm:.4g}" for mm in image.GetSpacing())
+    origin = ", ".join(f"{mm:.1f}" for mm in image.GetOrigin())
+    return f"{size} voxels of {spacing} mm, {orientation_code(image)}, first voxel at ({origin}) mm"
+
+
+def grid_difference(a: sitk.Image, b: sitk.Image) -> str:
+    """One line that names both grids and how far apart they lie."""
+    distance = corner_distance_mm(a, b)
+    apart = "sizes differ" if distance == float("inf") else f"corners up to {distance:.3g} mm apart"
+    return f"{describe_grid(a)} against {describe_grid(b)} ({apart})"
+
+
+def resample_to(
+    image: sitk.Image, reference: sitk.Image, *, interpolation: str = "bspline", outside_value: float | None = None
+) -> sitk.Image:
+    """Image on the reference's grid, same type unless interpolated (then 32-bit float).
+
+    Args:
+        image: Image anywhere in space; both share the world frame.
+        reference: Gives size, spacing, origin and direction.
+        interpolation: `bspline` (cubic), `linear` or `nearest`. A cubic B-spline overshoots beside sharp edges;
+            the result is clipped to the image's own range, so no value lies outside what was measured.
+        outside_value: Value beyond the image's field of view; the image's minimum if None.
+
+    Raises:
+        ValueError: If the interpolation is not one of the three.
+    """
+    if interpolation not in _INTERPOLATORS:
+        raise ValueError(f"interpolation {interpolation!r} is not one of {', '.join(_INTERPOLATORS)}")
+    if outside_value is None or interpolation == "bspline":
+        limits = sitk.MinimumMaximumImageFilter()
+        limits.Execute(image)
+        low, high = limits.GetMinimum(), limits.GetMaximum()
+        outside_value = low if outside_value is None else outside_value
+    if interpolation == "nearest":
+        return sitk.Resample(image, reference, sitk.Transform(), sitk.sitkNearestNeighbor, outside_value)
+    smooth = sitk.Cast(image, sitk.sitkFloat32)
+    resampled = sitk.Resample(smooth, reference, sitk.Transform(), _INTERPOLATORS[interpolation], outside_value)
+    if interpolation == "bspline":
+        resampled = sitk.Clamp(resampled, sitk.sitkFloat32, min(low, outside_value), max(high, outside_value))
+    return resampled
+
+
+def field_of_view(image: sitk.Image, reference: sitk.Image) -> np.ndarray:
+    """Which voxels of the reference have their centre inside the image, bool `(Z, Y, X)`."""
+    world_to_index = np.linalg.inv(index_to_world(image)) @ index_to_world(reference)
+    nx, ny, nz = reference.GetSize()
+    inside = np.ones((nz, ny, nx), dtype=bool)
+    for axis, n in enumerate(image.GetSize()):
+        cx, cy, cz, offset = world_to_index[axis]
+        position = (
+            (np.arange(nz) * cz + offset)[:, None, None]
+            + (np.arange(ny) * cy)[None, :, None]
+            + (np.arange(nx) * cx)[None, None, :]
+        )
+        inside &= (position >= -0.5 - 1e-6) & (position <= n - 0.5 + 1e-6)
+    return inside
+
+
+def resample_labels(labels: sitk.Image, reference: sitk.Image) -> sitk.Image:
+    """Label map on the reference's grid, by linear interpolation of each label and the largest share winning.
+
+    Only values of the input occur. Voxels beyond the input's field of view are background (0). Smoother than
+    nearest neighbour where the reference is finer; at a tie a label goes before background, the smaller value
+    before the larger.
+    """
+    if same_grid(labels, reference, 1e-6):
+        return sitk.Image(labels)
+    values = [int(value) for value in np.unique(sitk.GetArrayViewFromImage(labels)) if value != 0]
+    shape = reference.GetSize()[::-1]
+    result = np.zeros(shape, dtype=np.int64)
+    best = np.zeros(shape, dtype=np.float32)
+    foreground = np.zeros(shape, dtype=np.float32)
+    for value in values:
+        mask = sitk.Cast(labels == value, sitk.sitkFloat32)
+        share = sitk.GetArrayViewFromImage(sitk.Resample(mask, reference, sitk.Transform(), sitk.sitkLinear, 0.0))
+        wins = share > best
+        result[wins] = value
+        best[wins] = share[wins]
+        foreground += share
+    result[best < np.maximum(1.0 - foreground, 0.0)] = 0
+    image = sitk.Cast(sitk.GetImageFromArray(result), labels.GetPixelID())
+    image.CopyInformation(reference)
+    return image

@@ -1,0 +1,85 @@
+from pathlib import Path
+
+import pytest
+
+from nnunet_ext.labels import ORGANS, LabelTable, default_label_table, left_right_pairs, load_label_table
+
+
+@pytest.mark.parametrize(
+    ("drawn", "organ"),
+    [
+        ("Eye_L", "Eye_L"),
+        ("Eye_AL", "Eye_L"),
+        ("Eye_PL", "Eye_L"),
+        ("right eye", "Eye_R"),
+        ("LENS-LT", "Lens_L"),
+        ("lens_right", "Lens_R"),
+        ("optic_nerve_left", "OpticNrv_L"),
+        ("R OpticNerve", "OpticNrv_R"),
+        ("Chiasm", "OpticChiasm"),
+        ("optic_chiasma", "OpticChiasm"),
+        ("Brainstem", None),
+        ("lens", None),  # no side
+    ],
+)
+def test_default_table_maps_drawn_names_to_tg263(drawn: str, organ: str | None):
+    assert default_label_table().organ(drawn) == organ
+
+
+def test_label_values_follow_the_order_and_leave_0_to_background():
+    assert default_label_table().dataset_labels == {"background": 0, **{name: i + 1 for i, name in enumerate(ORGANS)}}
+
+
+def test_left_right_pairs_are_read_from_the_names():
+    labels = {"background": 0, "A_R": 1, "B": 2, "A_L": 3, "C_L": 4}
+    assert left_right_pairs(labels) == [(3, 1)]
+
+
+def test_load_label_table_keeps_the_order_and_takes_other_organs(tmp_path: Path):
+    path = tmp_path / "organs.toml"
+    path.write_text('[labels]\nTumour = ["GTV", "gross tumour"]\nOpticChiasm = ["X"]\nBrain = []\n')
+    table = load_label_table(path)
+    assert table.names == ("Tumour", "OpticChiasm", "Brain")
+    assert [table.organ(name) for name in ("gross_Tumour", "x", "chiasm", "BRAIN", "Eye_L")] == [
+        "Tumour",
+        "OpticChiasm",
+        "OpticChiasm",  # built-in aliases stay
+        "Brain",
+        None,
+    ]
+    assert table.as_dict() == {"Tumour": ["GTV", "gross tumour"], "OpticChiasm": ["X"], "Brain": []}
+
+
+def test_an_alias_given_to_another_organ_beats_the_built_in_one(tmp_path: Path):
+    path = tmp_path / "organs.toml"
+    path.write_text('[labels]\nOpticChiasm = []\nOpticPath = ["Chiasm"]\n')
+    table = load_label_table(path)
+    assert (table.organ("chiasm"), table.organ("opt_chiasm")) == ("OpticPath", "OpticChiasm")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("labels = ", "is not TOML"),
+        ("[organs]\nA = []\n", "no \\[labels\\]"),
+        ("[labels]\n", "names no organ"),
+        ("[labels]\nA = 3\n", "A = 3 is not a list"),
+        ('[labels]\nA = ["x"]\nB = ["X"]\n', "'X' stands for both 'A' and 'B'"),
+        ("[labels]\nbackground = []\n", "background"),
+        ('[labels]\nA = ["--"]\n', "no letter"),
+    ],
+)
+def test_load_label_table_names_what_is_wrong(tmp_path: Path, text: str, message: str):
+    path = tmp_path / "organs.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_label_table(path)
+
+
+def test_load_label_table_raises_when_the_file_is_missing(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"none\.toml"):
+        load_label_table(tmp_path / "none.toml")
+
+
+def test_two_spellings_of_one_organ_are_no_conflict():
+    assert LabelTable(("Lens_L",), {"Lens_L": ("lens l", "LENS-L")}).organ("lensL") == "Lens_L"
