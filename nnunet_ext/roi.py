@@ -142,7 +142,7 @@ def vote_centre(
     """Robust mean of the organs' votes for the box centre.
 
     Each organ votes `centroid - offset`, weighted by 1 / spread^2. While any vote lies further from the weighted mean of
-    the others than `OUTLIER_SPREADS` of its spreads, the worst is dropped (of two that disagree, the less reliable).
+    the others than `OUTLIER_SPREADS` spreads of that distance, the worst is dropped (of two that disagree, the less reliable).
 
     Returns:
         Centre `(3,)` in mm (None without a vote), labels used, labels dropped.
@@ -160,7 +160,9 @@ def vote_centre(
         excess = {}
         for k in used:
             others = [o for o in used if o != k]
-            limit = max(MIN_OUTLIER_MM, OUTLIER_SPREADS * rule.spread_mm[k])
+            # Of the difference: of two votes that disagree, both are as far off, and the less reliable one goes.
+            spread = np.sqrt(1 / weight[k] + 1 / sum(weight[o] for o in others))
+            limit = max(MIN_OUTLIER_MM, OUTLIER_SPREADS * spread)
             excess[k] = np.linalg.norm(votes[k] - mean(others)) / limit
         worst = max(used, key=lambda k: (round(excess[k], 6), rule.spread_mm[k]))
         if excess[worst] <= 1.0:

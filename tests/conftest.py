@@ -1,0 +1,102 @@
+"""A hand-written plans file of the cascade, small enough to run anywhere, for the tests that need nnU-Net's managers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+
+N_LABELS = 4  # background and three organs
+
+
+def architecture(network: str, features: Sequence[int] = (4, 8, 8)) -> dict:
+    n = len(features)
+    residual = network.endswith("ResidualEncoderUNet")
+    norm = "instancenorm.InstanceNorm3d" if residual else "batchnorm.BatchNorm3d"
+    return {
+        "network_class_name": network,
+        "arch_kwargs": {
+            "n_stages": n,
+            "features_per_stage": list(features),
+            "conv_op": "torch.nn.modules.conv.Conv3d",
+            "kernel_sizes": [[3, 3, 3]] * n,
+            "strides": [[1, 1, 1]] + [[2, 2, 2]] * (n - 1),
+            "n_blocks_per_stage" if residual else "n_conv_per_stage": [1] * n,
+            "n_conv_per_stage_decoder": [1] * (n - 1),
+            "conv_bias": True,
+            "norm_op": f"torch.nn.modules.{norm}",
+            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+            "dropout_op": None,
+            "dropout_op_kwargs": None,
+            "nonlin": "torch.nn.LeakyReLU",
+            "nonlin_kwargs": {"inplace": True},
+        },
+        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+    }
+
+
+def _cascade_plans(
+    *,
+    spacing_mm: Sequence[float] = (2.0, 2.0, 2.0),
+    localizer_spacing_mm: Sequence[float] | None = None,
+    transpose_forward: Sequence[int] = (0, 1, 2),
+    roi: dict | None = None,
+    patch_size: Sequence[int] = (16, 16, 16),
+    channels: Sequence[str] = ("CT", "T1", "T2"),
+    reader: str = "NibabelIOWithReorient",
+) -> dict:
+    forward = list(transpose_forward)
+
+    def resampling(is_seg: bool, order: int) -> dict:
+        return {"is_seg": is_seg, "order": order, "order_z": 0, "force_separate_z": None}
+
+    statistics = {"mean": 20.0, "median": 20.0, "std": 40.0, "min": -100.0, "max": 200.0}
+    statistics.update({"percentile_00_5": -100.0, "percentile_99_5": 200.0})
+    fullres = {
+        "data_identifier": "CascadeOARPlans_3d_fullres",
+        "preprocessor_name": "CascadeOARPreprocessor",
+        "batch_size": 2,
+        "patch_size": list(patch_size),
+        "median_image_size_in_voxels": [20, 20, 20],
+        "spacing": list(spacing_mm),
+        "normalization_schemes": ["CTNormalization" if c == "CT" else "ZScoreNormalization" for c in channels],
+        "use_mask_for_norm": [False] * len(channels),
+        "resampling_fn_data": "resample_data_or_seg_to_shape",
+        "resampling_fn_seg": "resample_data_or_seg_to_shape",
+        "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
+        "resampling_fn_data_kwargs": resampling(False, 3),
+        "resampling_fn_seg_kwargs": resampling(True, 0),
+        "resampling_fn_probabilities_kwargs": resampling(False, 1),
+        "architecture": architecture("dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"),
+        "batch_dice": True,
+        "deep_supervision": True,
+        "training": {"num_epochs": 10, "iterations_per_epoch": 4, "val_iterations_per_epoch": 1},
+    }
+    lowres = {
+        **fullres,
+        "data_identifier": "CascadeOARPlans_3d_lowres",
+        "spacing": list(localizer_spacing_mm or spacing_mm),
+        "architecture": architecture("nnunet_ext.networks.MaxPoolUNet"),
+        "next_stage": "3d_cascade_fullres",
+    }
+    segmenter = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres", "roi": roi}
+    return {
+        "dataset_name": "Dataset501_Test",
+        "plans_name": "CascadeOARPlans",
+        "original_median_spacing_after_transp": list(spacing_mm),
+        "original_median_shape_after_transp": [20, 20, 20],
+        "image_reader_writer": reader,
+        "transpose_forward": forward,
+        "transpose_backward": [forward.index(i) for i in range(3)],
+        "left_right_axis": forward.index(2),
+        "configurations": {"3d_lowres": lowres, "3d_fullres": fullres, "3d_cascade_fullres": segmenter},
+        "experiment_planner_used": "CascadeOARPlanner",
+        "label_manager": "LabelManager",
+        "foreground_intensity_properties_per_channel": {str(c): statistics for c in range(len(channels))},
+    }
+
+
+@pytest.fixture(scope="session")
+def cascade_plans() -> Callable[..., dict]:
+    """Makes the content of a plans file such as `CascadeOARPlanner` writes, with networks of a few features."""
+    return _cascade_plans
