@@ -71,8 +71,10 @@ def body_mask_array(volume: np.ndarray, *, spacing_mm: Sequence[float], is_ct: b
     core_level, level = _thresholds(coarse, is_ct=is_ct)
     find = _find_ct if is_ct else _find_mr
     mask = find(coarse, core_level, level, spacing * factors)
-    if np.all(factors == 1) or not mask.any():
-        return mask[tuple(slice(n) for n in volume.shape)]
+    if np.all(factors == 1):
+        return mask
+    if not mask.any():
+        return np.zeros(volume.shape, dtype=bool)
 
     # The head's box on the fine grid, two coarse voxels wider.
     wide = ndimage.binary_dilation(mask, iterations=2)

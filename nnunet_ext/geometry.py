@@ -152,7 +152,7 @@ def resample_labels(labels: sitk.Image, reference: sitk.Image) -> sitk.Image:
     foreground = np.zeros(shape, dtype=np.float32)
     for value in values:
         mask = sitk.Cast(labels == value, sitk.sitkFloat32)
-        share = sitk.GetArrayViewFromImage(sitk.Resample(mask, reference, sitk.Transform(), sitk.sitkLinear, 0.0))
+        share = sitk.GetArrayFromImage(sitk.Resample(mask, reference, sitk.Transform(), sitk.sitkLinear, 0.0))
         wins = share > best
         result[wins] = value
         best[wins] = share[wins]

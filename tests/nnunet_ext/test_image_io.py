@@ -184,7 +184,7 @@ def test_a_mhd_without_its_data_file_is_refused(tmp_path: Path):
     sitk.WriteImage(make_image(), str(tmp_path / "x.mhd"))
     (tmp_path / "x.raw").unlink(missing_ok=True)
     (tmp_path / "x.zraw").unlink(missing_ok=True)
-    with pytest.raises(ValueError, match="data file x.* is missing"):
+    with pytest.raises(ValueError, match=r"data file x.* is missing"):
         read_image(tmp_path / "x.mhd")
 
 

@@ -1,0 +1,208 @@
+import time
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnunet_ext.cleaning import (
+    ChannelOptions,
+    body_mask,
+    body_mask_array,
+    clean_ct,
+    clip_padding,
+    hu_problem,
+    n4,
+    otsu_threshold,
+    prepare_channels,
+    window,
+)
+
+
+def head(shape=(80, 96, 104), spacing_mm=(3.0, 2.6, 2.4), gap_mm=4.0, seed=0):
+    """CT in HU `(Z, Y, X)` of an ellipsoid head with skull, sinus and nostril, a mask in front, a couch behind."""
+    axes = [(np.arange(n) - (n - 1) / 2) * mm for n, mm in zip(shape, spacing_mm, strict=True)]
+    z, y, x = np.meshgrid(*axes, indexing="ij", sparse=True)
+    y = y + 18.0
+    depth = (np.sqrt((z / 100) ** 2 + (y / 92) ** 2 + (x / 75) ** 2) - 1) * 80
+    ct = np.full(shape, -1000.0, dtype=np.float32)
+    truth = depth <= 0
+    ct[truth] = 40
+    ct[(depth > -16) & (depth < -8)] = 900
+    ct[np.sqrt((z / 12) ** 2 + ((y + 70) / 14) ** 2 + (x / 12) ** 2) < 1] = -1000  # sinus
+    ct[(np.abs(x) < 4) & (np.abs(z) < 4) & (y < -70) & truth] = -1000  # its way out
+    mask = (depth > gap_mm) & (depth < gap_mm + 2.5) & (y < 10)
+    couch = (y > 100) & (y < 128) & np.ones(shape, dtype=bool)
+    ct[mask] = -60
+    ct[couch] = -60
+    return ct + np.random.default_rng(seed).normal(0, 12, shape).astype(np.float32), truth, mask, couch
+
+
+def to_image(array: np.ndarray, spacing_mm=(3.0, 2.6, 2.4)) -> sitk.Image:
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing([float(mm) for mm in spacing_mm[::-1]])
+    return image
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    return 2 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b))
+
+
+@pytest.mark.parametrize("spacing_mm", [(3.0, 2.6, 2.4), (2.4, 3.0, 2.6)])
+def test_body_mask_keeps_the_head_and_its_air_and_drops_mask_and_couch(spacing_mm):
+    ct, truth, mask, couch = head(spacing_mm=spacing_mm)
+    body = body_mask_array(ct, spacing_mm=spacing_mm, is_ct=True)
+    assert dice(body, truth) > 0.995
+    assert np.count_nonzero(truth & ~body) == 0
+    assert np.count_nonzero(body & (mask | couch)) < 0.01 * np.count_nonzero(mask | couch)
+
+
+def test_body_mask_is_refined_on_a_fine_grid():
+    spacing_mm = (3.0, 0.9, 0.8)
+    ct, truth, mask, couch = head((72, 300, 330), spacing_mm, gap_mm=3.0)
+    start = time.perf_counter()
+    body = body_mask_array(ct, spacing_mm=spacing_mm, is_ct=True)
+    assert time.perf_counter() - start < 15
+    assert dice(body, truth) > 0.995
+    assert np.count_nonzero(truth & ~body) < 1e-4 * np.count_nonzero(truth)
+    assert np.count_nonzero(body & (mask | couch)) < 0.01 * np.count_nonzero(mask | couch)
+
+
+def test_body_mask_of_mr_bridges_the_dark_skull():
+    ct, truth, _, _ = head()
+    noise = np.abs(np.random.default_rng(1).normal(0, 6, ct.shape))
+    mr = np.where(truth, np.where(ct > 500, 5, np.where(ct < -500, 3, 150)), 0) + noise
+    body = body_mask_array(mr.astype(np.float32), spacing_mm=(3.0, 2.6, 2.4), is_ct=False)
+    assert dice(body, truth) > 0.98
+    assert np.count_nonzero(truth & ~body) < 0.01 * np.count_nonzero(truth)
+
+
+def test_body_mask_takes_other_units_and_odd_shapes():
+    ct, truth, _, _ = head()
+    shifted = (ct + 1024).astype(np.int16)  # no HU: the threshold comes from the histogram
+    assert dice(body_mask_array(shifted, spacing_mm=(3.0, 2.6, 2.4), is_ct=True), truth) > 0.99
+    assert body_mask_array(np.full((5, 7, 11), -1000.0), spacing_mm=(3.0, 0.8, 0.7), is_ct=True).shape == (5, 7, 11)
+    assert not body_mask_array(np.full((50, 70, 110), -1000), spacing_mm=(3, 0.8, 0.7), is_ct=True).any()
+    assert body_mask_array(np.zeros((30, 31, 32)), spacing_mm=(3, 0.8, 0.7), is_ct=False).shape == (30, 31, 32)
+    with pytest.raises(ValueError, match="three axes"):
+        body_mask_array(np.zeros((3, 4)), spacing_mm=(1, 1, 1), is_ct=True)
+
+
+def test_otsu_cuts_between_two_values_and_survives_one():
+    assert otsu_threshold(np.array([0.0, 0, 0, 10, 10])) == pytest.approx(5.0, abs=0.2)
+    assert otsu_threshold(np.array([-900.0, -800, 0, 100])) == pytest.approx(-400, abs=30)
+    assert otsu_threshold(np.full(4, 7.0)) == 7.0
+
+
+def test_clean_ct_changes_nothing_inside_and_writes_air_outside():
+    ct, truth, mask, couch = head()
+    image = to_image(np.round(ct).astype(np.int16))
+    before = sitk.GetArrayFromImage(image)
+    keep = np.zeros(ct.shape, dtype=bool)
+    keep[2:4, 90:93, 10:13] = True  # an organ drawn on the couch stays
+    cleaned, body = clean_ct(image, keep=keep)
+    after = sitk.GetArrayFromImage(cleaned)
+    assert after.dtype == np.int16
+    np.testing.assert_array_equal(after[truth | keep], before[truth | keep])
+    assert np.mean(after[(mask | couch) & ~keep] == -1000) > 0.99
+    assert body[keep].all()
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image), before)  # the caller's image is untouched
+    assert sitk.GetArrayFromImage(body_mask(image)).sum() == np.count_nonzero(body & ~keep)
+
+
+def test_clean_ct_leaves_an_image_without_a_body_as_it_is():
+    image = to_image(np.full((20, 21, 22), -1000, dtype=np.int16))
+    cleaned, body = clean_ct(image)
+    assert body.all()
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(cleaned), -1000)
+
+
+@pytest.mark.parametrize("padding", [-1024, -1500, -2000, -3024])
+def test_padding_is_no_problem_and_is_clipped(padding: int):
+    ct = np.round(head()[0]).astype(np.int16)
+    ct[:, :10] = padding
+    assert hu_problem(to_image(ct)) is None
+    clipped, count = clip_padding(to_image(ct))
+    assert sitk.GetArrayFromImage(clipped).min() == max(ct.min(), -1024)
+    assert count == np.count_nonzero(ct < -1024)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda ct: ct + 1024, "so no air"),
+        (lambda ct: np.where(ct > 3000, 32767, ct * 40), "so no air|16-bit|median"),
+        (lambda ct: np.clip(ct, -700, None), "hardly any air"),
+        (lambda ct: np.where(ct > -500, ct + 1000, ct), "median of what is not air is"),
+    ],
+)
+def test_a_ct_that_is_not_in_hu_is_told_by_its_values(change, message: str):
+    image = to_image(change(head()[0]).astype(np.float32))
+    assert message.split("|")[0] in hu_problem(image) or any(part in hu_problem(image) for part in message.split("|"))
+    assert "--allow-non-hu" in hu_problem(image)
+
+
+def test_window_clips_and_refuses_an_empty_one():
+    image = to_image(np.arange(-500, 500, dtype=np.int16).reshape(10, 10, 10))
+    values = sitk.GetArrayFromImage(window(image, (-160, 240)))
+    assert (values.min(), values.max(), values[5, 5, 5]) == (-160, 240, 55)
+    with pytest.raises(ValueError, match=r"240\.\.-160 HU is empty"):
+        window(image, (240, -160))
+
+
+def test_n4_removes_a_known_bias_and_stays_finite():
+    shape, spacing_mm = (40, 70, 66), (4.0, 2.6, 2.8)
+    axes = [(np.arange(n) - n / 2) * mm for n, mm in zip(shape, spacing_mm, strict=True)]
+    z, y, x = np.meshgrid(*axes, indexing="ij", sparse=True)
+    radius = np.sqrt((z / 75) ** 2 + (y / 85) ** 2 + (x / 80) ** 2)
+    brain, body = radius < 0.7, radius < 1
+    tissue = np.where(brain, np.where((np.sin(x / 9) * np.sin(y / 8) > 0), 110, 150), np.where(body, 200, 0))
+    biased = tissue * np.exp(0.4 * x / 80 + 0.3 * (y / 85) ** 2) + np.abs(np.random.default_rng(0).normal(0, 3, shape))
+    image = to_image(biased.astype(np.float32), spacing_mm)
+    corrected = sitk.GetArrayFromImage(n4(image))
+
+    def variation(array: np.ndarray) -> float:
+        return float(
+            np.mean([array[brain & (tissue == v)].std() / array[brain & (tissue == v)].mean() for v in (110, 150)])
+        )
+
+    assert np.all(np.isfinite(corrected))
+    assert corrected.min() >= 0
+    assert variation(corrected) < 0.5 * variation(biased)
+    # shape, type and place stay; so does the general brightness
+    assert n4(image).GetSpacing() == image.GetSpacing()
+    assert 0.8 < corrected[body].mean() / biased[body].mean() < 1.25
+
+
+@pytest.mark.parametrize("value", [0, -3, 7])
+def test_n4_leaves_a_constant_image_alone(value: int):
+    image = to_image(np.full((12, 13, 14), value, dtype=np.int16))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(n4(image)), value)
+
+
+def test_prepare_channels_brings_an_mr_of_another_grid_onto_the_ct():
+    ct, truth, _, _ = head()
+    image = to_image(np.round(ct).astype(np.int16))
+    mr = to_image(np.where(truth, 100, 2).astype(np.int16))
+    shrunk = sitk.DICOMOrient(sitk.Shrink(mr, (2, 1, 2)), "PIR")
+    result = prepare_channels({"CT": image, "T1": shrunk}, ChannelOptions(n4=False))
+    assert list(result.images) == ["CT", "T1"]
+    on_ct = sitk.GetArrayFromImage(result.images["T1"])
+    assert on_ct.shape == ct.shape
+    assert np.mean((on_ct > 50) == truth) > 0.98
+    assert result.record["T1"] == {"resampled": True, "coverage": 1.0}
+    assert result.warnings == []
+
+
+def test_prepare_channels_refuses_an_mr_that_lies_elsewhere_and_takes_a_slab():
+    ct, truth, _, _ = head()
+    image = to_image(np.round(ct).astype(np.int16))
+    mr = to_image(np.where(truth, 100, 2).astype(np.int16))
+    away = sitk.Image(mr)
+    away.SetOrigin((200.0, 0.0, 0.0))
+    with pytest.raises(ValueError, match=r"T1 does not lie where the CT lies.*register it first"):
+        prepare_channels({"CT": image, "T1": away}, ChannelOptions(n4=False))
+    slab = mr[:, :, 30:50]
+    result = prepare_channels({"CT": image, "T1": slab}, ChannelOptions(n4=False))
+    assert result.record["T1"]["coverage"] < 0.5
+    assert "T1 covers" in result.warnings[0]
+    assert not result.fields_of_view["T1"][:30].any()
