@@ -142,7 +142,8 @@ def vote_centre(
     """Robust mean of the organs' votes for the box centre.
 
     Each organ votes `centroid - offset`, weighted by 1 / spread^2. While any vote lies further from the weighted mean of
-    the others than `OUTLIER_SPREADS` spreads of that distance, the worst is dropped (of two that disagree, the less reliable).
+    the others than `OUTLIER_SPREADS` spreads of that distance, the worst is dropped (of two that disagree, the less
+    reliable).
 
     Returns:
         Centre `(3,)` in mm (None without a vote), labels used, labels dropped.

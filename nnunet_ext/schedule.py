@@ -47,7 +47,8 @@ class TrainingSchedule:
                 raise ValueError(f"{where}: training.{name} is {value!r}; it must be a whole number >= 1.")
         for name in ("patience_epochs", "time_budget_h", "initial_lr"):
             value = getattr(schedule, name)
-            if value is not None and not value > 0:
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if value is not None and not (is_number and value > 0):
                 raise ValueError(f"{where}: training.{name} is {value!r}; it must be > 0, or null.")
         return schedule
 
@@ -75,29 +76,17 @@ def wind_down_start(scores: Sequence[float], patience_epochs: int | None) -> int
     return None
 
 
-def progress(
-    schedule: TrainingSchedule, *, epoch: float, elapsed_h: float, scores: Sequence[float] = ()
-) -> tuple[float, bool]:
-    """Share of the training that is over, in [0, 1], and whether it is in the wind-down.
-
-    Without a wind-down it is the larger of the shares of the epochs and of the time budget used. In the wind-down it is
-    the share of the wind-down that is over.
+def progress(schedule: TrainingSchedule, *, epoch: float, elapsed_h: float) -> float:
+    """Share of the training that is over, in [0, 1]: of the epochs or of the time budget, whichever is larger.
 
     Args:
         epoch: Epochs done; a fraction within an epoch.
         elapsed_h: Hours trained, earlier runs of a resumed training included.
-        scores: See `wind_down_start`.
     """
-    start = wind_down_start(scores, schedule.patience_epochs)
-    if start is not None:
-        done = (epoch - start) / wind_down_epochs(schedule)
-        if schedule.time_budget_h is not None:
-            done = max(done, elapsed_h / schedule.time_budget_h)
-        return min(1.0, max(0.0, done)), True
     share = epoch / schedule.num_epochs
     if schedule.time_budget_h is not None:
         share = max(share, elapsed_h / schedule.time_budget_h)
-    return min(1.0, max(0.0, share)), False
+    return min(1.0, max(0.0, share))
 
 
 def poly(share: float, *, exponent: float = 0.9) -> float:
@@ -117,14 +106,19 @@ def learning_rate_factor(
     """Factor on the initial learning rate: linear warm-up, then polynomial decay.
 
     When patience runs out, the factor falls from where it stood to zero over `wind_down_epochs`: stopping at a high
-    learning rate would throw away what annealing gives.
+    learning rate would throw away what annealing gives. Epochs or a time budget that end sooner still end it at zero.
+
+    Args:
+        epoch, elapsed_h: See `progress`.
+        scores: See `wind_down_start`.
+        iteration: Iterations done, over all epochs.
+        warmup_iterations: Iterations over which the factor rises.
     """
-    share, winding_down = progress(schedule, epoch=epoch, elapsed_h=elapsed_h, scores=scores)
-    if winding_down:
-        start = wind_down_start(scores, schedule.patience_epochs)
-        factor = poly(start / schedule.num_epochs) * (1.0 - share)
-    else:
-        factor = poly(share)
+    factor = poly(progress(schedule, epoch=epoch, elapsed_h=elapsed_h))
+    start = wind_down_start(scores, schedule.patience_epochs)
+    if start is not None:
+        left = 1.0 - (epoch - start) / wind_down_epochs(schedule)
+        factor = min(factor, poly(start / schedule.num_epochs) * max(0.0, left))
     if iteration < warmup_iterations:
         factor *= (iteration + 1) / warmup_iterations
     return factor

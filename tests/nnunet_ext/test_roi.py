@@ -218,7 +218,7 @@ def test_a_box_is_never_larger_than_asked_for_inside_the_volume_and_as_near_as_p
         assert 0 <= lower < upper <= n
         assert (upper - lower) * s <= max(mm + 1e-4 * s, s)
         assert upper - lower == n or (upper - lower + 1) * s > mm  # not a voxel smaller than need be
-        if 0 < lower and upper < n:
+        if lower > 0 and upper < n:
             assert abs((lower + upper) / 2 * s - c) <= s / 2 + 1e-9
 
 
