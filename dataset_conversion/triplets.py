@@ -196,7 +196,7 @@ def convert(
             case = _find_case(folder, identifiers[folder], folder.name in test_cases, settings)
             jobs.append(_Job(case, settings, dataset))
         except (ValueError, OSError) as error:
-            summary.failed[folder.name] = _reason(folder.name, error)
+            summary.failed[folder.name] = _reason(error)
 
     try:
         for job, outcome in _run(jobs, n_processes, show_progress):
@@ -283,7 +283,7 @@ def _identifiers(folders: Sequence[Path], failed: dict[str, str]) -> dict[Path, 
         if len(group) > 1:
             for folder in group:
                 others = " and ".join(repr(other.name) for other in group if other is not folder)
-                failed[folder.name] = f"case '{folder.name}': duplicate case name, {others} is the same; rename one"
+                failed[folder.name] = f"duplicate case name, {others} is the same; rename one"
     return identifiers
 
 
@@ -383,10 +383,7 @@ def _run(jobs: Sequence[_Job], n_processes: int, show_progress: bool) -> Iterabl
         for job in lost:  # a killed process takes its neighbours along; alone, each shows whose fault it was
             outcome = next(iter(_run_pool([job], 1)))[1]
             if outcome is _LOST:
-                outcome = _reason(
-                    job.case.folder.name,
-                    "its process was killed, probably out of memory; convert with -np 1 or more memory",
-                )
+                outcome = "its process was killed, probably out of memory; convert with -np 1 or more memory"
             yield job, outcome
             bar.update()
 
@@ -416,7 +413,7 @@ def _start_worker() -> None:
 
 
 def _convert_case(job: _Job) -> str | list[str] | None:
-    """Convert one case if needed; never raises for bad data or a full disk, but returns the reason."""
+    """Convert one case if needed; returns the reason where that fails."""
     case, dataset = job.case, job.dataset
     partial = dataset / ".partial" / case.identifier
     try:
@@ -443,9 +440,12 @@ def _convert_case(job: _Job) -> str | list[str] | None:
                        dataset / file)  # fmt: skip
         _write_json(provenance, dataset / "provenance" / f"{case.identifier}.json")
         return provenance["warnings"]
-    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+    except Exception as error:  # one case must not stop the others
         _remove_case(dataset, case.identifier)
-        return _reason(case.folder.name, error)
+        if isinstance(error, (ValueError, OSError)):
+            return _reason(error)
+        log.debug("case '%s'", case.folder.name, exc_info=True)
+        return f"{type(error).__name__}: {_reason(error)}"
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -750,6 +750,6 @@ def _write_json(content: Mapping, path: Path) -> None:
     os.replace(temporary, path)
 
 
-def _reason(case_name: str, error: Exception | str) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return f"case '{case_name}': {text}"
+def _reason(error: Exception) -> str:
+    """An error's message on one line; the case it belongs to is the key it is kept under."""
+    return " ".join(str(error).split()) or type(error).__name__

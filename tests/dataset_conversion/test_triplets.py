@@ -342,7 +342,7 @@ def test_a_bad_case_is_named_and_leaves_nothing_while_the_others_finish(tmp_path
     assert summary.written == ["good"]
     assert list(summary.failed) == ["spoilt"]
     reason = summary.failed["spoilt"]
-    assert re.search(f"^case 'spoilt': .*{message}", reason), reason
+    assert re.search(message, reason), reason
     assert "\n" not in reason
     assert files_of(summary.dataset_folder, "spoilt") == []
     assert len(files_of(summary.dataset_folder, "good")) == 5
@@ -355,7 +355,7 @@ def test_duplicate_case_names_fail_on_both_sides(tmp_path: Path):
     summary = run(tmp_path / "src")
     assert summary.written == ["c"]
     assert set(summary.failed) == {"Case1", "case1", "b 2", "b_2"}
-    assert summary.failed["Case1"] == "case 'Case1': duplicate case name, 'case1' is the same; rename one"
+    assert summary.failed["Case1"] == "duplicate case name, 'case1' is the same; rename one"
 
 
 def test_where_all_cases_fail_nothing_is_left(tmp_path: Path):
@@ -519,7 +519,7 @@ def test_a_killed_process_is_a_failed_case_and_the_others_finish(tmp_path: Path,
     monkeypatch.setattr(triplets, "_convert_case", importlib.import_module("killer_of_b").convert_case)
     summary = run(tmp_path / "src", n_processes=2)
     assert summary.written == ["a", "c"]
-    assert "case 'b': its process was killed, probably out of memory" in summary.failed["b"]
+    assert "its process was killed, probably out of memory" in summary.failed["b"]
     assert files_of(summary.dataset_folder, "b_") == []
 
 
