@@ -21,6 +21,7 @@ from pathlib import Path
 LOOKUP_FOLDERS = {
     "experiment_planning": "experiment_planning/aa_nnunet_ext",
     "preprocessing": "preprocessing/aa_nnunet_ext",
+    "resampling": "preprocessing/resampling/aa_nnunet_ext",
     "training": "training/nnUNetTrainer/aa_nnunet_ext",
 }
 LOOKUP_FILES = ("lookup.py", "__init__.py")

@@ -30,12 +30,15 @@ from tqdm import tqdm
 from nnunet_ext import roi
 from nnunet_ext.networks import MaxPoolUNet
 from nnunet_ext.preprocessor import body_box
+from nnunet_ext.resampling import resample_label_map
 from nnunet_ext.schedule import TrainingSchedule
 
 LOCALIZER, WHOLE_VOLUME, SEGMENTER = "3d_lowres", "3d_fullres", "3d_cascade_fullres"
 
 #: One case far finer than the rest must not set the grid of all: no target spacing below this share of the median.
 FINEST_SHARE_OF_MEDIAN = 0.6
+#: Step in which the localizer's spacing is coarsened.
+COARSEN_STEP = 1.02
 
 
 @dataclass(frozen=True)
@@ -98,10 +101,9 @@ class CascadeOARPlanner(ResEncUNetPlanner):
 
     Differences from nnU-Net's planners:
 
-    - target spacing: the finest of the training set along each axis (guarded), not the median. A grid coarser than a
-      case's own loses thin organs: on 2.2 mm data resampled to 2.0 mm and back, nnU-Net's label interpolation leaves a
-      lens 64 % DSC; nearest neighbour onto a grid at least as fine leaves 86..100 %.
-    - label maps are resampled by nearest neighbour (order 0), for the same reason;
+    - target spacing: the finest of the training set along each axis (guarded), not the median: a grid coarser than a
+      case's own can't hold an organ of one or two voxels;
+    - label maps are resampled by `resample_label_map`, so that what small organs lose on the way there comes back;
     - the localizer's spacing is chosen so that every training body fits into one patch;
     - the ROI's size is measured on the training labels (`nnunet_ext.roi.fit_roi`) and becomes the segmenter's patch size;
     - no `2d`, and no configuration survives from an older plans file of the same name.
@@ -110,7 +112,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
     1.25 0.8 0.8 mm.
     """
 
-    #: Patch of the localizer, in voxels: about 128 x 128 x 128.
+    #: Voxels in the localizer's patch, at most.
     localizer_voxels = 128**3
     localizer_features = 32
     #: Room around the organs: the localizer's error and anatomy unlike the training set's.
@@ -197,9 +199,9 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         return np.maximum(spacings.min(0), FINEST_SHARE_OF_MEDIAN * np.median(spacings, axis=0))
 
     def determine_resampling(self, *args, **kwargs):
-        """As nnU-Net, but label maps by nearest neighbour: interpolation thins organs of one or two voxels away."""
-        data, data_kwargs, seg, seg_kwargs = super().determine_resampling(*args, **kwargs)
-        return data, data_kwargs, seg, {**seg_kwargs, "order": 0, "order_z": 0}
+        """As nnU-Net for images; label maps by `nnunet_ext.resampling.resample_label_map`, which keeps small organs."""
+        data, data_kwargs, _, _ = super().determine_resampling(*args, **kwargs)
+        return data, data_kwargs, resample_label_map, {"force_separate_z": None}
 
     def determine_normalization_scheme_and_whether_mask_is_used_for_norm(self) -> tuple[list[str], list[bool]]:
         """nnU-Net's schemes, never with the nonzero mask: the body crop replaces it."""
@@ -296,14 +298,14 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         """Entries of `3d_lowres` that differ from `3d_fullres`: the whole body of every training case in one patch."""
         extent_mm = np.max([np.multiply(c.body_shape, c.spacing_mm) for c in self.scan().values()], axis=0)
         extent_mm = extent_mm[list(forward)]
-        spacing = np.maximum(fullres_spacing_mm, (np.prod(extent_mm) / self.localizer_voxels) ** (1 / 3))
-        # Axes that are coarser already leave voxels over for the others.
-        free = spacing > fullres_spacing_mm
-        if free.any() and not free.all():
-            voxels_left = self.localizer_voxels / np.prod(extent_mm[~free] / spacing[~free])
-            isotropic = (np.prod(extent_mm[free]) / voxels_left) ** (1 / free.sum())
-            spacing[free] = np.maximum(fullres_spacing_mm[free], isotropic)
-        patch, architecture = self.max_pool_unet(spacing, [int(n) for n in np.ceil(extent_mm / spacing - 1e-6)])
+        # Start from cubic voxels and coarsen until the patch, rounded up to what the network divides, fits the budget.
+        # Axes that are coarser already stay as they are.
+        cube_mm = (np.prod(extent_mm) / self.localizer_voxels) ** (1 / 3) / COARSEN_STEP
+        patch = None
+        while patch is None or np.prod(patch) > self.localizer_voxels:
+            cube_mm *= COARSEN_STEP
+            spacing = np.maximum(fullres_spacing_mm, cube_mm)
+            patch, architecture = self.max_pool_unet(spacing, [int(n) for n in np.ceil(extent_mm / spacing - 1e-6)])
         return {
             "data_identifier": self.generate_data_identifier(LOCALIZER),
             "spacing": [float(s) for s in spacing],
@@ -439,7 +441,7 @@ class CascadeOARPlannerSmall(CascadeOARPlanner):
     The localizer is kept coarse: at the cost of the segmenter it learned nothing in the time it is given here.
     """
 
-    localizer_voxels = 40 * 48 * 48
+    localizer_voxels = 40 * 40 * 48
     localizer_features = 8
     dropout = 0.0
     localizer_batch_size = 2
