@@ -5,6 +5,7 @@ Run by `nnUNetv2_plan_and_preprocess -d ID -pl CascadeOARPlanner` (or `CascadeOA
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -57,14 +58,22 @@ def scan_case(
     *,
     reader: BaseReaderWriter,
     channel_names: Mapping[str, str],
+    labels: Mapping[str, int],
 ) -> ScannedCase:
     """Body size and organ extents of one training case.
 
     Raises:
-        ValueError: If images and label map differ in size, or the reader leaves the axes in a non-canonical order.
+        ValueError: If a file can't be read, images and label map differ in size, the label map holds a value that is not
+            in `labels`, or the reader leaves the axes in a non-canonical order.
     """
-    images, properties = reader.read_images(list(image_files))
-    label_map, _ = reader.read_seg(label_file)
+    try:
+        images, properties = reader.read_images(list(image_files))
+        label_map, _ = reader.read_seg(label_file)
+    except Exception as e:  # each reader raises what its library raises, nnU-Net a RuntimeError where channels differ
+        raise ValueError(
+            f"case '{name}': can't be read ({type(e).__name__}: {e}); a file is missing or damaged, or the channels differ "
+            f"in size. Files: {', '.join([*image_files, label_file])}."
+        ) from e
     if label_map.shape[1:] != images.shape[1:]:
         raise ValueError(
             f"case '{name}': images have size {images.shape[1:]} (Z, Y, X), the label map {label_map.shape[1:]}. "
@@ -79,11 +88,16 @@ def scan_case(
                 "convert, or set overwrite_image_reader_writer to NibabelIOWithReorient in dataset.json."
             )
     spacing = tuple(float(s) for s in properties["spacing"])
+    organs = roi.organ_extents(label_map[0].astype(np.int32), spacing_mm=spacing)
+    if unknown := sorted(set(organs) - set(labels.values())):
+        raise ValueError(
+            f"case '{name}': label values {unknown} are not in dataset.json ({dict(labels)}). File: {label_file}."
+        )
     box = body_box(images, spacing_mm=spacing, channel_names=channel_names)
     return ScannedCase(
         spacing_mm=spacing,
         body_shape=tuple(upper - lower for lower, upper in box),
-        organs=roi.organ_extents(label_map[0].astype(np.int32), spacing_mm=spacing),
+        organs=organs,
     )
 
 
@@ -167,6 +181,9 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         """
         if self.scanned is not None:
             return self.scanned
+        labels = self.dataset_json["labels"]
+        if bad := [name for name, value in labels.items() if name == "ignore" or not isinstance(value, int)]:
+            raise ValueError(f"dataset.json: labels {bad}: the cascade knows neither regions nor an ignore label.")
         reader = self.determine_reader_writer()()
 
         def one(name: str) -> ScannedCase | ValueError:
@@ -178,6 +195,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
                     files["label"],
                     reader=reader,
                     channel_names=self.dataset_json["channel_names"],
+                    labels=labels,
                 )
             except ValueError as e:
                 return e
@@ -426,7 +444,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         recursive_fix_for_json_export(plans)
         file = Path(nnUNet_preprocessed, self.dataset_name, f"{self.plans_identifier}.json")
         file.parent.mkdir(parents=True, exist_ok=True)
-        if file.is_file() and load_json(str(file)) != plans:
+        if file.is_file() and load_json(str(file)) != json.loads(json.dumps(plans)):
             os.replace(file, f"{file}.old")
             print(f"An older {file.name} differed; it is kept as {file.name}.old")
         temporary = file.with_name(file.name + ".tmp")

@@ -47,8 +47,8 @@ def _cascade_plans(
 ) -> dict:
     forward = list(transpose_forward)
 
-    def resampling(is_seg: bool, order: int) -> dict:
-        return {"is_seg": is_seg, "order": order, "order_z": 0, "force_separate_z": None}
+    def resampling(order: int) -> dict:
+        return {"is_seg": False, "order": order, "order_z": 0, "force_separate_z": None}
 
     statistics = {"mean": 20.0, "median": 20.0, "std": 40.0, "min": -100.0, "max": 200.0}
     statistics.update({"percentile_00_5": -100.0, "percentile_99_5": 200.0})
@@ -62,11 +62,11 @@ def _cascade_plans(
         "normalization_schemes": ["CTNormalization" if c == "CT" else "ZScoreNormalization" for c in channels],
         "use_mask_for_norm": [False] * len(channels),
         "resampling_fn_data": "resample_data_or_seg_to_shape",
-        "resampling_fn_seg": "resample_data_or_seg_to_shape",
+        "resampling_fn_seg": "resample_label_map",
         "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
-        "resampling_fn_data_kwargs": resampling(False, 3),
-        "resampling_fn_seg_kwargs": resampling(True, 0),
-        "resampling_fn_probabilities_kwargs": resampling(False, 1),
+        "resampling_fn_data_kwargs": resampling(3),
+        "resampling_fn_seg_kwargs": {"force_separate_z": None},
+        "resampling_fn_probabilities_kwargs": resampling(1),
         "architecture": architecture("dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"),
         "batch_dice": True,
         "deep_supervision": True,

@@ -1,0 +1,357 @@
+"""Plans for a synthetic raw dataset of six heads in three spacings, one of them stored in another orientation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiment_dataset
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_ext.plans.cascade_oar_planner import CascadeOARPlanner, CascadeOARPlannerSmall
+from nnunet_ext.roi import RoiRule, find_roi, label_crop_pass_rate
+from nnunet_ext.schedule import TrainingSchedule
+
+NAME = "Dataset501_Heads"
+LABELS = {"background": 0, "Eye_L": 1, "Eye_R": 2, "OpticChiasm": 3}
+EXTENT_MM = (66.0, 62.0, 58.0)  # x, y, z
+#: Organs in mm in LPS, from the head's centre: left is +x, posterior +y.
+ORGANS_MM = {1: ((10, -14, 4), 4.5), 2: ((-10, -14, 4), 4.5), 3: ((0, 4, -4), 3.5)}
+SPACINGS_MM = [(1.5, 1.6, 3.0), (1.7, 1.5, 2.8), (1.6, 1.7, 3.1)]  # x, y, z
+FINEST_ZYX = (2.8, 1.5, 1.5)
+OBLIQUE = sitk.Euler3DTransform((0, 0, 0), 0.10, -0.08, 0.12).GetMatrix()
+
+
+def head(spacing_mm, *, seed: int = 0, shift_mm=(0.0, 0.0, 0.0), direction=OBLIQUE) -> tuple[list, sitk.Image]:
+    """CT and T1 of a head of 20 mm radius in air, and its label map; axes in (oblique) LPS order."""
+    size = [round(e / s) for e, s in zip(EXTENT_MM, spacing_mm, strict=True)]
+    axes = [(np.arange(n) + 0.5) * s - n * s / 2 for n, s in zip(size, spacing_mm, strict=True)]
+    z, y, x = np.meshgrid(axes[2], axes[1], axes[0], indexing="ij")
+    points = np.stack([x, y, z], -1) - shift_mm
+    inside = (points**2).sum(-1) <= 20.0**2
+    noise = np.random.default_rng(seed).standard_normal(inside.shape)
+    labels = np.zeros(inside.shape, np.uint8)
+    for value, (centre, radius) in ORGANS_MM.items():
+        labels[((points - centre) ** 2).sum(-1) <= radius**2] = value
+    arrays = [np.where(inside, 40.0, -1000.0) + 5 * noise, np.where(inside, 300.0, 5.0) + 3 * noise, labels]
+    made = []
+    for array in arrays:
+        image = sitk.GetImageFromArray(array if array is labels else array.astype(np.float32))
+        image.SetSpacing(spacing_mm)
+        image.SetOrigin((-30.0, 12.0, 5.0))
+        image.SetDirection(direction)
+        made.append(image)
+    return made[:2], made[2]
+
+
+def write_case(raw: Path, case: str, images: list, label: sitk.Image) -> None:
+    for i, image in enumerate(images):
+        sitk.WriteImage(image, str(raw / "imagesTr" / f"{case}_{i:04d}.nii.gz"))
+    sitk.WriteImage(label, str(raw / "labelsTr" / f"{case}.nii.gz"))
+
+
+def write_dataset_json(raw: Path, **changes) -> None:
+    cases = sorted(f.name.removesuffix(".nii.gz") for f in (raw / "labelsTr").glob("*.nii.gz"))
+    content = {
+        "channel_names": {"0": "CT", "1": "T1"},
+        "labels": LABELS,
+        "numTraining": len(cases),
+        "file_ending": ".nii.gz",
+        # Named, so that nnU-Net does not start twelve processes to list them.
+        "dataset": {
+            c: {"images": [f"imagesTr/{c}_{i:04d}.nii.gz" for i in range(2)], "label": f"labelsTr/{c}.nii.gz"}
+            for c in cases
+        },
+        **changes,
+    }
+    (raw / "dataset.json").write_text(json.dumps(content))
+
+
+def make_raw(root: Path, *, spacings=SPACINGS_MM, n: int = 6) -> Path:
+    """The raw dataset and its fingerprint; returns the raw folder."""
+    raw, preprocessed = root / "raw" / NAME, root / "preprocessed" / NAME
+    for folder in (raw / "imagesTr", raw / "labelsTr", preprocessed, root / "results"):
+        folder.mkdir(parents=True)
+    for i in range(n):
+        images, label = head(spacings[i % len(spacings)], seed=i, shift_mm=(i - 2.0, 0.5 * i, -i / 2))
+        if i == 4:  # the same head, other axes
+            images, label = [sitk.DICOMOrient(x, "PIR") for x in images], sitk.DICOMOrient(label, "PIR")
+        write_case(raw, f"head_{i:02d}", images, label)
+    write_dataset_json(raw)
+    statistics = dict.fromkeys(("mean", "median", "std", "min", "max", "percentile_00_5", "percentile_99_5"), 1.0)
+    (preprocessed / "dataset_fingerprint.json").write_text(
+        json.dumps(
+            {
+                "foreground_intensity_properties_per_channel": {"0": statistics, "1": statistics},
+                "median_relative_size_after_cropping": 0.3,  # nnU-Net would normalise inside the nonzero mask
+                "spacings": [[s[2], s[1], s[0]] for s in spacings],
+                "shapes_after_crop": [[20, 40, 40]] * len(spacings),
+            }
+        )
+    )
+    return raw
+
+
+def set_paths(monkeypatch, root: Path) -> None:
+    for name in ("raw", "preprocessed", "results"):
+        monkeypatch.setenv(f"nnUNet_{name}", str(root / name))
+
+
+@pytest.fixture(scope="module")
+def shared_root(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("planner")
+    make_raw(root)
+    return root
+
+
+@pytest.fixture
+def planned(shared_root, monkeypatch) -> Callable[..., dict]:
+    """Plans the shared dataset with `CascadeOARPlannerSmall`; same options, same plans."""
+    set_paths(monkeypatch, shared_root)
+
+    def plan(planner=CascadeOARPlannerSmall, **options) -> dict:
+        return planner(501, **options).plan_experiment()
+
+    return plan
+
+
+@pytest.fixture
+def own_raw(tmp_path, monkeypatch) -> Path:
+    """A dataset of three cases to spoil."""
+    set_paths(monkeypatch, tmp_path)
+    return make_raw(tmp_path, n=3)
+
+
+def plans_file(root: Path, name: str = "CascadeOARPlansSmall") -> Path:
+    return root / "preprocessed" / NAME / f"{name}.json"
+
+
+# ------------------------------------------------------------------------------------------------ configurations
+
+
+def test_the_plan_has_localizer_baseline_and_segmenter_and_nothing_else(planned, shared_root):
+    plan = planned()
+    assert list(plan["configurations"]) == ["3d_lowres", "3d_fullres", "3d_cascade_fullres"]
+    assert json.loads(plans_file(shared_root).read_text()) == json.loads(json.dumps(plan))
+    segmenter = PlansManager(plan).get_configuration("3d_cascade_fullres")
+    assert segmenter.previous_stage_name == "3d_lowres"
+    assert PlansManager(plan).get_configuration("3d_lowres").next_stage_names == ["3d_cascade_fullres"]
+    assert segmenter.data_identifier == "CascadeOARPlansSmall_3d_fullres"
+
+
+def test_an_older_plan_is_kept_aside_and_its_configurations_do_not_survive(own_raw, tmp_path):
+    file = plans_file(tmp_path)
+    older = {"configurations": {"2d": {"spacing": [1.0, 1.0]}}}
+    file.write_text(json.dumps(older))
+    CascadeOARPlannerSmall(501).plan_experiment()
+    assert "2d" not in json.loads(file.read_text())["configurations"]
+    assert json.loads(file.with_name(file.name + ".old").read_text()) == older
+
+
+def test_planning_twice_leaves_no_copy_of_the_same_plan(own_raw, tmp_path):
+    for _ in range(2):
+        CascadeOARPlannerSmall(501).plan_experiment()
+    names = sorted(f.name for f in plans_file(tmp_path).parent.iterdir())
+    assert names == ["CascadeOARPlansSmall.json", "dataset.json", "dataset_fingerprint.json"]
+
+
+@pytest.mark.parametrize("configuration", ["3d_lowres", "3d_fullres", "3d_cascade_fullres"])
+def test_nnunet_reads_every_configuration_and_builds_its_network(planned, configuration):
+    plans = PlansManager(json.loads(json.dumps(planned())))
+    c = plans.get_configuration(configuration)
+    network = get_network_from_plans(
+        c.network_arch_class_name,
+        c.network_arch_init_kwargs,
+        c.network_arch_init_kwargs_req_import,
+        2,
+        len(LABELS),
+        deep_supervision=False,
+    ).eval()
+    with torch.no_grad():
+        assert network(torch.zeros(1, 2, *c.patch_size)).shape == (1, len(LABELS), *c.patch_size)
+    assert c.preprocessor_class.__name__ == "CascadeOARPreprocessor"
+    assert callable(c.resampling_fn_data)
+    assert callable(c.resampling_fn_seg)
+    assert c.use_mask_for_norm == [False, False]
+    assert c.normalization_schemes == ["CTNormalization", "ZScoreNormalization"]
+    TrainingSchedule.from_plan(c.configuration["training"])
+
+
+def test_the_full_planner_differs_in_size_and_schedule(planned):
+    class Planner(CascadeOARPlanner):  # the default networks would take seconds to build
+        localizer_voxels = 32**3
+        localizer_features = 8
+
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            self.UNet_base_num_features = 8
+            self.UNet_blocks_per_stage_encoder = (1,) * 8
+
+    plan = planned(Planner)
+    assert plan["plans_name"] == "CascadeOARPlans"
+    segmenter = plan["configurations"]["3d_cascade_fullres"]
+    assert segmenter["training"]["num_epochs"] == 500
+    assert segmenter["architecture"]["arch_kwargs"]["dropout_op"] == "torch.nn.modules.dropout.Dropout3d"
+    assert segmenter["architecture"]["arch_kwargs"]["dropout_op_kwargs"] == {"p": 0.1}
+
+
+def test_the_command_lines_default_preprocessor_is_replaced(own_raw):
+    plan, _ = plan_experiment_dataset(501, CascadeOARPlannerSmall, 0.25, "DefaultPreprocessor", None, None)
+    assert plan["configurations"]["3d_fullres"]["preprocessor_name"] == "CascadeOARPreprocessor"
+
+
+# ------------------------------------------------------------------------------------------------ grid
+
+
+def test_the_grid_is_the_finest_spacing_along_each_axis(planned):
+    assert planned()["configurations"]["3d_fullres"]["spacing"] == pytest.approx(FINEST_ZYX, abs=1e-4)
+
+
+def test_one_case_far_finer_than_the_rest_does_not_set_the_grid(tmp_path, monkeypatch):
+    set_paths(monkeypatch, tmp_path)
+    make_raw(tmp_path, spacings=[(0.75, 1.5, 3.0), (1.5, 1.5, 3.0), (1.5, 1.5, 3.0)], n=3)
+    spacing = CascadeOARPlannerSmall(501).determine_fullres_target_spacing()
+    assert spacing == pytest.approx((3.0, 1.5, 0.9), abs=1e-4)  # 0.6 of the median
+
+
+@pytest.mark.parametrize(
+    ("spacing_zyx", "forward", "left_right_axis"),
+    [([3.0, 1.5, 1.6], [0, 1, 2], 2), ([1.5, 3.0, 1.6], [1, 0, 2], 2), ([1.5, 1.6, 3.0], [2, 0, 1], 0)],
+)
+def test_a_given_spacing_is_used_and_left_right_follows_the_transposition(
+    planned, spacing_zyx, forward, left_right_axis
+):
+    plan = planned(overwrite_target_spacing=spacing_zyx)
+    assert plan["configurations"]["3d_fullres"]["spacing"] == [spacing_zyx[i] for i in forward]
+    assert plan["transpose_forward"] == forward
+    assert [forward[i] for i in plan["transpose_backward"]] == [0, 1, 2]
+    assert plan["left_right_axis"] == left_right_axis
+    # The eyes lie 20 mm apart along that axis, apart from the obliqueness, and nowhere else.
+    offsets = plan["configurations"]["3d_cascade_fullres"]["roi"]["offset_mm"]
+    apart = np.abs(np.subtract(offsets["1"], offsets["2"]))
+    assert apart[left_right_axis] == pytest.approx(20.0, abs=1.0)
+    assert np.delete(apart, left_right_axis) == pytest.approx([0.0, 0.0], abs=1.0)
+
+
+def test_a_case_stored_in_another_orientation_votes_for_the_same_centre(planned):
+    rule = planned()["configurations"]["3d_cascade_fullres"]["roi"]
+    assert max(rule["spread_mm"].values()) < 1.5  # the same head, up to the voxel size
+
+
+# ------------------------------------------------------------------------------------------------ patches
+
+
+def test_the_localizers_patch_covers_the_body_of_every_case(planned):
+    planner = CascadeOARPlannerSmall(501)
+    plan = planned()
+    c = plan["configurations"]["3d_lowres"]
+    covered = np.multiply(c["patch_size"], c["spacing"])
+    for case in planner.scan().values():
+        extent = np.multiply(case.body_shape, case.spacing_mm)[plan["transpose_forward"]]
+        assert (covered >= extent - 1e-6).all()
+    assert np.prod(c["patch_size"]) <= CascadeOARPlannerSmall.localizer_voxels
+    assert (np.array(c["spacing"]) >= np.array(plan["configurations"]["3d_fullres"]["spacing"])).all()
+
+
+def test_the_segmenters_patch_is_the_roi_and_holds_what_the_organs_need_and_the_margin(planned):
+    c = planned()["configurations"]["3d_cascade_fullres"]
+    spacing = planned()["configurations"]["3d_fullres"]["spacing"]
+    assert np.multiply(c["patch_size"], spacing) == pytest.approx(c["roi"]["size_mm"])
+    assert (np.array(c["roi"]["size_mm"]) >= np.add(c["roi"]["needed_mm"], 2 * c["roi"]["margin_mm"]) - 1e-6).all()
+    divisor = np.prod(c["architecture"]["arch_kwargs"]["strides"], axis=0)
+    assert (np.array(c["patch_size"]) % divisor == 0).all()
+
+
+def test_the_planned_roi_holds_every_organ_of_every_case(planned):
+    plan = planned()
+    rule = RoiRule.from_plan(json.loads(json.dumps(plan))["configurations"]["3d_cascade_fullres"]["roi"])
+    planner, forward = CascadeOARPlannerSmall(501), plan["transpose_forward"]
+    reader = planner.determine_reader_writer()()
+    for files in planner.dataset.values():
+        seg, properties = reader.read_seg(files["label"])
+        label_map = seg[0].transpose(forward).astype(np.int16)
+        spacing = [properties["spacing"][i] for i in forward]
+        eyes = np.where(label_map == 3, 0, label_map)
+        assert label_crop_pass_rate(label_map, find_roi(eyes, rule, spacing_mm=spacing).box) == 1.0
+
+
+@pytest.mark.parametrize("memory_gb", [0.01, 1e-4])
+def test_a_roi_too_large_for_the_gpu_is_covered_by_smaller_patches(planned, memory_gb):
+    whole_roi = planned()["configurations"]["3d_cascade_fullres"]
+    c = planned(gpu_memory_target_in_gb=memory_gb)["configurations"]["3d_cascade_fullres"]
+    assert c["roi"]["size_mm"] == whole_roi["roi"]["size_mm"]
+    assert np.prod(c["patch_size"]) < np.prod(whole_roi["patch_size"])
+    assert min(c["patch_size"]) >= 4  # nnU-Net's smallest feature map
+
+
+# ------------------------------------------------------------------------------------------------ what can't be planned
+
+
+def test_every_case_whose_label_map_has_another_size_is_listed(own_raw):
+    for case in ("head_00", "head_02"):
+        _, label = head((2.0, 2.0, 2.0))
+        sitk.WriteImage(label, str(own_raw / "labelsTr" / f"{case}.nii.gz"))
+    with pytest.raises(ValueError, match=r"(?s)2 training cases.*head_00.*\(29, 31, 33\).*head_02"):
+        CascadeOARPlannerSmall(501).plan_experiment()
+
+
+def test_a_case_whose_channels_differ_in_size_is_listed_with_the_others(own_raw):
+    images, _ = head((2.0, 2.0, 2.0))
+    sitk.WriteImage(images[1], str(own_raw / "imagesTr" / "head_01_0001.nii.gz"))
+    _, label = head((2.0, 2.0, 2.0))
+    sitk.WriteImage(label, str(own_raw / "labelsTr" / "head_02.nii.gz"))
+    with pytest.raises(ValueError, match=r"(?s)2 training cases.*head_01.*head_02"):
+        CascadeOARPlannerSmall(501).plan_experiment()
+
+
+def test_a_damaged_file_is_listed_by_its_case(own_raw):
+    (own_raw / "labelsTr" / "head_01.nii.gz").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"(?s)1 training cases.*head_01"):
+        CascadeOARPlannerSmall(501).plan_experiment()
+
+
+def test_simpleitk_reader_and_another_orientation_raise_naming_the_case(own_raw):
+    images, label = head(SPACINGS_MM[1])
+    write_case(own_raw, "head_01", [sitk.DICOMOrient(i, "RAS") for i in images], sitk.DICOMOrient(label, "RAS"))
+    write_dataset_json(own_raw, overwrite_image_reader_writer="SimpleITKIO")
+    with pytest.raises(ValueError, match=r"(?s)1 training cases.*head_01.*not in LPS order.*NibabelIOWithReorient"):
+        CascadeOARPlannerSmall(501).plan_experiment()
+
+
+def test_training_labels_without_any_organ_raise(own_raw):
+    for i, spacing in enumerate(SPACINGS_MM):
+        images, label = head(spacing)
+        write_case(own_raw, f"head_{i:02d}", images, label * 0)
+    with pytest.raises(ValueError, match="no training label map holds an organ"):
+        CascadeOARPlannerSmall(501).plan_experiment()
+
+
+def test_a_case_with_a_missing_organ_is_planned_and_named(own_raw, capsys):
+    images, label = head(SPACINGS_MM[0])
+    write_case(own_raw, "head_00", images, sitk.Mask(label, label != 3))
+    CascadeOARPlannerSmall(501).plan_experiment()
+    assert "Cases with organs missing: head_00" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("label", [{"ignore": 4}, {"Eyes": [1, 2]}])
+def test_label_tables_the_cascade_cannot_use_are_refused(own_raw, label):
+    write_dataset_json(own_raw, labels={**LABELS, **label}, regions_class_order=[1, 2, 3, 1])
+    with pytest.raises(ValueError, match=next(iter(label))):
+        CascadeOARPlannerSmall(501).plan_experiment()
+
+
+def test_a_label_value_that_the_dataset_does_not_name_is_listed(own_raw):
+    _, label = head(SPACINGS_MM[0])
+    array = sitk.GetArrayFromImage(label)
+    array[0, 0, 0] = 9
+    changed = sitk.GetImageFromArray(array)
+    changed.CopyInformation(label)
+    sitk.WriteImage(changed, str(own_raw / "labelsTr" / "head_00.nii.gz"))
+    with pytest.raises(ValueError, match=r"(?s)1 training cases.*head_00.*\[9\]"):
+        CascadeOARPlannerSmall(501).plan_experiment()
