@@ -289,12 +289,18 @@ class CascadeOARTrainer(nnUNetTrainer):
 
     def save_checkpoint(self, filename: str) -> None:
         """Write to a temporary name, then rename: a killed run leaves the previous checkpoint whole."""
+        if self.local_rank != 0:
+            return
         temporary = Path(f"{filename}.tmp")
-        super().save_checkpoint(str(temporary))
-        if self.local_rank == 0 and temporary.is_file():
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, filename)
+        temporary.unlink(missing_ok=True)  # of a killed run
+        try:
+            super().save_checkpoint(str(temporary))
+            if temporary.is_file():  # not where checkpointing is disabled
+                with temporary.open("rb") as file:
+                    os.fsync(file.fileno())
+                os.replace(temporary, filename)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     # --- validation --------------------------------------------------------------------------------------------------
 

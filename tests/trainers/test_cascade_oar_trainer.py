@@ -1,0 +1,524 @@
+"""What the trainers add to nnU-Net's, on a data set of four tiny cases."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
+from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
+from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+
+from nnunet_ext import roi
+from nnunet_ext.mirroring import LeftRightMirrorTransform
+from nnunet_ext.preprocessor import PROPERTIES_KEY
+from nnunet_ext.roi_dataset import RoiDatasets
+from nnunet_ext.trainers import cascade_oar_trainer
+from nnunet_ext.trainers.cascade_oar_trainer import CascadeOARTrainer, CascadeOARTrainerReference
+
+LABELS = {"background": 0, "Eye_L": 1, "Eye_R": 2, "OpticChiasm": 3}
+DATASET = {"channel_names": {"0": "CT", "1": "T1", "2": "T2"}, "labels": LABELS, "file_ending": ".nii.gz"}
+SHAPE, PATCH, SPACING_MM = (20, 22, 26), (16, 16, 16), (2.0, 2.0, 2.0)
+CASES = [f"head_{i}" for i in range(4)]
+STAGES = ["3d_lowres", "3d_fullres", "3d_cascade_fullres"]
+ORGANS = {1: np.s_[6:10, 6:10, 16:20], 2: np.s_[6:10, 6:10, 6:10], 3: np.s_[11:13, 12:15, 11:15]}
+
+
+def label_map() -> np.ndarray:
+    seg = np.zeros((1, *SHAPE), np.int16)
+    for value, where in ORGANS.items():
+        seg[0][where] = value
+    return seg
+
+
+def rule() -> roi.RoiRule:
+    extents = roi.organ_extents(label_map()[0], spacing_mm=SPACING_MM)
+    fit = roi.fit_roi({"case": extents}, margin_mm=1.0, jitter_mm=2.0).rule
+    return roi.RoiRule((32.0, 32.0, 32.0), fit.offset_mm, fit.spread_mm, fit.jitter_mm)
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch) -> Path:
+    """nnU-Net's folders with the preprocessed data of both stages."""
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    for name in ("raw", "preprocessed", "results"):
+        monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
+    base = tmp_path / "preprocessed" / "Dataset501_Test"
+    rng = np.random.default_rng(0)
+    for stage in ("3d_lowres", "3d_fullres"):
+        folder = base / f"CascadeOARPlans_{stage}"
+        folder.mkdir(parents=True)
+        for case in CASES:
+            seg = label_map()
+            data = rng.standard_normal((3, *SHAPE)).astype(np.float32) * 0.1 + seg
+            properties = {
+                "spacing": list(SPACING_MM),
+                "shape_before_cropping": SHAPE,
+                "bbox_used_for_cropping": [[0, n] for n in SHAPE],
+                "shape_after_cropping_and_before_resampling": SHAPE,
+                "class_locations": {v: np.argwhere(seg == v) for v in ORGANS},
+                PROPERTIES_KEY: {"organ_extents": roi.organ_extents(seg[0], spacing_mm=SPACING_MM)},
+            }
+            blocks = {"chunks": data.shape, "blocks": (1, 8, 8, 8), "chunks_seg": seg.shape, "blocks_seg": (1, 8, 8, 8)}
+            nnUNetDatasetBlosc2.save_case(data, seg, properties, str(folder / case), **blocks)
+    splits = [{"train": CASES[:3], "val": CASES[3:]}]
+    (base / "splits_final.json").write_text(json.dumps(splits))
+    (base / "dataset_fingerprint.json").write_text("{}")
+    return tmp_path
+
+
+@pytest.fixture
+def make(folders, cascade_plans) -> Callable[..., CascadeOARTrainer]:
+    """A trainer on the CPU; options go into the configurations' `training` entry."""
+
+    def trainer(
+        cls=CascadeOARTrainer, configuration="3d_cascade_fullres", *, forward=(0, 1, 2), labels=LABELS, **training
+    ):
+        plans = cascade_plans(spacing_mm=SPACING_MM, roi=rule().to_plan(), patch_size=PATCH, transpose_forward=forward)
+        for c in plans["configurations"].values():
+            if "training" in c:
+                c["training"] = {**c["training"], **training}
+        plans["continue_training"] = False
+        torch.manual_seed(0)
+        return cls(plans, configuration, 0, {**DATASET, "labels": labels}, torch.device("cpu"))
+
+    return trainer
+
+
+def log_epochs(trainer, scores: list[float], *, seconds: float = 10.0, start: float = 1e9) -> None:
+    """Make the trainer believe it has trained an epoch per score."""
+    log = trainer.logger.local_logger.my_fantastic_logging
+    n = len(scores)
+    log["ema_fg_dice"] = list(scores)
+    log["mean_fg_dice"] = list(scores)
+    log["epoch_start_timestamps"] = [start + 100 * i for i in range(n)]
+    log["epoch_end_timestamps"] = [start + 100 * i + seconds for i in range(n)]
+    trainer.current_epoch = n
+
+
+# ------------------------------------------------------------------------------------------------ set-up
+
+
+@pytest.mark.parametrize("name", ["CascadeOARTrainer", "CascadeOARTrainerReference"])
+def test_nnunet_finds_the_trainer_by_its_name(name):
+    assert recursive_find_trainer_class_by_name(name).__name__ == name
+
+
+def test_the_schedule_of_the_plan_is_used(make):
+    trainer = make(num_epochs=7, iterations_per_epoch=3, val_iterations_per_epoch=2, initial_lr=0.02)
+    assert (trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch) == (7, 3, 2)
+    assert trainer.initial_lr == 0.02
+    assert make().initial_lr == 1e-3
+
+
+def test_a_misspelt_limit_names_the_configuration(make):
+    with pytest.raises(ValueError, match=r"configuration '3d_cascade_fullres'.*\['patience'\]"):
+        make(patience=3)
+
+
+@pytest.mark.parametrize("forward", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+def test_the_left_right_axis_follows_the_transposition(make, forward):
+    trainer = make(forward=forward)
+    transform = trainer.mirror_transform()
+    assert transform.left_right_axis == forward.index(2)
+    assert transform.allowed_axes == (forward.index(2),)
+    assert transform.pairs == ((1, 2),)
+
+
+# ------------------------------------------------------------------------------------------------ network
+
+
+@pytest.mark.parametrize("configuration", STAGES)
+def test_the_network_takes_images_with_and_without_the_previous_stages_channels(make, configuration):
+    trainer = make(configuration=configuration)
+    trainer.initialize()
+    trainer.network.eval()
+    images = torch.randn(1, 3, *PATCH)
+    with torch.no_grad():
+        outputs = trainer.network(images)
+        assert [o.shape[1] for o in outputs] == [4, 4]
+        if configuration == "3d_cascade_fullres":
+            assert trainer.num_input_channels == 6  # nnU-Net counts a channel per organ
+            for extra in (torch.zeros(1, 3, *PATCH), torch.randn(1, 3, *PATCH)):
+                assert torch.equal(trainer.network(torch.cat([images, extra], 1))[0], outputs[0])
+
+
+def test_the_segmenters_weights_fit_a_network_of_the_image_channels(make):
+    trainer = make()
+    plans, c = trainer.plans_manager, trainer.configuration_manager
+    n = determine_num_input_channels(plans, c, DATASET)
+    cascaded = CascadeOARTrainer.build_network_architecture(plans, c, n, 4, False)
+    plain = nnUNetTrainer.build_network_architecture(plans, c, 3, 4, False)
+    plain.load_state_dict(cascaded.state_dict())
+
+
+# ------------------------------------------------------------------------------------------------ loss
+
+
+def inner(loss):
+    return getattr(loss, "loss", loss)
+
+
+@pytest.mark.parametrize("configuration", STAGES)
+def test_the_cross_entropy_weighs_every_organ_five_times_the_background(make, configuration):
+    trainer = make(configuration=configuration)
+    loss = inner(trainer._build_loss())
+    assert loss.ce.weight.tolist() == [1.0, 5.0, 5.0, 5.0]
+    assert loss.weight_ce == loss.weight_dice == 1
+    assert loss.dc.batch_dice is True
+
+
+def test_missing_a_small_organ_costs_more_than_in_nnunets_loss(make):
+    """Background and two eyes are right, the chiasm of 24 of 4096 voxels is missed."""
+    trainer = make()
+    target = torch.zeros(1, 1, *PATCH)
+    target[0, 0, 2:6, 2:6, 2:6] = 1
+    target[0, 0, 2:6, 2:6, 10:14] = 2
+    missed = target.clone()
+    target[0, 0, 10:12, 4:7, 6:10] = 3
+
+    def cost(loss, predicted):
+        logits = 4 * torch.nn.functional.one_hot(predicted[:, 0].long(), 4).permute(0, 4, 1, 2, 3).float()
+        return inner(loss)(logits, target).item()
+
+    ours = cost(trainer._build_loss(), missed) - cost(trainer._build_loss(), target)
+    stock = nnUNetTrainer._build_loss(trainer)
+    assert ours > 1.05 * (cost(stock, missed) - cost(stock, target))
+    ce = [inner(loss).ce for loss in (trainer._build_loss(), stock)]
+    logits = 4 * torch.nn.functional.one_hot(missed[:, 0].long(), 4).permute(0, 4, 1, 2, 3).float()
+    # log(e^4 + 3) is 4.0535: 0.0535 a voxel where right, 4.0535 where wrong; weights 1 and 5, mean over the weights.
+    n_bg, n_eyes, n_missed = 4096 - 128 - 24, 128, 24
+    by_hand = (0.05346 * (n_bg + 5 * n_eyes) + 4.05346 * 5 * n_missed) / (n_bg + 5 * (n_eyes + n_missed))
+    assert ce[0](logits, target[:, 0].long()).item() == pytest.approx(by_hand, rel=1e-3)
+    assert ce[1](logits, target[:, 0].long()).item() == pytest.approx(0.05346 + 4 * 24 / 4096, rel=1e-3)
+
+
+# ------------------------------------------------------------------------------------------------ data
+
+
+def test_the_segmenter_trains_on_crops_and_the_other_stages_on_whole_cases(make):
+    segmenter = make()
+    segmenter.initialize()
+    assert isinstance(segmenter.dataset_class, RoiDatasets)
+    assert not segmenter.dataset_class.from_localizer
+    assert segmenter.oversample_foreground_percent == 0.0
+    dataset, _ = segmenter.get_tr_and_val_datasets()
+    assert dataset.identifiers == CASES[:3]
+    assert dataset[CASES[0]][0].shape == (3, *PATCH)
+    for configuration in STAGES[:2]:
+        other = make(configuration=configuration)
+        other.initialize()
+        assert other.dataset_class is nnUNetDatasetBlosc2
+
+
+def test_nnunets_predictor_is_told_not_to_mirror(make):
+    for cls in (CascadeOARTrainer, CascadeOARTrainerReference):
+        trainer = make(cls)
+        rotation, _, _, mirror = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        assert trainer.inference_allowed_mirroring_axes is None
+        assert mirror == ()
+        assert max(rotation) <= np.deg2rad(15) + 1e-9
+
+
+@pytest.mark.parametrize("configuration", STAGES)
+@pytest.mark.parametrize("cls", [CascadeOARTrainer, CascadeOARTrainerReference])
+def test_a_training_batch_has_the_planned_size_and_a_target_per_output(make, cls, configuration):
+    trainer = make(cls, configuration)
+    trainer.initialize()
+    train, validation = trainer.get_dataloaders()
+    for loader in (train, validation):
+        batch = next(loader)
+        n = 1 if cls is CascadeOARTrainerReference else 2
+        assert batch["data"].shape == (n, 3, *PATCH)
+        assert [tuple(t.shape) for t in batch["target"]] == [(n, 1, 16, 16, 16), (n, 1, 8, 8, 8)]
+        assert set(batch["target"][0].unique().tolist()) <= {0, 1, 2, 3}
+
+
+def test_the_sample_is_mirrored_before_anything_else_with_its_labels_exchanged(make):
+    trainer = make()
+    transforms = trainer.get_training_transforms(PATCH, (0, 0), None, (), False)
+    first, *rest = transforms.transforms
+    assert isinstance(first, LeftRightMirrorTransform)
+    assert not [t for t in rest if "Mirror" in type(t).__name__]
+
+
+def test_the_reference_recipe_flips_all_axes_and_adds_noise_only(make):
+    trainer = make(CascadeOARTrainerReference)
+    transforms = trainer.get_training_transforms(PATCH, (0, 0), [[1, 1, 1], [0.5, 0.5, 0.5]], (), False).transforms
+    kinds = [LeftRightMirrorTransform, GaussianNoiseTransform, RemoveLabelTansform, DownsampleSegForDSTransform]
+    assert [type(t) for t in transforms] == kinds
+    assert transforms[0].allowed_axes == (0, 1, 2)
+    torch.manual_seed(0)
+    image = torch.zeros(3, *PATCH)
+    noisy = transforms[1](image=image.clone())["image"]
+    assert 0 < noisy.var() <= 0.11
+
+
+def test_the_loader_gives_the_reference_recipe_the_final_patch_size(make):
+    trainer = make(CascadeOARTrainerReference)
+    trainer.initialize()
+    loader, _ = trainer.get_dataloaders()
+    data_loader = loader.data_loader
+    assert isinstance(data_loader, nnUNetDataLoader)
+    assert tuple(data_loader.patch_size) == PATCH
+
+
+# ------------------------------------------------------------------------------------------------ optimizer
+
+
+def test_the_reference_recipe_is_soft_dice_with_adam_at_a_constant_2e_4_and_batch_size_1(make):
+    trainer = make(CascadeOARTrainerReference, initial_lr=0.006)
+    trainer.initialize()
+    assert trainer.batch_size == 1
+    assert type(trainer.optimizer) is torch.optim.Adam
+    loss = inner(trainer.loss)
+    assert (loss.weight_ce, loss.weight_dice) == (0, 1)
+    log_epochs(trainer, [0.5] * 5)
+    trainer.lr_scheduler.step()
+    assert trainer.optimizer.param_groups[0]["lr"] == 2e-4
+
+
+def test_the_reference_recipe_ends_when_patience_runs_out(make):
+    trainer = make(CascadeOARTrainerReference, num_epochs=100, patience_epochs=3)
+    log_epochs(trainer, [0.5] * 3)
+    assert trainer.reason_to_stop() is None
+    log_epochs(trainer, [0.5] * 4)
+    assert trainer.reason_to_stop() == "no better epoch for 3 epochs"
+
+
+def test_the_learning_rate_is_the_schedules_at_every_iteration(make):
+    trainer = make(num_epochs=10, iterations_per_epoch=4, initial_lr=0.01)
+    trainer.initialize()
+    log_epochs(trainer, [0.5] * 8)
+    trainer.iterations_this_epoch = 2  # iteration 34: after the warm-up
+    trainer.lr_scheduler.step()
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.01 * (1 - 8.5 / 10) ** 0.9)
+    log_epochs(trainer, [])
+    trainer.iterations_this_epoch = 2
+    trainer.lr_scheduler.step(0)
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.01 * (1 - 0.05) ** 0.9 * 3 / 30)
+
+
+def test_a_resumed_training_goes_on_with_the_same_learning_rate_and_time(make, tmp_path):
+    options = {"num_epochs": 20, "patience_epochs": 4, "time_budget_h": 1.0, "iterations_per_epoch": 40}
+    first = make(**options)
+    first.initialize()
+    log_epochs(first, [0.5, 0.6] + [0.55] * 5, seconds=90.0)  # the wind-down began with epoch 6
+    first.current_epoch -= 1  # nnU-Net saves before it counts the epoch
+    first.save_checkpoint(str(tmp_path / "checkpoint_latest.pth"))
+    first.current_epoch += 1
+    second = make(**options)
+    second.load_checkpoint(str(tmp_path / "checkpoint_latest.pth"))
+    assert second.current_epoch == first.current_epoch == 7
+    assert second.elapsed_h() == first.elapsed_h() == pytest.approx(7 * 90 / 3600)
+    rates = []
+    for trainer in (first, second):
+        trainer.iterations_this_epoch = 3
+        trainer.lr_scheduler.step()
+        rates.append(trainer.optimizer.param_groups[0]["lr"])
+        assert trainer.reason_to_stop() is None
+    assert rates[0] == rates[1]
+    by_hand = 1e-3 * (1 - 6 / 20) ** 0.9 * (1 - (7 + 3 / 40 - 6) / 2)
+    assert rates[0] == pytest.approx(by_hand)
+
+
+def test_the_time_of_an_epoch_that_was_killed_is_not_counted_after_resuming(make, tmp_path):
+    trainer = make(time_budget_h=1.0)
+    log_epochs(trainer, [0.5, 0.6], seconds=90.0)
+    checkpointed = copy.deepcopy(trainer.logger.get_checkpoint())
+    trainer.on_epoch_start()
+    assert trainer.elapsed_h() >= 180 / 3600
+    resumed = make(time_budget_h=1.0)
+    resumed.logger.load_checkpoint(checkpointed)
+    assert resumed.elapsed_h() == 180 / 3600
+
+
+# ------------------------------------------------------------------------------------------------ when it ends
+
+
+def test_training_ends_after_the_last_epoch(make):
+    trainer = make(num_epochs=3)
+    log_epochs(trainer, [0.1, 0.2])
+    assert trainer.reason_to_stop() is None
+    log_epochs(trainer, [0.1, 0.2, 0.3])
+    assert trainer.reason_to_stop() == "all 3 epochs are done"
+
+
+def test_training_ends_when_the_time_budget_is_used(make):
+    trainer = make(num_epochs=100, time_budget_h=0.1)
+    log_epochs(trainer, [0.1] * 3, seconds=119)
+    assert trainer.reason_to_stop() is None
+    log_epochs(trainer, [0.1] * 3, seconds=120)
+    assert trainer.reason_to_stop() == "the time budget of 0.1 h is used"
+
+
+def test_the_epoch_that_runs_counts_for_the_time_budget(make, monkeypatch):
+    trainer = make(num_epochs=100, time_budget_h=0.1)
+    log_epochs(trainer, [0.1] * 2, seconds=120)
+    log = trainer.logger.local_logger.my_fantastic_logging
+    log["epoch_start_timestamps"].append(5e9)
+    monkeypatch.setattr(cascade_oar_trainer, "time", lambda: 5e9 + 119)
+    assert not trainer.over_budget()
+    monkeypatch.setattr(cascade_oar_trainer, "time", lambda: 5e9 + 120)
+    assert trainer.over_budget()
+
+
+def test_training_ends_when_patience_and_the_wind_down_are_over(make):
+    trainer = make(num_epochs=30, patience_epochs=2)  # winds down over 3 epochs
+    log_epochs(trainer, [0.5] * 3)  # patience is out: the wind-down is epochs 3, 4, 5
+    assert trainer.reason_to_stop() is None
+    log_epochs(trainer, [0.5] * 5)
+    assert trainer.reason_to_stop() is None
+    log_epochs(trainer, [0.5] * 6)
+    assert trainer.reason_to_stop() == "no better epoch for 2 epochs, and the wind-down is over"
+
+
+def test_a_stop_file_ends_the_training_once(make):
+    trainer = make()
+    stop = Path(trainer.output_folder, "STOP")
+    stop.touch()
+    assert trainer.reason_to_stop() == "a file named STOP asked for it"
+    assert not stop.exists()
+    assert trainer.reason_to_stop() is None
+
+
+# ------------------------------------------------------------------------------------------------ checkpoints
+
+
+def test_a_checkpoint_that_fails_half_way_leaves_the_previous_one_and_nothing_else(make, monkeypatch):
+    trainer = make()
+    trainer.initialize()
+    file = Path(trainer.output_folder, "checkpoint_latest.pth")
+    trainer.save_checkpoint(str(file))
+    before = file.read_bytes()
+
+    def full_disk(_checkpoint, name):
+        Path(name).write_bytes(b"half a checkpoint")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        trainer.save_checkpoint(str(file))
+    assert file.read_bytes() == before
+    assert [f.name for f in file.parent.glob("checkpoint*")] == ["checkpoint_latest.pth"]
+
+
+def test_a_half_file_of_a_killed_run_never_becomes_a_checkpoint(make):
+    trainer = make()
+    trainer.initialize()
+    file = Path(trainer.output_folder, "checkpoint_latest.pth")
+    trainer.save_checkpoint(str(file))
+    before = file.read_bytes()
+    Path(f"{file}.tmp").write_bytes(b"half a checkpoint")
+    trainer.disable_checkpointing = True
+    trainer.save_checkpoint(str(file))
+    assert file.read_bytes() == before
+
+
+def test_the_last_checkpoint_holds_the_weights_of_the_best_epoch(make, monkeypatch):
+    trainer = make()
+    trainer.initialize()
+    trainer.dataloader_train = trainer.dataloader_val = None
+    best = {k: v.clone() for k, v in trainer.network.state_dict().items()}
+    trainer.save_checkpoint(str(Path(trainer.output_folder, "checkpoint_best.pth")))
+    with torch.no_grad():
+        for parameter in trainer.network.parameters():
+            parameter.add_(1.0)
+    trainer.current_epoch = 3
+    trainer.on_train_end()
+    final = torch.load(Path(trainer.output_folder, "checkpoint_final.pth"), weights_only=False)
+    assert all(torch.equal(final["network_weights"][k], v) for k, v in best.items())
+    assert final["current_epoch"] == 3
+    assert final["inference_allowed_mirroring_axes"] is None
+
+
+# ------------------------------------------------------------------------------------------------ a whole run
+
+
+@pytest.mark.parametrize("cls", [CascadeOARTrainer, CascadeOARTrainerReference])
+def test_a_run_of_two_epochs_and_its_resumption_end_with_a_final_checkpoint(make, cls, monkeypatch):
+    monkeypatch.setattr(nnUNetTrainer, "plot_network_architecture", lambda self: None)
+    monkeypatch.setattr("nnunetv2.training.logging.nnunet_logger.LocalLogger.plot_progress_png", lambda *_: None)
+    options = {"num_epochs": 2, "iterations_per_epoch": 2, "val_iterations_per_epoch": 1}
+    trainer = make(cls, **options)
+    folder = Path(trainer.output_folder)
+    epoch_end = trainer.on_epoch_end
+
+    def stop_after_the_first():
+        epoch_end()
+        (folder / "STOP").touch()
+
+    trainer.on_epoch_end = stop_after_the_first
+    trainer.run_training()
+    assert trainer.current_epoch == 1
+    resumed = make(cls, **options)
+    resumed.load_checkpoint(str(folder / "checkpoint_final.pth"))
+    assert resumed.current_epoch == 1
+    resumed.run_training()
+    final = torch.load(folder / "checkpoint_final.pth", weights_only=False)
+    assert final["current_epoch"] == 2
+    assert len(final["logging"]["lrs"]) == 2
+    assert not list(folder.glob("*.tmp"))
+
+
+def test_a_time_budget_ends_the_epoch_it_runs_out_in(make, monkeypatch):
+    monkeypatch.setattr(nnUNetTrainer, "plot_network_architecture", lambda self: None)
+    monkeypatch.setattr("nnunetv2.training.logging.nnunet_logger.LocalLogger.plot_progress_png", lambda *_: None)
+    trainer = make(num_epochs=50, iterations_per_epoch=100, time_budget_h=1e-6)
+    steps = []
+    train_step = trainer.train_step
+    trainer.train_step = lambda batch: steps.append(1) or train_step(batch)
+    trainer.run_training()
+    assert len(steps) == 1
+    assert trainer.current_epoch == 1
+
+
+# ------------------------------------------------------------------------------------------------ validation
+
+
+def test_without_the_localizers_maps_the_validation_names_a_case_and_the_commands(make):
+    trainer = make()
+    trainer.initialize()
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"(?s)'head_3'.*nnUNetv2_train Dataset501_Test 3d_lowres 0 -tr CascadeOARTrainer -p CascadeOARPlans"
+        r".*nnUNetv2_train Dataset501_Test 3d_cascade_fullres 0 .*--val",
+    ):
+        trainer.perform_actual_validation()
+
+
+def test_the_localizers_maps_are_looked_for_where_the_localizer_writes_them(make):
+    localizer, segmenter = make(configuration="3d_lowres"), make()
+    written = Path(localizer.output_folder_base, "predicted_next_stage", "3d_cascade_fullres")
+    assert Path(segmenter.folder_with_segs_from_previous_stage) == written
+
+
+def test_the_report_of_the_boxes_gives_the_mean_and_names_the_cases_that_fall_short(make):
+    trainer = make()
+    folder = Path(trainer.output_folder, "validation")
+    folder.mkdir()
+    record = {"localizer_found": [1], "voters": [1], "outliers": [], "fallback_whole_volume": False}
+    trainer._report_boxes(
+        {
+            "a": {**record, "label_crop_pass_rate": 1.0},
+            "b": {**record, "label_crop_pass_rate": 0.9},
+            "c": {**record, "label_crop_pass_rate": None},
+            "d": {**record, "label_crop_pass_rate": 1.0, "fallback_whole_volume": True},
+        }
+    )
+    report = json.loads((folder / "label_crop_pass_rate.json").read_text())
+    assert report["mean"] == pytest.approx(2.9 / 3)
+    log = Path(trainer.log_file).read_text()
+    assert "b: the ROI holds only 90.00 %" in log
+    assert "d: the localizer found no organ" in log
+    assert "Label crop pass rate: 96.67 % (mean over 3 cases)" in log
