@@ -1,0 +1,254 @@
+"""The whole path through the commands a user types, on tiny phantoms and schedules of a few iterations.
+
+What a training of seconds can show: that every command runs, and that geometry, restart and reports are right. Whether
+the recipe learns is what `make demo` shows.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnunet_ext.labels import ORGANS
+
+pytestmark = pytest.mark.slow
+
+DATASET = "Dataset601_Tiny"
+PLANS, TRAINER = "CascadeOARPlansSmall", "CascadeOARTrainer"
+TEST_CASES = ("phantom_006", "phantom_007")
+MODEL = ["-tr", TRAINER, "-p", PLANS, "-device", "cpu"]
+#: Oblique: 12 degrees about an axis that is none of the image's.
+OBLIQUE = sitk.VersorTransform((0.3, -0.5, 0.81), np.deg2rad(12)).GetMatrix()
+
+
+class Workspace:
+    """The three nnU-Net folders of one run, and the commands run in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.raw, self.preprocessed, self.results = (folder / n for n in ("raw", "preprocessed", "results"))
+        self.environment = {
+            **os.environ,
+            "nnUNet_raw": str(self.raw),
+            "nnUNet_preprocessed": str(self.preprocessed),
+            "nnUNet_results": str(self.results),
+            "nnUNet_def_n_proc": "2",
+            "nnUNet_n_proc_DA": "1",
+            "nnUNet_compile": "f",
+        }
+
+    def command(self, *arguments: str) -> list[str]:
+        return [str(Path(sys.executable).parent / arguments[0]), *arguments[1:]]
+
+    def run(self, *arguments: str, ok: bool = True) -> str:
+        done = subprocess.run(
+            self.command(*arguments), env=self.environment, capture_output=True, text=True, timeout=900, check=False
+        )
+        output = done.stdout + done.stderr
+        assert (done.returncode == 0) == ok, f"{arguments} returned {done.returncode}\n{output[-4000:]}"
+        return output
+
+    def model(self, configuration: str) -> Path:
+        return self.results / DATASET / f"{TRAINER}__{PLANS}__{configuration}"
+
+    def plans(self) -> dict:
+        return json.loads((self.preprocessed / DATASET / f"{PLANS}.json").read_text())
+
+
+def reorient(case: Path, code: str) -> None:
+    """Store every file of a case in another axis order."""
+    for file in case.glob("*.nii.gz"):
+        sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(str(file)), code), str(file))
+
+
+def tilt(case: Path) -> None:
+    """Turn the whole case in space: an oblique acquisition."""
+    for file in case.glob("*.nii.gz"):
+        image = sitk.ReadImage(str(file))
+        direction = np.reshape(OBLIQUE, (3, 3)) @ np.reshape(image.GetDirection(), (3, 3))
+        image.SetDirection(direction.ravel())
+        sitk.WriteImage(image, str(file))
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory) -> Workspace:
+    """Phantoms in several orientations, converted, planned and preprocessed; schedules cut to a few iterations."""
+    space = Workspace(tmp_path_factory.mktemp("end_to_end"))
+    phantoms = space.folder / "phantoms"
+    space.run("nnunet_ext", "phantom", str(phantoms), "--cases", "8", "--seed", "3", "--size", "tiny", "-np", "2")
+    reorient(phantoms / "phantom_001", "PIR")
+    tilt(phantoms / "phantom_002")
+    tilt(phantoms / "phantom_006")
+    reorient(phantoms / "phantom_007", "ASL")
+    convert = ["nnunet_ext", "convert", str(phantoms), "-d", "601", "-n", "Tiny", "--test", *TEST_CASES, "-np", "2"]
+    space.run(*convert)
+    # Another plans file of the name lies there already: none of its configurations may survive.
+    old = space.preprocessed / DATASET / f"{PLANS}.json"
+    old.parent.mkdir(parents=True)
+    old.write_text(json.dumps({"configurations": {"2d": {}, "3d_old": {"inherits_from": "2d"}}}))
+    plan = ["nnUNetv2_plan_and_preprocess", "-d", "601", "-pl", "CascadeOARPlannerSmall", "-npfp", "2", "-np", "2"]
+    space.run(*plan, "--verify_dataset_integrity")
+    plans = space.plans()
+    for configuration in plans["configurations"].values():
+        configuration["training"].update(num_epochs=3, iterations_per_epoch=2, val_iterations_per_epoch=1)
+    old.write_text(json.dumps(plans))
+    return space
+
+
+@pytest.fixture(scope="module")
+def localizer(space) -> Path:
+    """The localizer's fold 0, killed in the middle, continued and validated."""
+    train = ["nnUNetv2_train", "601", "3d_lowres", "0", *MODEL]
+    process = subprocess.Popen(space.command(*train), env=space.environment, stdout=subprocess.DEVNULL)
+    checkpoint = space.model("3d_lowres") / "fold_0" / "checkpoint_latest.pth"
+    for _ in range(600):
+        if checkpoint.is_file() or process.poll() is not None:
+            break
+        time.sleep(0.2)
+    assert process.poll() is None, "the training ended before it could be killed"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    space.continued = space.run(*train, "--c")
+    return space.model("3d_lowres")
+
+
+@pytest.fixture(scope="module")
+def segmenter(space, localizer) -> Path:
+    space.trained = space.run("nnUNetv2_train", "601", "3d_cascade_fullres", "0", *MODEL)
+    return space.model("3d_cascade_fullres")
+
+
+def predict_stage(space: Workspace, configuration: str, out: Path, *more: str) -> str:
+    images = space.raw / DATASET / "imagesTs"
+    return space.run(
+        *("nnUNetv2_predict", "-d", "601", "-f", "0", "-c", configuration, "-i", str(images), "-o", str(out)),
+        *(*MODEL, "-npp", "1", "-nps", "1", *more),
+    )
+
+
+def test_plans_hold_the_three_configurations_and_nothing_stale(space):
+    plans = space.plans()
+    assert set(plans["configurations"]) == {"3d_lowres", "3d_fullres", "3d_cascade_fullres"}
+    assert plans["configurations"]["3d_cascade_fullres"]["previous_stage"] == "3d_lowres"
+    assert plans["configurations"]["3d_fullres"]["preprocessor_name"] == "CascadeOARPreprocessor"
+
+
+def test_killed_training_continues_from_its_last_epoch(space, localizer):
+    assert (localizer / "fold_0" / "checkpoint_final.pth").is_file()
+    assert "Epoch 0\n" not in space.continued.replace(" \n", "\n"), "the finished epoch was trained again"
+    assert "Epoch 2" in space.continued
+
+
+def test_localizer_leaves_out_of_fold_maps_for_the_segmenter(space, localizer):
+    split = json.loads((space.preprocessed / DATASET / "splits_final.json").read_text())[0]
+    maps = localizer / "predicted_next_stage" / "3d_cascade_fullres"
+    assert sorted(f.stem for f in maps.glob("*.b2nd")) == sorted(split["val"])
+
+
+def test_validation_is_end_to_end_and_says_what_the_box_held(space, segmenter):
+    validation = segmenter / "fold_0" / "validation"
+    record = json.loads((validation / "label_crop_pass_rate.json").read_text())
+    split = json.loads((space.preprocessed / DATASET / "splits_final.json").read_text())[0]
+    assert set(record["cases"]) == set(split["val"])
+    assert "Label crop pass rate" in space.trained
+    for case in split["val"]:
+        mask = sitk.ReadImage(str(validation / f"{case}.nii.gz"))
+        reference = sitk.ReadImage(str(space.raw / DATASET / "labelsTr" / f"{case}.nii.gz"))
+        assert mask.GetSize() == reference.GetSize()
+
+
+def test_val_repeats_the_validation(space, segmenter):
+    shutil.rmtree(segmenter / "fold_0" / "validation")
+    space.run("nnUNetv2_train", "601", "3d_cascade_fullres", "0", *MODEL, "--val")
+    assert (segmenter / "fold_0" / "validation" / "summary.json").is_file()
+    assert (segmenter / "fold_0" / "validation" / "label_crop_pass_rate.json").is_file()
+
+
+def test_segmenter_validation_without_localizer_maps_names_the_command(space, segmenter):
+    maps = space.model("3d_lowres") / "predicted_next_stage"
+    hidden = maps.with_name("hidden")
+    maps.rename(hidden)
+    try:
+        output = space.run("nnUNetv2_train", "601", "3d_cascade_fullres", "0", *MODEL, "--val", ok=False)
+    finally:
+        hidden.rename(maps)
+    assert f"nnUNetv2_train {DATASET} 3d_lowres 0 -tr {TRAINER} -p {PLANS}" in output
+
+
+def test_stock_commands_predict_on_the_input_grid(space, segmenter, tmp_path):
+    predict_stage(space, "3d_lowres", tmp_path / "located")
+    # A localizer of six iterations finds nothing or anything; the reference stands in for a trained one.
+    references = space.raw / DATASET / "labelsTs"
+    predict_stage(space, "3d_cascade_fullres", tmp_path / "out", "-prev_stage_predictions", str(references))
+    for case in TEST_CASES:
+        image = sitk.ReadImage(str(space.raw / DATASET / "imagesTs" / f"{case}_0000.nii.gz"))
+        for mask_file in (tmp_path / "located" / f"{case}.nii.gz", tmp_path / "out" / f"{case}.nii.gz"):
+            mask = sitk.ReadImage(str(mask_file))
+            assert mask.GetSize() == image.GetSize()
+            corner = [n - 1 for n in image.GetSize()]
+            there, back = image.TransformIndexToPhysicalPoint(corner), mask.TransformIndexToPhysicalPoint(corner)
+            np.testing.assert_allclose(back, there, atol=1e-3)
+            np.testing.assert_allclose(mask.GetOrigin(), image.GetOrigin(), atol=1e-3)
+
+
+def test_one_process_predicts_what_the_two_commands_predict(space, segmenter, tmp_path):
+    predict_stage(space, "3d_lowres", tmp_path / "located")
+    predict_stage(space, "3d_cascade_fullres", tmp_path / "two", "-prev_stage_predictions", str(tmp_path / "located"))
+    images = space.raw / DATASET / "imagesTs"
+    one = ["nnunet_ext", "predict", "-d", "601", "-i", str(images), "-o", str(tmp_path / "one"), "-f", "0", *MODEL]
+    space.run(*one)
+    records = json.loads((tmp_path / "one" / "predictions.json").read_text())["cases"]
+    for case in TEST_CASES:
+        a, b = (
+            sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / n / f"{case}.nii.gz"))).astype(int)
+            for n in ("one", "two")
+        )
+        if not records[case]["regrown"]:  # the two commands can't enlarge a box
+            assert np.mean(a != b) < 1e-4
+
+
+def test_ground_truth_survives_the_segmenters_preprocessing_and_export(space):
+    from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    plans = PlansManager(space.plans())
+    configuration = plans.get_configuration("3d_cascade_fullres")
+    dataset_json = json.loads((space.preprocessed / DATASET / "dataset.json").read_text())
+    preprocessor = configuration.preprocessor_class(verbose=False)
+    reader = plans.image_reader_writer_class()
+    for split, labels in (("imagesTr", "labelsTr"), ("imagesTs", "labelsTs")):
+        for reference in sorted((space.raw / DATASET / labels).glob("*.nii.gz")):
+            case = reference.name.removesuffix(".nii.gz")
+            images = [str(space.raw / DATASET / split / f"{case}_{c:04d}.nii.gz") for c in range(3)]
+            _, seg, properties = preprocessor.run_case(images, str(reference), plans, configuration, dataset_json)
+            logits = np.stack([seg[0] == v for v in range(len(ORGANS) + 1)]).astype(np.float32)
+            back = convert_predicted_logits_to_segmentation_with_correct_shape(
+                logits, plans, configuration, plans.get_label_manager(dataset_json), properties, num_threads_torch=1
+            )
+            wanted = reader.read_seg(str(reference))[0][0]
+            inside = np.zeros(wanted.shape, dtype=bool)
+            box = [properties["bbox_used_for_cropping"][i] for i in plans.transpose_backward]
+            inside[tuple(slice(*b) for b in box)] = True
+            assert inside[wanted > 0].mean() >= 0.999, f"{case}: organs outside the box"
+            for value, organ in enumerate(ORGANS, start=1):
+                if (wanted == value).any():
+                    both = np.count_nonzero((wanted == value) & (back == value))
+                    dsc = 200 * both / (np.count_nonzero(wanted == value) + np.count_nonzero(back == value))
+                    # Test cases may be finer than every training case: their grid was not planned for.
+                    assert dsc >= (96 if split == "imagesTr" else 90), f"{case} {organ}: {dsc:.1f} %"
+
+
+def test_evaluate_scores_the_folder_nnunet_wrote(space, segmenter, tmp_path):
+    references = space.raw / DATASET / "labelsTs"
+    predict_stage(space, "3d_cascade_fullres", tmp_path / "out", "-prev_stage_predictions", str(references))
+    output = space.run("nnunet_ext", "evaluate", str(tmp_path / "out"), str(references), "-o", str(tmp_path / "scores"))
+    assert "OpticChiasm" in output
+    assert {f.name for f in (tmp_path / "scores").iterdir()} >= {"evaluation.csv", "evaluation.json", "evaluation.md"}
