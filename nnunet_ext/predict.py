@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
+import SimpleITK as sitk
 import torch
 from batchgenerators.utilities.file_and_folder_operations import join
+from nnunetv2.imageio.nibabel_reader_writer import NibabelIOWithReorient
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.paths import nnUNet_results
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
-from nnunetv2.utilities.utils import create_lists_from_splitted_dataset_folder
 from tqdm import tqdm
 
 import nnunet_ext
 from nnunet_ext import roi
-from nnunet_ext.image_io import read_image
+from nnunet_ext.cleaning import ChannelOptions, prepare_channels, reference_channel
+from nnunet_ext.geometry import CANONICAL, back_to_grid, to_canonical
+from nnunet_ext.image_io import find_channel_files, read_image, write_image
 from nnunet_ext.labels import left_right_pairs
 from nnunet_ext.mirroring import swap_channels
 from nnunet_ext.preprocessor import BOX_REQUEST_KEY, PROPERTIES_KEY
@@ -192,6 +196,38 @@ class CascadePredictor:
         names = {v: n for n, v in self.dataset_json["labels"].items() if isinstance(v, int)}
         return names.get(value, str(value))
 
+    def predict_folder(self, case_folder: Path, output_file: Path) -> CasePrediction:
+        """Segment one case given as a folder of channels (`CT.nii.gz`, `T1.nrrd`, ...), as `nnunet_ext convert` reads it.
+
+        The images get what the training images got (one grid, couch and mask off, N4, window), by the options recorded
+        in the model's `dataset.json`. The label map lies on the grid of the case's own CT (else of its first channel).
+
+        Raises:
+            ValueError: If a channel is missing or damaged, or the model's data were not made by `nnunet_ext convert`.
+        """
+        recorded = self.dataset_json.get("nnunet_ext")
+        if recorded is None:
+            raise ValueError(
+                "the model's dataset.json holds no conversion options: its images were not made by nnunet_ext convert. "
+                "Bring yours to the same form and name them <case>_0000, <case>_0001, ..."
+            )
+        modalities = list(self.dataset_json["channel_names"].values())
+        originals = {m: read_image(f) for m, f in find_channel_files(case_folder, modalities).items()}
+        options = ChannelOptions(**{f.name: recorded[f.name] for f in fields(ChannelOptions) if f.name in recorded})
+        channels = prepare_channels(originals, options)
+        # The axis order of the arrays the networks were trained on: that of the plan's reader.
+        order = "RAS" if isinstance(self.reader, NibabelIOWithReorient) else CANONICAL
+        images = [sitk.DICOMOrient(channels.images[m], order) for m in modalities]
+        data = np.stack([sitk.GetArrayFromImage(i) for i in images]).astype(np.float32)
+        result = self.predict_array(data, {"spacing": [float(s) for s in images[0].GetSpacing()[::-1]]})
+        result.warnings[:0] = channels.warnings
+        mask = sitk.GetImageFromArray(result.label_map)
+        mask.CopyInformation(images[0])
+        original = originals[reference_channel(modalities)]
+        output_file.parent.mkdir(parents=True, exist_ok=True)
+        write_image(back_to_grid(to_canonical(mask), original), output_file)
+        return result
+
     def predict_files(self, image_files: Sequence[Path], output_file: Path) -> CasePrediction:
         """Segment one case given as one file per channel; writes the label map on the input's own grid.
 
@@ -264,7 +300,7 @@ def predict(
     overwrite: bool = False,
     show_progress: bool = True,
 ) -> PredictionSummary:
-    """Segment every case of an nnU-Net images folder with both stages, in one process.
+    """Segment every case with both stages, in one process.
 
     Writes `out/<case><file ending>` on each case's own grid, `out/dataset.json` (so that `nnunet_ext evaluate` knows the
     labels) and `out/predictions.json` (per case: box, fallback, warnings, seconds). A case that fails is named and the
@@ -272,7 +308,8 @@ def predict(
 
     Args:
         dataset_id: nnU-Net dataset the models were trained on: id or name.
-        images: Folder with `<case>_0000<ending>`, `<case>_0001<ending>`, ...
+        images: Folder with `<case>_0000<ending>`, `<case>_0001<ending>`, ..., or with one folder per case that holds one
+            image per channel; those are prepared as `nnunet_ext convert` prepared the training images.
         folds: Folds to average; None for all that are trained.
         device: `cuda`, `cpu` or `mps`; None for the GPU if there is one.
         use_mirroring: See `CascadePredictor`.
@@ -296,17 +333,17 @@ def predict(
         use_mirroring=use_mirroring,
     )
     ending = predictor.dataset_json["file_ending"]
-    cases = {
-        Path(files[0]).name[: -len(f"_0000{ending}")]: [Path(f) for f in files]
-        for files in create_lists_from_splitted_dataset_folder(str(images), ending)
-    }
-    if not cases:
+    cases, others = find_cases(images, ending)
+    folders = {f.name: f for f in sorted(images.iterdir()) if f.is_dir() and not f.name.startswith(".")}
+    if not cases and not folders:
         raise FileNotFoundError(
-            f"no case in {images}: files must be named <case>_0000{ending}, <case>_0001{ending}, ..."
+            f"no case in {images}: files must be named <case>_0000{ending}, <case>_0001{ending}, ..., or every case be a "
+            "folder with one image per channel."
         )
     out.mkdir(parents=True, exist_ok=True)
     write_json(predictor.dataset_json, out / "dataset.json")
     summary = PredictionSummary(out)
+    summary.warnings.update({f.name: [f"left out: not named <case>_0000{ending}"] for f in others})
     manifest_file = out / "predictions.json"
     manifest = read_manifest(manifest_file)
     manifest.update(
@@ -317,14 +354,18 @@ def predict(
             "use_mirroring": use_mirroring,
         }
     )
-    for case, files in tqdm(cases.items(), desc="Predicting", unit="case", disable=not show_progress):
+    for case, files in tqdm((cases or folders).items(), desc="Predicting", unit="case", disable=not show_progress):
         output_file = out / f"{case}{ending}"
         if output_file.is_file() and not overwrite:
             summary.skipped.append(case)
             continue
         start = perf_counter()
         try:
-            result = predictor.predict_files(files, output_file)
+            if isinstance(files, Path):
+                result = predictor.predict_folder(files, output_file)
+            else:
+                check_channels(case, files, channel_names=predictor.dataset_json["channel_names"], ending=ending)
+                result = predictor.predict_files(files, output_file)
         except Exception as e:  # whatever is wrong with one case, the others are finished
             summary.failed[case] = f"{type(e).__name__}: {e}"
             manifest["cases"][case] = {"failed": summary.failed[case]}
@@ -337,6 +378,29 @@ def predict(
             manifest["cases"][case] = {**record, "runtime_s": round(perf_counter() - start, 2)}
         write_json(manifest, manifest_file)
     return summary
+
+
+def find_cases(folder: Path, ending: str) -> tuple[dict[str, list[Path]], list[Path]]:
+    """Cases of an nnU-Net images folder with their files in channel order, and the files named otherwise."""
+    cases: dict[str, list[Path]] = {}
+    others = []
+    for file in sorted(folder.glob(f"*{ending}")):
+        if match := re.fullmatch(rf"(.+)_\d{{4}}{re.escape(ending)}", file.name):
+            cases.setdefault(match[1], []).append(file)
+        else:
+            others.append(file)
+    return dict(sorted(cases.items())), others
+
+
+def check_channels(case: str, files: Sequence[Path], *, channel_names: Mapping[str, str], ending: str) -> None:
+    """Raise ValueError unless the files of a case are numbered as the model's channels are."""
+    wanted = [f"{case}_{int(number):04d}{ending}" for number in sorted(channel_names, key=int)]
+    found = [f.name for f in files]
+    if found != wanted:
+        raise ValueError(
+            f"the model was trained on the channels {', '.join(channel_names.values())}, so the files must be "
+            f"{', '.join(wanted)}; found {', '.join(found)}"
+        )
 
 
 def read_manifest(file: Path) -> dict:
