@@ -26,6 +26,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import SimpleITK as sitk
@@ -95,9 +96,45 @@ class _Settings:
         }
 
 
+class Case(Protocol):
+    """What a kind of source (folders, DICOM) hands over per case; also runs in worker processes, so it pickles.
+
+    `name` is what messages call the case, `identifier` what nnU-Net calls it, `ignored` what was found beside its
+    images and not used. No attribute or result that is written or printed may name a patient.
+    """
+
+    name: str
+    identifier: str
+    test: bool
+    ignored: list[str]
+
+    @property
+    def has_labels(self) -> bool: ...
+
+    def inputs(self) -> dict[str, Path]:
+        """Every file that is read, under the name that the provenance gives it."""
+
+    def roles(self) -> dict:
+        """Plain JSON: which input is which channel or organ; with the inputs' content it decides the result."""
+
+    def read_images(self, warnings: list[str]) -> dict[str, tuple[sitk.Image, str]]:
+        """Channel -> image, and where it is from in a word or two, in channel order."""
+
+    def read_labels(
+        self, images: Mapping[str, sitk.Image], table: LabelTable, warnings: list[str]
+    ) -> tuple[sitk.Image, dict[str, int]]:
+        """Label map as drawn, and voxels per organ before overlaps were settled."""
+
+    def describe(self, table: LabelTable) -> list[str]:
+        """Lines for the dry run: what is taken for what, what is left over."""
+
+    def public(self, text: str) -> str:
+        """A message without what only the owner of the data may see."""
+
+
 @dataclass(frozen=True)
 class _Case:
-    """One case's files. `label_files`: organ -> mask files, or None -> one label map; empty without labels."""
+    """One case folder. `label_files`: organ -> mask files, or None -> one label map; empty without labels."""
 
     folder: Path
     identifier: str
@@ -107,17 +144,55 @@ class _Case:
     ignored: list[str]
 
     @property
-    def split(self) -> str:
-        return "Ts" if self.test or not self.label_files else "Tr"
+    def name(self) -> str:
+        return self.folder.name
 
-    def files(self) -> list[Path]:
+    @property
+    def has_labels(self) -> bool:
+        return bool(self.label_files)
+
+    def inputs(self) -> dict[str, Path]:
         paths = [*self.images.values(), *(path for paths in self.label_files.values() for path in paths)]
-        return sorted({file for path in paths for file in image_files(path)})
+        files = sorted({file for path in paths for file in image_files(path)})
+        return {path.relative_to(self.folder).as_posix(): path for path in files}
+
+    def roles(self) -> dict:
+        return {
+            "images": {modality: path.name for modality, path in self.images.items()},
+            "labels": {str(organ): [path.name for path in paths] for organ, paths in self.label_files.items()},
+        }
+
+    def read_images(self, warnings: list[str]) -> dict[str, tuple[sitk.Image, str]]:
+        return {
+            modality: (read_image(path), path.relative_to(self.folder).as_posix())
+            for modality, path in self.images.items()
+        }
+
+    def read_labels(
+        self, images: Mapping[str, sitk.Image], table: LabelTable, warnings: list[str]
+    ) -> tuple[sitk.Image, dict[str, int]]:
+        return _label_map(self, table) if None in self.label_files else _merged_masks(self, table, warnings)
+
+    def describe(self, table: LabelTable) -> list[str]:
+        lines = [f"{modality} <- {path.name}" for modality, path in self.images.items()]
+        for organ, paths in self.label_files.items():
+            lines.append(f"{organ or 'labels'} <- {' + '.join(path.name for path in paths)}")
+        if self.label_files and None not in self.label_files:
+            lacking = [organ for organ in table.names if organ not in self.label_files]
+            lines += [f"no mask of {', '.join(lacking)}"] if lacking else []
+        return lines + ([f"left over: {', '.join(self.ignored)}"] if self.ignored else [])
+
+    def public(self, text: str) -> str:
+        return text
+
+
+def _split(case: Case) -> str:
+    return "Ts" if case.test or not case.has_labels else "Tr"
 
 
 @dataclass(frozen=True)
 class _Job:
-    case: _Case
+    case: Case
     settings: _Settings
     dataset: Path
 
@@ -200,7 +275,7 @@ def convert(
 
     try:
         for job, outcome in _run(jobs, n_processes, show_progress):
-            case_name = job.case.folder.name
+            case_name = job.case.name
             if isinstance(outcome, str):
                 summary.failed[case_name] = outcome
             elif outcome is None:
@@ -417,7 +492,7 @@ def _convert_case(job: _Job) -> str | list[str] | None:
     case, dataset = job.case, job.dataset
     partial = dataset / ".partial" / case.identifier
     try:
-        hashes = {path.relative_to(case.folder).as_posix(): _sha256(path) for path in case.files()}
+        hashes = {name: _sha256(path) for name, path in case.inputs().items()}
         fingerprint = _fingerprint(case, job.settings, hashes)
         if _is_done(dataset, case, fingerprint):
             return None
@@ -425,7 +500,7 @@ def _convert_case(job: _Job) -> str | list[str] | None:
         partial.mkdir(parents=True, exist_ok=True)
         files, provenance = _build(job, partial)
         provenance = {
-            "case": case.folder.name,
+            "case": case.name,
             "identifier": case.identifier,
             "fingerprint": fingerprint,
             "inputs_sha256": hashes,
@@ -443,9 +518,9 @@ def _convert_case(job: _Job) -> str | list[str] | None:
     except Exception as error:  # one case must not stop the others
         _remove_case(dataset, case.identifier)
         if isinstance(error, (ValueError, OSError)):
-            return _reason(error)
-        log.debug("case '%s'", case.folder.name, exc_info=True)
-        return f"{type(error).__name__}: {_reason(error)}"
+            return case.public(_reason(error))
+        log.debug("case '%s'", case.name, exc_info=case.public(str(error)) == str(error))
+        return case.public(f"{type(error).__name__}: {_reason(error)}")
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -453,12 +528,13 @@ def _convert_case(job: _Job) -> str | list[str] | None:
 def _build(job: _Job, partial: Path) -> tuple[list[str], dict]:
     """Write a case's channels and labels below `partial`; names of the files in the dataset, and the record."""
     case, settings = job.case, job.settings
-    images = {modality: read_image(path) for modality, path in case.images.items()}
+    warnings: list[str] = []
+    read = case.read_images(warnings)
+    images = {modality: image for modality, (image, _) in read.items()}
     name = reference_channel(list(images))
     reference = to_canonical(images[name])
-    warnings: list[str] = []
     labels = counts = None
-    if case.label_files:
+    if case.has_labels:
         labels, counts = _labels(case, images, reference, settings.table, warnings)
     organs = None if labels is None else sitk.GetArrayFromImage(labels)
     channels = prepare_channels(images, settings.channels, keep=None if organs is None else organs > 0)
@@ -467,18 +543,18 @@ def _build(job: _Job, partial: Path) -> tuple[list[str], dict]:
         _check_organs_covered(organs, channels.fields_of_view, settings.table, warnings)
     files = []
     for number, image in enumerate(channels.images.values()):
-        file = f"images{case.split}/{case.identifier}_{number:04d}{FILE_ENDING}"
+        file = f"images{_split(case)}/{case.identifier}_{number:04d}{FILE_ENDING}"
         write_image(image, partial / Path(file).name)
         files.append(file)
     if labels is not None:
-        file = f"labels{case.split}/{case.identifier}{FILE_ENDING}"
+        file = f"labels{_split(case)}/{case.identifier}{FILE_ENDING}"
         (partial / "label").mkdir(exist_ok=True)
         write_image(labels, partial / "label" / Path(file).name)
         files.append(file)
     record = {
         "channels": {
             modality: {
-                "file": case.images[modality].relative_to(case.folder).as_posix(),
+                "file": read[modality][1],
                 "size": list(image.GetSize()),
                 "spacing_mm": [round(mm, 6) for mm in image.GetSpacing()],
                 "orientation": orientation_code(image),
@@ -496,10 +572,10 @@ def _build(job: _Job, partial: Path) -> tuple[list[str], dict]:
 
 
 def _labels(
-    case: _Case, images: Mapping[str, sitk.Image], reference: sitk.Image, table: LabelTable, warnings: list[str]
+    case: Case, images: Mapping[str, sitk.Image], reference: sitk.Image, table: LabelTable, warnings: list[str]
 ) -> tuple[sitk.Image, dict]:
     """Label map on the reference's grid, and voxels per organ in the files and in the map."""
-    drawn, before = _label_map(case, table) if None in case.label_files else _merged_masks(case, table, warnings)
+    drawn, before = case.read_labels(images, table, warnings)
     canonical = to_canonical(drawn)
     if same_grid(canonical, reference):
         canonical.CopyInformation(reference)
@@ -586,6 +662,13 @@ def _merged_masks(case: _Case, table: LabelTable, warnings: list[str]) -> tuple[
                 raise ValueError(f"mask {path.name} of {organ} holds {values.size} values, {values[0]:g}..{values[-1]:g}; "
                                  "a mask has 0 and one other")  # fmt: skip
             masks[organ] = masks.get(organ, np.zeros(array.shape, dtype=bool)) | (array != 0)
+    return merge_masks(masks, grid, table, warnings)
+
+
+def merge_masks(
+    masks: Mapping[str, np.ndarray], grid: sitk.Image, table: LabelTable, warnings: list[str]
+) -> tuple[sitk.Image, dict[str, int]]:
+    """Label map of one bool mask `(Z, Y, X)` per organ on a grid, and voxels per mask; see the module's docstring."""
     before = {organ: int(np.count_nonzero(masks[organ])) if organ in masks else 0 for organ in table.names}
     if not any(before.values()):
         raise ValueError(f"the label map is empty: all masks are ({', '.join(masks)})")
@@ -659,20 +742,19 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _fingerprint(case: _Case, settings: _Settings, hashes: Mapping[str, str]) -> str:
+def _fingerprint(case: Case, settings: _Settings, hashes: Mapping[str, str]) -> str:
     """Hash of all that decides what a case's files hold and where they go."""
     content = {
         "format": FORMAT,
-        "split": case.split,
+        "split": _split(case),
         "options": settings.as_dict(),
         "files": dict(hashes),
-        "images": {modality: path.name for modality, path in case.images.items()},
-        "labels": {str(organ): [path.name for path in paths] for organ, paths in case.label_files.items()},
+        **case.roles(),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=False).encode()).hexdigest()
 
 
-def _is_done(dataset: Path, case: _Case, fingerprint: str) -> bool:
+def _is_done(dataset: Path, case: Case, fingerprint: str) -> bool:
     provenance = _read_json(dataset / "provenance" / f"{case.identifier}.json")
     if not provenance or provenance.get("fingerprint") != fingerprint:
         return False
