@@ -35,6 +35,7 @@ from nnunet_ext.phantom_acquisition import (
     couch_background,
     degrade_mr,
     label_map,
+    paint_outlines,
 )
 from nnunet_ext.phantom_anatomy import Anatomy, HeadParameters, build_anatomy, deformation
 from nnunet_ext.phantom_shapes import unit
@@ -190,6 +191,26 @@ def _write_case(folder: Path, options: dict) -> None:
 
 
 @dataclass(frozen=True)
+class PhantomTruth:
+    """What only the generator knows, to measure cleaning with; all `(Z, Y, X)` float32.
+
+    Attributes:
+        inside: Share of every CT voxel inside the skin, air cavities included.
+        immobilisation_hu: What couch and fixation mask add to the HU of air in the CT.
+        bias: `T1`, `T2` -> the factor each voxel of that image was multiplied with.
+    """
+
+    inside: np.ndarray
+    immobilisation_hu: np.ndarray
+    bias: dict[str, np.ndarray]
+
+    @property
+    def body(self) -> np.ndarray:
+        """Voxels at least half inside the skin."""
+        return self.inside >= 0.5
+
+
+@dataclass(frozen=True)
 class Phantom:
     """One case in memory; `mr_to_ct` maps CT points to MR points and is None where MR is on the grid of the CT."""
 
@@ -199,12 +220,22 @@ class Phantom:
     label: sitk.Image
     record: dict
     mr_to_ct: sitk.Transform | None
+    truth: PhantomTruth | None = None
 
 
 def make_phantom(
-    seed: int, case: int, *, size: str = "small", unregistered: bool = False, parameters: HeadParameters | None = None
+    seed: int,
+    case: int,
+    *,
+    size: str = "small",
+    unregistered: bool = False,
+    parameters: HeadParameters | None = None,
+    with_truth: bool = False,
 ) -> Phantom:
-    """One case; see `make_phantoms`. `parameters` replaces the random head, to ask for a tumour or a missing eye."""
+    """One case; see `make_phantoms`. `parameters` replaces the random head, to ask for a tumour or a missing eye.
+
+    `with_truth` adds the outline of the body, couch and mask, and the bias fields; the images stay the same.
+    """
     rng = {
         name: np.random.default_rng([seed, case, k])
         for k, name in enumerate(("head", "grid", "texture", "ct", "mr", "shift"))
@@ -214,7 +245,8 @@ def make_phantom(
     anatomy = build_anatomy(parameters, rng["texture"])
     pose = _Pose.of(parameters, rng["head"])
     grid = _draw_grid(SIZES[size], pose, parameters, rng["grid"])
-    ct, label, organs_ml = _acquire_ct(anatomy, pose, grid, rng["ct"])
+    background = _draw_background(pose, grid, rng["ct"])
+    ct, label, organs_ml = _acquire_ct(anatomy, pose, grid, background, rng["ct"])
     record = {
         "spacing_mm": list(grid.spacing_mm),
         "size_voxels": list(grid.size_voxels),
@@ -224,21 +256,29 @@ def make_phantom(
     }
     if unregistered:
         shift = _Shift.draw(rng["shift"], grid)
-        images, mr_grids = {}, {}
+        images, mr_grids, bias = {}, {}, {}
         for channel, name in ((T1, "T1"), (T2, "T2")):
             mr_grids[name] = _draw_mr_grid(SIZES[size], pose, parameters, shift, rng["grid"])
-            images[name] = _acquire_mr(
+            (images[name],), (bias[name],) = _acquire_mr(
                 anatomy, lambda m: pose.to_head_mm(shift.to_ct_mm(m)), mr_grids[name], (channel,), rng["mr"]
-            )[0]
+            )
         record["mr_to_ct"] = shift.record()
         transform = shift.to_sitk()
     else:
         residual, record["misregistration"] = _residual(rng["shift"])
-        both = _acquire_mr(anatomy, lambda m: pose.to_head_mm(residual(m)), grid, (T1, T2), rng["mr"])
+        both, fields = _acquire_mr(anatomy, lambda m: pose.to_head_mm(residual(m)), grid, (T1, T2), rng["mr"])
         images, mr_grids, transform = {"T1": both[0], "T2": both[1]}, {"T1": grid, "T2": grid}, None
+        bias = dict(zip(("T1", "T2"), fields, strict=True))
     mr = {name: _to_sitk(np.clip(np.rint(a), 0, 32767).astype(np.int16), mr_grids[name]) for name, a in images.items()}
     ct_image = _to_sitk(np.clip(np.rint(ct), -1024, 3071).astype(np.int16), grid)
-    return Phantom(ct_image, mr["T1"], mr["T2"], _to_sitk(label, grid), record, transform)
+    truth = None
+    if with_truth:
+        depth = {name: mr_grids[name].size_voxels[2] for name in bias}
+        truth = PhantomTruth(
+            *paint_outlines(anatomy, grid, pose.to_head_mm, background),
+            {name: np.stack([plane(k) for k in range(depth[name])]) for name, plane in bias.items()},
+        )
+    return Phantom(ct_image, mr["T1"], mr["T2"], _to_sitk(label, grid), record, transform, truth)
 
 
 def _to_sitk(array: np.ndarray, grid: Grid) -> sitk.Image:
@@ -315,14 +355,16 @@ def _draw_grid(sizes: SizeRange, pose: _Pose, parameters: HeadParameters, rng: n
     return Grid((nx, ny, nz), (pixel, pixel, across), tuple(np.round(origin, 3).tolist()))
 
 
+def _draw_background(pose: _Pose, grid: Grid, rng: np.random.Generator) -> np.ndarray:
+    """Air with a couch a little behind the head, HU `(1, Y, X)`."""
+    top_mm = float(pose.to_world_mm(_EXTREMES_MM)[:, 1].max() + 2 + rng.uniform(6, 16))
+    return couch_background(grid, top_mm=top_mm, middle_mm=float(pose.translation_mm[0] + rng.uniform(-8, 8)), rng=rng)
+
+
 def _acquire_ct(
-    anatomy: Anatomy, pose: _Pose, grid: Grid, rng: np.random.Generator
+    anatomy: Anatomy, pose: _Pose, grid: Grid, background: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
     """CT in HU `(Z, Y, X)` float32, labels uint8, and the volume of each organ in mL before it is cut into voxels."""
-    top_mm = float(pose.to_world_mm(_EXTREMES_MM)[:, 1].max() + 2 + rng.uniform(6, 16))
-    background = couch_background(
-        grid, top_mm=top_mm, middle_mm=float(pose.translation_mm[0] + rng.uniform(-8, 8)), rng=rng
-    )
     painter = Painter(anatomy, grid, pose.to_head_mm, channels=(CT,), accessories=True)
     image, organs = painter.paint(background, with_organs=True)
     ct = image[0]
@@ -348,18 +390,19 @@ def _acquire_mr(
     grid: Grid,
     channels: tuple[int, ...],
     rng: np.random.Generator,
-) -> np.ndarray:
-    """MR images `(C, Z, Y, X)` float32 in arbitrary units."""
+) -> tuple[np.ndarray, list[Callable[[int], np.ndarray]]]:
+    """MR images `(C, Z, Y, X)` float32 in arbitrary units, and the bias field of each."""
     tissues = {}
     for name, values in TISSUES.items():  # contrast differs a little from scanner to scanner
         jitter = np.exp(rng.normal(0, 0.05, len(values)))
         tissues[name] = tuple(v * j for v, j in zip(values, jitter, strict=True))
     air = np.float32([tissues["air"][c] for c in channels])[:, None, None]
     image, _ = Painter(anatomy, grid, to_head_mm, channels=channels, tissues=tissues).paint(air)
+    fields = []
     for channel in image:
         add_texture(channel, grid, rng, amplitude=0.03)
-        degrade_mr(channel, grid, rng)
-    return image
+        fields.append(degrade_mr(channel, grid, rng))
+    return image, fields
 
 
 def _residual(rng: np.random.Generator) -> tuple[Callable[[np.ndarray], np.ndarray], dict]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.ndimage import binary_dilation, convolve1d, map_coordinates
@@ -359,6 +359,29 @@ def _offsets(voxel_mm: float, step_mm: float) -> np.ndarray:
     return ((np.arange(n) + 0.5) / n - 0.5) * voxel_mm
 
 
+def paint_outlines(
+    anatomy: Anatomy, grid: Grid, to_head_mm: Callable[[np.ndarray], np.ndarray], background_hu: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a perfect cleaning of the CT would know.
+
+    Args:
+        anatomy: The head.
+        grid: The CT grid.
+        to_head_mm: Maps world points to the head frame.
+        background_hu: Air with the couch, as `couch_background` gives it.
+
+    Returns:
+        Share of every voxel inside the skin, and what couch and fixation mask add to the HU of air; both
+        `(Z, Y, X)` float32, painted as the CT is.
+    """
+    solid = replace(anatomy, coarse=(Layer("skin", (anatomy.skin,)),))
+    tissues = {name: (1.0, 0.0) for name in TISSUES} | {"mask": (0.0, TISSUES["mask"][CT] - AIR_HU)}
+    background = np.concatenate([np.zeros_like(background_hu), background_hu - np.float32(AIR_HU)])
+    painter = Painter(solid, grid, to_head_mm, channels=(0, 1), tissues=tissues, accessories=True)
+    (inside, excess_hu), _ = painter.paint(background)
+    return inside, excess_hu
+
+
 # ------------------------------------------------------------------------------------------------------ labels
 
 
@@ -496,8 +519,8 @@ def mr_bias(grid: Grid, rng: np.random.Generator, *, strength: float) -> Callabl
     return plane
 
 
-def degrade_mr(image: np.ndarray, grid: Grid, rng: np.random.Generator) -> None:
-    """Bias field, Rician noise and an arbitrary scale, in place; `image` is `(Z, Y, X)`."""
+def degrade_mr(image: np.ndarray, grid: Grid, rng: np.random.Generator) -> Callable[[int], np.ndarray]:
+    """Bias field, Rician noise and an arbitrary scale, in place; `image` is `(Z, Y, X)`. Returns the bias, see `mr_bias`."""
     sigma = np.float32(rng.uniform(0.012, 0.028) * MR_WHITE_MATTER)
     gain = np.float32(rng.uniform(0.6, 1.6))
     bias = mr_bias(grid, rng, strength=float(rng.uniform(0.2, 0.45)))
@@ -506,6 +529,7 @@ def degrade_mr(image: np.ndarray, grid: Grid, rng: np.random.Generator) -> None:
         noise = rng.standard_normal((2, *plane.shape), dtype=np.float32) * sigma
         np.hypot(plane + noise[0], noise[1], out=plane)
         plane *= gain
+    return bias
 
 
 def add_texture(image: np.ndarray, grid: Grid, rng: np.random.Generator, *, amplitude: float) -> None:
