@@ -138,11 +138,6 @@ class CascadeOARPreprocessor(DefaultPreprocessor):
                 "voters": list(decision.voters),
                 "outliers": list(decision.outliers),
             }
-            if not decision.found:
-                print(
-                    "WARNING: the localizer found no organ; the segmenter runs over the whole body instead of the ROI. "
-                    "Check the images and the result."
-                )
         properties["bbox_used_for_cropping"] = [list(b) for b in box]
         properties["shape_after_cropping_and_before_resampling"] = data.shape[1:]
 
@@ -178,10 +173,15 @@ class CascadeOARPreprocessor(DefaultPreprocessor):
         configuration_manager: ConfigurationManager,
         dataset_json: dict | str,
     ) -> tuple[np.ndarray, np.ndarray, dict]:
-        """See `run_case_npy`; reads the files with the plan's reader."""
+        """See `run_case_npy`; reads the files with the plan's reader, and says aloud when the localizer found nothing."""
         data, seg, properties = super().run_case(
             image_files, seg_file, plans_manager, configuration_manager, dataset_json
         )
+        if not properties.get(PROPERTIES_KEY, {}).get("found", True):
+            print(
+                f"WARNING: {seg_file}: the localizer found no organ; the segmenter runs over the whole body instead of the "
+                "ROI. Check the images and the result."
+            )
         if seg_file is not None and configuration_manager.previous_stage_name is None:
             labels = plans_manager.get_label_manager(dataset_json)
             properties["class_locations"] = self._sample_foreground_locations(

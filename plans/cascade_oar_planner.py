@@ -163,6 +163,12 @@ class CascadeOARPlanner(ResEncUNetPlanner):
             suppress_transpose,
         )
         self.scanned: dict[str, ScannedCase] | None = None
+        odd = [name for name, v in self.dataset_json["labels"].items() if not isinstance(v, int) or name == "ignore"]
+        if odd:
+            raise ValueError(
+                f"{self.dataset_name}: labels {odd} are regions or nnU-Net's ignore label, which the cascade does not know. "
+                "Give every organ one whole number in dataset.json, or plan with another planner."
+            )
 
     # --- what the data say -------------------------------------------------------------------------------------------
 
