@@ -26,6 +26,8 @@ LOWEST_HU = -1024.0
 BODY_THRESHOLD_HU = (-500.0, -350.0)
 #: Above this, two surfaces with a gap of a voxel between them stay apart.
 CORE_THRESHOLD_HU = -250.0
+#: What is denser than this beside the skin's soft edge is no air: a mask, a couch.
+FAINT_HU = -800.0
 #: Couch shells and perforated masks: an opening of this width cuts them off. Wider ones cut noses and lids.
 SHEET_MM = 3.0
 #: What the opening takes off skin and thin walls is given back up to this far.
@@ -37,6 +39,16 @@ THICK_MM = 4.5
 COARSE_MM = 2.5
 #: A body smaller than this is not believed: the image is left as it is.
 SMALLEST_BODY_ML = 20.0
+
+#: A fixation mask and the gap below it are at most this thick; MR takes off no more.
+SHELL_MM = 7.0
+#: Voxels half air by their HU have this share of the skin's brightness in an MR that lies where the CT lies: 0.22..0.29 on
+#: phantoms, 0.38..0.87 with the MR 2 to 5 mm away. Beyond, the MR is not trusted with the skin.
+HALF_VOXEL_SHARE = (0.10, 0.35)
+#: Of that share, to lose no tissue where the MR is up to a millimetre off.
+CAUTION = 0.7
+#: Less of the CT's outline than this seen by the MR: it lies elsewhere, or the mask covers everything.
+LEAST_BARE_SKIN = 0.4
 
 _BINS = 128
 
@@ -91,6 +103,74 @@ def body_mask_array(volume: np.ndarray, *, spacing_mm: Sequence[float], is_ct: b
         inner = _enlarge(ndimage.binary_erosion(mask, iterations=2, border_value=1), factors, volume.shape)[box]
         close = _enlarge(ndimage.binary_dilation(mask), factors, volume.shape)[box]
         result[box] = _fill_slices(_deepest(_open((volume[box] > level) & close | inner, 3.0, spacing), spacing))
+    return result
+
+
+def body_seen_by_mr(
+    body: np.ndarray,
+    ct_hu: np.ndarray,
+    mr: Sequence[tuple[np.ndarray, np.ndarray | None]],
+    *,
+    spacing_mm: Sequence[float],
+) -> np.ndarray | None:
+    """The body without the part of a fixation mask that lies on the skin: no MR shows it.
+
+    On the CT alone such a sheet is skin. Here voxels up to `SHELL_MM` below the outline are taken off where the MR is as
+    dark as air; how dark is learnt from this case, from voxels that are half air by their HU on bare skin. A hole as
+    deep as the shell is no mask but a signal void (metal, the end of the coil) and is left.
+
+    Args:
+        body: Bool `(Z, Y, X)`, from the CT.
+        ct_hu: The CT.
+        mr: One or more MR images on the grid of the CT, each with its field of view (None: everywhere).
+        spacing_mm: Voxel size along `(Z, Y, X)`.
+
+    Returns:
+        Bool `(Z, Y, X)`, a part of `body`; None where the MR does not lie where the CT lies, to about 1.5 mm.
+    """
+    spacing = np.asarray(spacing_mm, dtype=float)
+    if not body.any() or not mr:
+        return None
+    box = tuple(
+        slice(max(0, s.start - margin), s.stop + margin)
+        for s, margin in zip(
+            ndimage.find_objects(body.view(np.uint8))[0],
+            np.ceil(2 * SHELL_MM / spacing).astype(int).tolist(),
+            strict=True,
+        )
+    )
+    inside, ct = body[box], ct_hu[box]
+    deep = _filter(inside, _box_widths(2 * SHELL_MM, spacing), erode=True)
+    shell = inside & ~deep
+    around = ~_filter(inside, _box_widths(2 * SHELL_MM, spacing), erode=False)
+    flesh = _filter(inside, _box_widths(4.0 + spacing.min(), spacing), erode=True) & shell
+    brightness, seen = np.zeros(inside.shape, np.float32), np.zeros(inside.shape, np.float32)
+    for image, field in mr:
+        view = np.ones(inside.shape, bool) if field is None else field[box]
+        if not (flesh & view).any():
+            continue
+        values = image[box].astype(np.float32)
+        air = float(np.median(values[around & view])) if (around & view).any() else float(values[view].min())
+        tissue = float(np.median(values[flesh & view]))
+        if tissue > air:
+            brightness += np.clip((values - air) / (tissue - air), 0, 1) * view
+            seen += view
+    brightness /= np.maximum(seen, 1)
+    outline = ndimage.binary_dilation(inside) & ~ndimage.binary_erosion(inside)
+    half = brightness[outline & (ct > -700) & (ct < -300) & (seen > 0)]
+    bare = half[half > 0.1]
+    if bare.size < max(50, LEAST_BARE_SKIN * half.size):
+        return None
+    share = float(np.median(bare))
+    if not HALF_VOXEL_SHARE[0] <= share <= HALF_VOXEL_SHARE[1]:
+        return None
+    kept = _fill_slices(inside & ~(shell & (seen > 0) & (brightness < CAUTION * share)))
+    taken = inside & ~kept
+    void = taken & ndimage.binary_dilation(deep)
+    if void.any():
+        kept |= _grow(void, taken, SHELL_MM, spacing)
+    result = np.zeros_like(body)
+    result[box] = kept & inside
     return result
 
 
@@ -302,13 +382,14 @@ def clean_ct(
 ) -> tuple[sitk.Image, np.ndarray]:
     """CT with everything outside the body set to air, and the body mask.
 
-    Voxels next to the body that are fainter than tissue stay, so that the skin keeps its soft edge. Nothing becomes
-    exactly 0, which nnU-Net would take for 'not measured' and crop.
+    Voxels next to the body that are fainter than tissue stay, so that the skin keeps its soft edge, except beside what
+    is taken off: there they hold the fixation mask. Nothing becomes exactly 0, which nnU-Net would take for 'not
+    measured' and crop.
 
     Args:
         image: The CT.
         keep: Bool `(Z, Y, X)`, voxels that are never touched, such as drawn organs.
-        body: Bool `(Z, Y, X)` where the body is known already.
+        body: Bool `(Z, Y, X)` where the body is known already, e.g. from `body_seen_by_mr`.
         in_hu: Whether values are HU: outside becomes -1000. If not, the median of what lies outside.
 
     Returns:
@@ -326,7 +407,10 @@ def clean_ct(
     if not outside.any():
         return image, mask
     level = CORE_THRESHOLD_HU if in_hu else _thresholds(array, is_ct=True)[1]
-    edge = ndimage.binary_dilation(mask) & outside & (array <= level)
+    ring = ndimage.binary_dilation(mask) & outside
+    faint = level if not in_hu else FAINT_HU
+    foreign = (outside & ~ring & (array > faint)) | (ring & (array > level))
+    edge = ring & (array <= level) & ~_filter(foreign, (3, 3, 3), erode=False)
     outside &= ~edge
     air = AIR_HU if in_hu else float(np.median(array[outside])) if outside.any() else 0.0
     array[outside] = np.asarray(air).astype(array.dtype)
@@ -513,7 +597,43 @@ def prepare_channels(
         else:
             image = resample_to(image, reference, interpolation="bspline")
         done[modality] = image
+    if is_ct(name) and options.clean_ct and record[name]["in_hu"] and not body.all():
+        body = _clean_again(images[name], done, body, fields_of_view, options, keep, record[name], warnings)
     return Channels({modality: done[modality] for modality in images}, body, fields_of_view, record, warnings)
+
+
+def _clean_again(
+    original: sitk.Image,
+    done: dict[str, sitk.Image],
+    body: np.ndarray,
+    fields_of_view: Mapping[str, np.ndarray],
+    options: ChannelOptions,
+    keep: np.ndarray | None,
+    entry: dict,
+    warnings: list[str],
+) -> np.ndarray:
+    """Replace the CT in `done` by one without what the MR shows to be fixation mask on the skin; returns the body."""
+    name = reference_channel(list(done))
+    mr = {modality: image for modality, image in done.items() if modality != name}
+    if not mr:
+        return body
+    image = clip_padding(to_canonical(original))[0]
+    views = [(sitk.GetArrayViewFromImage(mr[m]), fields_of_view.get(m)) for m in mr]
+    seen = body_seen_by_mr(body, sitk.GetArrayViewFromImage(image), views, spacing_mm=image.GetSpacing()[::-1])
+    entry["skin_from_mr"] = seen is not None
+    if seen is None:
+        warnings.append(
+            f"the skin on {' and '.join(mr)} does not lie where it lies on the {name}: a fixation mask on the skin may "
+            "be left; check the registration"
+        )
+        return body
+    cleaned, seen = clean_ct(image, keep=keep, body=seen)
+    taken_ml = float(np.count_nonzero(body & ~seen)) * voxel_ml(image)
+    entry["couch_and_mask_removed_ml"] = round(entry["couch_and_mask_removed_ml"] + taken_ml, 1)
+    entry["mask_on_skin_removed_ml"] = round(taken_ml, 1)
+    entry["body_ml"] = round(float(np.count_nonzero(seen)) * voxel_ml(image), 1)
+    done[name] = cleaned if options.window_hu is None else window(cleaned, options.window_hu)
+    return seen
 
 
 def _prepare_ct(

@@ -375,7 +375,7 @@ def paint_outlines(
         `(Z, Y, X)` float32, painted as the CT is.
     """
     solid = replace(anatomy, coarse=(Layer("skin", (anatomy.skin,)),))
-    tissues = {name: (1.0, 0.0) for name in TISSUES} | {"mask": (0.0, TISSUES["mask"][CT] - AIR_HU)}
+    tissues = dict.fromkeys(TISSUES, (1.0, 0.0)) | {"mask": (0.0, TISSUES["mask"][CT] - AIR_HU)}
     background = np.concatenate([np.zeros_like(background_hu), background_hu - np.float32(AIR_HU)])
     painter = Painter(solid, grid, to_head_mm, channels=(0, 1), tissues=tissues, accessories=True)
     (inside, excess_hu), _ = painter.paint(background)
