@@ -29,6 +29,9 @@ MODALITY_ALIASES = {
     "T2": ("T2", "T2w", "MR_T2", "MRI_T2", "T2_MR"),
 }
 
+#: Voxels whose longest side is shorter than this were meant in metres: no clinical scanner goes below 0.1 mm.
+SMALLEST_SPACING_MM = 0.02
+
 #: Cosine between two axes of an sform above which it is sheared: 0.06 degrees, 0.25 mm over a head.
 SHEAR_TOLERANCE = 1e-3
 
@@ -122,6 +125,10 @@ def read_image(path: Path) -> sitk.Image:
         raise ValueError(f"{path.name}: a 3D image is needed, this one is flat, {'x'.join(map(str, size))} voxels")
     if not all(np.isfinite(mm) and mm > 0 for mm in spacing):
         raise ValueError(f"{path.name}: spacing {spacing} mm is not positive; write the file with its true voxel size")
+    if max(spacing) < SMALLEST_SPACING_MM:
+        raise ValueError(
+            f"{path.name}: its voxels measure {'x'.join(f'{mm:.3g}' for mm in spacing)} mm, so it is in metres; write it in mm"
+        )
     array = sitk.GetArrayViewFromImage(image)
     if array.dtype.kind == "f":
         bad = array.size - int(np.count_nonzero(np.isfinite(array)))
