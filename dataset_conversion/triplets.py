@@ -5,10 +5,8 @@ A case folder holds one image per channel (`CT.nii.gz`, `patient7_T1.nrrd`) and,
 in `masks/` or `structures/`). Each case is written as a whole or not at all, and again only when its files or the
 options change.
 
-Rules for one mask per organ: several files may name one organ and are united. Where masks of two organs overlap, the
-smaller one wins if at least half of it lies in the larger (a lens drawn inside an eye: the eye excludes its lens), or
-if the overlap is at most 10 voxels or 5 % of the smaller. Any other overlap fails the case. Files that the label table
-does not know are left out and listed.
+Several files may name one organ and are united; `organ_masks` settles overlaps. Files that the label table does not know
+are left out and listed.
 """
 
 from __future__ import annotations
@@ -44,6 +42,9 @@ from nnunet_ext.geometry import (
 )
 from nnunet_ext.image_io import find_channel_files, image_files, image_stem, read_image, write_image
 from nnunet_ext.labels import LabelTable, default_label_table, left_right_pairs, load_label_table
+from nnunet_ext.organ_masks import merge_masks
+from nnunet_ext.preview import FOLDER as PREVIEWS
+from nnunet_ext.preview import PAGE, draw_previews, write_conversion_page
 
 log = logging.getLogger(__name__)
 
@@ -52,10 +53,6 @@ FILE_ENDING = ".nii.gz"
 READER = "NibabelIOWithReorient"
 LABEL_MAP_NAMES = ("label", "labels", "seg", "segmentation", "labelmap")
 MASK_FOLDERS = ("masks", "mask", "structures", "segmentations")
-#: Overlap of two masks that is a matter of drawing, not of a wrong file: voxels, and share of the smaller mask.
-OVERLAP_VOXELS, OVERLAP_SHARE = 10, 0.05
-#: From this share of the smaller mask on, it is meant to lie inside the larger one.
-NESTED_SHARE = 0.5
 #: An organ with more than this share beyond a channel's field of view fails the case.
 LARGEST_ORGAN_SHARE_OUTSIDE = 0.5
 #: Raised when the same input and options give other files than before: cases are then converted again.
@@ -195,6 +192,7 @@ class _Job:
     case: Case
     settings: _Settings
     dataset: Path
+    preview: bool = False
 
 
 def convert(
@@ -212,6 +210,7 @@ def convert(
     n4: bool = True,
     raw_folder: Path | None = None,
     show_progress: bool = True,
+    preview: bool = True,
 ) -> ConversionSummary:
     """Folder with one folder per case -> nnU-Net raw dataset with `dataset.json` and a provenance file per case.
 
@@ -235,6 +234,7 @@ def convert(
         n4: Remove the bias field of channels that are not CT.
         raw_folder: nnU-Net's raw folder; the environment variable `nnUNet_raw` if None.
         show_progress: Show a progress bar.
+        preview: Draw a picture of every step of every case, and `conversion.html` that shows them.
 
     Returns:
         Which cases were written, skipped or failed, and why.
@@ -269,7 +269,7 @@ def convert(
             continue
         try:
             case = _find_case(folder, identifiers[folder], folder.name in test_cases, settings)
-            jobs.append(_Job(case, settings, dataset))
+            jobs.append(_Job(case, settings, dataset, preview))
         except (ValueError, OSError) as error:
             summary.failed[folder.name] = _reason(error)
 
@@ -288,6 +288,7 @@ def convert(
             if folder.name in summary.failed and folder in identifiers:
                 _remove_case(dataset, identifiers[folder])
         _write_dataset_json(dataset, name, settings)
+        _write_page(dataset, summary.failed, settings)
     finally:
         shutil.rmtree(dataset / ".partial", ignore_errors=True)
         _remove_empty_folders(dataset)
@@ -494,7 +495,9 @@ def _convert_case(job: _Job) -> str | list[str] | None:
     try:
         hashes = {name: _sha256(path) for name, path in case.inputs().items()}
         fingerprint = _fingerprint(case, job.settings, hashes)
-        if _is_done(dataset, case, fingerprint):
+        if _is_done(dataset, case, fingerprint) and (
+            not job.preview or (dataset / PREVIEWS / case.identifier).is_dir()
+        ):
             return None
         _remove_case(dataset, case.identifier)
         partial.mkdir(parents=True, exist_ok=True)
@@ -509,6 +512,9 @@ def _convert_case(job: _Job) -> str | list[str] | None:
             "versions": _versions(),
             **provenance,
         }
+        if job.preview:
+            (dataset / PREVIEWS).mkdir(exist_ok=True)
+            (partial / PREVIEWS).rename(dataset / PREVIEWS / case.identifier)
         for file in files:
             (dataset / file).parent.mkdir(parents=True, exist_ok=True)
             os.replace(partial / Path(file).name if not file.startswith("labels") else partial / "label" / Path(file).name,
@@ -551,6 +557,9 @@ def _build(job: _Job, partial: Path) -> tuple[list[str], dict]:
         (partial / "label").mkdir(exist_ok=True)
         write_image(labels, partial / "label" / Path(file).name)
         files.append(file)
+    if job.preview:
+        draw_previews(case.identifier, partial / PREVIEWS, originals=images, channels=channels, labels=organs,
+                      label_values=settings.table.values)  # fmt: skip
     record = {
         "channels": {
             modality: {
@@ -665,45 +674,6 @@ def _merged_masks(case: _Case, table: LabelTable, warnings: list[str]) -> tuple[
     return merge_masks(masks, grid, table, warnings)
 
 
-def merge_masks(
-    masks: Mapping[str, np.ndarray], grid: sitk.Image, table: LabelTable, warnings: list[str]
-) -> tuple[sitk.Image, dict[str, int]]:
-    """Label map of one bool mask `(Z, Y, X)` per organ on a grid, and voxels per mask; see the module's docstring."""
-    before = {organ: int(np.count_nonzero(masks[organ])) if organ in masks else 0 for organ in table.names}
-    if not any(before.values()):
-        raise ValueError(f"the label map is empty: all masks are ({', '.join(masks)})")
-    _check_overlaps(masks, before, warnings)
-    result = np.zeros(grid.GetSize()[::-1], dtype=np.uint16)
-    for organ in sorted(masks, key=lambda organ: -before[organ]):  # smaller organs are written over larger ones
-        result[masks[organ]] = table.values[organ]
-    image = sitk.GetImageFromArray(result)
-    image.CopyInformation(grid)
-    return image, before
-
-
-def _check_overlaps(masks: Mapping[str, np.ndarray], voxels: Mapping[str, int], warnings: list[str]) -> None:
-    crowded = np.zeros(next(iter(masks.values())).shape, dtype=np.uint8)
-    for mask in masks.values():
-        crowded += mask
-    places = np.nonzero(crowded > 1)
-    if not places[0].size:
-        return
-    there = {organ: mask[places] for organ, mask in masks.items()}
-    organs = list(masks)
-    for i, a in enumerate(organs):
-        for b in organs[i + 1 :]:
-            both = int(np.count_nonzero(there[a] & there[b]))
-            if not both:
-                continue
-            small, _ = sorted((a, b), key=lambda organ: voxels[organ])
-            if both < NESTED_SHARE * voxels[small] and both > max(OVERLAP_VOXELS, OVERLAP_SHARE * voxels[small]):
-                raise ValueError(
-                    f"masks of {a} and {b} overlap in {both} voxels ({both / voxels[small]:.0%} of {small}); "
-                    "correct one of them"
-                )
-            warnings.append(f"masks of {a} and {b} overlap in {both} voxels: they count as {small}, the smaller one")
-
-
 def _check_sides(array: np.ndarray, table: LabelTable, warnings: list[str]) -> None:
     """Warn where a left organ lies to the right of its partner: swapped names or a flipped image. x runs to the left."""
     names = list(table.names)
@@ -764,6 +734,7 @@ def _is_done(dataset: Path, case: Case, fingerprint: str) -> bool:
 def _remove_case(dataset: Path, identifier: str) -> None:
     """Remove a case's files wherever an earlier run put them, its provenance first."""
     (dataset / "provenance" / f"{identifier}.json").unlink(missing_ok=True)
+    shutil.rmtree(dataset / PREVIEWS / identifier, ignore_errors=True)
     for split in ("Tr", "Ts"):
         (dataset / f"labels{split}" / f"{identifier}{FILE_ENDING}").unlink(missing_ok=True)
         for path in (dataset / f"images{split}").glob(f"{identifier}_[0-9][0-9][0-9][0-9]{FILE_ENDING}"):
@@ -801,6 +772,17 @@ def _write_dataset_json(dataset: Path, name: str, settings: _Settings) -> None:
         nnunet_ext={**settings.as_dict(), "versions": _versions()},
     )
     os.replace(partial / "dataset.json", dataset / "dataset.json")
+
+
+def _write_page(dataset: Path, failed: Mapping[str, str], settings: _Settings) -> None:
+    """`conversion.html` for the cases that are there, those of earlier runs too."""
+    records = [_read_json(path) for path in sorted((dataset / "provenance").glob("*.json"))]
+    if failed or any(records):
+        write_conversion_page(
+            dataset, cases=[record for record in records if record], failed=failed, label_names=settings.table.names
+        )
+    else:
+        (dataset / PAGE).unlink(missing_ok=True)
 
 
 def _versions() -> dict[str, str]:

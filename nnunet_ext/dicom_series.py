@@ -395,8 +395,10 @@ def _header_problem(header: _Header, members: Sequence[tuple[_Header, Path, str]
 # ------------------------------------------------------------------------------------- which channel
 
 
-_OTHER = r"adc|dwi|diff\w*|trace\w*|epi|dti|fa|swi|swan|mra|tof|mip|mpr|perf\w*|asl|dsc|dce|bold|fmri|phase|b0|b1map|" \
-         r"fieldmap|field map|pd|pdw|proton|stir|mag|ciss|fiesta|survey|scout|locali[sz]er|loc|plan|scano\w*|mrs|svs"  # fmt: skip
+_OTHER = (
+    r"adc|dwi|diff\w*|trace\w*|epi|dti|fa|swi|swan|mra|tof|mip|perf\w*|asl|dsc|dce|bold|fmri|phase|b0|b1map|fieldmap|"
+    r"field map|pd|pdw|proton|stir|ciss|fiesta|survey|scout|locali[sz]er|loc|scano\w*|mrs|svs"
+)
 _CONTRAST = r"gd|gad\w*|contrast|post|postgd|ce|cet1\w*|km|enh\w*|cemr\w*|dotarem|gadovist|magnevist|\+c|c\+"
 
 

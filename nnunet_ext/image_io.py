@@ -126,9 +126,8 @@ def read_image(path: Path) -> sitk.Image:
     if not all(np.isfinite(mm) and mm > 0 for mm in spacing):
         raise ValueError(f"{path.name}: spacing {spacing} mm is not positive; write the file with its true voxel size")
     if max(spacing) < SMALLEST_SPACING_MM:
-        raise ValueError(
-            f"{path.name}: its voxels measure {'x'.join(f'{mm:.3g}' for mm in spacing)} mm, so it is in metres; write it in mm"
-        )
+        size_mm = "x".join(f"{mm:.3g}" for mm in spacing)
+        raise ValueError(f"{path.name}: its voxels measure {size_mm} mm, so it is in metres; write it in mm")
     array = sitk.GetArrayViewFromImage(image)
     if array.dtype.kind == "f":
         bad = array.size - int(np.count_nonzero(np.isfinite(array)))

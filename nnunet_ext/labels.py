@@ -17,18 +17,35 @@ else:
 ORGANS = ("Eye_L", "Eye_R", "Lens_L", "Lens_R", "OpticNrv_L", "OpticNrv_R", "OpticChiasm")
 
 #: How sides are written beside an organ's name, before or after it: `Lens_L`, `left_lens`, `LENS-LT`.
-SIDES = {"L": ("L", "LT", "Left"), "R": ("R", "RT", "Right")}
+SIDES = {"L": ("L", "LT", "Left", "左", "左侧", "左側"), "R": ("R", "RT", "Right", "右", "右侧", "右側")}
 
 #: What paired organs are called, without the side. Several files may name one organ: `Eye_AL` + `Eye_PL` -> `Eye_L`.
 PAIRED_ALIASES = {
-    "Eye": ("Eye", "Eyes", "Eyeball", "Globe", "Eye_A", "Eye_P", "Eye_Ant", "Eye_Post", "Bulbus", "OrbitalGlobe"),
-    "Lens": ("Lens", "Lenses", "EyeLens", "Eye_Lens", "CrystallineLens", "Lense"),
-    "OpticNrv": ("OpticNrv", "OpticNerve", "OpticN", "OptNrv", "OptNerve", "ON", "N_opticus", "NervusOpticus"),
+    "Eye": ("Eye", "Eyes", "Eyeball", "Globe", "Eye_A", "Eye_P", "Eye_Ant", "Eye_Post", "Bulbus", "OrbitalGlobe",
+            "眼", "眼球", "眼睛"),
+    "Lens": ("Lens", "Lenses", "EyeLens", "Eye_Lens", "CrystallineLens", "Lense",
+             "晶体", "晶體", "晶状体", "晶狀體", "水晶体", "水晶體", "眼晶体", "眼晶體"),
+    "OpticNrv": ("OpticNrv", "OpticNerve", "OpticN", "OptNrv", "OptNerve", "ON", "N_opticus", "NervusOpticus",
+                 "Optic_Nerves", "Nerve_Optic", "视神经", "視神經"),
 }  # fmt: skip
 
 #: What single organs are called.
 SINGLE_ALIASES = {
-    "OpticChiasm": ("OpticChiasm", "Chiasm", "Chiasma", "OptChiasm", "Optic_Chiasma", "Opt_Chiasm", "ChiasmaOpticum"),
+    "OpticChiasm": (
+        "OpticChiasm",
+        "Chiasm",
+        "Chiasma",
+        "OptChiasm",
+        "Optic_Chiasma",
+        "Opt_Chiasm",
+        "ChiasmaOpticum",
+        "OpticChiasma",
+        "Chiasm_Optic",
+        "视交叉",
+        "視交叉",
+        "视神经交叉",
+        "視神經交叉",
+    ),
 }
 
 
