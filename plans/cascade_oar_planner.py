@@ -187,9 +187,6 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         """
         if self.scanned is not None:
             return self.scanned
-        labels = self.dataset_json["labels"]
-        if bad := [name for name, value in labels.items() if name == "ignore" or not isinstance(value, int)]:
-            raise ValueError(f"dataset.json: labels {bad}: the cascade knows neither regions nor an ignore label.")
         reader = self.determine_reader_writer()()
 
         def one(name: str) -> ScannedCase | ValueError:
@@ -201,7 +198,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
                     files["label"],
                     reader=reader,
                     channel_names=self.dataset_json["channel_names"],
-                    labels=labels,
+                    labels=self.dataset_json["labels"],
                 )
             except ValueError as e:
                 return e

@@ -15,7 +15,7 @@ from nnunetv2.inference.export_prediction import convert_predicted_logits_to_seg
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_ext import roi
+from nnunet_ext import preprocessor, roi
 from nnunet_ext.preprocessor import (
     BODY_MARGIN_MM,
     BOX_REQUEST_KEY,
@@ -113,6 +113,22 @@ def test_the_body_box_is_the_head_and_a_margin_of_10_mm(channels):
     for (lower, upper), (first, last), m, n in zip(box, HEAD_BOX, margins, SHAPE, strict=True):
         assert abs(lower - max(0, first - m)) <= 1
         assert abs(upper - min(n, last + m)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("channels", "used", "is_ct"), [(("T1", "CT"), 1, True), (("ct",), 0, True), (("T1", "T2"), 0, False)]
+)
+def test_the_body_is_looked_for_in_the_ct_or_else_in_the_first_mr(monkeypatch, channels, used, is_ct):
+    seen = []
+
+    def find(volume, *, spacing_mm, is_ct):
+        seen.append((float(volume.flat[0]), is_ct))
+        return np.ones(volume.shape, bool)
+
+    monkeypatch.setattr(preprocessor, "body_mask_array", find)
+    volumes = np.stack([np.full((5, 7, 11), i, np.float32) for i in range(len(channels))])
+    body_box(volumes, spacing_mm=SPACING_MM, channel_names={str(i): c for i, c in enumerate(channels)})
+    assert seen == [(used, is_ct)]
 
 
 def test_a_volume_without_a_body_is_kept_whole():
@@ -230,14 +246,22 @@ def test_a_label_above_127_is_kept(cascade_plans):
 # ------------------------------------------------------------------------------------------------ no organ, request
 
 
-def test_an_empty_localizer_map_leaves_the_whole_body_and_says_so(cascade_plans, capsys):
+def test_an_empty_localizer_map_leaves_the_whole_body_and_says_so(cascade_plans):
     plans, configuration = managers(cascade_plans)
     data, _, properties = run(plans, configuration, seg=np.zeros_like(reference()))
     body = body_box(images(), spacing_mm=SPACING_MM, channel_names=DATASET["channel_names"])
     assert tuple(map(tuple, properties["bbox_used_for_cropping"])) == body
     assert data.shape[1:] == tuple(u - lo for lo, u in body)
     assert properties[PROPERTIES_KEY]["found"] is False
-    assert "WARNING: the localizer found no organ" in capsys.readouterr().out
+
+
+def test_at_prediction_the_file_in_which_nothing_was_found_is_named(cascade_plans, files, tmp_path, capsys):
+    plans, configuration = managers(cascade_plans)
+    empty = write(tmp_path, "empty", np.zeros(SHAPE, np.uint8))
+    CascadeOARPreprocessor(verbose=False).run_case(files[0], empty, plans, configuration, DATASET)
+    assert f"WARNING: {empty}: the localizer found no organ" in capsys.readouterr().out
+    CascadeOARPreprocessor(verbose=False).run_case(*files, plans, configuration, DATASET)
+    assert "WARNING" not in capsys.readouterr().out
 
 
 def test_a_requested_box_overrules_the_vote_and_is_clipped_to_the_body(cascade_plans):

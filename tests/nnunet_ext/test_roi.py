@@ -180,6 +180,14 @@ def test_forty_voxels_of_0_8_mm_stay_forty():
     assert box == (30, 70)
 
 
+@pytest.mark.parametrize("spacing", [0.8, 0.7, 1.1, 2.3])
+def test_a_spacing_read_from_a_file_as_32_bit_float_costs_no_voxel(spacing):
+    for stored in (spacing, float(np.float32(spacing))):
+        for n in range(1, 200):
+            ((lower, upper),) = box_around([100.0], [n * spacing], spacing_mm=[stored], shape=[1000])
+            assert upper - lower == n
+
+
 def test_a_box_is_rounded_to_whole_voxels_that_fit_into_it():
     assert box_around([15.0, 8.0, 7.0], [10.0, 3.0, 3.6], spacing_mm=SPACING_MM, shape=(14, 40, 60)) == (
         (4, 7),  # 3 voxels of 3 mm in 10 mm; centre 5 voxels - 1.5 = 3.5, to even
@@ -262,13 +270,13 @@ def test_the_fitted_box_is_the_organs_bounding_box_where_there_is_one_case():
 
 
 def test_offsets_are_medians_and_spreads_say_how_far_votes_lie_from_the_centre():
-    # Organ 2 lies 10, 12 and 14 mm above organ 1; both reach 2 mm around their centroid. Centres: 5, 6 and 7 mm above 1.
-    cases = {f"c{d}": {1: at(20, 20, 20), 2: at(20 + d, 20, 20)} for d in (10, 12, 14)}
+    # Organ 2 lies 10, 12 and 20 mm above organ 1; both reach 2 mm around their centroid. Centres: 5, 6 and 10 mm above 1.
+    cases = {f"c{d}": {1: at(20, 20, 20), 2: at(20 + d, 20, 20)} for d in (10, 12, 20)}
     fit = fit_roi(cases, margin_mm=0.0, jitter_mm=0.0)
     assert fit.rule.offset_mm == {1: pytest.approx((-6, 0, 0)), 2: pytest.approx((6, 0, 0))}
-    assert fit.rule.spread_mm == {1: 1.0, 2: 1.0}  # sqrt((1 + 0 + 1) / 3) = 0.82, below the least believed
-    # The voted centre is the middle again (equal weights); the case of 14 mm reaches (14 + 4) / 2 = 9 mm.
-    assert fit.needed_mm == pytest.approx((18, 4, 4))
+    assert fit.rule.spread_mm == pytest.approx({1: math.sqrt(17 / 3), 2: math.sqrt(17 / 3)})  # 1, 0 and 4 mm off
+    # The voted centre is the middle again (equal weights); the case of 20 mm reaches (20 + 4) / 2 = 12 mm.
+    assert fit.needed_mm == pytest.approx((24, 4, 4))
 
 
 def test_a_case_with_a_missing_organ_is_listed_and_still_fits():

@@ -309,6 +309,18 @@ def test_the_learning_rate_is_the_schedules_at_every_iteration(make):
     assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.01 * (1 - 0.05) ** 0.9 * 3 / 30)
 
 
+def test_every_iteration_has_its_own_learning_rate(make):
+    trainer = make(num_epochs=10**6, iterations_per_epoch=4, initial_lr=0.03)
+    trainer.initialize()
+    loader, _ = trainer.get_dataloaders()
+    trainer.on_train_epoch_start()
+    rates = []
+    for _ in range(3):
+        trainer.train_step(next(loader))
+        rates.append(trainer.optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.001, 0.002, 0.003], rel=1e-4)  # warm-up over 30 iterations
+
+
 def test_a_resumed_training_goes_on_with_the_same_learning_rate_and_time(make, tmp_path):
     options = {"num_epochs": 20, "patience_epochs": 4, "time_budget_h": 1.0, "iterations_per_epoch": 40}
     first = make(**options)
