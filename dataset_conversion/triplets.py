@@ -139,6 +139,7 @@ class _Case:
     images: dict[str, Path]
     label_files: dict[str | None, list[Path]]
     ignored: list[str]
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -160,6 +161,7 @@ class _Case:
         }
 
     def read_images(self, warnings: list[str]) -> dict[str, tuple[sitk.Image, str]]:
+        warnings += self.notes
         return {
             modality: (read_image(path), path.relative_to(self.folder).as_posix())
             for modality, path in self.images.items()
@@ -200,9 +202,12 @@ def convert(
     *,
     dataset_id: int,
     name: str,
-    modalities: Sequence[str] = ("CT", "T1", "T2"),
+    modalities: Sequence[str] | None = None,
     labels_file: Path | None = None,
     test_cases: Sequence[str] = (),
+    layout: str = "auto",
+    series_file: Path | None = None,
+    key_file: Path | None = None,
     n_processes: int = 2,
     allow_non_hu: bool = False,
     window_hu: tuple[float, float] | None = None,
@@ -212,7 +217,7 @@ def convert(
     show_progress: bool = True,
     preview: bool = True,
 ) -> ConversionSummary:
-    """Folder with one folder per case -> nnU-Net raw dataset with `dataset.json` and a provenance file per case.
+    """Folder of cases or DICOM tree -> nnU-Net raw dataset with `dataset.json` and a provenance file per case.
 
     Every image is turned to `LPS` axes without interpolation; channels on other grids than the CT (the first channel
     where there is no CT) are resampled onto it by cubic B-splines. Label maps must lie on the grid of that channel, or
@@ -220,12 +225,17 @@ def convert(
     the others are finished. Running again converts only what is new, changed or failed.
 
     Args:
-        source: Folder with one folder per case.
+        source: Folder with one folder per case, or a DICOM tree of any nesting.
         dataset_id: nnU-Net's dataset number, 1..999.
         name: Dataset name: `Dataset501_NAME`.
         modalities: Channels in nnU-Net's order; file names are looked up by `find_channel_files`. `CT` is treated as CT.
+            CT, T1, T2 if None; CT, T1 for HaN-Seg.
         labels_file: TOML label table (`load_label_table`); the seven organs of `ORGANS` if None.
-        test_cases: Names of case folders that go to `imagesTs` (and `labelsTs`). So do cases without labels.
+        test_cases: Names of cases that go to `imagesTs` (and `labelsTs`). So do cases without labels.
+        layout: `folders`, `dicom`, `hanseg`, or `auto` to look what is there.
+        series_file: DICOM only: TOML file that says which series is which channel (see `dataset_conversion.dicom`).
+        key_file: DICOM only: the private file that says which patient each case is; `DatasetID_NAME.key.csv` beside the
+            dataset folder if None.
         n_processes: Cases converted at the same time. More than one starts new Python processes, so a script needs
             `if __name__ == "__main__":`.
         allow_non_hu: Accept a CT whose values are not HU.
@@ -245,33 +255,29 @@ def convert(
         OSError: If the output folder cannot be written.
     """
     source = Path(source)
+    layout = find_layout(source) if layout == "auto" else layout
     settings = _Settings(
-        _checked_modalities(modalities),
-        default_label_table() if labels_file is None else load_label_table(labels_file),
+        _checked_modalities(_default_modalities(layout) if modalities is None else modalities),
+        _label_table(layout, labels_file),
         ChannelOptions(clean_ct, n4, None if window_hu is None else _checked_window(window_hu), allow_non_hu),
     )
     dataset = _dataset_folder(raw_folder, dataset_id, name)
-    folders = _case_folders(source)
-    known = {folder.name for folder in folders}
-    unknown = [case for case in test_cases if case not in known]
-    if unknown:
-        raise ValueError(f"test case {', '.join(map(repr, unknown))} is not a folder in {source.name}")
     if n_processes < 1:
         raise ValueError(f"n_processes is {n_processes}; at least 1 is needed")
+    if key_file is None:
+        key_file = dataset.with_name(f"{dataset.name}.key.csv")
+    if layout == "dicom":
+        _check_key(Path(key_file), dataset)
+    gathered = _gather(source, layout, settings, test_cases, series_file, Path(key_file), show_progress)
 
-    summary = ConversionSummary(dataset)
-    identifiers = _identifiers(folders, summary.failed)
-    _check_other_cases(dataset, set(identifiers.values()), settings)
+    summary = ConversionSummary(dataset, failed=dict(gathered.failed))
+    _check_other_cases(dataset, set(gathered.identifiers.values()), settings)
     _check_writable(dataset)
-    jobs = []
-    for folder in folders:
-        if folder.name in summary.failed:
-            continue
-        try:
-            case = _find_case(folder, identifiers[folder], folder.name in test_cases, settings)
-            jobs.append(_Job(case, settings, dataset, preview))
-        except (ValueError, OSError) as error:
-            summary.failed[folder.name] = _reason(error)
+    if layout == "dicom":
+        _write_key(gathered, Path(key_file))
+    jobs = [_Job(case, settings, dataset, preview) for case in gathered.cases]
+    for line in gathered.leftover:
+        log.info(line)
 
     try:
         for job, outcome in _run(jobs, n_processes, show_progress):
@@ -284,9 +290,9 @@ def convert(
                 summary.written.append(case_name)
                 if outcome:
                     summary.warnings[case_name] = outcome
-        for folder in folders:
-            if folder.name in summary.failed and folder in identifiers:
-                _remove_case(dataset, identifiers[folder])
+        for failed in summary.failed:
+            if failed in gathered.identifiers:
+                _remove_case(dataset, gathered.identifiers[failed])
         _write_dataset_json(dataset, name, settings)
         _write_page(dataset, summary.failed, settings)
     finally:
@@ -299,6 +305,163 @@ def convert(
         for line in lines:
             log.warning("case '%s': %s", case_name, line)
     return summary
+
+
+@dataclass
+class Listing:
+    """What `convert` would do: lines to print, and case -> why it cannot be converted."""
+
+    lines: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def list_cases(
+    source: Path,
+    *,
+    modalities: Sequence[str] | None = None,
+    labels_file: Path | None = None,
+    test_cases: Sequence[str] = (),
+    layout: str = "auto",
+    series_file: Path | None = None,
+    key_file: Path | None = None,
+    show_progress: bool = True,
+) -> Listing:
+    """What `convert` would take for what, what is left over and which case lacks what; headers are read, nothing is written.
+
+    Arguments and errors as for `convert`. Without `key_file`, the numbers of DICOM cases are those of a first conversion.
+    """
+    source = Path(source)
+    layout = find_layout(source) if layout == "auto" else layout
+    settings = _Settings(
+        _checked_modalities(_default_modalities(layout) if modalities is None else modalities),
+        _label_table(layout, labels_file),
+        ChannelOptions(),
+    )
+    gathered = _gather(source, layout, settings, test_cases, series_file, key_file, show_progress)
+    lines = []
+    for case in gathered.cases:
+        labels = f" + labels{_split(case)}" if case.has_labels else ""
+        lines.append(f"{case.name} -> images{_split(case)}{labels}")
+        lines += [f"  {line}" for line in case.describe(settings.table)]
+    lines += [f"{name} -> nothing: {reason}" for name, reason in sorted(gathered.failed.items())]
+    lines += gathered.leftover
+    n = len(gathered.cases) + len(gathered.failed)
+    lines.append(f"{n} cases ({layout}): {len(gathered.cases)} to convert, {len(gathered.failed)} not")
+    return Listing(lines, gathered.failed)
+
+
+@dataclass
+class _Gathered:
+    """What a source holds. `identifiers`: nnU-Net's name of every case, also of those that failed."""
+
+    cases: list[Case] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    identifiers: dict[str, str] = field(default_factory=dict)
+    leftover: list[str] = field(default_factory=list)
+    key_rows: list[dict[str, str]] = field(default_factory=list)
+
+
+def find_layout(source: Path) -> str:
+    """`hanseg`, `folders` or `dicom`, by what a folder holds; `folders` where nothing is recognised."""
+    from nnunet_ext.dataset_conversion import hanseg  # the one place that knows all kinds of source
+    from nnunet_ext.dicom_series import has_dicom
+
+    if not source.is_dir():
+        return "folders"
+    if hanseg.is_hanseg(source):
+        return "hanseg"
+    if any(image_stem(path) for path in source.glob("*/*") if path.is_file()):
+        return "folders"
+    return "dicom" if has_dicom(source) else "folders"
+
+
+def _default_modalities(layout: str) -> tuple[str, ...]:
+    from nnunet_ext.dataset_conversion import hanseg
+
+    return hanseg.MODALITIES if layout == "hanseg" else ("CT", "T1", "T2")
+
+
+def _label_table(layout: str, labels_file: Path | None) -> LabelTable:
+    from nnunet_ext.dataset_conversion import hanseg
+
+    if labels_file is not None:
+        return load_label_table(labels_file)
+    return hanseg.label_table() if layout == "hanseg" else default_label_table()
+
+
+def _gather(
+    source: Path,
+    layout: str,
+    settings: _Settings,
+    test_cases: Sequence[str],
+    series_file: Path | None,
+    key_file: Path | None,
+    show_progress: bool,
+) -> _Gathered:
+    from nnunet_ext.dataset_conversion import dicom, hanseg
+
+    if layout not in ("folders", "dicom", "hanseg"):
+        raise ValueError(f"layout {layout!r} is not one of auto, folders, dicom, hanseg")
+    if series_file is not None and layout != "dicom":
+        raise ValueError(f"a series file is for DICOM; {source.name} is read as {layout}")
+    gathered = _Gathered()
+    if layout == "dicom":
+        found = dicom.find_cases(
+            source,
+            modalities=settings.modalities,
+            table=settings.table,
+            series_file=series_file,
+            key_file=key_file,
+            test_cases=test_cases,
+            show_progress=show_progress,
+        )
+        gathered = _Gathered(list(found.cases), found.failed, {}, found.leftover, found.key_rows)
+        gathered.identifiers = {case.name: case.identifier for case in found.cases}
+        gathered.identifiers |= {name: name for name in found.failed}
+    else:
+        folders = hanseg.case_folders(source) if layout == "hanseg" else _case_folders(source)
+        identifiers = _identifiers(folders, gathered.failed)
+        gathered.identifiers = {folder.name: identifier for folder, identifier in identifiers.items()}
+        for folder in folders:
+            if folder.name in gathered.failed:
+                continue
+            test = folder.name in test_cases
+            try:
+                if layout == "hanseg":
+                    images = hanseg.find_images(folder, settings.modalities)
+                    masks, ignored = hanseg.find_masks(folder, settings.table)
+                    notes = (hanseg.NOTE,) if len(images) > 1 else ()
+                    case = _Case(folder, identifiers[folder], test, images, masks, ignored, notes)
+                else:
+                    case = _find_case(folder, identifiers[folder], test, settings)
+                gathered.cases.append(case)
+            except (ValueError, OSError) as error:
+                gathered.failed[folder.name] = _reason(error)
+    unknown = [case for case in test_cases if case not in gathered.identifiers]
+    if unknown:
+        kind = "a case" if layout == "dicom" else "a folder"
+        raise ValueError(f"test case {', '.join(map(repr, unknown))} is not {kind} in {source.name}")
+    return gathered
+
+
+def _check_key(key_file: Path, dataset: Path) -> None:
+    """Refuse a key that would be handed on with the dataset, or that is gone: numbers would mean other patients."""
+    if dataset.resolve() in key_file.resolve().parents:
+        raise ValueError(f"the key file would lie inside {dataset.name}, which is handed on; choose another place")
+    if not key_file.exists() and any((dataset / "provenance").glob("case_*.json")):
+        raise ValueError(
+            f"the key file {key_file.name} is gone, so the cases of {dataset.name} cannot be told apart; put it back, name "
+            "it with --key, or use another dataset id"
+        )
+
+
+def _write_key(gathered: _Gathered, key_file: Path) -> None:
+    from nnunet_ext.dataset_conversion import dicom
+
+    try:
+        dicom.write_key(gathered.key_rows, key_file)
+    except OSError as error:
+        raise type(error)(f"cannot write the key file {key_file}: {error.strerror or error}") from error
 
 
 # ------------------------------------------------------------------------------------ checks before the start
@@ -333,7 +496,7 @@ def _dataset_folder(raw_folder: Path | None, dataset_id: int, name: str) -> Path
     wanted = f"Dataset{dataset_id:03d}_{name}"
     if raw_folder.is_dir():
         for other in sorted(raw_folder.glob(f"Dataset{dataset_id:03d}_*")):
-            if other.name != wanted:
+            if other.name != wanted and other.is_dir():
                 raise ValueError(f"dataset id {dataset_id} is taken by {other.name}; use another id or that name")
     return raw_folder / wanted
 

@@ -5,6 +5,7 @@ by the verb that needs them: `--help` is quick, and a broken dependency stops on
 """
 
 import argparse
+import inspect
 import logging
 import sys
 import traceback
@@ -58,8 +59,13 @@ def _phantom(options: Options) -> int:
 
 
 def _convert(options: Options) -> int:
-    from nnunet_ext.dataset_conversion.triplets import convert
+    from nnunet_ext.dataset_conversion.triplets import convert, list_cases
 
+    if options.pop("list", False):
+        wanted = inspect.signature(list_cases).parameters
+        listing = list_cases(options.pop("source"), **{name: options[name] for name in options if name in wanted})
+        print("\n".join(listing.lines))
+        return 1 if listing.failed else 0
     summary = convert(options.pop("source"), **options)
     print(f"{summary.dataset_folder}: {_counts(summary)}")
     return _report_failed("convert", summary.failed)
@@ -181,10 +187,12 @@ def _parser() -> argparse.ArgumentParser:
 
     verb = add_verb(
         _convert,
-        "write an nnU-Net raw data set from one folder per case",
+        "write an nnU-Net raw data set from one folder per case, or from a DICOM tree",
         example="nnunet_ext convert phantoms -d 501 -n HeadOAR --test phantom_018 phantom_019",
     )
-    verb.add_argument("source", metavar="SRC", type=Path, help="folder with SRC/CASE/{CT,T1,T2,...}")
+    verb.add_argument(
+        "source", metavar="SRC", type=Path, help="folder with SRC/CASE/{CT,T1,T2,...}, or with DICOM files"
+    )
     verb.add_argument("-d", dest="dataset_id", metavar="ID", type=_positive_int, required=True, help="data set ID")
     verb.add_argument("-n", dest="name", metavar="NAME", required=True, help="data set name: DatasetID_NAME")
     verb.add_argument("--modalities", nargs="+", metavar="M", help="channels, in this order: CT T1 T2")
@@ -192,12 +200,27 @@ def _parser() -> argparse.ArgumentParser:
         "--labels", dest="labels_file", metavar="FILE", type=Path, help="TOML label table: organ = [aliases]"
     )
     verb.add_argument("--test", dest="test_cases", nargs="+", metavar="CASE", help="cases to keep out of training")
+    verb.add_argument("--list", action="store_true", help="say what would be taken for what, and write nothing")
+    verb.add_argument(
+        "--layout", choices=("auto", "folders", "dicom", "hanseg"), help="kind of SRC; without: look what is there"
+    )
+    verb.add_argument(
+        "--series",
+        dest="series_file",
+        metavar="FILE",
+        type=Path,
+        help="DICOM: TOML file, which series is which channel",
+    )
+    verb.add_argument(
+        "--key", dest="key_file", metavar="FILE", type=Path, help="DICOM: private file, which case is which patient"
+    )
     verb.add_argument("--allow-non-hu", action="store_true", help="accept a CT whose values do not look like HU")
     verb.add_argument(
         "--window-hu", nargs=2, type=float, metavar=("LO", "HI"), action=_PairAction, help="clip the CT to this window"
     )
     verb.add_argument("--no-clean", dest="clean_ct", action="store_false", help="keep couch and mask in the CT")
     verb.add_argument("--no-n4", dest="n4", action="store_false", help="leave the bias field in T1 and T2")
+    verb.add_argument("--no-preview", dest="preview", action="store_false", help="draw no pictures of the steps")
     _add_processes(verb)
 
     verb = add_verb(

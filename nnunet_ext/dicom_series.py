@@ -471,22 +471,9 @@ def read_series(series: Series, notes: list[str] | None = None) -> sitk.Image:
         OSError: If a file cannot be read.
     """
     notes = [] if notes is None else notes
-    if series.problem:
-        raise ValueError(series.problem)
-    if len(series.slices) < FEWEST_SLICES:
-        raise ValueError(f"it has {len(series.slices)} images, too few for a volume")
-    rows, columns = (np.asarray(series.direction[at : at + 3]) for at in (0, 3))
-    if abs(np.linalg.norm(rows) - 1) > 0.01 or abs(np.linalg.norm(columns) - 1) > 0.01 or abs(rows @ columns) > 0.01:
-        raise ValueError("its direction (ImageOrientationPatient) is no pair of perpendicular axes; export it again")
-    rows = rows / np.linalg.norm(rows)
-    columns = columns - (columns @ rows) * rows
-    columns = columns / np.linalg.norm(columns)
-    normal = np.cross(rows, columns)
-    slices = sorted(series.slices, key=lambda one: float(np.dot(one.position_mm, normal)))
-    slices = _without_twins(slices, normal, notes)
+    slices, (rows, columns, normal), gap, even = _arrange(series, notes)
     positions = np.array([one.position_mm for one in slices])
     along = positions @ normal
-    gap, even = _gap_mm(along, [one.thickness_mm for one in slices])
     volume = np.stack([_pixels(one.path, series.size) for one in slices])
     shift = (positions - positions[0]) @ np.stack([rows, columns]).T  # mm along the row, down the column
     origin = positions[0].copy()
@@ -512,6 +499,33 @@ def read_series(series: Series, notes: list[str] | None = None) -> sitk.Image:
     image.SetDirection(np.stack([rows, columns, normal], axis=1).ravel().tolist())
     image.SetOrigin(origin.tolist())
     return image
+
+
+def check_series(series: Series) -> None:
+    """Raise ValueError where the headers already say that `read_series` will refuse a series."""
+    _arrange(series, [])
+
+
+def _arrange(
+    series: Series, notes: list[str]
+) -> tuple[list[Slice], tuple[np.ndarray, np.ndarray, np.ndarray], float, bool]:
+    """Slices in order along the normal, unit vectors along rows, columns and normal, their gap, and whether it is even."""
+    if series.problem:
+        raise ValueError(series.problem)
+    if len(series.slices) < FEWEST_SLICES:
+        raise ValueError(f"it has {len(series.slices)} images, too few for a volume")
+    rows, columns = (np.asarray(series.direction[at : at + 3]) for at in (0, 3))
+    if abs(np.linalg.norm(rows) - 1) > 0.01 or abs(np.linalg.norm(columns) - 1) > 0.01 or abs(rows @ columns) > 0.01:
+        raise ValueError("its direction (ImageOrientationPatient) is no pair of perpendicular axes; export it again")
+    rows = rows / np.linalg.norm(rows)
+    columns = columns - (columns @ rows) * rows
+    columns = columns / np.linalg.norm(columns)
+    normal = np.cross(rows, columns)
+    slices = sorted(series.slices, key=lambda one: float(np.dot(one.position_mm, normal)))
+    slices = _without_twins(slices, normal, notes)
+    along = np.array([one.position_mm for one in slices]) @ normal
+    gap, even = _gap_mm(along, [one.thickness_mm for one in slices])
+    return slices, (rows, columns, normal), gap, even
 
 
 def _without_twins(slices: Sequence[Slice], normal: np.ndarray, notes: list[str]) -> list[Slice]:

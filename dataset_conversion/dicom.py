@@ -1,0 +1,557 @@
+"""DICOM trees (CT, MR, RTSTRUCT) as cases, under numbers instead of names.
+
+Series are grouped by patient. A patient with several studies, or frames of reference, that each hold every channel gives
+one case for each; else the patient's series are one case. Channels are recognised from the headers
+(`dicom_series.classify`) or taken from a TOML file:
+
+    [series]                       # for every patient: SeriesDescription or ProtocolName, `*` stands for anything
+    T1 = ["*MPRAGE*", "ax t1"]
+    ignore = ["*test*"]
+
+    [case_003]                     # for one case: series number, description or SeriesInstanceUID
+    T1 = 5
+    RTSTRUCT = "approved"          # StructureSetLabel
+
+An RTSTRUCT counts only if its patient, frame of reference and every image it refers to are those of the reference
+channel (the CT).
+
+Privacy: cases are `case_001`, `case_002`, ... A key file, readable by its owner only, says which patient each one is;
+it keeps the numbers the same when patients are added. No other output holds a name, an ID, a date, a UID or a path.
+"""
+
+from __future__ import annotations
+
+import csv
+import fnmatch
+import io
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from nnunet_ext.cleaning import reference_channel
+from nnunet_ext.dicom_series import Series, Tree, check_series, find_series, read_series, without_personal
+from nnunet_ext.labels import LabelTable, normalise_name
+from nnunet_ext.organ_masks import merge_masks
+from nnunet_ext.rtstruct import StructureSet, rasterise, read_rtstruct
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_KEY_FIELDS = ("case", "patient_key", "patient_id", "patient_name", "patient_birth_date", "study_instance_uid",
+               "frame_of_reference_uid")  # fmt: skip
+_CASE_NAME = re.compile(r"case_\d{3,}")
+
+
+@dataclass(frozen=True)
+class DicomCase:
+    """One case; see `triplets.Case`. `drawn`: name, number of contours and organ of every region of the RTSTRUCT."""
+
+    name: str
+    identifier: str
+    test: bool
+    series: dict[str, Series]
+    structure: Series | None
+    drawn: tuple[tuple[str, int, str | None], ...]
+    ignored: list[str]
+    notes: tuple[str, ...]
+    personal: frozenset[str]
+
+    @property
+    def has_labels(self) -> bool:
+        return self.structure is not None
+
+    def inputs(self) -> dict[str, Path]:
+        files = {
+            f"{channel}/{number:04d}": one.path
+            for channel, series in self.series.items()
+            for number, one in enumerate(sorted(series.slices, key=lambda one: one.sop_uid), start=1)
+        }
+        return files if self.structure is None else {**files, "RTSTRUCT": self.structure.paths[0]}
+
+    def roles(self) -> dict:
+        return {
+            "images": {channel: len(series.slices) for channel, series in self.series.items()},
+            "labels": "RTSTRUCT" if self.has_labels else "",
+        }
+
+    def read_images(self, warnings: list[str]) -> dict[str, tuple[sitk.Image, str]]:
+        warnings += self.notes
+        images = {}
+        for channel, series in self.series.items():
+            notes: list[str] = []
+            try:
+                images[channel] = (read_series(series, notes), series.label)
+            except ValueError as error:
+                raise ValueError(f"{channel}, {series.label}: {error}") from None
+            warnings += [f"{channel}: {note}" for note in notes]
+        return images
+
+    def read_labels(
+        self, images: Mapping[str, sitk.Image], table: LabelTable, warnings: list[str]
+    ) -> tuple[sitk.Image, dict[str, int]]:
+        assert self.structure is not None
+        image = images[reference_channel(list(self.series))]
+        masks: dict[str, np.ndarray] = {}
+        for roi in read_rtstruct(self.structure.paths[0]).rois:
+            organ = table.organ(roi.name)
+            if organ is None:
+                continue
+            if not roi.contours:
+                warnings.append(f"{organ}: its region in the RTSTRUCT is empty, no contour is drawn")
+                continue
+            notes: list[str] = []
+            try:
+                mask = rasterise(roi.contours, image, notes)
+            except ValueError as error:
+                raise ValueError(f"{organ}: {error}") from None
+            if not mask.any():
+                notes.append("its contours hold no voxel's centre, so it has no voxel")
+            warnings += [f"{organ}: {note}" for note in notes]
+            masks[organ] = masks.get(organ, np.zeros(mask.shape, dtype=bool)) | mask
+        if not any(mask.any() for mask in masks.values()):
+            raise ValueError(
+                "the RTSTRUCT is empty: no organ of the label table has a contour; leave it out, or draw it"
+            )
+        return merge_masks(masks, image, table, warnings)
+
+    def describe(self, table: LabelTable) -> list[str]:
+        lines = [f"{channel} <- {series.label}, {series.reason}" for channel, series in self.series.items()]
+        if self.structure is None:
+            lines.append("no RTSTRUCT: goes to imagesTs")
+        else:
+            for organ in table.names:
+                names = [f"{name} ({n} contours)" for name, n, of in self.drawn if of == organ]
+                lines.append(f"{organ} <- {' + '.join(names)}" if names else f"{organ} is not in the RTSTRUCT")
+        lines += list(self.notes)
+        return lines + ([f"left over: {', '.join(self.ignored)}"] if self.ignored else [])
+
+    def public(self, text: str) -> str:
+        for path in self.inputs().values():
+            text = text.replace(str(path), "a file of the case")
+        return without_personal(text, self.personal)
+
+
+@dataclass
+class Found:
+    """What a tree gives: cases, cases that cannot be converted and why, lines on what belongs to none."""
+
+    cases: list[DicomCase] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    leftover: list[str] = field(default_factory=list)
+    key_rows: list[dict[str, str]] = field(default_factory=list)
+
+
+def find_cases(
+    source: Path,
+    *,
+    modalities: Sequence[str],
+    table: LabelTable,
+    series_file: Path | None = None,
+    key_file: Path | None = None,
+    test_cases: Sequence[str] = (),
+    show_progress: bool = True,
+) -> Found:
+    """Cases of a DICOM tree; nothing is written.
+
+    Args:
+        source: Folder at any level above the files.
+        modalities: Channels a case needs.
+        table: Which regions are which organs.
+        series_file: TOML file that says which series is which channel; see the module's docstring.
+        key_file: Earlier key, so that patients keep their numbers; may not exist yet.
+        test_cases: Case names that go to the test set.
+        show_progress: Show a progress bar over the files.
+
+    Raises:
+        ValueError: If the tree holds no series, or a TOML or key file is wrong.
+    """
+    from tqdm import tqdm
+
+    rules = load_series_rules(series_file)
+    tree = find_series(source, lambda files: tqdm(files, desc="look", unit="file", disable=not show_progress))
+    if not tree.images:
+        raise ValueError(f"{source.name} has no CT or MR series; {_counted(tree) or 'it holds no DICOM file'}")
+    found = Found(key_rows=read_key(key_file))
+    images = [_ruled(series, rules.get("series", {})) for series in tree.images]
+    structures = [(series, *_read_structure(series)) for series in tree.structures]
+    patients: dict[str, list[Series]] = {}
+    for series in images:
+        patients.setdefault(series.patient.key, []).append(series)
+    groups = [group for key in sorted(patients) for group in _groups(patients[key], modalities)]
+    names = _number(groups, modalities, found.key_rows)
+    unknown = [name for name in rules if name != "series" and name not in names]
+    if unknown:
+        raise ValueError(f"series file: there is no {', '.join(unknown)}; the cases are {', '.join(names[:3])}, ...")
+    claims = _claims(groups, structures, modalities)
+    for name, group in sorted(zip(names, groups, strict=True), key=lambda pair: pair[0]):
+        words = frozenset().union(*(tree.personal[series.patient.key] for series in group))
+        try:
+            case = _case(name, group, claims[id(group)], rules.get(name, {}), modalities, table, words)
+            found.cases.append(replace(case, test=name in test_cases))
+        except ValueError as error:
+            found.failed[name] = without_personal(str(error), words)
+    for name, others in _same_patient(names, groups).items():
+        for at, case in enumerate(found.cases):
+            if case.name == name:
+                note = f"is the same patient as {', '.join(others)}: keep them in one fold"
+                found.cases[at] = replace(case, notes=(*case.notes, note))
+    _strays(found, groups, names, structures, patients)
+    if _counted(tree):
+        found.leftover.append(f"left over: {_counted(tree)}")
+    return found
+
+
+def _counted(tree: Tree) -> str:
+    return ", ".join(f"{count} {what}" for what, count in sorted(tree.ignored.items()))
+
+
+# ----------------------------------------------------------------------------------------- the series file
+
+
+def load_series_rules(path: Path | None) -> dict[str, dict[str, list]]:
+    """`[series]` and `[case_001]` sections of the series file: channel -> names and numbers."""
+    if path is None:
+        return {}
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"series file {path.name} does not exist")
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"series file {path.name} is not TOML: {error}") from None
+    rules: dict[str, dict[str, list]] = {}
+    for section, lines in content.items():
+        if not isinstance(lines, dict) or not (section == "series" or _CASE_NAME.fullmatch(section)):
+            raise ValueError(f"series file {path.name}: {section!r} is not a section [series] or [case_001]")
+        rules[section] = {}
+        for channel, value in lines.items():
+            values = value if isinstance(value, list) else [value]
+            if not all(isinstance(one, (str, int)) and not isinstance(one, bool) for one in values):
+                raise ValueError(f'series file {path.name}: {channel} needs names or numbers, such as ["ax t1", 5]')
+            rules[section][channel] = values
+    return rules
+
+
+def _means(rule: str | int, series: Series) -> bool:
+    if isinstance(rule, int):
+        return series.number == rule
+    if rule == series.uid:
+        return True
+    pattern = "*".join(normalise_name(part) for part in rule.split("*"))
+    return any(fnmatch.fnmatchcase(normalise_name(name), pattern) for name in series.names)
+
+
+def _ruled(series: Series, rules: Mapping[str, Sequence]) -> Series:
+    """The series with the channel that the user's rules give it."""
+    for channel, values in rules.items():
+        if channel != "RTSTRUCT" and any(_means(value, series) for value in values):
+            return replace(series, channel="" if channel == "ignore" else channel, reason="by the series file")
+    return series
+
+
+# --------------------------------------------------------------------------------------- patients and numbers
+
+
+def _groups(series: Sequence[Series], modalities: Sequence[str]) -> list[list[Series]]:
+    """One list per case of one patient."""
+    for attribute in ("frame_of_reference_uid", "study_uid"):
+        parts: dict[str, list[Series]] = {}
+        for one in series:
+            parts.setdefault(getattr(one, attribute), []).append(one)
+        complete = [part for part in parts.values() if {one.channel for one in part} >= set(modalities)]
+        if len(complete) > 1:
+            rest = [one for part in parts.values() if part not in complete for one in part]
+            return [[*complete[0], *(replace(one, channel="") for one in rest)], *complete[1:]]
+    return [list(series)]
+
+
+def _anchor(group: Sequence[Series], modalities: Sequence[str]) -> tuple[str, str]:
+    """Study and frame of reference of the reference channel; empty where it is not clear."""
+    places = {(s.study_uid, s.frame_of_reference_uid) for s in group if s.channel == reference_channel(modalities)}
+    return places.pop() if len(places) == 1 else ("", "")
+
+
+def _number(groups: Sequence[Sequence[Series]], modalities: Sequence[str], rows: list[dict[str, str]]) -> list[str]:
+    """Case name per group: the key's where it knows the patient, else the next number. New rows are appended."""
+    per_patient: dict[str, int] = {}
+    for group in groups:
+        key = group[0].patient.key
+        per_patient[key] = per_patient.get(key, 0) + 1
+    taken: set[str] = set()
+    names: list[str | None] = []
+    for group in groups:
+        patient, (study, frame) = group[0].patient, _anchor(group, modalities)
+        mine = [row for row in rows if row["patient_key"] == patient.key]
+        match = next((row for row in mine if (row["study_instance_uid"], row["frame_of_reference_uid"]) == (study, frame)
+                      and row["case"] not in taken), None)  # fmt: skip
+        if match is None and len(mine) == 1 and (per_patient[patient.key] == 1 or not mine[0]["study_instance_uid"]):
+            match = None if mine[0]["case"] in taken else mine[0]
+        if match is not None:
+            taken.add(match["case"])
+            if study and not match["study_instance_uid"]:
+                match["study_instance_uid"], match["frame_of_reference_uid"] = study, frame
+        names.append(match["case"] if match else None)
+    number = max((int(row["case"].split("_")[1]) for row in rows), default=0)
+    for at, group in enumerate(groups):
+        if names[at] is None:
+            number += 1
+            names[at] = f"case_{number:03d}"
+            patient, (study, frame) = group[0].patient, _anchor(group, modalities)
+            values = (names[at], patient.key, patient.patient_id, patient.name, patient.birth_date, study, frame)
+            rows.append(dict(zip(_KEY_FIELDS, values, strict=True)))
+    return [str(name) for name in names]
+
+
+def _same_patient(names: Sequence[str], groups: Sequence[Sequence[Series]]) -> dict[str, list[str]]:
+    by_patient: dict[str, list[str]] = {}
+    for name, group in zip(names, groups, strict=True):
+        by_patient.setdefault(group[0].patient.key, []).append(name)
+    return {name: [o for o in cases if o != name] for cases in by_patient.values() if len(cases) > 1 for name in cases}
+
+
+def read_key(path: Path | None) -> list[dict[str, str]]:
+    """Rows of a key file, none where it does not exist yet."""
+    if path is None or not Path(path).exists():
+        return []
+    try:
+        rows = list(csv.DictReader(io.StringIO(Path(path).read_text(encoding="utf-8-sig"))))
+    except (UnicodeDecodeError, csv.Error):
+        rows = [{}]
+    names = [row.get("case") or "" for row in rows]
+    if any(set(row) != set(_KEY_FIELDS) for row in rows) or not all(map(_CASE_NAME.fullmatch, names)):
+        raise ValueError(
+            f"the key file is damaged: it needs the columns {', '.join(_KEY_FIELDS)}; put the original back"
+        )
+    if len(set(names)) != len(names):
+        raise ValueError("the key file names a case twice; put the original back")
+    return rows
+
+
+def write_key(rows: Iterable[Mapping[str, str]], path: Path) -> None:
+    """Write the key so that only its owner can read it, whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, _KEY_FIELDS)
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(temporary, path)
+
+
+# ------------------------------------------------------------------------------------------------ one case
+
+
+def _case(
+    name: str,
+    group: Sequence[Series],
+    claims: Sequence[tuple[Series, StructureSet | None, str]],
+    rules: Mapping[str, Sequence],
+    modalities: Sequence[str],
+    table: LabelTable,
+    words: frozenset[str],
+) -> DicomCase:
+    notes: list[str] = []
+    group = [_ruled(series, {c: v for c, v in rules.items() if c != "RTSTRUCT"}) for series in group]
+    for channel in rules:
+        if channel not in (*modalities, "RTSTRUCT", "ignore"):
+            raise ValueError(f"the series file gives it a channel {channel}; the channels are {', '.join(modalities)}")
+        # What the file names for this case goes before what the headers say.
+        if channel in modalities and any(s.channel == channel and s.reason == "by the series file" for s in group):
+            group = [s if s.channel != channel or s.reason == "by the series file" else replace(s, channel="")
+                     for s in group]  # fmt: skip
+    birth_dates = {s.patient.birth_date for s in group if re.fullmatch(r"\d{8}", s.patient.birth_date)}
+    if len(birth_dates) > 1:
+        raise ValueError("its series have one patient ID and different birth dates; correct the patient IDs")
+    if len({normalise_name(s.patient.name) for s in group if s.patient.name}) > 1:
+        notes.append("its series have one patient ID and names written in different ways: check that it is one patient")
+    reference = reference_channel(modalities)
+    chosen: dict[str, Series] = {}
+    good = [claim for claim in claims if not claim[2]]
+    for channel in [reference, *(m for m in modalities if m != reference)]:
+        chosen[channel] = _pick(name, channel, group, chosen.get(reference), good, notes)
+    chosen = {channel: chosen[channel] for channel in modalities}
+    for channel, series in chosen.items():
+        notes += [f"{channel} is {note}" for note in series.notes]
+        if series.frame_of_reference_uid != chosen[reference].frame_of_reference_uid:
+            notes.append(f"{channel} has another frame of reference than the {reference}: where it lies is by its own "
+                         "coordinates, which need not agree; see the registration")  # fmt: skip
+    structure, content = _pick_structure(name, claims, chosen[reference], rules.get("RTSTRUCT"), reference, notes)
+    drawn = ()
+    ignored = [f"{s.label}: {s.reason}" if not s.channel else s.label for s in group
+               if all(s.slices is not one.slices for one in chosen.values())]  # fmt: skip
+    if content is not None:
+        drawn = tuple(
+            (without_personal(roi.name, words), len(roi.contours), table.organ(roi.name)) for roi in content.rois
+        )
+        ignored += [f"region {roi}" for roi, _, organ in drawn if organ is None]
+        if not any(organ for _, _, organ in drawn):
+            raise ValueError(
+                f"none of the regions {', '.join(roi for roi, _, _ in drawn[:6]) or '(none)'} is in the label table "
+                f"({', '.join(table.names)}); add their names as aliases"
+            )
+    ignored = [without_personal(text, words) for text in ignored]
+    return DicomCase(name, name, False, chosen, structure, drawn, ignored, tuple(notes), words)
+
+
+def _pick(
+    name: str,
+    channel: str,
+    group: Sequence[Series],
+    reference: Series | None,
+    claims: Sequence[tuple[Series, StructureSet | None, str]],
+    notes: list[str],
+) -> Series:
+    candidates = [series for series in group if series.channel == channel]
+    if not candidates:
+        others = "; ".join(f"{s.label}: {s.reason}" for s in group if not s.channel) or "nothing else"
+        raise ValueError(
+            f"channel {channel} is missing: no series is recognised as one; left over: {others}. If one is it, name it in "
+            f"a file for --series: [{name}] {channel} = NUMBER"
+        )
+    for fits, why in (
+        (lambda s: not s.problem, "the other cannot be read"),
+        (lambda s: any(_refers(content, s) for _, content, _ in claims), "the RTSTRUCT is drawn on it"),
+        (lambda s: reference is not None and s.frame_of_reference_uid == reference.frame_of_reference_uid,
+         "it shares the frame of reference"),
+        (lambda s: reference is not None and s.study_uid == reference.study_uid, "it is of the same study"),
+    ):  # fmt: skip
+        fitting = [series for series in candidates if fits(series)]
+        if fitting and len(fitting) < len(candidates):
+            left = ", ".join(s.label + (f" ({s.problem})" if s.problem else "") for s in candidates if not fits(s))
+            notes.append(f"{channel} is {' or '.join(s.label for s in fitting)}, because {why}; not {left}")
+            candidates = fitting
+    if len(candidates) > 1:
+        raise ValueError(
+            f"channel {channel} has {len(candidates)} series, {' and '.join(s.label for s in candidates)}; say which in a "
+            f"file for --series: [{name}] {channel} = NUMBER"
+        )
+    try:
+        check_series(candidates[0])
+    except ValueError as error:
+        raise ValueError(f"{channel}, {candidates[0].label}: {error}") from None
+    return candidates[0]
+
+
+# ----------------------------------------------------------------------------------------------- RTSTRUCT
+
+
+def _read_structure(series: Series) -> tuple[StructureSet | None, str]:
+    try:
+        return read_rtstruct(series.paths[0]), ""
+    except (ValueError, OSError) as error:
+        return None, str(error) if isinstance(error, ValueError) else "the RTSTRUCT cannot be read"
+
+
+def _refers(content: StructureSet | None, series: Series) -> bool:
+    return content is not None and (
+        series.uid in content.series_uids or any(one.sop_uid in content.sop_uids for one in series.slices)
+    )
+
+
+def _mismatch(structure: Series, content: StructureSet, series: Series, channel: str) -> str:
+    """Why an RTSTRUCT does not belong to a series; empty where it does."""
+    if structure.patient.key != series.patient.key:
+        return f"its patient is not the {channel}'s"
+    frames = content.frame_of_reference_uids
+    if frames and series.frame_of_reference_uid and series.frame_of_reference_uid not in frames:
+        return f"its frame of reference is not the {channel}'s"
+    there = {one.sop_uid for one in series.slices}
+    lost = len(content.sop_uids - there)
+    if lost:
+        return f"{lost} of the {len(content.sop_uids)} images it refers to are not in the {channel}"
+    if content.series_uids and series.uid not in content.series_uids and not content.sop_uids:
+        return f"the series it refers to is not the {channel}"
+    if not content.sop_uids and not content.series_uids and not frames:
+        return f"it does not say which images it was drawn on, so nothing ties it to the {channel}"
+    return ""
+
+
+def _claims(
+    groups: Sequence[list[Series]],
+    structures: Sequence[tuple[Series, StructureSet | None, str]],
+    modalities: Sequence[str],
+) -> dict[int, list[tuple[Series, StructureSet | None, str]]]:
+    """RTSTRUCTs per group, each with the reason it does not fit; one that fits another group is left to that one."""
+    channel = reference_channel(modalities)
+    claims: dict[int, list] = {id(group): [] for group in groups}
+    for structure, content, problem in structures:
+        related, fits = [], []
+        for group in groups:
+            candidates = [series for series in group if series.channel == channel] or list(group)
+            same_patient = structure.patient.key == group[0].patient.key
+            if not same_patient and not any(_refers(content, series) for series in group):
+                continue
+            reasons = (
+                [_mismatch(structure, content, s, channel) for s in candidates] if content is not None else [problem]
+            )
+            related.append((group, min(reasons, key=len)))
+            if "" in reasons:
+                fits.append(group)
+        for group, reason in related:
+            if not fits or group in fits:
+                claims[id(group)].append((structure, content, reason))
+    return claims
+
+
+def _pick_structure(
+    name: str,
+    claims: Sequence[tuple[Series, StructureSet | None, str]],
+    series: Series,
+    rule: Sequence | None,
+    channel: str,
+    notes: list[str],
+) -> tuple[Series | None, StructureSet | None]:
+    if rule:
+        claims = [claim for claim in claims if any(_means(value, claim[0]) for value in rule)]
+        if not claims:
+            raise ValueError("the RTSTRUCT that the series file names is not there")
+    checked = [(s, c, reason if c is None else _mismatch(s, c, series, channel)) for s, c, reason in claims]
+    good = [(s, c) for s, c, reason in checked if not reason]
+    bad = [(s, reason) for s, _, reason in checked if reason]
+    if len(good) > 1:
+        raise ValueError(
+            f"{len(good)} RTSTRUCTs belong to the {channel}, {' and '.join(s.label for s, _ in good)}; say which in a file "
+            f'for --series: [{name}] RTSTRUCT = "LABEL"'
+        )
+    if not good and bad:
+        raise ValueError(f"the RTSTRUCT, {bad[0][0].label}, is refused: {bad[0][1]}; export both again, or remove it")
+    notes += [f"the RTSTRUCT, {s.label}, is left out: {reason}" for s, reason in bad]
+    return good[0] if good else (None, None)
+
+
+def _strays(
+    found: Found,
+    groups: Sequence[Sequence[Series]],
+    names: Sequence[str],
+    structures: Sequence[tuple[Series, StructureSet | None, str]],
+    patients: Mapping[str, object],
+) -> None:
+    """RTSTRUCTs of patients without images: the case they lie beside fails, as it would else lose its labels."""
+    for structure, content, _ in structures:
+        if structure.patient.key in patients or any(_refers(content, s) for group in groups for s in group):
+            continue
+        here = structure.paths[0].parent
+        beside = []
+        for name, group in zip(names, groups, strict=True):
+            common = Path(os.path.commonpath([path.parent for series in group for path in series.paths]))
+            if here == common or common in here.parents or here == common.parent:
+                beside.append(name)
+        reason = "the RTSTRUCT beside its images is of another patient"
+        if len(beside) == 1:
+            found.cases = [case for case in found.cases if case.name != beside[0]]
+            found.failed.setdefault(beside[0], reason)
+        else:
+            found.failed["RTSTRUCT"] = (
+                "an RTSTRUCT belongs to no patient who has images here; remove it, or add the images"
+            )

@@ -1,0 +1,429 @@
+import json
+import re
+import shutil
+import stat
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+
+from nnunet_ext.cli import main
+from nnunet_ext.dataset_conversion.triplets import convert, list_cases
+from nnunet_ext.dicom_writer import Study, write_rtstruct, write_series
+from nnunet_ext.geometry import index_to_world, to_canonical
+from nnunet_ext.image_io import read_image
+from nnunet_ext.labels import ORGANS
+from nnunet_ext.rtstruct import trace_mask
+
+SHAPE, SPACING_MM = (24, 30, 36), (7.5, 6.6, 5.2)
+NAME, ID, BIRTH = "Zhangsan^Wei", "MRN0042817", "19610327"
+PERSONAL = ("zhangsan", "wei^", "mrn0042817", "0042817", "19610327", "20230115", "张三")
+DRAWN = ("Eye_AL", "右眼球", "LENS-LT", "右晶体", "optic_nerve_left", "OpticNrv R", "视交叉")
+
+
+def oblique(code: str = "LPS") -> sitk.Image:
+    image = sitk.GetImageFromArray(np.zeros(SHAPE, dtype=np.int16))
+    image.SetSpacing(SPACING_MM[::-1])
+    transform = sitk.Euler3DTransform()
+    transform.SetRotation(0.08, -0.1, 0.12)
+    image.SetDirection(transform.GetMatrix())
+    image.SetOrigin((-93.0, -98.0, 300.0))
+    return image
+
+
+def volumes(seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    axes = [(np.arange(n) - (n - 1) / 2) * mm for n, mm in zip(SHAPE, SPACING_MM, strict=True)]
+    z, y, x = np.meshgrid(*axes, indexing="ij", sparse=True)
+    head = np.sqrt((z / 78) ** 2 + (y / 85) ** 2 + (x / 75) ** 2) < 1
+    ct = np.where(head, 40, -1000) + rng.integers(-10, 10, SHAPE)
+    t1 = np.where(head, 120, 2) + rng.integers(0, 10, SHAPE)
+    label = np.zeros(SHAPE, dtype=np.uint8)
+    for value, (k, j, i) in enumerate(
+        [(12, 6, 24), (12, 6, 9), (12, 4, 24), (12, 4, 9), (12, 10, 22), (12, 10, 12), (12, 14, 17)], start=1
+    ):
+        label[k : k + 2, j : j + 2, i : i + 2] = value
+    return {"CT": ct.astype(np.int16), "T1": t1.astype(np.int16), "T2": (260 - t1).astype(np.int16), "label": label}
+
+
+def to_image(array: np.ndarray, code: str = "LPS") -> sitk.Image:
+    image = sitk.GetImageFromArray(array)
+    image.CopyInformation(oblique())
+    return sitk.DICOMOrient(image, code)
+
+
+def write_patient(
+    root: Path, *, number: int = 1, code: str = "LPS", drawn=DRAWN, frames: str = "111", skip=(), tag: str = ""
+) -> Path:
+    """One patient's series in oddly named folders below `root`; files without suffix."""
+    arrays = volumes(number)
+    for n, (channel, description, headers) in enumerate(
+        [
+            ("CT", "Head 2.5", {}),
+            ("T1", "ax t1 tse", {"EchoTime": 12, "RepetitionTime": 550}),
+            ("T2", "T2_TSE_tra", {"EchoTime": 95, "RepetitionTime": 4200}),
+        ]
+    ):
+        if channel in skip:
+            continue
+        study = Study(f"{ID}{number}{tag}", f"{NAME}{number}", study="ct" if channel == "CT" else "mr",
+                      frame_of_reference=frames[n])  # fmt: skip
+        more = {"PatientBirthDate": BIRTH, "StudyDate": "20230115", "AccessionNumber": "20230115", **headers}
+        files = write_series(
+            to_image(arrays[channel], code), root / f"{NAME}_{n}" / "DICOM", modality="CT" if channel == "CT" else "MR",
+            study=study, number=n + 2, description=f"{description} {NAME.split('^')[0]}", headers=more, name="IM{:05d}",
+        )  # fmt: skip
+        if channel == "CT" and drawn:
+            image = to_image(arrays["label"], code)
+            label = sitk.GetArrayFromImage(image)
+            organs = {name: trace_mask(label == value, image) for value, name in enumerate(drawn, start=1)}
+            write_rtstruct({**organs, "BODY": []}, files, root / "RS" / "plan", headers={"StudyDate": "20230115"})
+    return root
+
+
+def run(source: Path, **options):
+    options = {"dataset_id": 501, "name": "Heads", "n4": False, "clean_ct": False, "n_processes": 1, "preview": False,
+               "show_progress": False, **options}  # fmt: skip
+    return convert(source, raw_folder=source.parent / "raw", **options)
+
+
+def ct_files(root: Path) -> list[Path]:
+    return sorted((root / f"{NAME}_0" / "DICOM").iterdir())
+
+
+def edit(path: Path, change) -> None:
+    dataset = pydicom.dcmread(path)
+    change(dataset)
+    dataset.save_as(path)
+
+
+def assert_nothing_personal(*folders: Path, texts=()) -> None:
+    for folder in folders:
+        for path in folder.rglob("*"):
+            assert not any(word in str(path.relative_to(folder)).lower() for word in PERSONAL), path
+            if path.is_file():
+                content = path.read_bytes().lower()
+                assert not any(word.encode() in content for word in PERSONAL), path
+    for text in texts:
+        assert not any(word in text.lower() for word in PERSONAL), text
+        assert "\n" not in text
+
+
+# ------------------------------------------------------------------------------------------- what is written
+
+
+@pytest.mark.parametrize("code", ["LPS", "PIR", "RSA"])
+def test_a_tree_becomes_a_case_voxel_by_voxel(tmp_path: Path, code: str, caplog):
+    write_patient(tmp_path / "src", code=code)
+    summary = run(tmp_path / "src")
+    assert (summary.written, summary.failed) == (["case_001"], {})
+    given = volumes(1)
+    for number, channel in enumerate(("CT", "T1", "T2")):
+        image = read_image(summary.dataset_folder / "imagesTr" / f"case_001_{number:04d}.nii.gz")
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(image), given[channel])
+        np.testing.assert_allclose(index_to_world(image), index_to_world(to_canonical(oblique())), atol=1e-3)
+    label = read_image(summary.dataset_folder / "labelsTr" / "case_001.nii.gz")
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(label), given["label"])
+    record = json.loads((summary.dataset_folder / "provenance" / "case_001.json").read_text())
+    assert record["label_voxels"]["before"] == record["label_voxels"]["after"] == dict.fromkeys(ORGANS, 8)
+    assert record["ignored_files"] == ["region BODY"]
+    assert_nothing_personal(summary.dataset_folder, texts=[r.getMessage() for r in caplog.records])
+
+
+def test_the_key_leads_back_to_the_patient_and_only_its_owner_reads_it(tmp_path: Path):
+    write_patient(tmp_path / "src")
+    summary = run(tmp_path / "src")
+    key = tmp_path / "raw" / "Dataset501_Heads.key.csv"
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    line = key.read_text(encoding="utf-8").splitlines()[1]
+    assert line.startswith(f"case_001,{ID}1,{ID}1,{NAME}1,{BIRTH},")
+    assert not list(summary.dataset_folder.rglob("*key*"))
+    run(tmp_path / "src", key_file=tmp_path / "safe" / "key.csv", name="Other", dataset_id=502)
+    assert (tmp_path / "safe" / "key.csv").exists()
+    with pytest.raises(ValueError, match="key file would lie inside"):
+        run(tmp_path / "src", key_file=summary.dataset_folder / "key.csv")
+
+
+def test_numbers_stay_when_patients_are_added_and_only_they_are_converted(tmp_path: Path):
+    write_patient(tmp_path / "src" / "p5", number=5)
+    assert run(tmp_path / "src").written == ["case_001"]
+    write_patient(tmp_path / "src" / "p1", number=1, drawn=())
+    shutil.move(tmp_path / "src" / "p5", tmp_path / "src" / "elsewhere")
+    summary = run(tmp_path / "src")
+    assert (summary.written, summary.skipped) == (["case_002"], ["case_001"])
+    assert (summary.dataset_folder / "imagesTs" / "case_002_0000.nii.gz").is_file()  # no RTSTRUCT
+    (tmp_path / "raw" / "Dataset501_Heads.key.csv").unlink()
+    with pytest.raises(ValueError, match=r"key file Dataset501_Heads\.key\.csv is gone"):
+        run(tmp_path / "src")
+
+
+def test_a_dry_run_says_what_maps_to_what_and_writes_nothing(tmp_path: Path, capsys, monkeypatch):
+    write_patient(tmp_path / "src" / "p1", number=1, drawn=(*DRAWN[:2], "Brainstem"))
+    write_patient(tmp_path / "src" / "p2", number=2, skip=("T2",))
+    (tmp_path / "src" / "notes.txt").write_text("x")
+    monkeypatch.delenv("nnUNet_raw", raising=False)
+    assert main(["convert", str(tmp_path / "src"), "-d", "501", "-n", "Heads", "--list"]) == 1
+    out = capsys.readouterr().out
+    assert "case_001 -> imagesTr + labelsTr\n  CT <- series 2 'Head 2.5 ***' (CT, 24 images), modality CT\n" in out
+    assert "  T1 <- series 3 'ax t1 tse ***' (MR, 24 images), named so, TE 12 ms, TR 550 ms\n" in out
+    assert "  Eye_L <- Eye_AL (2 contours)\n  Eye_R <- 右眼球 (2 contours)\n  Lens_L is not in the RTSTRUCT\n" in out
+    assert "left over: region Brainstem, region BODY" in out
+    assert "case_002 -> nothing: channel T2 is missing" in out
+    assert "left over: 1 files that are not DICOM" in out
+    assert "2 cases (dicom): 1 to convert, 1 not" in out
+    assert_nothing_personal(texts=out.splitlines())
+    assert not list(tmp_path.rglob("*.csv"))
+
+
+def test_the_command_line_shows_and_logs_nothing_personal(tmp_path: Path, capfd, monkeypatch):
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    write_patient(tmp_path / "src" / "p1")
+    write_patient(tmp_path / "src" / "p2", number=2)
+    spoilt = ct_files(tmp_path / "src" / "p2")[3]
+    spoilt.write_bytes(spoilt.read_bytes()[:-500])
+    argv = ["convert", str(tmp_path / "src"), "-d", "501", "-n", "H", "--no-n4", "--no-clean", "-np", "1", "--debug"]
+    assert main(argv) == 1
+    shown = capfd.readouterr()
+    assert "case 'case_002': CT, series 2 'Head 2.5 ***' (CT, 24 images): the pixels of one of its files" in shown.err
+    text = (shown.out + shown.err).lower()
+    assert not any(word in text.replace(str(tmp_path).lower(), "") for word in PERSONAL)
+
+
+def test_other_frames_of_reference_are_said(tmp_path: Path):
+    write_patient(tmp_path / "src", frames="122")
+    lines = run(tmp_path / "src").warnings["case_001"]
+    assert sum("has another frame of reference than the CT" in line for line in lines) == 2
+
+
+def test_anterior_and_posterior_parts_are_united_and_empty_regions_said(tmp_path: Path):
+    root = write_patient(tmp_path / "src", drawn=())
+    image = to_image(volumes(1)["label"])
+    label = sitk.GetArrayFromImage(image)
+    front = label == 1
+    front[:, 7:] = False
+    organs = {"Eye_AL": front, "Eye_PL": (label == 1) & ~front, "Lens_R": label == 4, "Chiasm": label > 9}
+    write_rtstruct({name: trace_mask(mask, image) for name, mask in organs.items()}, ct_files(root), root / "RS")
+    summary = run(tmp_path / "src")
+    result = sitk.GetArrayFromImage(read_image(summary.dataset_folder / "labelsTr" / "case_001.nii.gz"))
+    np.testing.assert_array_equal(result, np.where(np.isin(label, (1, 4)), label, 0))
+    assert "OpticChiasm: its region in the RTSTRUCT is empty, no contour is drawn" in summary.warnings["case_001"]
+
+
+def test_two_studies_of_one_patient_are_two_cases_that_belong_together(tmp_path: Path):
+    write_patient(tmp_path / "src" / "a", frames="111")
+    arrays = volumes(7)
+    study = Study(f"{ID}1", f"{NAME}1", study="later", frame_of_reference="9")
+    for n, (channel, name) in enumerate([("CT", "Head"), ("T1", "t1"), ("T2", "t2")]):
+        write_series(to_image(arrays[channel]), tmp_path / "src" / "b" / str(n), modality="CT" if n == 0 else "MR",
+                     study=study, number=n + 20, description=name, headers={"PatientBirthDate": BIRTH})  # fmt: skip
+    summary = run(tmp_path / "src")
+    assert summary.written == ["case_001", "case_002"]
+    assert "is the same patient as case_002: keep them in one fold" in summary.warnings["case_001"]
+
+
+# ------------------------------------------------------------------------------------------- which series
+
+
+def second_t1(root: Path, description: str = "t1 tse +C", **headers) -> None:
+    study = Study(f"{ID}1", f"{NAME}1", study="mr", frame_of_reference="1")
+    write_series(to_image(volumes(9)["T1"]), root / "more", modality="MR", study=study, number=8, description=description,
+                 headers={"EchoTime": 10, "RepetitionTime": 600, **headers})  # fmt: skip
+
+
+def test_two_candidates_fail_and_name_both_and_the_series_file(tmp_path: Path):
+    second_t1(write_patient(tmp_path / "src"))
+    reason = run(tmp_path / "src").failed["case_001"]
+    assert reason == (
+        "channel T1 has 2 series, series 3 'ax t1 tse ***' (MR, 24 images) and series 8 't1 tse +C' (MR, 24 images); say "
+        "which in a file for --series: [case_001] T1 = NUMBER"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[case_001]\nT1 = 8\n", '[series]\nT1 = ["t1 tse*c"]\nignore = ["ax t1*"]\n', '[case_001]\nT1 = "T1_TSE C"\n'],
+)
+def test_the_series_file_overrules(tmp_path: Path, text: str):
+    second_t1(write_patient(tmp_path / "src"))
+    (tmp_path / "series.toml").write_text(text)
+    summary = run(tmp_path / "src", series_file=tmp_path / "series.toml")
+    assert summary.failed == {}
+    image = read_image(summary.dataset_folder / "imagesTr" / "case_001_0001.nii.gz")
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image), volumes(9)["T1"])
+    assert "T1 is contrast-enhanced" in summary.warnings["case_001"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[case_001]\nT9 = 8\n", None),
+        ("[case_777]\nT1 = 8\n", "there is no case_777"),
+        ("T1 = 8\n", "is not a section"),
+        ("[series]\nT1 = 1.5\n", "needs names or numbers"),
+        ("[series", "is not TOML"),
+    ],
+)
+def test_a_wrong_series_file_is_named(tmp_path: Path, text: str, message: str | None):
+    write_patient(tmp_path / "src")
+    (tmp_path / "series.toml").write_text(text)
+    if message is None:
+        reason = run(tmp_path / "src", series_file=tmp_path / "series.toml").failed["case_001"]
+        assert "gives it a channel T9" in reason
+        return
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path / "src", series_file=tmp_path / "series.toml")
+
+
+# ------------------------------------------------------------------------------------------- bad input
+
+
+def each(files, change) -> None:
+    for path in files:
+        edit(path, change)
+
+
+def rtstruct(root: Path) -> Path:
+    return root / "RS" / "plan"
+
+
+def other_patient(dataset) -> None:
+    dataset.PatientID = "Somebody"
+
+
+def other_frame(dataset) -> None:
+    dataset.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID = "1.2.3"
+    for roi in dataset.StructureSetROISequence:
+        roi.ReferencedFrameOfReferenceUID = "1.2.3"
+
+
+def other_images(dataset) -> None:
+    dataset.ROIContourSequence[0].ContourSequence[0].ContourImageSequence[0].ReferencedSOPInstanceUID = "1.2.3"
+
+
+def no_contours(dataset) -> None:
+    for roi in dataset.ROIContourSequence:
+        roi.ContourSequence = []
+
+
+def stray_rtstruct(root: Path) -> None:
+    def change(dataset) -> None:
+        other_patient(dataset)
+        other_frame(dataset)
+        dataset.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence = []
+        for roi in dataset.ROIContourSequence:
+            for contour in roi.get("ContourSequence") or ():
+                contour.ContourImageSequence = []
+
+    edit(rtstruct(root), change)
+
+
+def enhanced(dataset) -> None:
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2.1"
+    dataset.NumberOfFrames = 1
+
+
+BAD = {
+    "missing slice": (lambda r: ct_files(r)[9].unlink(), r"CT, series 2 .*: slices are missing: 15 mm between images"),
+    "enhanced": (lambda r: [p.unlink() for p in ct_files(r)[1:]] + [edit(ct_files(r)[0], enhanced)],
+                 "enhanced CT multi-frame object; export it as classic"),
+    "MR as CT": (lambda r: each(ct_files(r), lambda d: setattr(d, "EchoTime", 12)),
+                 "modality says CT but it has an MR's header"),
+    "metres": (lambda r: each(ct_files(r), lambda d: setattr(d, "PixelSpacing", [0.0052, 0.0066])), "it is in metres"),
+    "two images at one position": (
+        lambda r: edit(ct_files(r)[5], lambda d: setattr(d, "ImagePositionPatient",
+                                                       pydicom.dcmread(ct_files(r)[6]).ImagePositionPatient)),
+        "2 different images at one position"),
+    "no T2": (lambda r: shutil.rmtree(r / f"{NAME}_2"), "channel T2 is missing: no series is recognised"),
+    "T2 that is FLAIR": (
+        lambda r: each((r / f"{NAME}_2" / "DICOM").iterdir(), lambda d: setattr(d, "SeriesDescription", "t2 flair")),
+        "left over: series 4 't2 flair' .*its name says T2 and a special sequence"),
+    "not HU": (lambda r: each(ct_files(r), lambda d: setattr(d, "RescaleIntercept", 0)), "CT is not in HU"),
+    "RTSTRUCT of another patient": (lambda r: edit(rtstruct(r), other_patient), "refused: its patient is not the CT's"),
+    "stray RTSTRUCT": (stray_rtstruct, "the RTSTRUCT beside its images is of another patient"),
+    "RTSTRUCT in another frame": (lambda r: edit(rtstruct(r), other_frame), "refused: its frame of reference"),
+    "RTSTRUCT on other images": (lambda r: edit(rtstruct(r), other_images), "1 of the 25 images it refers to are not"),
+    "empty RTSTRUCT": (lambda r: edit(rtstruct(r), no_contours), "the RTSTRUCT is empty"),
+    "damaged RTSTRUCT": (lambda r: edit(rtstruct(r), lambda d: delattr(d, "StructureSetROISequence")), "no list of regions"),
+    "unknown regions": (
+        lambda r: edit(rtstruct(r), lambda d: [setattr(i, "ROIName", "GTV") for i in d.StructureSetROISequence]),
+        "none of the regions GTV, .* is in the label table"),
+    "two birth dates": (
+        lambda r: each((r / f"{NAME}_2" / "DICOM").iterdir(), lambda d: setattr(d, "PatientBirthDate", "19500101")),
+        "one patient ID and different birth dates"),
+    "two RTSTRUCTs": (
+        lambda r: [shutil.copy(rtstruct(r), r / "again"), edit(r / "again", lambda d: setattr(d, "SOPInstanceUID", "1.9"))],
+        "2 RTSTRUCTs belong to the CT"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_case_is_one_line_without_names_while_the_others_finish(tmp_path: Path, kind: str, caplog):
+    damage, message = BAD[kind]
+    write_patient(tmp_path / "src" / "good")
+    damage(write_patient(tmp_path / "src" / "spoilt", number=2))
+    summary = run(tmp_path / "src")
+    assert summary.written == ["case_001"]
+    assert list(summary.failed) == ["case_002"]
+    reason = summary.failed["case_002"]
+    assert re.search(message, reason), reason
+    assert_nothing_personal(summary.dataset_folder, texts=[reason, *(r.getMessage() for r in caplog.records)])
+    assert not [path for path in summary.dataset_folder.rglob("case_002*")]
+
+
+def test_pictures_localizers_copies_and_odd_dates_do_not_stop_a_case(tmp_path: Path, caplog):
+    root = write_patient(tmp_path / "src")
+    capture = root / "capture"
+    shutil.copy(ct_files(root)[0], capture)
+
+    def change(dataset) -> None:
+        dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
+        dataset.SOPInstanceUID = "1.2.9"
+
+    edit(capture, change)
+    shutil.copy(ct_files(root)[0], root / "scout")
+
+    def scout(dataset) -> None:
+        dataset.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+        dataset.SOPInstanceUID = "1.2.8"
+
+    edit(root / "scout", scout)
+    shutil.copy(ct_files(root)[4], root / "copy")
+    (root / "DICOMDIR").write_bytes(b"x")
+    for path in ct_files(root):
+        raw = path.read_bytes().replace(b"DA\x08\x0020230115", b"DA\x08\x00f81d4fae")  # the start of a UUID
+        assert b"f81d4fae" in raw
+        path.write_bytes(raw)
+    caplog.set_level("INFO")
+    summary = run(tmp_path / "src")
+    assert summary.written == ["case_001"]
+    text = " ".join(record.getMessage() for record in caplog.records)
+    assert "1 copies of the same image, 1 screen and secondary captures, 1 single images and localizers" in text
+    result = read_image(summary.dataset_folder / "imagesTr" / "case_001_0000.nii.gz")
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(result), volumes(1)["CT"])
+
+
+def test_a_tree_without_series_raises(tmp_path: Path):
+    root = write_patient(tmp_path / "src", skip=("T1", "T2"), drawn=())
+    for path in ct_files(root)[1:]:
+        path.unlink()
+    with pytest.raises(ValueError, match="src has no CT or MR series; 1 single images and localizers"):
+        run(tmp_path / "src")
+
+
+def test_a_listing_of_folders_says_the_same(tmp_path: Path):
+    folder = tmp_path / "src" / "a"
+    folder.mkdir(parents=True)
+    for name, array in volumes().items():
+        if name != "label":
+            sitk.WriteImage(to_image(array), str(folder / f"{name}.nii.gz"))
+    sitk.WriteImage(to_image((volumes()["label"] == 1).astype(np.uint8)), str(folder / "LENS-LT.nii.gz"))
+    sitk.WriteImage(to_image((volumes()["label"] == 2).astype(np.uint8)), str(folder / "Brainstem.nii.gz"))
+    (tmp_path / "src" / "b").mkdir()
+    listing = list_cases(tmp_path / "src")
+    assert listing.lines[:5] == [
+        "a -> imagesTr + labelsTr", "  CT <- CT.nii.gz", "  T1 <- T1.nii.gz", "  T2 <- T2.nii.gz", "  Lens_L <- LENS-LT.nii.gz",
+    ]  # fmt: skip
+    assert "  left over: Brainstem.nii.gz" in listing.lines
+    assert "channel CT is missing" in listing.failed["b"]
