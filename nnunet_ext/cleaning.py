@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import SimpleITK as sitk
@@ -42,9 +42,11 @@ SMALLEST_BODY_ML = 20.0
 
 #: A fixation mask and the gap below it are at most this thick; MR takes off no more.
 SHELL_MM = 7.0
-#: Voxels half air by their HU have this share of the skin's brightness in an MR that lies where the CT lies: 0.22..0.29 on
-#: phantoms, 0.38..0.87 with the MR 2 to 5 mm away. Beyond, the MR is not trusted with the skin.
-HALF_VOXEL_SHARE = (0.10, 0.35)
+#: Voxels half air by their HU have this share of the skin's brightness in an MR that lies where the CT lies: 0.21..0.42
+#: on phantoms. Beyond, the MR is not trusted with the skin.
+HALF_VOXEL_SHARE = (0.10, 0.45)
+#: Nor where more of these voxels than this are as bright as skin: 0..0.05 on phantoms, 0.1..0.4 with the MR 2 mm beside.
+MOST_BRIGHT = 0.15
 #: Of that share, to lose no tissue where the MR is up to a millimetre off.
 CAUTION = 0.7
 #: Less of the CT's outline than this seen by the MR: it lies elsewhere, or the mask covers everything.
@@ -126,7 +128,8 @@ def body_seen_by_mr(
         spacing_mm: Voxel size along `(Z, Y, X)`.
 
     Returns:
-        Bool `(Z, Y, X)`, a part of `body`; None where the MR does not lie where the CT lies, to about 1.5 mm.
+        Bool `(Z, Y, X)`, a part of `body`, or itself where no skin is soft enough to learn from; None where the MR does not lie where the CT lies, to about 2 mm
+        sideways (a shift along the body's axis moves little skin and shows later).
     """
     spacing = np.asarray(spacing_mm, dtype=float)
     if not body.any() or not mr:
@@ -145,8 +148,8 @@ def body_seen_by_mr(
     around = ~_filter(inside, _box_widths(2 * SHELL_MM, spacing), erode=False)
     flesh = _filter(inside, _box_widths(4.0 + spacing.min(), spacing), erode=True) & shell
     brightness, seen = np.zeros(inside.shape, np.float32), np.zeros(inside.shape, np.float32)
-    for image, field in mr:
-        view = np.ones(inside.shape, bool) if field is None else field[box]
+    for image, covered in mr:
+        view = np.ones(inside.shape, bool) if covered is None else covered[box]
         if not (flesh & view).any():
             continue
         values = image[box].astype(np.float32)
@@ -159,10 +162,12 @@ def body_seen_by_mr(
     outline = ndimage.binary_dilation(inside) & ~ndimage.binary_erosion(inside)
     half = brightness[outline & (ct > -700) & (ct < -300) & (seen > 0)]
     bare = half[half > 0.1]
-    if bare.size < max(50, LEAST_BARE_SKIN * half.size):
+    if half.size < 50:  # no soft edge to learn from
+        return body
+    if bare.size < LEAST_BARE_SKIN * half.size:
         return None
     share = float(np.median(bare))
-    if not HALF_VOXEL_SHARE[0] <= share <= HALF_VOXEL_SHARE[1]:
+    if not HALF_VOXEL_SHARE[0] <= share <= HALF_VOXEL_SHARE[1] or float(np.mean(bare > 0.8)) > MOST_BRIGHT:
         return None
     kept = _fill_slices(inside & ~(shell & (seen > 0) & (brightness < CAUTION * share)))
     taken = inside & ~kept
@@ -527,6 +532,7 @@ class Channels:
         fields_of_view: Channel name -> bool `(Z, Y, X)`, for the channels that were resampled.
         record: What was done and found per channel, plain JSON.
         warnings: One line each, for the user.
+        n4_pairs: Channel name -> image before and after N4, on its own canonical grid.
     """
 
     images: dict[str, sitk.Image]
@@ -534,6 +540,7 @@ class Channels:
     fields_of_view: dict[str, np.ndarray]
     record: dict[str, dict]
     warnings: list[str]
+    n4_pairs: dict[str, tuple[sitk.Image, sitk.Image]] = field(default_factory=dict)
 
 
 def is_ct(modality: str) -> bool:
@@ -563,7 +570,7 @@ def prepare_channels(
     record: dict[str, dict] = {modality: {} for modality in images}
     warnings: list[str] = []
     reference = to_canonical(images[name])
-    done = {}
+    done, n4_pairs = {}, {}
     if is_ct(name):
         reference, body = _prepare_ct(reference, options, keep, record[name], warnings)
         done[name] = reference
@@ -573,7 +580,8 @@ def prepare_channels(
         )
         if options.n4:
             done[name] = n4(reference, body=body)
-            record[name]["n4"] = True
+            n4_pairs[name] = reference, done[name]
+            record[name] |= {"n4": True, "n4_field": _field_range(*n4_pairs[name], body)}
         else:
             done[name] = reference
     record[name]["body_ml"] = round(float(np.count_nonzero(body)) * voxel_ml(reference), 1)
@@ -590,8 +598,9 @@ def prepare_channels(
             inside = fields_of_view[modality] = field_of_view(image, reference)
             entry["coverage"] = _check_overlap(modality, image, own_body, name, reference, body, inside, warnings)
         if options.n4:
-            image = n4(image, body=own_body)
-            entry["n4"] = True
+            n4_pairs[modality] = image, n4(image, body=own_body)
+            entry |= {"n4": True, "n4_field": _field_range(*n4_pairs[modality], own_body)}
+            image = sitk.Image(n4_pairs[modality][1])
         if on_grid:
             image.CopyInformation(reference)
         else:
@@ -599,7 +608,15 @@ def prepare_channels(
         done[modality] = image
     if is_ct(name) and options.clean_ct and record[name]["in_hu"] and not body.all():
         body = _clean_again(images[name], done, body, fields_of_view, options, keep, record[name], warnings)
-    return Channels({modality: done[modality] for modality in images}, body, fields_of_view, record, warnings)
+    images = {modality: done[modality] for modality in images}
+    return Channels(images, body, fields_of_view, record, warnings, n4_pairs)
+
+
+def _field_range(before: sitk.Image, after: sitk.Image, body: np.ndarray) -> list[float]:
+    """1st and 99th percentile of the factor that N4 took out of the body."""
+    old, new = (sitk.GetArrayViewFromImage(image)[body].astype(np.float32) for image in (before, after))
+    factor = old[new > 0] / new[new > 0]
+    return [1.0, 1.0] if not factor.size else [round(float(v), 3) for v in np.percentile(factor, (1, 99))]
 
 
 def _clean_again(
@@ -660,6 +677,7 @@ def _prepare_ct(
         image = cleaned
     if options.window_hu is not None:
         image = window(image, options.window_hu)
+        entry["window_hu"] = list(options.window_hu)
     return image, body
 
 

@@ -148,7 +148,7 @@ def draw_case(
             picture = slice_picture(volume, view.plane, view.index)
             if column == 0:
                 whole = figure.add_subplot(grid_spec[row, 0])
-                _draw_picture(whole, picture, pixel_mm, windows[name])
+                draw_picture(whole, picture, pixel_mm, windows[name])
                 _draw_frame(whole, window_mm)
                 whole.set_anchor("N")
                 position = _position(grid, view)
@@ -156,10 +156,10 @@ def draw_case(
                     f"{view.shows}\n{view.plane}, {position}", color="white", fontsize=10, loc="left", pad=3
                 )
             axes = figure.add_subplot(grid_spec[row, 1 + column])
-            _draw_picture(axes, picture, pixel_mm, windows[name])
+            draw_picture(axes, picture, pixel_mm, windows[name])
             _draw_contours(axes, masks, pixel_mm, colour)
             axes.set(xlim=window_mm[:2], ylim=window_mm[:1:-1])
-            _draw_marks(axes, view.plane, window_mm)
+            draw_marks(axes, view.plane, window_mm)
             if row == 0:
                 axes.set_title(name, color="white", fontsize=13, pad=4)
     figure.suptitle(case, color="white", fontsize=15, x=0.008, ha="left", y=1 - 0.1 / figure.get_figheight(), va="top")
@@ -341,7 +341,7 @@ def _channels(folder: Path, case: str, channel_names: Mapping[str, str]) -> dict
 # Drawing, in mm from the centre of a picture's first pixel ------------------------------------------------------------
 
 
-def _draw_picture(axes: Axes, picture: np.ndarray, pixel_mm: tuple[float, float], window: tuple[float, float]) -> None:
+def draw_picture(axes: Axes, picture: np.ndarray, pixel_mm: tuple[float, float], window: tuple[float, float]) -> None:
     (rows, columns), (row_mm, column_mm) = picture.shape, pixel_mm
     extent = (-0.5 * column_mm, (columns - 0.5) * column_mm, (rows - 0.5) * row_mm, -0.5 * row_mm)
     axes.imshow(
@@ -405,7 +405,7 @@ def _draw_frame(axes: Axes, window_mm: tuple[float, float, float, float]) -> Non
     axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor="white", linewidth=1.0))
 
 
-def _draw_marks(axes: Axes, plane: str, window_mm: tuple[float, float, float, float]) -> None:
+def draw_marks(axes: Axes, plane: str, window_mm: tuple[float, float, float, float]) -> None:
     """Patient directions at the edges and a scale bar of about a fifth of the width."""
     style = {
         "color": "white",
