@@ -182,6 +182,8 @@ class CascadePredictor:
             step = int(np.ceil(REGROW_MM / properties["spacing"][forward[axis]]))
             n = images.shape[1:][forward[axis]]
             grown[axis][upper] = min(n, grown[axis][1] + step) if upper else max(0, grown[axis][0] - step)
+        if grown == [list(b) for b in box]:  # the box ends where the body does: nothing more to see
+            return label_map, used
         result.regrown = True
         request = {**properties, BOX_REQUEST_KEY: grown}
         new_map, new_used = self._run_stage(self.segmenter, images, localizer_map[None], request)
@@ -354,7 +356,10 @@ def predict(
             "use_mirroring": use_mirroring,
         }
     )
-    for case, files in tqdm((cases or folders).items(), desc="Predicting", unit="case", disable=not show_progress):
+    both = sorted(set(cases) & set(folders))
+    if both:
+        raise ValueError(f"{both} are both files and folders in {images}; keep one of each.")
+    for case, files in tqdm({**cases, **folders}.items(), desc="Predicting", unit="case", disable=not show_progress):
         output_file = out / f"{case}{ending}"
         if output_file.is_file() and not overwrite:
             summary.skipped.append(case)

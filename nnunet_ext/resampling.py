@@ -118,13 +118,13 @@ def axis_weights(
     Returns:
         For every wanted voxel: index of its lower and of its upper neighbour in `window`, weight of the upper one.
     """
-    position = (np.arange(*new_window) + 0.5) * n / new_n - 0.5
+    position = float(n) / new_n * (np.arange(*new_window) + 0.5) - 0.5  # in nnU-Net's order, for the same rounding
     position = np.clip(position, window[0], window[1] - 1)
     lower = np.floor(position + 1e-9).astype(int)
     upper = np.minimum(lower + 1, window[1] - 1)
     weight = np.clip(position - lower, 0, 1)
     if order == 0:
-        weight = np.round(weight)
+        weight = weight >= 0.5  # scipy rounds a half up, NumPy to even
     return lower - window[0], upper - window[0], weight.astype(np.float32)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
+from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape, determine_do_sep_z_and_axis
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from scipy import ndimage
 
@@ -103,7 +103,9 @@ class RoiDataset(nnUNetDatasetBlosc2):
             return data[:], reference[None], None, properties
         shape = tuple(upper - lower for lower, upper in box)
         new_shape = compute_new_shape(shape, original_spacing, self.spacing_mm)
-        crop = resample_box(data, edges, new_shape)
+        # As in preprocessing: an axis much coarser than the others is taken by nearest neighbour.
+        _, nearest_axis = determine_do_sep_z_and_axis(None, original_spacing, self.spacing_mm)
+        crop = resample_box(data, edges, new_shape, nearest_axis=nearest_axis)
         new_properties = {
             **properties,
             "bbox_used_for_cropping": [list(b) for b in shift(box, properties["bbox_used_for_cropping"])],
@@ -112,13 +114,16 @@ class RoiDataset(nnUNetDatasetBlosc2):
         return crop, reference[None], None, new_properties
 
 
-def resample_box(data: np.ndarray, edges: Sequence[tuple[float, float]], shape: Sequence[int]) -> np.ndarray:
+def resample_box(
+    data: np.ndarray, edges: Sequence[tuple[float, float]], shape: Sequence[int], *, nearest_axis: int | None = None
+) -> np.ndarray:
     """The part of a volume between fractional voxel edges, on `shape` voxels, by cubic spline.
 
     Args:
         data: Shape `(C, *axes)`; may be a lazily read array, of which only the surroundings of the box are read.
         edges: Lower and upper edge along each axis, in voxels of `data` (voxel `i` spans `[i, i + 1]`).
         shape: Wanted size along each axis.
+        nearest_axis: Axis along which the nearest voxel is taken instead.
     """
     lower = [max(0, int(np.floor(a)) - SPLINE_MARGIN) for a, _ in edges]
     upper = [min(n, int(np.ceil(b)) + SPLINE_MARGIN) for (_, b), n in zip(edges, data.shape[1:], strict=True)]
@@ -126,6 +131,11 @@ def resample_box(data: np.ndarray, edges: Sequence[tuple[float, float]], shape: 
     step = [(b - a) / n for (a, b), n in zip(edges, shape, strict=True)]
     # Centre of the first output voxel, as an index into the block.
     offset = [a + 0.5 * s - 0.5 - first for (a, _), s, first in zip(edges, step, lower, strict=True)]
+    if nearest_axis is not None:
+        positions = offset[nearest_axis] + step[nearest_axis] * np.arange(shape[nearest_axis])
+        index = np.clip(np.floor(positions + 0.5).astype(int), 0, block.shape[nearest_axis + 1] - 1)
+        block = block.take(index, nearest_axis + 1)
+        step[nearest_axis], offset[nearest_axis] = 1.0, 0.0
     return np.stack(
         [
             ndimage.affine_transform(channel, np.asarray(step), offset, tuple(shape), order=3, mode="nearest")

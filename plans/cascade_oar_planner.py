@@ -38,6 +38,9 @@ LOCALIZER, WHOLE_VOLUME, SEGMENTER = "3d_lowres", "3d_fullres", "3d_cascade_full
 
 #: One case far finer than the rest must not set the grid of all: no target spacing below this share of the median.
 FINEST_SHARE_OF_MEDIAN = 0.6
+#: Along an axis on which the cases differ, the grid is this much finer than the finest: room for later cases that are finer
+#: still. Where all cases agree, their own grid is kept and nothing is resampled.
+FINER_THAN_FINEST = 0.95
 #: Step in which the localizer's spacing is coarsened.
 COARSEN_STEP = 1.02
 
@@ -213,11 +216,14 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         return self.scanned
 
     def determine_fullres_target_spacing(self) -> np.ndarray:
-        """Finest spacing of the training set along each axis `(Z, Y, X)`, but see `FINEST_SHARE_OF_MEDIAN`."""
+        """Finest spacing of the training set along each axis `(Z, Y, X)`; see `FINER_THAN_FINEST` and the guard above it."""
         if self.overwrite_target_spacing is not None:
             return np.array(self.overwrite_target_spacing)
         spacings = np.array([c.spacing_mm for c in self.scan().values()])
-        return np.maximum(spacings.min(0), FINEST_SHARE_OF_MEDIAN * np.median(spacings, axis=0))
+        finest = spacings.min(0)
+        mixed = spacings.max(0) > 1.01 * finest
+        finest[mixed] *= FINER_THAN_FINEST
+        return np.maximum(finest, FINEST_SHARE_OF_MEDIAN * np.median(spacings, axis=0))
 
     def determine_resampling(self, *args, **kwargs):
         """As nnU-Net for images; label maps by `nnunet_ext.resampling.resample_label_map`, which keeps small organs."""

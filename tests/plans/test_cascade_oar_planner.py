@@ -14,7 +14,7 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiment
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_ext.plans.cascade_oar_planner import CascadeOARPlanner, CascadeOARPlannerSmall
+from nnunet_ext.plans.cascade_oar_planner import CascadeOARPlanner, CascadeOARPlannerSmall, ScannedCase
 from nnunet_ext.roi import RoiRule, find_roi, label_crop_pass_rate
 from nnunet_ext.schedule import TrainingSchedule
 
@@ -209,8 +209,17 @@ def test_the_command_lines_default_preprocessor_is_replaced(own_raw):
 # ------------------------------------------------------------------------------------------------ grid
 
 
-def test_the_grid_is_the_finest_spacing_along_each_axis(planned):
-    assert planned()["configurations"]["3d_fullres"]["spacing"] == pytest.approx(FINEST_ZYX, abs=1e-4)
+def test_the_grid_is_a_little_finer_than_the_finest_where_spacings_differ(planned):
+    expected = [0.95 * s for s in FINEST_ZYX]
+    assert planned()["configurations"]["3d_fullres"]["spacing"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_grid_is_the_cases_own_where_all_agree(planned, monkeypatch):
+    cases = {f"case_{x}": ScannedCase((3.0, 0.9, x), (40, 80, 80), {}) for x in (0.9, 1.0, 1.2)}
+    monkeypatch.setattr(CascadeOARPlanner, "scan", lambda self: cases)
+    planner = object.__new__(CascadeOARPlanner)
+    planner.overwrite_target_spacing = None
+    assert planner.determine_fullres_target_spacing() == pytest.approx([3.0, 0.9, 0.95 * 0.9])
 
 
 def test_one_case_far_finer_than_the_rest_does_not_set_the_grid(tmp_path, monkeypatch):
