@@ -29,6 +29,8 @@ from nnunet_ext.rtstruct import readable_text, tolerant_dicom
 GAP_TOLERANCE, GAP_TOLERANCE_MM = 0.01, 0.02
 #: Uneven gaps up to this ratio are interpolated; larger ones only where the slice thickness covers them.
 LARGEST_GAP_RATIO = 1.2
+#: Slices nearer to each other on average were meant in metres.
+SMALLEST_GAP_MM = 0.1
 #: Slices that leave the straight line through the first by more than this belong to a tilted gantry.
 SHEAR_TOLERANCE_MM = 0.1
 #: Cosines of one series agree to this.
@@ -522,6 +524,11 @@ def _arrange(
     columns = columns / np.linalg.norm(columns)
     normal = np.cross(rows, columns)
     slices = sorted(series.slices, key=lambda one: float(np.dot(one.position_mm, normal)))
+    extent = float(np.dot(np.subtract(slices[-1].position_mm, slices[0].position_mm), normal))
+    if 0 < extent < SMALLEST_GAP_MM * (len(slices) - 1):
+        raise ValueError(
+            f"its slices are {extent / (len(slices) - 1):.3g} mm apart, so it is in metres; export it in mm"
+        )
     slices = _without_twins(slices, normal, notes)
     along = np.array([one.position_mm for one in slices]) @ normal
     gap, even = _gap_mm(along, [one.thickness_mm for one in slices])
@@ -561,14 +568,17 @@ def _gap_mm(along: np.ndarray, thickness_mm: Sequence[float | None]) -> tuple[fl
     """Distance of the slices on the straight grid, and whether they lie so already."""
     gaps = np.diff(along)
     usual = float(np.median(gaps))
-    if usual < SMALLEST_SPACING_MM * 5:
-        raise ValueError(f"its slices are {usual:g} mm apart, so it is in metres; export it in mm")
     if np.all(np.abs(gaps - usual) <= max(GAP_TOLERANCE * usual, GAP_TOLERANCE_MM)):
         return float((along[-1] - along[0]) / (len(along) - 1)), True
     smallest = float(gaps.min())
+    # Slices that overlap are as thick as the hole that a missing one leaves: then thickness explains nothing.
+    thinner = [
+        min(pair) / gap for *pair, gap in zip(thickness_mm, thickness_mm[1:], gaps, strict=False) if None not in pair
+    ]
+    overlapping = bool(thinner) and float(np.median(thinner)) > 1.05
     for at, gap in enumerate(gaps):
         explained = [mm for mm in thickness_mm[at : at + 2] if mm is not None]
-        if gap > LARGEST_GAP_RATIO * smallest and not (explained and max(explained) >= 0.95 * gap):
+        if gap > LARGEST_GAP_RATIO * smallest and (overlapping or not explained or max(explained) < 0.95 * gap):
             if gap > 1.5 * usual:
                 missing = max(1, round(gap / usual) - 1)
                 raise ValueError(

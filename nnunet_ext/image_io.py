@@ -51,6 +51,7 @@ def image_stem(path: Path) -> str | None:
 def image_files(path: Path) -> list[Path]:
     """The files that make up one image: itself, and the data file that a `.mhd` or detached `.nrrd` header names."""
     name = None
+    _refuse_pointer(path)
     if path.name.lower().endswith(".mhd"):
         name = _meta_image_header(path)[0].get("elementdatafile")
     elif path.name.lower().endswith(".nrrd"):
@@ -59,6 +60,16 @@ def image_files(path: Path) -> list[Path]:
     if name is None or name.upper() in ("LOCAL", "LIST") or "%" in name or " " in name.strip():
         return [path]
     return [path, path.parent / name.strip()]
+
+
+def _refuse_pointer(path: Path) -> None:
+    """ValueError for an empty file and for what git leaves in place of a large file it has not fetched."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    if not start:
+        raise ValueError(f"{path.name} is empty (0 bytes); copy it again")
+    if start.startswith(b"version https://git-lfs"):
+        raise ValueError(f"{path.name} is a git-LFS pointer, not an image; fetch its content with `git lfs pull`")
 
 
 def find_channel_files(folder: Path, modalities: Sequence[str]) -> dict[str, Path]:
@@ -112,12 +123,7 @@ def read_image(path: Path) -> sitk.Image:
         raise FileNotFoundError(f"{path.name} does not exist")
     if image_stem(path) is None:
         raise ValueError(f"{path.name}: cannot read this ending; use one of {', '.join(ENDINGS)}")
-    with path.open("rb") as file:
-        start = file.read(64)
-    if not start:
-        raise ValueError(f"{path.name} is empty (0 bytes); copy it again")
-    if start.startswith(b"version https://git-lfs"):
-        raise ValueError(f"{path.name} is a git-LFS pointer, not an image; fetch its content with `git lfs pull`")
+    _refuse_pointer(path)
     is_nifti = path.name.lower().endswith((".nii", ".nii.gz"))
     image = _read_nifti(path) if is_nifti else _read_with_itk(path)
     size, spacing = image.GetSize(), image.GetSpacing()

@@ -369,7 +369,7 @@ def test_a_bad_case_is_one_line_without_names_while_the_others_finish(tmp_path: 
     reason = summary.failed["case_002"]
     assert re.search(message, reason), reason
     assert_nothing_personal(summary.dataset_folder, texts=[reason, *(r.getMessage() for r in caplog.records)])
-    assert not [path for path in summary.dataset_folder.rglob("case_002*")]
+    assert not list(summary.dataset_folder.rglob("case_002*"))
 
 
 def test_pictures_localizers_copies_and_odd_dates_do_not_stop_a_case(tmp_path: Path, caplog):
@@ -423,7 +423,8 @@ def test_a_listing_of_folders_says_the_same(tmp_path: Path):
     (tmp_path / "src" / "b").mkdir()
     listing = list_cases(tmp_path / "src")
     assert listing.lines[:5] == [
-        "a -> imagesTr + labelsTr", "  CT <- CT.nii.gz", "  T1 <- T1.nii.gz", "  T2 <- T2.nii.gz", "  Lens_L <- LENS-LT.nii.gz",
+        "a -> imagesTr + labelsTr", "  CT <- CT.nii.gz", "  T1 <- T1.nii.gz", "  T2 <- T2.nii.gz",
+        "  Lens_L <- LENS-LT.nii.gz",
     ]  # fmt: skip
     assert "  left over: Brainstem.nii.gz" in listing.lines
     assert "channel CT is missing" in listing.failed["b"]

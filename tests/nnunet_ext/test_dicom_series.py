@@ -1,0 +1,289 @@
+import itertools
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+
+from nnunet_ext.dicom_series import check_series, classify, find_series, has_dicom, is_dicom, read_series
+from nnunet_ext.dicom_writer import Study, write_series
+from nnunet_ext.geometry import index_to_world, same_grid, to_canonical
+
+SHAPE, SPACING_MM = (5, 7, 11), (3.0, 0.8, 0.7)
+
+
+def image(flips=(1, 1, 1), *, oblique: bool = True, array: np.ndarray | None = None) -> sitk.Image:
+    if array is None:
+        array = np.random.default_rng(0).integers(-1000, 1500, SHAPE)
+    result = sitk.GetImageFromArray(array.astype(np.int16))
+    result.SetSpacing(SPACING_MM[::-1])
+    transform = sitk.Euler3DTransform()
+    transform.SetRotation(*((0.11, -0.17, 0.23) if oblique else (0.0, 0.0, 0.0)))
+    direction = np.reshape(transform.GetMatrix(), (3, 3)) * np.asarray(flips, dtype=float)
+    result.SetDirection(direction.ravel().tolist())
+    result.SetOrigin((-31.7, 12.3, 455.5))
+    return result
+
+
+def write(folder: Path, what: sitk.Image | None = None, **options) -> list[Path]:
+    options = {"modality": "CT", "study": Study("p"), "number": 1, **options}
+    return write_series(image() if what is None else what, folder, **options)
+
+
+def edit(path: Path, change) -> None:
+    dataset = pydicom.dcmread(path)
+    change(dataset)
+    dataset.save_as(path)
+
+
+def move(files: list[Path], places_mm) -> None:
+    """Put slice k at the given points."""
+    for path, place in zip(files, places_mm, strict=True):
+        edit(path, lambda d, p=place: setattr(d, "ImagePositionPatient", [float(v) for v in p]))
+
+
+def only(folder: Path):
+    (series,) = find_series(folder).images
+    return series
+
+
+def array(series, notes=None) -> np.ndarray:
+    return sitk.GetArrayFromImage(read_series(series, notes))
+
+
+# ------------------------------------------------------------------------------------------- reading
+
+
+@pytest.mark.parametrize("flips", list(itertools.product((1, -1), repeat=3)))
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+def test_every_orientation_comes_back_voxel_by_voxel(tmp_path: Path, flips, modality: str):
+    given = image(flips)
+    write(tmp_path, given, modality=modality)
+    notes: list[str] = []
+    result = to_canonical(read_series(only(tmp_path), notes))
+    expected = to_canonical(given)
+    assert same_grid(result, expected, 1e-3)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(result), sitk.GetArrayFromImage(expected))
+    assert notes == []
+
+
+def test_slices_are_sorted_by_position_whatever_their_names_and_numbers(tmp_path: Path):
+    files = write(tmp_path / "a")
+    for n, (path, name) in enumerate(zip(files, "zyxwv", strict=True)):
+        edit(path, lambda d, n=n: setattr(d, "InstanceNumber", (n * 3) % 5))
+        (tmp_path / name).mkdir()
+        path.rename(tmp_path / name / "x.jpg")
+    np.testing.assert_array_equal(array(only(tmp_path)), sitk.GetArrayFromImage(image()))
+
+
+def test_each_slice_is_rescaled_by_its_own_slope(tmp_path: Path):
+    files = write(tmp_path)
+    edit(files[2], lambda d: (setattr(d, "RescaleSlope", 2), setattr(d, "RescaleIntercept", -1000)))
+    expected = sitk.GetArrayFromImage(image()).astype(int)
+    expected[2] = (expected[2] + 1024) * 2 - 1000
+    np.testing.assert_array_equal(array(only(tmp_path)), expected)
+
+
+def test_fractions_stay(tmp_path: Path):
+    for path in write(tmp_path, modality="MR"):
+        edit(path, lambda d: setattr(d, "RescaleSlope", "0.25"))
+    np.testing.assert_allclose(array(only(tmp_path)), sitk.GetArrayFromImage(image()) * 0.25)
+
+
+@pytest.mark.parametrize("syntax", ["RLELossless", "without preamble"])
+def test_compressed_files_and_files_without_preamble_are_read(tmp_path: Path, syntax: str):
+    for path in write(tmp_path):
+        dataset = pydicom.dcmread(path)
+        if syntax == "RLELossless":
+            dataset.compress(pydicom.uid.RLELossless, generate_instance_uid=False)
+            dataset.save_as(path)
+        else:
+            dataset.save_as(path)
+            path.write_bytes(path.read_bytes()[132:])
+    assert has_dicom(tmp_path)
+    np.testing.assert_array_equal(array(only(tmp_path)), sitk.GetArrayFromImage(image()))
+
+
+def test_a_tilted_gantry_becomes_a_straight_grid(tmp_path: Path):
+    # A ramp along the table, which a straight reading would slide by 1.6 mm per slice: the tilt is 28 degrees.
+    ramp = np.broadcast_to((np.arange(20) * 10)[None, :, None], (5, 20, 11))
+    given = image(oblique=False, array=ramp)
+    files = write(tmp_path, given)
+    origin = np.array(given.GetOrigin())
+    shifts = [1.6 * k for k in range(5)]
+    move(files, [origin + np.array([0, shift, 3.0 * k]) for k, shift in enumerate(shifts)])
+    notes: list[str] = []
+    result = read_series(only(tmp_path), notes)
+    assert notes == ["tilted gantry (28.1 degrees): slices were shifted in their plane to a straight grid"]
+    np.testing.assert_allclose(np.reshape(result.GetDirection(), (3, 3)), np.eye(3), atol=1e-9)
+    values = sitk.GetArrayFromImage(result)
+    for k, shift in enumerate(shifts):
+        for j in (2, 9, 17):  # the voxel measured at this place holds the value measured there
+            place = origin + np.array([3 * 0.7, j * 0.8 + shift, 3.0 * k])
+            x, y, z = result.TransformPhysicalPointToIndex(place.tolist())
+            assert values[z, y, x] == 10 * j
+    assert (values == -1000).any()
+
+
+def test_a_tilt_of_half_pixels_is_interpolated_within_the_slice(tmp_path: Path):
+    ramp = np.broadcast_to((np.arange(20) * 10)[None, :, None], (5, 20, 11))
+    given = image(oblique=False, array=ramp)
+    files = write(tmp_path, given)
+    origin = np.array(given.GetOrigin())
+    move(files, [origin + np.array([0, 0.4 * k, 3.0 * k]) for k in range(5)])
+    values = array(only(tmp_path))
+    assert values.shape == (5, 22, 11)
+    np.testing.assert_allclose(values[1, 5:16, 3], np.arange(5, 16) * 10 - 5, atol=1)
+
+
+def test_uneven_gaps_that_the_thickness_explains_are_interpolated(tmp_path: Path):
+    # Values are 10 times the height in mm, so they are right wherever they are read right.
+    heights = np.array([0.0, 2.0, 4.0, 8.0, 12.0])
+    given = image(oblique=False, array=np.broadcast_to((heights * 10)[:, None, None], SHAPE))
+    files = write(tmp_path, given)
+    move(files, [np.array(given.GetOrigin()) + np.array([0, 0, h]) for h in heights])
+    for path, thickness in zip(files, (2, 2, 4, 4, 4), strict=True):
+        edit(path, lambda d, t=thickness: setattr(d, "SliceThickness", t))
+    notes: list[str] = []
+    result = read_series(only(tmp_path), notes)
+    assert result.GetSpacing()[2] == pytest.approx(2)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(result)[:, 3, 4], [0, 20, 40, 60, 80, 100, 120])
+    assert notes == ["gaps between slices of 2 to 4 mm: interpolated to 2 mm"]
+
+
+BAD = {
+    "missing slice": (lambda f: f[2].unlink(), "slices are missing: 6 mm between images 2 and 3 of 5"),
+    "missing slice among overlapping ones": (
+        lambda f: [edit(p, lambda d: setattr(d, "SliceThickness", 6)) for p in f] + [f[3].unlink()],
+        "slices are missing: 6 mm between images 3 and 4 of 5"),
+    "uneven": (lambda f: move(f, [(0, 0, z) for z in (0, 3, 6, 10, 13, 16)]), "uneven distances, 3 to 4 mm"),
+    "two at one position": (
+        lambda f: edit(f[1], lambda d: setattr(d, "ImagePositionPatient", pydicom.dcmread(f[2]).ImagePositionPatient)),
+        "2 different images at one position"),
+    "metres": (lambda f: [edit(p, lambda d: setattr(d, "PixelSpacing", [0.0008, 0.0007])) for p in f],
+               "pixels measure 0.0008 x 0.0007 mm, so it is in metres"),
+    "metres along": (lambda f: move(f, [(0, 0, 0.003 * k) for k in range(6)]), "slices are 0.003 mm apart"),
+    "MR as CT": (lambda f: [edit(p, lambda d: setattr(d, "MagneticFieldStrength", 3)) for p in f], "it has an MR's header"),
+    "inverted": (lambda f: [edit(p, lambda d: setattr(d, "PhotometricInterpretation", "MONOCHROME1")) for p in f],
+                 "not plain grey values"),
+    "spacings differ": (lambda f: edit(f[0], lambda d: setattr(d, "PixelSpacing", [1, 1])), "different pixel spacings"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_what_would_be_read_wrongly_is_refused_from_the_headers(tmp_path: Path, kind: str):
+    damage, message = BAD[kind]
+    damage(write(tmp_path, image(oblique=False, array=np.arange(6 * 77).reshape(6, 7, 11))))
+    with pytest.raises(ValueError, match=message):
+        check_series(only(tmp_path))
+
+
+def test_pixels_that_are_cut_off_are_refused_without_a_path(tmp_path: Path):
+    path = write(tmp_path)[3]
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ValueError, match=r"pixels of one of its files cannot be read \(\w+\): cut off") as caught:
+        read_series(only(tmp_path))
+    assert str(tmp_path) not in str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------- finding
+
+
+def test_series_are_told_apart_by_patient_study_and_frame(tmp_path: Path):
+    for n, study in enumerate([Study("a"), Study("a", study="2"), Study("b"), Study("a", frame_of_reference="2")]):
+        write(tmp_path / str(n), study=study, number=n)
+    series = find_series(tmp_path).images
+    assert sorted((s.patient.key, s.number) for s in series) == [("a", 0), ("a", 1), ("a", 3), ("b", 2)]
+    assert len({(s.study_uid, s.frame_of_reference_uid) for s in series}) == 4
+
+
+def test_copies_count_once_and_other_files_are_counted(tmp_path: Path):
+    files = write(tmp_path / "a")
+    shutil.copy(files[0], tmp_path / "copy")
+    shutil.copy(files[1], tmp_path / "twin")
+    edit(tmp_path / "twin", lambda d: setattr(d, "SOPInstanceUID", "1.2.3"))
+    (tmp_path / "readme.txt").write_text("hello")
+    tree = find_series(tmp_path)
+    assert dict(tree.ignored) == {"copies of the same image": 1, "files that are not DICOM": 1}
+    notes: list[str] = []
+    np.testing.assert_array_equal(array(tree.images[0], notes), sitk.GetArrayFromImage(image()))
+    assert notes == ["1 images are copies of others: counted once"]
+
+
+def test_localizers_in_other_directions_under_the_same_uid_are_set_aside(tmp_path: Path):
+    write(tmp_path / "a")
+    for path in write(tmp_path / "b", image((1, 1, 1), oblique=False))[2:]:
+        path.unlink()
+    for path in (tmp_path / "b").iterdir():
+        edit(path, lambda d: setattr(d, "SOPInstanceUID", d.SOPInstanceUID[:-2] + ".9"))
+    tree = find_series(tmp_path)
+    assert len(tree.images) == 1
+    assert tree.ignored["single images and localizers"] == 2
+
+
+def test_two_echoes_in_one_series_are_two_series(tmp_path: Path):
+    for n, (te, study) in enumerate([(12, Study("p")), (95, Study("p"))]):
+        for path in write(tmp_path / str(n), image(array=np.full(SHAPE, te)), modality="MR", study=study,
+                          description="pd+t2", headers={"EchoTime": te, "RepetitionTime": 3000}):  # fmt: skip
+            edit(path, lambda d, n=n: setattr(d, "SOPInstanceUID", f"{d.SOPInstanceUID[:-2]}.{n}"))
+    found = {s.channel: array(s).max() for s in find_series(tmp_path).images}
+    assert found == {"T2": 95, "": 12}
+
+
+@pytest.mark.parametrize(
+    ("headers", "channel"),
+    [
+        ({"SeriesDescription": "t1_mprage_sag"}, "T1"),
+        ({"SeriesDescription": "AX T1 FLAIR", "EchoTime": 20, "RepetitionTime": 2000}, "T1"),
+        ({"SeriesDescription": "Sag BRAVO"}, "T1"),
+        ({"SeriesDescription": "eT2W_TSE"}, ""),  # a house name: the mapping file
+        ({"SeriesDescription": "T2W_TSE", "EchoTime": 90, "RepetitionTime": 4000}, "T2"),
+        ({"ProtocolName": "T2 tra"}, "T2"),
+        ({"SeriesDescription": "T2 FLAIR"}, ""),
+        ({"SeriesDescription": "t2*"}, ""),
+        ({"SeriesDescription": "T2 STIR"}, ""),
+        ({"SeriesDescription": "ADC"}, ""),
+        ({"SeriesDescription": "T1", "EchoTime": 100, "RepetitionTime": 4000}, ""),
+        ({"SeriesDescription": "brain", "EchoTime": 10, "RepetitionTime": 500}, "T1"),
+        ({"SeriesDescription": "brain", "EchoTime": 100, "RepetitionTime": 4000}, "T2"),
+        ({"SeriesDescription": "brain", "EchoTime": 100, "RepetitionTime": 9000, "InversionTime": 2500}, ""),
+        ({"SeriesDescription": "brain"}, ""),
+        ({"Modality": "CT", "SeriesDescription": "T1"}, "CT"),
+        ({"Modality": "US"}, ""),
+    ],
+)
+def test_channels_are_recognised_from_the_headers(headers: dict, channel: str):
+    values = {"Modality": "MR", **headers}
+    found, reason, _ = classify(lambda tag: str(values.get(tag, "")), lambda tag: values.get(tag))
+    assert found == channel
+    assert reason
+
+
+@pytest.mark.parametrize(
+    "headers", [{"ContrastBolusAgent": "Gd"}, {"SeriesDescription": "t1 tse +C"}, {"ProtocolName": "gd"}]
+)
+def test_a_contrast_enhanced_t1_is_a_t1_with_a_note(headers: dict):
+    values = {"Modality": "MR", "SeriesDescription": "t1 tse", **headers}
+    assert classify(lambda tag: values.get(tag, ""), lambda tag: None)[::2] == ("T1", ["contrast-enhanced"])
+
+
+def test_other_files_are_no_dicom(tmp_path: Path):
+    sitk.WriteImage(image(), str(tmp_path / "a.nii"))
+    sitk.WriteImage(image(), str(tmp_path / "a.nrrd"))
+    (tmp_path / "empty").touch()
+    assert not any(is_dicom(path) for path in tmp_path.iterdir())
+    assert not has_dicom(tmp_path)
+
+
+def test_labels_hold_nothing_personal(tmp_path: Path):
+    study = Study("MRN42", "Zhang^San Feng")
+    write(tmp_path, study=study, description="CT mrn42 ZHANG 20230115 feng 2023-01-15 head")
+    assert only(tmp_path).label == "series 1 'CT *** *** *** *** *** head' (CT, 5 images)"
+
+
+def test_a_straight_reading_agrees_with_the_written_grid(tmp_path: Path):
+    given = image()
+    write(tmp_path, given)
+    np.testing.assert_allclose(index_to_world(read_series(only(tmp_path))), index_to_world(given), atol=1e-6)
