@@ -71,6 +71,18 @@ def _convert(options: Options) -> int:
     return _report_failed("convert", summary.failed)
 
 
+def _register(options: Options) -> int:
+    from nnunet_ext.registration import register_files
+
+    out = options["out"]
+    result = register_files(**options)
+    for line in result.warnings:
+        print(f"warning: {line}", file=sys.stderr)
+    for name, found in result.channels.items():
+        print(f"{out}: {name}: kept {found.kept}; {found.reason}")
+    return 0
+
+
 def _predict(options: Options) -> int:
     from nnunet_ext.predict import predict
 
@@ -222,6 +234,19 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--no-n4", dest="n4", action="store_false", help="leave the bias field in T1 and T2")
     verb.add_argument("--no-preview", dest="preview", action="store_false", help="draw no pictures of the steps")
     _add_processes(verb)
+
+    verb = add_verb(
+        _register,
+        "bring MR images onto the CT: rigid, then elastic, with a quality report",
+        example="nnunet_ext register CT.nii.gz T1.nii.gz T2.nii.gz -o registered",
+    )
+    verb.add_argument("fixed", metavar="FIXED", type=Path, help="the CT")
+    verb.add_argument("moving", metavar="MOVING", type=Path, nargs="+", help="images to bring onto it")
+    verb.add_argument("-o", dest="out", metavar="OUT", type=Path, required=True, help="folder for the results")
+    verb.add_argument("--rigid-only", action="store_true", help="leave the elastic step out")
+    verb.add_argument("--separate", action="store_true", help="MOVING were not acquired in one position")
+    verb.add_argument("--fixed-mr", dest="fixed_is_ct", action="store_false", help="FIXED is an MR")
+    verb.add_argument("--seed", metavar="S", type=int, help="of the sampling; the same seed, the same result")
 
     verb = add_verb(
         _predict,

@@ -90,7 +90,12 @@ def grid_difference(a: sitk.Image, b: sitk.Image) -> str:
 
 
 def resample_to(
-    image: sitk.Image, reference: sitk.Image, *, interpolation: str = "bspline", outside_value: float | None = None
+    image: sitk.Image,
+    reference: sitk.Image,
+    *,
+    interpolation: str = "bspline",
+    outside_value: float | None = None,
+    transform: sitk.Transform | None = None,
 ) -> sitk.Image:
     """Image on the reference's grid, same type unless interpolated (then 32-bit float).
 
@@ -100,6 +105,7 @@ def resample_to(
         interpolation: `bspline` (cubic), `linear` or `nearest`. A cubic B-spline overshoots beside sharp edges;
             the result is clipped to the image's own range, so no value lies outside what was measured.
         outside_value: Value beyond the image's field of view; the image's minimum if None.
+        transform: Points of the reference -> points of the image, LPS; None where both share the world frame.
 
     Raises:
         ValueError: If the interpolation is not one of the three.
@@ -111,10 +117,11 @@ def resample_to(
         limits.Execute(image)
         low, high = limits.GetMinimum(), limits.GetMaximum()
         outside_value = low if outside_value is None else outside_value
+    transform = sitk.Transform() if transform is None else transform
     if interpolation == "nearest":
-        return sitk.Resample(image, reference, sitk.Transform(), sitk.sitkNearestNeighbor, outside_value)
+        return sitk.Resample(image, reference, transform, sitk.sitkNearestNeighbor, outside_value)
     smooth = sitk.Cast(image, sitk.sitkFloat32)
-    resampled = sitk.Resample(smooth, reference, sitk.Transform(), _INTERPOLATORS[interpolation], outside_value)
+    resampled = sitk.Resample(smooth, reference, transform, _INTERPOLATORS[interpolation], outside_value)
     if interpolation == "bspline":
         resampled = sitk.Clamp(resampled, sitk.sitkFloat32, min(low, outside_value), max(high, outside_value))
     return resampled
