@@ -195,6 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--seed", metavar="S", type=int, help="the same seed makes the same cases")
     verb.add_argument("--size", choices=("tiny", "small", "full"), help="full has the voxel sizes of a planning CT")
     verb.add_argument("--unregistered", action="store_true", help="move T1 and T2 against the CT")
+    verb.add_argument("--dicom", action="store_true", help="write DICOM series and an RTSTRUCT instead of NIfTI")
     _add_processes(verb)
 
     verb = add_verb(
@@ -232,6 +233,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("--no-clean", dest="clean_ct", action="store_false", help="keep couch and mask in the CT")
     verb.add_argument("--no-n4", dest="n4", action="store_false", help="leave the bias field in T1 and T2")
+    verb.add_argument("--register", action="store_true", help="register T1 and T2 to the CT first")
     verb.add_argument("--no-preview", dest="preview", action="store_false", help="draw no pictures of the steps")
     _add_processes(verb)
 

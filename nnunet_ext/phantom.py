@@ -45,6 +45,7 @@ logger = logging.getLogger(__name__)
 #: Goes up whenever the same seed starts to give other images, so that old and new cases do not mix in one folder.
 GENERATOR_VERSION = 1
 FILES = ("CT.nii.gz", "T1.nii.gz", "T2.nii.gz", "label.nii.gz")
+DICOM_FILES = ("CT", "T1", "T2", "RTSTRUCT.dcm")
 TRANSFORM_FILE = "mr_to_ct.tfm"
 #: Topmost to lowest point a head needs around it, as points of the head frame: nose, back, ears, crown.
 _EXTREMES_MM = np.array([[0, -113, -35], [0, 104, 37], [82, 8, 0], [-82, 8, 0], [0, 8, 117]], np.float64)
@@ -76,6 +77,7 @@ def make_phantoms(
     seed: int = 0,
     size: str = "small",
     unregistered: bool = False,
+    dicom: bool = False,
     n_processes: int = 2,
     first_case: int = 0,
     show_progress: bool = True,
@@ -95,6 +97,7 @@ def make_phantoms(
             written as `mr_to_ct.tfm`: it maps CT points to MR points, which is what
             `sitk.Resample(mr, ct, transform)` takes to bring the MR onto the CT. Otherwise T1 and T2 come on the grid
             of the CT with the error of a good registration, up to about 1 mm.
+        dicom: Write DICOM series and an RTSTRUCT instead: folders `CT`, `T1`, `T2` and `RTSTRUCT.dcm`.
         n_processes: Cases made at the same time. More than one starts new Python processes, so a script that calls
             this needs `if __name__ == "__main__":`.
         first_case: Index of the first case.
@@ -119,9 +122,10 @@ def make_phantoms(
             raise ValueError(f"{name} is {value}; it must be at least {least}.")
     out = Path(out)
     folders = {i: out / f"phantom_{i:03d}" for i in range(first_case, first_case + n_cases)}
-    missing = [i for i, folder in folders.items() if not _is_complete(folder, _options(i, seed, size, unregistered))]
+    options = {i: _options(i, seed, size, unregistered, dicom) for i in folders}
+    missing = [i for i, folder in folders.items() if not _is_complete(folder, options[i])]
     out.mkdir(parents=True, exist_ok=True)
-    jobs = [(folders[i], _options(i, seed, size, unregistered)) for i in missing]
+    jobs = [(folders[i], options[i]) for i in missing]
     with tqdm(
         total=len(folders), initial=len(folders) - len(jobs), desc="phantoms", unit="case", disable=not show_progress
     ) as bar:
@@ -148,8 +152,9 @@ def _run_parallel(jobs: list[tuple[Path, dict]], n_processes: int, bar: tqdm) ->
             raise
 
 
-def _options(case: int, seed: int, size: str, unregistered: bool) -> dict:
-    return {"version": GENERATOR_VERSION, "seed": seed, "case": case, "size": size, "unregistered": unregistered}
+def _options(case: int, seed: int, size: str, unregistered: bool, dicom: bool = False) -> dict:
+    options = {"version": GENERATOR_VERSION, "seed": seed, "case": case, "size": size, "unregistered": unregistered}
+    return {**options, "dicom": dicom}
 
 
 def _is_complete(folder: Path, options: dict) -> bool:
@@ -161,14 +166,15 @@ def _is_complete(folder: Path, options: dict) -> bool:
         raise ValueError(
             f"case {folder.name!r}: {folder} has no phantom.json, so it is not a phantom. Use an empty folder."
         )
-    found = json.loads(record.read_text()).get("options", {})
+    found = {"dicom": False, **json.loads(record.read_text()).get("options", {})}
     different = [f"{k}={found.get(k)!r} instead of {v!r}" for k, v in options.items() if found.get(k) != v]
     if different:
         raise ValueError(
             f"case {folder.name!r}: made with {', '.join(different)}. Use another folder, or delete {folder}."
         )
-    needed = (*FILES, TRANSFORM_FILE) if options["unregistered"] else FILES
-    return all((folder / name).is_file() for name in needed)
+    needed = DICOM_FILES if options["dicom"] else FILES
+    needed = (*needed, TRANSFORM_FILE) if options["unregistered"] else needed
+    return all((folder / name).exists() for name in needed)
 
 
 def _write_case(folder: Path, options: dict) -> None:
@@ -177,14 +183,35 @@ def _write_case(folder: Path, options: dict) -> None:
     shutil.rmtree(half, ignore_errors=True)
     half.mkdir(parents=True)
     case = make_phantom(options["seed"], options["case"], size=options["size"], unregistered=options["unregistered"])
-    for name, image in zip(FILES, (case.ct, case.t1, case.t2, case.label), strict=True):
-        sitk.WriteImage(image, str(half / name), useCompression=True)
+    if options["dicom"]:
+        _write_dicom(half, case, folder.name)
+    else:
+        for name, image in zip(FILES, (case.ct, case.t1, case.t2, case.label), strict=True):
+            sitk.WriteImage(image, str(half / name), useCompression=True)
     if case.mr_to_ct is not None:
         sitk.WriteTransform(case.mr_to_ct, str(half / TRANSFORM_FILE))
     (half / "phantom.json").write_text(json.dumps({"options": options, **case.record}, indent=2) + "\n")
     if folder.exists():  # complete cases are never remade, so this one lacks files
         shutil.rmtree(folder)
     half.rename(folder)
+
+
+def _write_dicom(folder: Path, case: Phantom, name: str) -> None:
+    """CT, T1 and T2 as series of one patient, and the organs as contours along the edges of the CT's voxels."""
+    from nnunet_ext.dicom_writer import Study, write_rtstruct, write_series
+    from nnunet_ext.rtstruct import trace_mask
+
+    mr_frame = "1" if case.mr_to_ct is None else "2"
+    times = {"T1": {"EchoTime": 12, "RepetitionTime": 550}, "T2": {"EchoTime": 95, "RepetitionTime": 4200}}
+    study = Study(name, "Phantom", study="CT")
+    files = write_series(case.ct, folder / "CT", modality="CT", study=study, number=1, description="head phantom")
+    study = Study(name, "Phantom", study="MR", frame_of_reference=mr_frame)
+    for number, (channel, image) in enumerate((("T1", case.t1), ("T2", case.t2)), start=2):
+        write_series(image, folder / channel, modality="MR", study=study, number=number, description=f"{channel} phantom",
+                     headers=times[channel])  # fmt: skip
+    labels = sitk.GetArrayViewFromImage(case.label)
+    organs = {organ: trace_mask(labels == value, case.label) for value, organ in enumerate(ORGANS, start=1)}
+    write_rtstruct(organs, files, folder / "RTSTRUCT.dcm")
 
 
 # ------------------------------------------------------------------------------------------------ one case

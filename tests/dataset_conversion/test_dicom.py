@@ -428,3 +428,38 @@ def test_a_listing_of_folders_says_the_same(tmp_path: Path):
     ]  # fmt: skip
     assert "  left over: Brainstem.nii.gz" in listing.lines
     assert "channel CT is missing" in listing.failed["b"]
+
+
+def test_phantoms_as_dicom_convert_to_the_same_labels_as_phantoms_as_nifti(tmp_path: Path):
+    from nnunet_ext.phantom import make_phantoms
+
+    options = {"n_cases": 1, "seed": 5, "size": "tiny", "n_processes": 1, "show_progress": False}
+    make_phantoms(tmp_path / "src", dicom=True, **options)
+    make_phantoms(tmp_path / "nifti", **options)
+    summary = run(tmp_path / "src")
+    assert (summary.written, summary.failed) == (["case_001"], {})
+    label = read_image(summary.dataset_folder / "labelsTr" / "case_001.nii.gz")
+    expected = to_canonical(read_image(tmp_path / "nifti" / "phantom_000" / "label.nii.gz"))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(label), sitk.GetArrayFromImage(expected))
+    with pytest.raises(ValueError, match="made with dicom=True instead of False"):
+        make_phantoms(tmp_path / "src", **options)
+
+
+def test_contours_of_a_tilted_gantry_land_where_they_were_drawn(tmp_path: Path):
+    root = write_patient(tmp_path / "src", drawn=(), frames="111")
+    tilt = index_to_world(oblique())[:3, 1] / SPACING_MM[1]
+    for k, path in enumerate(ct_files(root)):
+        edit(path, lambda d, k=k: setattr(d, "ImagePositionPatient", [
+            float(v) + 2.2 * k * t for v, t in zip(d.ImagePositionPatient, tilt, strict=True)]))  # fmt: skip
+    corner = np.array(pydicom.dcmread(ct_files(root)[12]).ImagePositionPatient, dtype=float)
+    axes = np.reshape(np.asarray(oblique().GetDirection()), (3, 3))
+    i, j = np.array([8.5, 12.5, 12.5, 8.5]), np.array([9.5, 9.5, 14.5, 14.5])  # of slice 13 as it was measured
+    square = corner + np.outer(i * SPACING_MM[2], axes[:, 0]) + np.outer(j * SPACING_MM[1], axes[:, 1])
+    write_rtstruct({"Lens_L": [square]}, ct_files(root), root / "RS")
+    summary = run(tmp_path / "src")
+    assert any("tilted gantry" in line for line in summary.warnings["case_001"])
+    label = read_image(summary.dataset_folder / "labelsTr" / "case_001.nii.gz")
+    drawn = np.argwhere(sitk.GetArrayFromImage(label) == 3)
+    assert len(drawn) == 4 * 5
+    centre = label.TransformContinuousIndexToPhysicalPoint(drawn.mean(axis=0)[::-1].tolist())
+    assert np.linalg.norm(np.array(centre) - square.mean(axis=0)) < 0.5 * SPACING_MM[1]
