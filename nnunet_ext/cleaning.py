@@ -128,8 +128,9 @@ def body_seen_by_mr(
         spacing_mm: Voxel size along `(Z, Y, X)`.
 
     Returns:
-        Bool `(Z, Y, X)`, a part of `body`, or itself where no skin is soft enough to learn from; None where the MR does not lie where the CT lies, to about 2 mm
-        sideways (a shift along the body's axis moves little skin and shows later).
+        Bool `(Z, Y, X)`, a part of `body`, or `body` where no skin is soft enough to learn from. None where the MR does
+        not lie where the CT lies, to about 2 mm sideways (a shift along the body's axis moves little skin, and shows
+        later).
     """
     spacing = np.asarray(spacing_mm, dtype=float)
     if not body.any() or not mr:
@@ -514,12 +515,14 @@ class ChannelOptions:
         n4: Remove the bias field of channels that are not CT.
         window_hu: Clip the CT to this window; None leaves it.
         allow_non_hu: Accept a CT whose values are not HU.
+        register: Register the other channels to the reference channel before they are resampled.
     """
 
     clean_ct: bool = True
     n4: bool = True
     window_hu: tuple[float, float] | None = None
     allow_non_hu: bool = False
+    register: bool = False
 
 
 @dataclass(frozen=True)
@@ -587,16 +590,22 @@ def prepare_channels(
     record[name]["body_ml"] = round(float(np.count_nonzero(body)) * voxel_ml(reference), 1)
 
     fields_of_view = {}
+    registered: dict[str, sitk.Transform] = {}
+    if options.register and len(images) > 1:
+        registered = _register(images, name, record, warnings)
     for modality, original in images.items():
         if modality in done:
             continue
         image, entry = to_canonical(original), record[modality]
+        transform = registered.get(modality)
         own_body = body_mask_array(sitk.GetArrayViewFromImage(image), spacing_mm=image.GetSpacing()[::-1], is_ct=False)
-        on_grid = same_grid(image, reference)
+        on_grid = transform is None and same_grid(image, reference)
         entry["resampled"] = not on_grid
         if not on_grid:
-            inside = fields_of_view[modality] = field_of_view(image, reference)
-            entry["coverage"] = _check_overlap(modality, image, own_body, name, reference, body, inside, warnings)
+            inside = fields_of_view[modality] = field_of_view(image, reference, transform=transform)
+            entry["coverage"] = _check_overlap(
+                modality, image, own_body, name, reference, body, inside, warnings, transform=transform
+            )
         if options.n4:
             n4_pairs[modality] = image, n4(image, body=own_body)
             entry |= {"n4": True, "n4_field": _field_range(*n4_pairs[modality], own_body)}
@@ -604,12 +613,27 @@ def prepare_channels(
         if on_grid:
             image.CopyInformation(reference)
         else:
-            image = resample_to(image, reference, interpolation="bspline")
+            image = resample_to(image, reference, interpolation="bspline", transform=transform)
         done[modality] = image
     if is_ct(name) and options.clean_ct and record[name]["in_hu"] and not body.all():
         body = _clean_again(images[name], done, body, fields_of_view, options, keep, record[name], warnings)
     images = {modality: done[modality] for modality in images}
     return Channels(images, body, fields_of_view, record, warnings, n4_pairs)
+
+
+def _register(
+    images: Mapping[str, sitk.Image], name: str, record: dict[str, dict], warnings: list[str]
+) -> dict[str, sitk.Transform]:
+    """Transforms of the channels that registration moves; what was kept goes to the record and the warnings."""
+    from nnunet_ext.registration import HEADER, register  # it builds on this module
+
+    moving = {modality: image for modality, image in images.items() if modality != name}
+    result = register(images[name], moving, fixed_is_ct=is_ct(name))
+    warnings += result.warnings
+    found = result.as_dict()
+    for modality in moving:
+        record[modality]["registration"] = found["images"][modality]
+    return {m: channel.transform for m, channel in result.channels.items() if channel.kept != HEADER}
 
 
 def _field_range(before: sitk.Image, after: sitk.Image, body: np.ndarray) -> list[float]:
@@ -690,6 +714,8 @@ def _check_overlap(
     body: np.ndarray,
     inside: np.ndarray,
     warnings: list[str],
+    *,
+    transform: sitk.Transform | None = None,
 ) -> float:
     """Share of the reference's body inside the image's field of view; ValueError where the two hardly meet.
 
@@ -698,7 +724,13 @@ def _check_overlap(
     """
     coverage = float(np.count_nonzero(inside & body)) / max(1, np.count_nonzero(body))
     if coverage < FULL_COVERAGE:
-        own = resample_to(_like(own_body.astype(np.uint8), image), reference, interpolation="nearest", outside_value=0)
+        own = resample_to(
+            _like(own_body.astype(np.uint8), image),
+            reference,
+            interpolation="nearest",
+            outside_value=0,
+            transform=transform,
+        )
         shared = np.count_nonzero((sitk.GetArrayViewFromImage(own) > 0) & body) * voxel_ml(reference)
         total = np.count_nonzero(own_body) * voxel_ml(image)
         if coverage < LEAST_OVERLAP and shared < LEAST_OVERLAP * total:
