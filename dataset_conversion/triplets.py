@@ -213,6 +213,7 @@ def convert(
     window_hu: tuple[float, float] | None = None,
     clean_ct: bool = True,
     n4: bool = True,
+    register: bool = False,
     raw_folder: Path | None = None,
     show_progress: bool = True,
     preview: bool = True,
@@ -242,6 +243,8 @@ def convert(
         window_hu: Clip the CT to this window.
         clean_ct: Replace couch and fixation mask by air.
         n4: Remove the bias field of channels that are not CT.
+        register: Register the other channels to the CT (the first channel where there is no CT); the warnings say where
+            elastic registration was not kept.
         raw_folder: nnU-Net's raw folder; the environment variable `nnUNet_raw` if None.
         show_progress: Show a progress bar.
         preview: Draw a picture of every step of every case, and `conversion.html` that shows them.
@@ -259,7 +262,7 @@ def convert(
     settings = _Settings(
         _checked_modalities(_default_modalities(layout) if modalities is None else modalities),
         _label_table(layout, labels_file),
-        ChannelOptions(clean_ct, n4, None if window_hu is None else _checked_window(window_hu), allow_non_hu),
+        ChannelOptions(clean_ct, n4, None if window_hu is None else _checked_window(window_hu), allow_non_hu, register),
     )
     dataset = _dataset_folder(raw_folder, dataset_id, name)
     if n_processes < 1:
@@ -704,7 +707,9 @@ def _build(job: _Job, partial: Path) -> tuple[list[str], dict]:
     reference = to_canonical(images[name])
     labels = counts = None
     if case.has_labels:
-        labels, counts = _labels(case, images, reference, settings.table, warnings)
+        labels, counts = _labels(
+            case, images, reference, settings.table, warnings, registered=settings.channels.register
+        )
     organs = None if labels is None else sitk.GetArrayFromImage(labels)
     channels = prepare_channels(images, settings.channels, keep=None if organs is None else organs > 0)
     warnings += channels.warnings
@@ -744,7 +749,13 @@ def _build(job: _Job, partial: Path) -> tuple[list[str], dict]:
 
 
 def _labels(
-    case: Case, images: Mapping[str, sitk.Image], reference: sitk.Image, table: LabelTable, warnings: list[str]
+    case: Case,
+    images: Mapping[str, sitk.Image],
+    reference: sitk.Image,
+    table: LabelTable,
+    warnings: list[str],
+    *,
+    registered: bool,
 ) -> tuple[sitk.Image, dict]:
     """Label map on the reference's grid, and voxels per organ in the files and in the map."""
     drawn, before = case.read_labels(images, table, warnings)
@@ -759,6 +770,11 @@ def _labels(
             raise ValueError(
                 f"labels do not lie on the grid of a channel (within {GRID_TOLERANCE_MM} mm): "
                 f"{grid_difference(canonical, reference)}; export them on the grid of the {reference_channel(list(images))}"
+            )
+        if registered:
+            raise ValueError(
+                f"labels are drawn on the grid of {owner}, which --register moves; draw them on the "
+                f"{reference_channel(list(images))}, or convert without --register"
             )
         labels = resample_labels(canonical, reference)
         warnings.append(f"labels are drawn on the grid of {owner} and were resampled: {describe_grid(canonical)}")

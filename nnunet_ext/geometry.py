@@ -127,8 +127,15 @@ def resample_to(
     return resampled
 
 
-def field_of_view(image: sitk.Image, reference: sitk.Image) -> np.ndarray:
-    """Which voxels of the reference have their centre inside the image, bool `(Z, Y, X)`."""
+def field_of_view(image: sitk.Image, reference: sitk.Image, *, transform: sitk.Transform | None = None) -> np.ndarray:
+    """Which voxels of the reference have their centre inside the image, bool `(Z, Y, X)`.
+
+    `transform` maps points of the reference to points of the image; None where both share the world frame.
+    """
+    if transform is not None:
+        ones = sitk.Image(image.GetSize(), sitk.sitkUInt8) + 1
+        ones.CopyInformation(image)
+        return sitk.GetArrayFromImage(sitk.Resample(ones, reference, transform, sitk.sitkNearestNeighbor, 0)) > 0
     world_to_index = np.linalg.inv(index_to_world(image)) @ index_to_world(reference)
     nx, ny, nz = reference.GetSize()
     inside = np.ones((nz, ny, nx), dtype=bool)
