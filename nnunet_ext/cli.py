@@ -59,13 +59,15 @@ def _phantom(options: Options) -> int:
 
 
 def _convert(options: Options) -> int:
-    from nnunet_ext.dataset_conversion.triplets import convert, list_cases
-
     if options.pop("list", False):
+        from nnunet_ext.dataset_conversion.triplets import list_cases
+
         wanted = inspect.signature(list_cases).parameters
         listing = list_cases(options.pop("source"), **{name: options[name] for name in options if name in wanted})
         print("\n".join(listing.lines))
         return 1 if listing.failed else 0
+    from nnunet_ext.dataset_conversion.triplets import convert
+
     summary = convert(options.pop("source"), **options)
     print(f"{summary.dataset_folder}: {_counts(summary)}")
     return _report_failed("convert", summary.failed)

@@ -184,7 +184,7 @@ def find_series(folder: Path, progress: Callable[[Iterable[Path]], Iterable[Path
     import pydicom
 
     tree = Tree()
-    groups: dict[tuple, list] = {}
+    groups: dict[tuple, _Members] = {}
     seen: dict[str, tuple] = {}
     with tolerant_dicom():
         for path in progress(list(_files(Path(folder)))):
@@ -222,7 +222,7 @@ def find_series(folder: Path, progress: Callable[[Iterable[Path]], Iterable[Path
                 header.text("Rows"),
                 header.text("Columns"),
             )
-            groups.setdefault(key, []).append((header, path, sop))
+            groups.setdefault(key, _Members()).add(header, path, sop)
         for members in groups.values():
             for one in _series(members, tree):
                 if len(one.slices) < FEWEST_SLICES and not one.problem:
@@ -236,6 +236,25 @@ def find_series(folder: Path, progress: Callable[[Iterable[Path]], Iterable[Path
     tree.images = [_with_label(one, tree) for one in tree.images]
     tree.structures = [_with_label(one, tree) for one in tree.structures]
     return tree
+
+
+@dataclass
+class _Members:
+    """Files of one series; whole headers only of the first image of every echo, for a tree may hold 100,000 files."""
+
+    headers: dict[float | None, _Header] = field(default_factory=dict)
+    slices: list[Slice] = field(default_factory=list)
+    spacings: set = field(default_factory=set)
+    photometric: set[str] = field(default_factory=set)
+
+    def add(self, header: _Header, path: Path, sop: str) -> None:
+        echo = header.number("EchoTime")
+        position = header.numbers("ImagePositionPatient", 3) or (0.0, 0.0, 0.0)
+        self.slices.append(Slice(path, sop, position, header.number("SliceThickness"), echo))
+        self.spacings.add(header.numbers("PixelSpacing", 2))
+        self.photometric.add(header.text("PhotometricInterpretation"))
+        if len(self.headers) < 8:
+            self.headers.setdefault(echo, header)
 
 
 class _Header:
@@ -336,18 +355,17 @@ def _whole(value: float | None) -> int | None:
     return None if value is None else int(value)
 
 
-def _series(members: Sequence[tuple[_Header, Path, str]], tree: Tree) -> list[Series]:
+def _series(members: _Members, tree: Tree) -> list[Series]:
     """Series of files that share UID, frame, direction and matrix: usually one, one per echo where positions repeat."""
-    header = members[0][0]
-    slices, notes = [], []
+    header = next(iter(members.headers.values()))
+    slices: list[Slice] = []
     seen = set()
-    for one, path, sop in members:
-        if sop and sop in seen:
+    for one in members.slices:
+        if one.sop_uid and one.sop_uid in seen:
             tree.ignored["copies of the same image"] += 1
             continue
-        seen.add(sop)
-        position = one.numbers("ImagePositionPatient", 3) or (0.0, 0.0, 0.0)
-        slices.append(Slice(path, sop, position, one.number("SliceThickness"), one.number("EchoTime")))
+        seen.add(one.sop_uid)
+        slices.append(one)
     direction = header.numbers("ImageOrientationPatient", 6) or ()
     channel, reason, more = classify(header.text, header.number)
     base = Series(
@@ -355,7 +373,7 @@ def _series(members: Sequence[tuple[_Header, Path, str]], tree: Tree) -> list[Se
         header.text("FrameOfReferenceUID"), header.text("Modality"), _whole(header.number("SeriesNumber")),
         header.text("SeriesDescription") or header.text("ProtocolName"), "",
         names=tuple(t for t in (header.text("SeriesDescription"), header.text("ProtocolName")) if t),
-        channel=channel, reason=reason, notes=(*notes, *more), slices=tuple(slices), direction=direction,
+        channel=channel, reason=reason, notes=tuple(more), slices=tuple(slices), direction=direction,
         spacing_mm=header.numbers("PixelSpacing", 2) or (0.0, 0.0),
         size=(int(header.number("Rows") or 0), int(header.number("Columns") or 0)),
     )  # fmt: skip
@@ -365,15 +383,15 @@ def _series(members: Sequence[tuple[_Header, Path, str]], tree: Tree) -> list[Se
     if 1 < len(echoes) <= 4 and len(slices) == len(echoes) * len(positions) and not base.problem:
         parts = []
         for echo in sorted(echoes, key=lambda value: value or 0.0):
-            own = next(h for h, path, _ in members if h.number("EchoTime") == echo)
+            own = members.headers[echo]
             channel, reason, more = classify(own.text, own.number, use_words=False)
-            parts.append(replace(base, channel=channel, reason=reason, notes=(*notes, *more),
+            parts.append(replace(base, channel=channel, reason=reason, notes=tuple(more),
                                  slices=tuple(one for one in slices if one.echo_time_ms == echo)))  # fmt: skip
         return parts
     return [base]
 
 
-def _header_problem(header: _Header, members: Sequence[tuple[_Header, Path, str]]) -> str:
+def _header_problem(header: _Header, members: _Members) -> str:
     sop_class = header.text("SOPClassUID")
     if sop_class in _MULTI_FRAME or (header.number("NumberOfFrames") or 1) > 1:
         kind = _MULTI_FRAME.get(sop_class, "a")
@@ -386,10 +404,9 @@ def _header_problem(header: _Header, members: Sequence[tuple[_Header, Path, str]
         return "its pixel spacing is missing or not positive; export it again"
     if max(spacing) < SMALLEST_SPACING_MM:
         return f"its pixels measure {spacing[0]:g} x {spacing[1]:g} mm, so it is in metres; export it in mm"
-    photometric = {one.text("PhotometricInterpretation") for one, _, _ in members}
-    if photometric - {"MONOCHROME2", ""}:
+    if members.photometric - {"MONOCHROME2", ""}:
         return "its pixels are not plain grey values (MONOCHROME2); export it again"
-    if len({one.numbers("PixelSpacing", 2) for one, _, _ in members}) > 1:
+    if len(members.spacings) > 1:
         return "its images have different pixel spacings; split it into series"
     return ""
 
