@@ -242,65 +242,77 @@ class CascadeOARPlanner(ResEncUNetPlanner):
     # --- configurations ----------------------------------------------------------------------------------------------
 
     def residual_unet(self, spacing_mm: Sequence[float], patch_size: Sequence[int]) -> tuple[tuple[int, ...], dict]:
-        """Patch size rounded up to what the network divides, and its architecture entry."""
-        _, strides, kernels, patch, _ = get_pool_and_conv_props(
-            spacing_mm, patch_size, self.UNet_featuremap_min_edge_length, 999999
+        """The segmenter's network: residual encoder, strided convolutions, InstanceNorm, LeakyReLU, dropout."""
+        dropout = "torch.nn.modules.dropout.Dropout3d" if self.dropout else None
+        return self.architecture(
+            ResidualEncoderUNet,
+            spacing_mm,
+            patch_size,
+            features=self.UNet_base_num_features,
+            blocks=("n_blocks_per_stage", self.UNet_blocks_per_stage_encoder),
+            decoder=self.UNet_blocks_per_stage_decoder,
+            norm_op="torch.nn.modules.instancenorm.InstanceNorm3d",
+            dropout_op=dropout,
+            dropout_op_kwargs={"p": self.dropout} if dropout else None,
+            nonlin="torch.nn.LeakyReLU",
         )
-        n = len(strides)
-        return tuple(int(p) for p in patch), {
-            "network_class_name": f"{ResidualEncoderUNet.__module__}.{ResidualEncoderUNet.__name__}",
-            "arch_kwargs": {
-                "n_stages": n,
-                "features_per_stage": self.features(n, self.UNet_base_num_features),
-                "conv_op": "torch.nn.modules.conv.Conv3d",
-                "kernel_sizes": kernels,
-                "strides": strides,
-                "n_blocks_per_stage": self.UNet_blocks_per_stage_encoder[:n],
-                "n_conv_per_stage_decoder": self.UNet_blocks_per_stage_decoder[: n - 1],
-                "conv_bias": True,
-                "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-                "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-                **self.dropout_kwargs(),
-                "nonlin": "torch.nn.LeakyReLU",
-                "nonlin_kwargs": {"inplace": True},
-            },
-            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-        }
 
     def max_pool_unet(self, spacing_mm: Sequence[float], patch_size: Sequence[int]) -> tuple[tuple[int, ...], dict]:
-        """The localizer's network: conv-BN-ReLU, max pooling. Returns as `residual_unet`."""
+        """The localizer's network: conv-BN-ReLU, max pooling."""
+        return self.architecture(
+            MaxPoolUNet,
+            spacing_mm,
+            patch_size,
+            features=self.localizer_features,
+            blocks=("n_conv_per_stage", (2,) * 16),
+            decoder=(2,) * 16,
+            norm_op="torch.nn.modules.batchnorm.BatchNorm3d",
+            dropout_op=None,
+            dropout_op_kwargs=None,
+            nonlin="torch.nn.ReLU",
+        )
+
+    def architecture(
+        self,
+        network: type,
+        spacing_mm: Sequence[float],
+        patch_size: Sequence[int],
+        *,
+        features: int,
+        blocks: tuple[str, Sequence[int]],
+        decoder: Sequence[int],
+        **options: str | dict | None,
+    ) -> tuple[tuple[int, ...], dict]:
+        """Patch size rounded up to what the network divides, and the plan's `architecture` entry.
+
+        Args:
+            network: Class whose arguments are those of dynamic-network-architectures' U-Nets.
+            features: Features of the first stage; doubled per stage up to nnU-Net's limit.
+            blocks: Name of the argument for the encoder's depth, and blocks or convolutions per stage.
+            decoder: Convolutions per stage of the decoder.
+            options: Further arguments, classes by dotted name.
+        """
         _, strides, kernels, patch, _ = get_pool_and_conv_props(
             spacing_mm, patch_size, self.UNet_featuremap_min_edge_length, 999999
         )
         n = len(strides)
         return tuple(int(p) for p in patch), {
-            "network_class_name": f"{MaxPoolUNet.__module__}.{MaxPoolUNet.__name__}",
+            "network_class_name": f"{network.__module__}.{network.__name__}",
             "arch_kwargs": {
                 "n_stages": n,
-                "features_per_stage": self.features(n, self.localizer_features),
+                "features_per_stage": [min(self.UNet_max_features_3d, features * 2**i) for i in range(n)],
                 "conv_op": "torch.nn.modules.conv.Conv3d",
                 "kernel_sizes": kernels,
                 "strides": strides,
-                "n_conv_per_stage": [2] * n,
-                "n_conv_per_stage_decoder": [2] * (n - 1),
+                blocks[0]: list(blocks[1][:n]),
+                "n_conv_per_stage_decoder": list(decoder[: n - 1]),
                 "conv_bias": True,
-                "norm_op": "torch.nn.modules.batchnorm.BatchNorm3d",
                 "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-                "dropout_op": None,
-                "dropout_op_kwargs": None,
-                "nonlin": "torch.nn.ReLU",
                 "nonlin_kwargs": {"inplace": True},
+                **options,
             },
             "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
         }
-
-    def features(self, n_stages: int, base: int) -> list[int]:
-        return [min(self.UNet_max_features_3d, base * 2**i) for i in range(n_stages)]
-
-    def dropout_kwargs(self) -> dict:
-        if not self.dropout:
-            return {"dropout_op": None, "dropout_op_kwargs": None}
-        return {"dropout_op": "torch.nn.modules.dropout.Dropout3d", "dropout_op_kwargs": {"p": self.dropout}}
 
     def memory_budget(self) -> float:
         """nnU-Net's reference feature map size for a batch of two, scaled to the GPU memory target."""
