@@ -69,6 +69,7 @@ class ConversionSummary:
         skipped: Cases that were there already, from the same files with the same options.
         failed: Case -> reason, one line. Nothing of these cases is in the dataset.
         warnings: Case -> lines worth reading, for the cases written now.
+        listing: After a dry run, what would be taken for what.
     """
 
     dataset_folder: Path
@@ -76,6 +77,7 @@ class ConversionSummary:
     skipped: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     warnings: dict[str, list[str]] = field(default_factory=dict)
+    listing: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -208,6 +210,7 @@ def convert(
     layout: str = "auto",
     series_file: Path | None = None,
     key_file: Path | None = None,
+    dry_run: bool = False,
     n_processes: int = 2,
     allow_non_hu: bool = False,
     window_hu: tuple[float, float] | None = None,
@@ -237,6 +240,7 @@ def convert(
         series_file: DICOM only: TOML file that says which series is which channel (see `dataset_conversion.dicom`).
         key_file: DICOM only: the private file that says which patient each case is; `DatasetID_NAME.key.csv` beside the
             dataset folder if None.
+        dry_run: Only say what would be taken for what (`list_cases`); nothing is written, `raw_folder` need not be set.
         n_processes: Cases converted at the same time. More than one starts new Python processes, so a script needs
             `if __name__ == "__main__":`.
         allow_non_hu: Accept a CT whose values are not HU.
@@ -264,6 +268,21 @@ def convert(
         _label_table(layout, labels_file),
         ChannelOptions(clean_ct, n4, None if window_hu is None else _checked_window(window_hu), allow_non_hu, register),
     )
+    if dry_run:
+        if key_file is None and (raw_folder is not None or os.environ.get("nnUNet_raw")):  # noqa: SIM112 nnU-Net's spelling
+            dataset = _dataset_folder(raw_folder, dataset_id, name)
+            key_file = dataset.with_name(f"{dataset.name}.key.csv")
+        listing = list_cases(
+            source,
+            modalities=settings.modalities,
+            labels_file=labels_file,
+            test_cases=test_cases,
+            layout=layout,
+            series_file=series_file,
+            key_file=key_file,
+            show_progress=show_progress,
+        )
+        return ConversionSummary(Path(f"Dataset{dataset_id:03d}_{name}"), failed=listing.failed, listing=listing.lines)
     dataset = _dataset_folder(raw_folder, dataset_id, name)
     if n_processes < 1:
         raise ValueError(f"n_processes is {n_processes}; at least 1 is needed")
@@ -433,7 +452,7 @@ def _gather(
                 if layout == "hanseg":
                     images = hanseg.find_images(folder, settings.modalities)
                     masks, ignored = hanseg.find_masks(folder, settings.table)
-                    notes = (hanseg.NOTE,) if len(images) > 1 else ()
+                    notes = (hanseg.NOTE,) if len(images) > 1 and not settings.channels.register else ()
                     case = _Case(folder, identifiers[folder], test, images, masks, ignored, notes)
                 else:
                     case = _find_case(folder, identifiers[folder], test, settings)
@@ -956,7 +975,7 @@ def _write_dataset_json(dataset: Path, name: str, settings: _Settings) -> None:
 def _write_page(dataset: Path, failed: Mapping[str, str], settings: _Settings) -> None:
     """`conversion.html` for the cases that are there, those of earlier runs too."""
     records = [_read_json(path) for path in sorted((dataset / "provenance").glob("*.json"))]
-    if failed or any(records):
+    if any(records):
         write_conversion_page(
             dataset, cases=[record for record in records if record], failed=failed, label_names=settings.table.names
         )

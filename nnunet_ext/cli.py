@@ -5,7 +5,6 @@ by the verb that needs them: `--help` is quick, and a broken dependency stops on
 """
 
 import argparse
-import inspect
 import logging
 import sys
 import traceback
@@ -59,16 +58,12 @@ def _phantom(options: Options) -> int:
 
 
 def _convert(options: Options) -> int:
-    if options.pop("list", False):
-        from nnunet_ext.dataset_conversion.triplets import list_cases
-
-        wanted = inspect.signature(list_cases).parameters
-        listing = list_cases(options.pop("source"), **{name: options[name] for name in options if name in wanted})
-        print("\n".join(listing.lines))
-        return 1 if listing.failed else 0
     from nnunet_ext.dataset_conversion.triplets import convert
 
     summary = convert(options.pop("source"), **options)
+    if options.get("dry_run"):
+        print("\n".join(summary.listing))
+        return 1 if summary.failed else 0
     print(f"{summary.dataset_folder}: {_counts(summary)}")
     return _report_failed("convert", summary.failed)
 
@@ -215,7 +210,9 @@ def _parser() -> argparse.ArgumentParser:
         "--labels", dest="labels_file", metavar="FILE", type=Path, help="TOML label table: organ = [aliases]"
     )
     verb.add_argument("--test", dest="test_cases", nargs="+", metavar="CASE", help="cases to keep out of training")
-    verb.add_argument("--list", action="store_true", help="say what would be taken for what, and write nothing")
+    verb.add_argument(
+        "--list", dest="dry_run", action="store_true", help="say what would be taken for what, and write nothing"
+    )
     verb.add_argument(
         "--layout", choices=("auto", "folders", "dicom", "hanseg"), help="kind of SRC; without: look what is there"
     )
