@@ -745,8 +745,11 @@ def _build(job: _Job, partial: Path) -> tuple[list[str], dict]:
         write_image(labels, partial / "label" / Path(file).name)
         files.append(file)
     if job.preview:
-        draw_previews(case.identifier, partial / PREVIEWS, originals=images, channels=channels, labels=organs,
-                      label_values=settings.table.values)  # fmt: skip
+        try:
+            draw_previews(case.identifier, partial / PREVIEWS, originals=images, channels=channels, labels=organs,
+                          label_values=settings.table.values)  # fmt: skip
+        except Exception as error:  # a picture is no reason to lose a case
+            warnings.append(f"not all pictures could be drawn: {type(error).__name__}")
     record = {
         "channels": {
             modality: {

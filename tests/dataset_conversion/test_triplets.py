@@ -191,6 +191,24 @@ def test_provenance_says_what_went_in_and_holds_no_machine_path(tmp_path: Path):
 # --------------------------------------------------------------------------------------------- labels
 
 
+def test_pictures_and_the_page_come_with_a_case_and_go_with_it(tmp_path: Path):
+    write_case(tmp_path / "src" / "a")
+    write_case(tmp_path / "src" / "b", skip=("T2",))
+    summary = run(tmp_path / "src")
+    dataset = summary.dataset_folder
+    pictures = {path.name for path in (dataset / "preview" / "a").iterdir()}
+    assert pictures == {"1_couch_and_mask.png", "4_alignment.png", "5_labels.png"}
+    assert not (dataset / "preview" / "b").exists()
+    page = (dataset / "conversion.html").read_text()
+    assert "channel T2 is missing" in page
+    assert "preview/a/5_labels.png" in page
+    assert run(tmp_path / "src").skipped == ["a"]
+    shutil.rmtree(dataset / "preview")
+    assert run(tmp_path / "src", preview=False).skipped == ["a"]  # nothing is missing that was asked for
+    assert run(tmp_path / "src").written == ["a"]
+    assert (dataset / "preview" / "a").is_dir()
+
+
 def write_masks(folder: Path, masks: dict[str, np.ndarray]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, mask in masks.items():
