@@ -1,0 +1,165 @@
+"""Registration on phantoms with a known transform, on real templates where they are there, and which level is kept."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnunet_ext.cleaning import ChannelOptions, prepare_channels
+from nnunet_ext.cli import main
+from nnunet_ext.phantom import make_phantom
+from nnunet_ext.registration import (
+    RegistrationOptions,
+    mutual_information,
+    register,
+)
+from nnunet_ext.registration_benchmark import target_error_mm
+
+TEMPLATES = Path(__file__).parents[3] / "shared" / "data" / "template_triplet"
+RIGID = RegistrationOptions(elastic=False)
+
+
+@pytest.fixture(scope="module")
+def unregistered():
+    return make_phantom(5, 0, size="tiny", unregistered=True)
+
+
+def _mean_error_mm(phantom, transform: sitk.Transform) -> float:
+    return float(np.mean(list(target_error_mm(phantom.label, transform, phantom.mr_to_ct).values())))
+
+
+def _moved(image: sitk.Image, transform: sitk.Euler3DTransform) -> sitk.Image:
+    """The same voxels with a header that puts them where the transform takes them: an oblique grid."""
+    image = sitk.Image(image)
+    matrix = np.reshape(transform.GetMatrix(), (3, 3))
+    image.SetOrigin(transform.TransformPoint(image.GetOrigin()))
+    image.SetDirection((matrix @ np.reshape(image.GetDirection(), (3, 3))).ravel().tolist())
+    return image
+
+
+def _known_move() -> sitk.Euler3DTransform:
+    """15 mm and 10 degrees."""
+    transform = sitk.Euler3DTransform()
+    axis, angle = np.array([1.0, 2.0, 3.0]) / np.sqrt(14), np.deg2rad(10)
+    cross = np.cross(np.eye(3), axis)
+    matrix = np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+    transform.SetMatrix(matrix.ravel().tolist(), 1e-8)
+    transform.SetTranslation([10.0, 5.0, -10.0])
+    return transform
+
+
+def test_mutual_information_is_the_entropy_of_equal_images_and_zero_for_a_constant():
+    values = np.repeat([0.0, 1.0, 2.0, 3.0], 25)
+    assert mutual_information(values, values) == pytest.approx(np.log(4))
+    assert mutual_information(values, np.ones(100)) == 0.0
+    assert mutual_information(values, np.tile([0.0, 1.0, 2.0, 3.0], 25)) == pytest.approx(0.0, abs=0.02)
+
+
+def test_target_error_of_a_shift_is_its_length(unregistered):
+    shift = sitk.TranslationTransform(3, [3.0, 0.0, 4.0])
+    errors = target_error_mm(unregistered.label, shift, sitk.Transform(3, sitk.sitkIdentity))
+    assert list(errors) == [1, 2, 3, 4, 5, 6, 7]
+    assert all(error == pytest.approx(5.0) for error in errors.values())
+
+
+def test_phantom_is_registered_within_a_millimetre_at_the_organs_and_twice_the_same(unregistered):
+    before = _mean_error_mm(unregistered, sitk.Transform(3, sitk.sitkIdentity))
+    images = {"T1": unregistered.t1, "T2": unregistered.t2}
+    first, again = (register(unregistered.ct, images, options=RIGID) for _ in range(2))
+    assert before > 4
+    for name, found in first.channels.items():
+        assert found.kept == "rigid"
+        assert _mean_error_mm(unregistered, found.transform) <= 1.0
+        information = found.quality["mutual_information"]
+        assert information["rigid"] > information["header"]
+        assert found.quality["edge_overlap"]["rigid"] > found.quality["edge_overlap"]["header"]
+        point = unregistered.ct.TransformIndexToPhysicalPoint([40, 40, 40])
+        assert found.transform.TransformPoint(point) == pytest.approx(
+            again.channels[name].transform.TransformPoint(point), abs=1e-3
+        )
+    json.dumps(first.as_dict())
+
+
+def test_elastic_is_kept_only_where_it_is_better_and_stays_within_a_millimetre(unregistered):
+    options = RegistrationOptions(samples=30_000, elastic_iterations=4)
+    result = register(unregistered.ct, {"T1": unregistered.t1}, options=options)
+    found = result.channels["T1"]
+    assert _mean_error_mm(unregistered, found.transform) <= 1.0
+    hidden = found.quality["hidden_mutual_information"]
+    if found.kept == "elastic":
+        assert hidden["elastic"] > hidden["rigid"]
+        assert result.warnings == []
+    else:
+        assert "T1: kept the rigid alignment" in result.warnings[0]
+    low, high = found.quality["jacobian"]
+    assert 0.5 <= low <= 1.0 <= high <= 2.0
+
+
+def test_header_is_kept_where_registration_does_not_raise_the_mutual_information():
+    phantom = make_phantom(5, 1, size="tiny")
+    # The CT itself as moving image: no alignment is better than the header's.
+    result = register(phantom.ct, {"CT again": phantom.ct}, options=RIGID, bias_corrected=True)
+    found = result.channels["CT again"]
+    assert found.kept == "header"
+    assert found.quality["moved_mm"]["max"] == 0.0
+    assert "kept the header's alignment" in result.warnings[0]
+
+
+def test_no_moving_image_and_no_head_are_refused():
+    empty = sitk.Image(20, 21, 22, sitk.sitkFloat32)
+    with pytest.raises(ValueError, match="no moving image"):
+        register(empty, {})
+    with pytest.raises(ValueError, match="fixed image: less than 20 mL of body"):
+        register(empty, {"T1": empty})
+
+
+def test_conversion_registers_before_it_resamples(unregistered, monkeypatch):
+    import nnunet_ext.registration as registration
+
+    quick = registration.register
+    monkeypatch.setattr(registration, "register", lambda *a, **k: quick(*a, **{**k, "options": RIGID}))
+    images = {"CT": unregistered.ct, "T1": unregistered.t1}
+    channels = prepare_channels(images, ChannelOptions(n4=False, register=True))
+    true = sitk.Resample(unregistered.t1, channels.images["CT"], unregistered.mr_to_ct, sitk.sitkLinear, 0.0)
+    both = [sitk.GetArrayFromImage(image)[channels.body] for image in (channels.images["T1"], true)]
+    assert np.corrcoef(*both)[0, 1] > 0.9
+    assert channels.record["T1"]["registration"]["kept"] == "rigid"
+    assert channels.fields_of_view["T1"].shape == channels.body.shape
+
+
+def test_command_writes_images_transforms_report_and_picture(unregistered, tmp_path):
+    for name, image in (("CT", unregistered.ct), ("T1", unregistered.t1)):
+        sitk.WriteImage(image, str(tmp_path / f"{name}.nii.gz"))
+    out = tmp_path / "out"
+    assert main(["register", f"{tmp_path}/CT.nii.gz", f"{tmp_path}/T1.nii.gz", "-o", str(out), "--rigid-only"]) == 0
+    assert sorted(path.name for path in out.iterdir()) == [
+        "T1.tfm", "T1_registered.nii.gz", "checkerboard.png", "registration.json",
+    ]  # fmt: skip
+    assert _mean_error_mm(unregistered, sitk.ReadTransform(str(out / "T1.tfm"))) <= 1.0
+    assert sitk.ReadImage(str(out / "T1_registered.nii.gz")).GetSize() == unregistered.ct.GetSize()
+    assert json.loads((out / "registration.json").read_text())["images"]["T1"]["kept"] == "rigid"
+
+
+@pytest.mark.skipif(not TEMPLATES.is_dir(), reason="the template triplet is not here")
+def test_template_gives_the_known_move_back():
+    """Moved by 15 mm and 10 degrees, the MR lands where it lands unmoved: the templates' own mismatch cancels out."""
+    ct, t1 = (sitk.ReadImage(str(TEMPLATES / f"{name}.nii.gz")) for name in ("CT", "T1"))
+    move = _known_move()
+    still, moved = (register(ct, {"T1": image}, options=RIGID).channels["T1"] for image in (t1, _moved(t1, move)))
+    points = [
+        (32.0, -55.0, -30.0),
+        (-32.0, -55.0, -30.0),
+        (15.0, -30.0, -20.0),
+        (-15.0, -30.0, -20.0),
+        (0.0, -5.0, -15.0),
+    ]
+    errors = [
+        np.linalg.norm(
+            np.subtract(moved.transform.TransformPoint(p), move.TransformPoint(still.transform.TransformPoint(p)))
+        )
+        for p in points
+    ]
+    assert moved.kept == "rigid"
+    assert np.mean(errors) <= 0.5
