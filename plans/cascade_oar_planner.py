@@ -139,8 +139,8 @@ class CascadeOARPlanner(ResEncUNetPlanner):
     dropout = 0.1
     localizer_batch_size: int | None = None
     segmenter_batch_size: int | None = None
-    #: Memory up to which the ROI stays in one patch; None for the GPU memory target.
-    segmenter_memory_gb: float | None = None
+    #: Up to this multiple of the GPU memory target the ROI stays in one patch.
+    segmenter_memory_factor = 1.0
     schedules = {  # noqa: RUF012  (read only)
         LOCALIZER: TrainingSchedule(250, 250, 25, patience_epochs=50, initial_lr=1e-3),
         WHOLE_VOLUME: TrainingSchedule(1000, 250, 50, patience_epochs=100, initial_lr=1e-3),
@@ -316,10 +316,9 @@ class CascadeOARPlanner(ResEncUNetPlanner):
             "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
         }
 
-    def memory_budget(self, memory_gb: float | None = None) -> float:
-        """nnU-Net's reference feature map size for a batch of two, scaled to `memory_gb` (None: the GPU memory target)."""
-        gb = self.UNet_vram_target_GB if memory_gb is None else memory_gb
-        return self.UNet_reference_val_3d * gb / self.UNet_reference_val_corresp_GB
+    def memory_budget(self) -> float:
+        """nnU-Net's reference feature map size for a batch of two, scaled to the GPU memory target."""
+        return self.UNet_reference_val_3d * self.UNet_vram_target_GB / self.UNet_reference_val_corresp_GB
 
     def feature_map_size(self, patch_size: Sequence[int], architecture: Mapping) -> float:
         return self.static_estimate_VRAM_usage(
@@ -366,7 +365,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         wanted = [int(np.ceil(size / s - 1e-6)) for size, s in zip(fit.rule.size_mm, spacing_mm, strict=True)]
         box, architecture = self.residual_unet(spacing_mm, wanted)
         patch = box
-        while self.feature_map_size(patch, architecture) > self.memory_budget(self.segmenter_memory_gb):
+        while self.feature_map_size(patch, architecture) > self.segmenter_memory_factor * self.memory_budget():
             axis = int(np.argmax(patch))
             smaller = list(patch)
             smaller[axis] -= 2 ** sum(s[axis] == 2 for s in architecture["arch_kwargs"]["strides"])
@@ -488,7 +487,9 @@ class CascadeOARPlannerSmall(CascadeOARPlanner):
     dropout = 0.0
     localizer_batch_size = 2
     segmenter_batch_size = 2
-    segmenter_memory_gb = 8.0  # the small target below is for the whole-volume patch; the ROI is one patch all the same
+    segmenter_memory_factor = (
+        32.0  # the target below keeps the whole-volume patch small; the ROI stays one patch up to 8 GB
+    )
     schedules = {  # noqa: RUF012  (read only)
         LOCALIZER: TrainingSchedule(24, 25, 4, initial_lr=6e-3),
         WHOLE_VOLUME: TrainingSchedule(40, 25, 4, initial_lr=6e-3),
