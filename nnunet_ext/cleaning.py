@@ -52,6 +52,9 @@ CAUTION = 0.7
 #: Less of the CT's outline than this seen by the MR: it lies elsewhere, or the mask covers everything.
 LEAST_BARE_SKIN = 0.4
 
+#: Denser than any mask; with this much skin over it never taken off by the MR.
+BONE_HU, SKIN_OVER_BONE_MM = 200.0, 2.0
+
 _BINS = 128
 
 
@@ -119,7 +122,8 @@ def body_seen_by_mr(
 
     On the CT alone such a sheet is skin. Here voxels up to `SHELL_MM` below the outline are taken off where the MR is as
     dark as air; how dark is learnt from this case, from voxels that are half air by their HU on bare skin. A hole as
-    deep as the shell is no mask but a signal void (metal, the end of the coil) and is left.
+    deep as the shell is no mask but a signal void (metal, the end of the coil) and is left; so are bone, which is dark in
+    MR too, and the skin over it.
 
     Args:
         body: Bool `(Z, Y, X)`, from the CT.
@@ -170,7 +174,10 @@ def body_seen_by_mr(
     share = float(np.median(bare))
     if not HALF_VOXEL_SHARE[0] <= share <= HALF_VOXEL_SHARE[1] or float(np.mean(bare > 0.8)) > MOST_BRIGHT:
         return None
-    kept = _fill_slices(inside & ~(shell & (seen > 0) & (brightness < CAUTION * share)))
+    dark = shell & (seen > 0) & (brightness < CAUTION * share)
+    # Bone is as dark as air in MR, and so may be the thin skin over it.
+    bone = _grow(inside & (ct > BONE_HU), inside, SKIN_OVER_BONE_MM, spacing)
+    kept = _fill_slices(inside & (~dark | bone))
     taken = inside & ~kept
     void = taken & ndimage.binary_dilation(deep)
     if void.any():
