@@ -107,14 +107,17 @@ def space(tmp_path_factory) -> Workspace:
 def localizer(space) -> Path:
     """The localizer's fold 0, killed in the middle, continued and validated."""
     train = ["nnUNetv2_train", "601", "3d_lowres", "0", *MODEL]
-    process = subprocess.Popen(space.command(*train), env=space.environment, stdout=subprocess.DEVNULL)
+    # A process group of its own: the data loaders of a killed training live on, and must die with it.
+    process = subprocess.Popen(
+        space.command(*train), env=space.environment, stdout=subprocess.DEVNULL, start_new_session=True
+    )
     checkpoint = space.model("3d_lowres") / "fold_0" / "checkpoint_latest.pth"
     for _ in range(600):
         if checkpoint.is_file() or process.poll() is not None:
             break
         time.sleep(0.2)
     assert process.poll() is None, "the training ended before it could be killed"
-    process.send_signal(signal.SIGKILL)
+    os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     space.continued = space.run(*train, "--c")
     return space.model("3d_lowres")
