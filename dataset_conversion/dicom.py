@@ -34,7 +34,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_ext.cleaning import reference_channel
+from nnunet_ext.channels import reference_channel
 from nnunet_ext.dicom_series import Series, Tree, check_series, find_series, read_series, without_personal
 from nnunet_ext.labels import LabelTable, normalise_name
 from nnunet_ext.organ_masks import merge_masks

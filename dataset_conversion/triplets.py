@@ -29,7 +29,7 @@ from typing import Protocol
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_ext.cleaning import ChannelOptions, prepare_channels, reference_channel
+from nnunet_ext.channels import ChannelOptions, prepare_channels, reference_channel
 from nnunet_ext.geometry import (
     CANONICAL,
     GRID_TOLERANCE_MM,

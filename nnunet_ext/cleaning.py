@@ -8,14 +8,13 @@ arrays only, so that the preprocessor can use it too.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from nnunet_ext.geometry import describe_grid, field_of_view, index_to_world, resample_to, same_grid, to_canonical
+from nnunet_ext.geometry import index_to_world
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +84,7 @@ def body_mask_array(volume: np.ndarray, *, spacing_mm: Sequence[float], is_ct: b
     factors = np.maximum(1, (COARSE_MM / spacing + 0.01).astype(int))
     factors = np.minimum(factors, np.maximum(1, np.asarray(volume.shape) // 8))
     coarse = _block_mean(volume, factors)
-    core_level, level = _thresholds(coarse, is_ct=is_ct)
+    core_level, level = body_thresholds(coarse, is_ct=is_ct)
     find = _find_ct if is_ct else _find_mr
     mask = find(coarse, core_level, level, spacing * factors)
     if np.all(factors == 1):
@@ -205,7 +204,7 @@ def _find_mr(volume: np.ndarray, core_level: float, level: float, spacing: np.nd
     return _fill_slices(_grow(head, tissue, REACH_MM, spacing))
 
 
-def _thresholds(volume: np.ndarray, *, is_ct: bool) -> tuple[float, float]:
+def body_thresholds(volume: np.ndarray, *, is_ct: bool) -> tuple[float, float]:
     """Values above which a voxel is solid tissue, and above which it is tissue at all."""
     if is_ct and float(volume.min()) <= -500.0:
         low, high = BODY_THRESHOLD_HU
@@ -387,7 +386,7 @@ def clip_padding(image: sitk.Image) -> tuple[sitk.Image, int]:
     below = int(np.count_nonzero(array < LOWEST_HU))
     if below == 0:
         return image, 0
-    return _like(np.maximum(array, np.asarray(LOWEST_HU, dtype=array.dtype)), image), below
+    return image_like(np.maximum(array, np.asarray(LOWEST_HU, dtype=array.dtype)), image), below
 
 
 def clean_ct(
@@ -419,7 +418,7 @@ def clean_ct(
     outside = ~mask
     if not outside.any():
         return image, mask
-    level = CORE_THRESHOLD_HU if in_hu else _thresholds(array, is_ct=True)[1]
+    level = CORE_THRESHOLD_HU if in_hu else body_thresholds(array, is_ct=True)[1]
     ring = ndimage.binary_dilation(mask) & outside
     faint = level if not in_hu else FAINT_HU
     foreign = (outside & ~ring & (array > faint)) | (ring & (array > level))
@@ -427,7 +426,7 @@ def clean_ct(
     outside &= ~edge
     air = AIR_HU if in_hu else float(np.median(array[outside])) if outside.any() else 0.0
     array[outside] = np.asarray(air).astype(array.dtype)
-    return _like(array, image), mask
+    return image_like(array, image), mask
 
 
 def window(image: sitk.Image, window_hu: tuple[float, float]) -> sitk.Image:
@@ -436,7 +435,7 @@ def window(image: sitk.Image, window_hu: tuple[float, float]) -> sitk.Image:
     if not low < high:
         raise ValueError(f"window {low:g}..{high:g} HU is empty; give the lower end first, e.g. -160 240")
     array = sitk.GetArrayViewFromImage(image)
-    return _like(np.clip(array, np.asarray(low, dtype=array.dtype), np.asarray(high, dtype=array.dtype)), image)
+    return image_like(np.clip(array, np.asarray(low, dtype=array.dtype), np.asarray(high, dtype=array.dtype)), image)
 
 
 # ------------------------------------------------------------------------------------------------------ MR
@@ -480,8 +479,8 @@ def n4(
         return full
     box = ndimage.find_objects(body.view(np.uint8))[0][::-1]
     region = [s.stop - s.start for s in box], [s.start for s in box]
-    shifted = sitk.RegionOfInterest(_like(array + np.float32(shift), image), *region)
-    mask = sitk.RegionOfInterest(_like(body.astype(np.float32), image), *region)
+    shifted = sitk.RegionOfInterest(image_like(array + np.float32(shift), image), *region)
+    mask = sitk.RegionOfInterest(image_like(body.astype(np.float32), image), *region)
     factors = [
         int(min(max(1, round(shrink_mm / mm)), max(1, n // 8)))
         for mm, n in zip(image.GetSpacing(), shifted.GetSize(), strict=True)
@@ -501,255 +500,15 @@ def n4(
         raise ValueError("the bias field is not finite; convert with --no-n4")
     low, high = float(inside.min()), float(inside.max())
     log_field = np.clip(np.nan_to_num(log_field), low, high) - np.float32(inside.mean())
-    return _like((array + np.float32(shift)) / np.exp(log_field) - np.float32(shift), image)
+    return image_like((array + np.float32(shift)) / np.exp(log_field) - np.float32(shift), image)
 
 
 # ------------------------------------------------------------------------------------------- one case's channels
 
 
-#: Less than this share of the reference's body inside an MR, and of the MR's body inside the reference's: not one patient.
-LEAST_OVERLAP = 0.5
-#: Below this share of the body inside an MR's field of view the case is converted with a warning.
-FULL_COVERAGE = 0.95
-
-
-@dataclass(frozen=True)
-class ChannelOptions:
-    """What is done to the channels of every case; prediction repeats what the training data got.
-
-    Args:
-        clean_ct: Replace couch and mask by air.
-        n4: Remove the bias field of channels that are not CT.
-        window_hu: Clip the CT to this window; None leaves it.
-        allow_non_hu: Accept a CT whose values are not HU.
-        register: Register the other channels to the reference channel before they are resampled.
-    """
-
-    clean_ct: bool = True
-    n4: bool = True
-    window_hu: tuple[float, float] | None = None
-    allow_non_hu: bool = False
-    register: bool = False
-
-
-@dataclass(frozen=True)
-class Channels:
-    """A case's channels on one canonical grid.
-
-    Attributes:
-        images: Channel name -> image, in the order given.
-        body: Bool `(Z, Y, X)` on that grid.
-        fields_of_view: Channel name -> bool `(Z, Y, X)`, for the channels that were resampled.
-        record: What was done and found per channel, plain JSON.
-        warnings: One line each, for the user.
-        n4_pairs: Channel name -> image before and after N4, on its own canonical grid.
-    """
-
-    images: dict[str, sitk.Image]
-    body: np.ndarray
-    fields_of_view: dict[str, np.ndarray]
-    record: dict[str, dict]
-    warnings: list[str]
-    n4_pairs: dict[str, tuple[sitk.Image, sitk.Image]] = field(default_factory=dict)
-
-
 def is_ct(modality: str) -> bool:
     """Whether a channel of this name is a CT, as nnU-Net decides it."""
     return modality.casefold() == "ct"
-
-
-def reference_channel(modalities: Sequence[str]) -> str:
-    """The channel whose grid the others are brought to: the CT, or the first where there is no CT."""
-    return next((modality for modality in modalities if is_ct(modality)), modalities[0])
-
-
-def prepare_channels(
-    images: Mapping[str, sitk.Image], options: ChannelOptions, *, keep: np.ndarray | None = None
-) -> Channels:
-    """Channels as read -> channels as nnU-Net gets them: one canonical grid, clean CT, MR without bias field.
-
-    Args:
-        images: Channel name -> image as read, in channel order; the CT (else the first) gives the grid.
-        options: What to do.
-        keep: Bool `(Z, Y, X)` on the canonical reference grid, voxels the CT cleaning never touches.
-
-    Raises:
-        ValueError: If a CT is not in HU, or a channel lies elsewhere in space than the reference.
-    """
-    name = reference_channel(list(images))
-    record: dict[str, dict] = {modality: {} for modality in images}
-    warnings: list[str] = []
-    reference = to_canonical(images[name])
-    done, n4_pairs = {}, {}
-    if is_ct(name):
-        reference, body = _prepare_ct(reference, options, keep, record[name], warnings)
-        done[name] = reference
-    else:
-        body = body_mask_array(
-            sitk.GetArrayViewFromImage(reference), spacing_mm=reference.GetSpacing()[::-1], is_ct=False
-        )
-        if options.n4:
-            done[name] = n4(reference, body=body)
-            n4_pairs[name] = reference, done[name]
-            record[name] |= {"n4": True, "n4_field": _field_range(*n4_pairs[name], body)}
-        else:
-            done[name] = reference
-    record[name]["body_ml"] = round(float(np.count_nonzero(body)) * voxel_ml(reference), 1)
-
-    fields_of_view = {}
-    registered: dict[str, sitk.Transform] = {}
-    if options.register and len(images) > 1:
-        registered = _register(images, name, record, warnings)
-    for modality, original in images.items():
-        if modality in done:
-            continue
-        image, entry = to_canonical(original), record[modality]
-        transform = registered.get(modality)
-        own_body = body_mask_array(sitk.GetArrayViewFromImage(image), spacing_mm=image.GetSpacing()[::-1], is_ct=False)
-        on_grid = transform is None and same_grid(image, reference)
-        entry["resampled"] = not on_grid
-        if not on_grid:
-            inside = fields_of_view[modality] = field_of_view(image, reference, transform=transform)
-            entry["coverage"] = _check_overlap(
-                modality, image, own_body, name, reference, body, inside, warnings, transform=transform
-            )
-        if options.n4:
-            n4_pairs[modality] = image, n4(image, body=own_body)
-            entry |= {"n4": True, "n4_field": _field_range(*n4_pairs[modality], own_body)}
-            image = sitk.Image(n4_pairs[modality][1])
-        if on_grid:
-            image.CopyInformation(reference)
-        else:
-            image = resample_to(image, reference, interpolation="bspline", transform=transform)
-        done[modality] = image
-    if is_ct(name) and options.clean_ct and record[name]["in_hu"] and not body.all():
-        body = _clean_again(images[name], done, body, fields_of_view, options, keep, record[name], warnings)
-    images = {modality: done[modality] for modality in images}
-    return Channels(images, body, fields_of_view, record, warnings, n4_pairs)
-
-
-def _register(
-    images: Mapping[str, sitk.Image], name: str, record: dict[str, dict], warnings: list[str]
-) -> dict[str, sitk.Transform]:
-    """Transforms of the channels that registration moves; what was kept goes to the record and the warnings."""
-    from nnunet_ext.registration import HEADER, register  # it builds on this module
-
-    moving = {modality: image for modality, image in images.items() if modality != name}
-    result = register(images[name], moving, fixed_is_ct=is_ct(name))
-    warnings += result.warnings
-    found = result.as_dict()
-    for modality in moving:
-        record[modality]["registration"] = found["images"][modality]
-    return {m: channel.transform for m, channel in result.channels.items() if channel.kept != HEADER}
-
-
-def _field_range(before: sitk.Image, after: sitk.Image, body: np.ndarray) -> list[float]:
-    """1st and 99th percentile of the factor that N4 took out of the body."""
-    old, new = (sitk.GetArrayViewFromImage(image)[body].astype(np.float32) for image in (before, after))
-    factor = old[new > 0] / new[new > 0]
-    return [1.0, 1.0] if not factor.size else [round(float(v), 3) for v in np.percentile(factor, (1, 99))]
-
-
-def _clean_again(
-    original: sitk.Image,
-    done: dict[str, sitk.Image],
-    body: np.ndarray,
-    fields_of_view: Mapping[str, np.ndarray],
-    options: ChannelOptions,
-    keep: np.ndarray | None,
-    entry: dict,
-    warnings: list[str],
-) -> np.ndarray:
-    """Replace the CT in `done` by one without what the MR shows to be fixation mask on the skin; returns the body."""
-    name = reference_channel(list(done))
-    mr = {modality: image for modality, image in done.items() if modality != name}
-    if not mr:
-        return body
-    image = clip_padding(to_canonical(original))[0]
-    views = [(sitk.GetArrayViewFromImage(mr[m]), fields_of_view.get(m)) for m in mr]
-    seen = body_seen_by_mr(body, sitk.GetArrayViewFromImage(image), views, spacing_mm=image.GetSpacing()[::-1])
-    entry["skin_from_mr"] = seen is not None
-    if seen is None:
-        warnings.append(
-            f"the skin on {' and '.join(mr)} does not lie where it lies on the {name}: a fixation mask on the skin may "
-            "be left; check the registration"
-        )
-        return body
-    cleaned, seen = clean_ct(image, keep=keep, body=seen)
-    taken_ml = float(np.count_nonzero(body & ~seen)) * voxel_ml(image)
-    entry["couch_and_mask_removed_ml"] = round(entry["couch_and_mask_removed_ml"] + taken_ml, 1)
-    entry["mask_on_skin_removed_ml"] = round(taken_ml, 1)
-    entry["body_ml"] = round(float(np.count_nonzero(seen)) * voxel_ml(image), 1)
-    done[name] = cleaned if options.window_hu is None else window(cleaned, options.window_hu)
-    return seen
-
-
-def _prepare_ct(
-    image: sitk.Image, options: ChannelOptions, keep: np.ndarray | None, entry: dict, warnings: list[str]
-) -> tuple[sitk.Image, np.ndarray]:
-    problem = hu_problem(image)
-    entry["in_hu"] = problem is None
-    if problem is not None:
-        if not options.allow_non_hu:
-            raise ValueError(problem)
-        warnings.append(problem.split(";")[0] + ", accepted by --allow-non-hu")
-    else:
-        image, below = clip_padding(image)
-        if below:
-            entry["voxels_clipped_to_-1024_hu"] = below
-    array = sitk.GetArrayViewFromImage(image)
-    body = body_mask_array(array, spacing_mm=image.GetSpacing()[::-1], is_ct=True)
-    if options.clean_ct:
-        tissue = array > (CORE_THRESHOLD_HU if problem is None else _thresholds(array, is_ct=True)[1])
-        cleaned, body = clean_ct(image, keep=keep, body=body, in_hu=problem is None)
-        entry["couch_and_mask_removed_ml"] = round(float(np.count_nonzero(tissue & ~body)) * voxel_ml(image), 1)
-        if body.all():
-            warnings.append("no body was found in the CT, couch and mask are left in it")
-        image = cleaned
-    if options.window_hu is not None:
-        image = window(image, options.window_hu)
-        entry["window_hu"] = list(options.window_hu)
-    return image, body
-
-
-def _check_overlap(
-    modality: str,
-    image: sitk.Image,
-    own_body: np.ndarray,
-    reference_name: str,
-    reference: sitk.Image,
-    body: np.ndarray,
-    inside: np.ndarray,
-    warnings: list[str],
-    *,
-    transform: sitk.Transform | None = None,
-) -> float:
-    """Share of the reference's body inside the image's field of view; ValueError where the two hardly meet.
-
-    A planning CT down to the shoulders holds much more than an MR of the head. So an MR that covers less than half of
-    the CT's body passes, with a warning, if at least half of its own body lies within the CT's.
-    """
-    coverage = float(np.count_nonzero(inside & body)) / max(1, np.count_nonzero(body))
-    if coverage < FULL_COVERAGE:
-        own = resample_to(
-            _like(own_body.astype(np.uint8), image),
-            reference,
-            interpolation="nearest",
-            outside_value=0,
-            transform=transform,
-        )
-        shared = np.count_nonzero((sitk.GetArrayViewFromImage(own) > 0) & body) * voxel_ml(reference)
-        total = np.count_nonzero(own_body) * voxel_ml(image)
-        if coverage < LEAST_OVERLAP and shared < LEAST_OVERLAP * total:
-            raise ValueError(
-                f"{modality} does not lie where the {reference_name} lies: its field of view holds {coverage:.0%} of the "
-                f"{reference_name}'s body ({modality}: {describe_grid(image)}; {reference_name}: "
-                f"{describe_grid(reference)}); register it first"
-            )
-        warnings.append(
-            f"{modality} covers {coverage:.0%} of the {reference_name}'s body; voxels beyond get its minimum"
-        )
-    return round(coverage, 4)
 
 
 def _enlarge_field(small: sitk.Image, reference: sitk.Image) -> sitk.Image:
@@ -765,10 +524,10 @@ def _enlarge_field(small: sitk.Image, reference: sitk.Image) -> sitk.Image:
         share = (position - low).astype(np.float32).reshape([-1 if a == 2 - axis else 1 for a in range(3)])
         below, above = (np.take(field_, np.minimum(i, last), axis=2 - axis) for i in (low, low + 1))
         field_ = below + share * (above - below)
-    return _like(field_, reference)
+    return image_like(field_, reference)
 
 
-def _like(array: np.ndarray, image: sitk.Image) -> sitk.Image:
+def image_like(array: np.ndarray, image: sitk.Image) -> sitk.Image:
     result = sitk.GetImageFromArray(array)
     result.CopyInformation(image)
     return result

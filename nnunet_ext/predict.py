@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 import nnunet_ext
 from nnunet_ext import roi
-from nnunet_ext.cleaning import ChannelOptions, prepare_channels, reference_channel
+from nnunet_ext.channels import ChannelOptions, prepare_channels, reference_channel
 from nnunet_ext.geometry import CANONICAL, back_to_grid, to_canonical
 from nnunet_ext.image_io import find_channel_files, read_image, write_image
 from nnunet_ext.labels import left_right_pairs

@@ -20,7 +20,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from nnunet_ext.cleaning import AIR_HU, FAINT_HU, Channels, body_mask_array, is_ct
+from nnunet_ext.channels import Channels
+from nnunet_ext.cleaning import AIR_HU, FAINT_HU, body_mask_array, is_ct
 from nnunet_ext.geometry import resample_to, same_grid, to_canonical
 from nnunet_ext.overlays import (
     CT_WINDOW_HU,

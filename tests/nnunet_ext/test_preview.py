@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_ext.cleaning import ChannelOptions, prepare_channels
+from nnunet_ext.channels import ChannelOptions, prepare_channels
 from nnunet_ext.labels import default_label_table
 from nnunet_ext.phantom import Phantom, make_phantom
 from nnunet_ext.preview import draw_previews, write_conversion_page

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_ext.cleaning import ChannelOptions, prepare_channels
+from nnunet_ext.channels import ChannelOptions, prepare_channels
 from nnunet_ext.cli import main
 from nnunet_ext.phantom import make_phantom
 from nnunet_ext.registration import (
