@@ -155,7 +155,7 @@ def _classes() -> Iterator[Finding]:
     if hidden:
         return  # reported by `_nnunet`; nothing could be found
     for folder in LOOKUP_FOLDERS:
-        for name in import_module(f"nnunet_ext.hooks.{folder}.lookup").CLASSES:
+        for name in import_module(f"nnunet_ext.hooks.{folder}.lookup").LOOKUPS:
             yield _class(name, folder)
 
 
@@ -177,7 +177,9 @@ def _find_as_nnunet_does(name: str, folder: str) -> type | None:
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
     if folder != "training":
-        return recursive_find_python_class(str(Path(nnunetv2.__path__[0], folder)), name, f"nnunetv2.{folder}")
+        searched = Path(LOOKUP_FOLDERS[folder]).parent
+        module = ".".join(("nnunetv2", *searched.parts))
+        return recursive_find_python_class(str(Path(nnunetv2.__path__[0], searched)), name, module)
     try:
         return recursive_find_trainer_class_by_name(name)
     except RuntimeError as error:

@@ -41,7 +41,7 @@ def test_write_hooks_does_nothing_the_second_time(nnunetv2):
 def test_write_hooks_replaces_a_file_that_differs(nnunetv2):
     write_hooks()
     stale = nnunetv2 / LOOKUP_FOLDERS["preprocessing"] / "lookup.py"
-    stale.write_text("CLASSES = {}\n")
+    stale.write_text("LOOKUPS = {}\n")
     assert write_hooks() == [stale]
     assert "CascadeOARPreprocessor" in stale.read_text()
 

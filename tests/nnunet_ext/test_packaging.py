@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 OURS = {
     "experiment_planning": {"CascadeOARPlanner", "CascadeOARPlannerSmall"},
     "preprocessing": {"CascadeOARPreprocessor"},
+    "resampling": {"resample_label_map"},
     "training": {"CascadeOARTrainer", "CascadeOARTrainerReference"},
 }
 
@@ -32,7 +33,8 @@ def find(folder, name):
             return recursive_find_trainer_class_by_name(name)
         except RuntimeError:  # how nnU-Net says that there is none
             return None
-    return recursive_find_python_class(os.path.join(nnunetv2.__path__[0], folder), name, f"nnunetv2.{folder}")
+    path = ["preprocessing", "resampling"] if folder == "resampling" else [folder]
+    return recursive_find_python_class(os.path.join(nnunetv2.__path__[0], *path), name, ".".join(["nnunetv2", *path]))
 
 found = {}
 for folder, name in json.loads(sys.argv[1]):
@@ -96,7 +98,7 @@ def test_wheel_puts_the_lookup_modules_into_nnunet(wheel_files):
             source = (ROOT / "nnunet_ext" / "hooks" / folder / name).read_bytes()
             assert wheel_files[f"nnunetv2/{target}/{name}"] == source
             assert wheel_files[f"nnunet_ext/hooks/{folder}/{name}"] == source, "what `nnunet_ext hook` copies from"
-    assert len([name for name in wheel_files if name.startswith("nnunetv2/")]) == 6
+    assert len([name for name in wheel_files if name.startswith("nnunetv2/")]) == 8
 
 
 def test_wheel_has_no_top_level_folder_with_a_generic_name(wheel_files):
@@ -116,7 +118,7 @@ def test_wheel_holds_every_module_of_the_checkout(wheel_files):
 
 @pytest.mark.parametrize("folder", LOOKUP_FOLDERS)
 def test_lookup_names_the_classes_that_commands_use(folder):
-    assert import_module(f"nnunet_ext.hooks.{folder}.lookup").CLASSES.keys() == OURS[folder]
+    assert import_module(f"nnunet_ext.hooks.{folder}.lookup").LOOKUPS.keys() == OURS[folder]
 
 
 @pytest.mark.parametrize("folder", LOOKUP_FOLDERS)
@@ -127,7 +129,7 @@ def test_lookup_answers_other_names_as_any_module_does(folder):
 
 def test_lookup_does_not_turn_a_mistake_of_ours_into_not_found(monkeypatch):
     lookup = import_module("nnunet_ext.hooks.training.lookup")
-    monkeypatch.setitem(lookup.CLASSES, "CascadeOARTrainer", "nnunet_ext.labels")  # has no such class
+    monkeypatch.setitem(lookup.LOOKUPS, "CascadeOARTrainer", "nnunet_ext.labels")  # has no such class
     with pytest.raises(ImportError, match=r"cannot import CascadeOARTrainer from nnunet_ext\.labels"):
         hasattr(lookup, "CascadeOARTrainer")
 
@@ -137,7 +139,7 @@ def test_nnunet_finds_our_classes(tmp_path):
     expected = {
         name: module
         for folder in OURS
-        for name, module in import_module(f"nnunet_ext.hooks.{folder}.lookup").CLASSES.items()
+        for name, module in import_module(f"nnunet_ext.hooks.{folder}.lookup").LOOKUPS.items()
     }
     assert found == expected
 
@@ -148,17 +150,21 @@ def test_stock_lookups_work_and_import_nothing_of_ours(tmp_path):
         ("experiment_planning", "NoSuchPlanner"),
         ("preprocessing", "DefaultPreprocessor"),
         ("preprocessing", "NoSuchPreprocessor"),
+        ("resampling", "resample_data_or_seg_to_shape"),
+        ("resampling", "no_such_function"),
         ("training", "nnUNetTrainer"),
         ("training", "NoSuchTrainer"),
     ]
     result = look_up(stock, tmp_path)
     assert result["imported"] == []
-    assert len(result["lookups"]) == 3, "they were passed, and stayed out of the way"
+    assert len(result["lookups"]) == 4, "they were passed, and stayed out of the way"
     assert result["found"] == {
         "ExperimentPlanner": "nnunetv2.experiment_planning.experiment_planners.default_experiment_planner",
         "NoSuchPlanner": None,
         "DefaultPreprocessor": "nnunetv2.preprocessing.preprocessors.default_preprocessor",
         "NoSuchPreprocessor": None,
+        "resample_data_or_seg_to_shape": "nnunetv2.preprocessing.resampling.default_resampling",
+        "no_such_function": None,
         "nnUNetTrainer": "nnunetv2.training.nnUNetTrainer.nnUNetTrainer",
         "NoSuchTrainer": None,
     }

@@ -116,10 +116,10 @@ def test_no_moving_image_and_no_head_are_refused():
 
 
 def test_conversion_registers_before_it_resamples(unregistered, monkeypatch):
-    import nnunet_ext.registration as registration
+    from nnunet_ext import channels as channels_module
 
-    quick = registration.register
-    monkeypatch.setattr(registration, "register", lambda *a, **k: quick(*a, **{**k, "options": RIGID}))
+    quick = channels_module.register
+    monkeypatch.setattr(channels_module, "register", lambda *a, **k: quick(*a, **{**k, "options": RIGID}))
     images = {"CT": unregistered.ct, "T1": unregistered.t1}
     channels = prepare_channels(images, ChannelOptions(n4=False, register=True))
     true = sitk.Resample(unregistered.t1, channels.images["CT"], unregistered.mr_to_ct, sitk.sitkLinear, 0.0)

@@ -7,15 +7,15 @@ that is wanted (PEP 562), so a stock nnU-Net command never imports, and is never
 from collections.abc import Callable
 from importlib import import_module
 
-FUNCTIONS = {
+LOOKUPS = {
     "resample_label_map": "nnunet_ext.resampling",
 }
 
 
 def __getattr__(name: str) -> Callable:
-    if name not in FUNCTIONS:
+    if name not in LOOKUPS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        return getattr(import_module(FUNCTIONS[name]), name)
+        return getattr(import_module(LOOKUPS[name]), name)
     except AttributeError as error:  # nnU-Net asks with `hasattr`, which would report a mistake of ours as "not found"
-        raise ImportError(f"cannot import {name} from {FUNCTIONS[name]}: {error}") from error
+        raise ImportError(f"cannot import {name} from {LOOKUPS[name]}: {error}") from error

@@ -6,16 +6,16 @@ that is wanted (PEP 562), so a stock nnU-Net command never imports, and is never
 
 from importlib import import_module
 
-CLASSES = {
+LOOKUPS = {
     "CascadeOARTrainer": "nnunet_ext.trainers.cascade_oar_trainer",
     "CascadeOARTrainerReference": "nnunet_ext.trainers.cascade_oar_trainer",
 }
 
 
 def __getattr__(name: str) -> type:
-    if name not in CLASSES:
+    if name not in LOOKUPS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        return getattr(import_module(CLASSES[name]), name)
+        return getattr(import_module(LOOKUPS[name]), name)
     except AttributeError as error:  # nnU-Net asks with `hasattr`, which would report a mistake of ours as "not found"
-        raise ImportError(f"cannot import {name} from {CLASSES[name]}: {error}") from error
+        raise ImportError(f"cannot import {name} from {LOOKUPS[name]}: {error}") from error
