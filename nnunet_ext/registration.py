@@ -622,7 +622,11 @@ def _rounded(values: Mapping[str, float]) -> dict[str, float]:
 
 def _chain(last: sitk.Transform, first: sitk.Transform) -> sitk.Transform:
     """`first`, then `last`, without needless identities."""
-    return first if "Identity" in last.GetName() else sitk.CompositeTransform([last, first])
+    if "Identity" in last.GetName():
+        return first
+    chain = sitk.CompositeTransform([last, first])
+    chain.FlattenTransform()  # a file cannot hold a chain inside a chain
+    return chain
 
 
 def _euler(transform: sitk.Transform, center_mm: np.ndarray) -> sitk.Euler3DTransform:

@@ -12,6 +12,7 @@ from nnunet_ext.cli import main
 from nnunet_ext.phantom import make_phantom
 from nnunet_ext.registration import (
     RegistrationOptions,
+    _chain,
     mutual_information,
     register,
 )
@@ -105,6 +106,17 @@ def test_header_is_kept_where_registration_does_not_raise_the_mutual_information
     assert found.kept == "header"
     assert found.quality["moved_mm"]["max"] == 0.0
     assert "kept the header's alignment" in result.warnings[0]
+
+
+def test_a_chain_with_an_elastic_transform_can_be_written_and_maps_as_read(unregistered, tmp_path):
+    link = _known_move()
+    chain = _chain(link, unregistered.mr_to_ct)
+    sitk.WriteTransform(chain, str(tmp_path / "T2.tfm"))
+    read = sitk.ReadTransform(str(tmp_path / "T2.tfm"))
+    point = unregistered.ct.TransformIndexToPhysicalPoint([40, 41, 42])
+    expected = link.TransformPoint(unregistered.mr_to_ct.TransformPoint(point))
+    assert chain.TransformPoint(point) == pytest.approx(expected, abs=1e-9)
+    assert read.TransformPoint(point) == pytest.approx(expected, abs=1e-6)
 
 
 def test_no_moving_image_and_no_head_are_refused():
