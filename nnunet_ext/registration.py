@@ -154,8 +154,9 @@ def register(
     Returns:
         Transforms and, per image, these numbers: `mutual_information` (nats, 32 x 32 bins, voxels inside the head and
         the field of view of every candidate) for `header`, `rigid` and `elastic`; `hidden_mutual_information`, the
-        same over the blocks hidden from the elastic fit; `edge_overlap`, the share of the moving image's edge voxels
-        (the strongest tenth of gradients in the head) at most one voxel of about 3 mm off a fixed edge;
+        same over the blocks hidden from the elastic fit; `edge_overlap`, Dice (0 to 1) of the voxels of
+        about 3 mm that are edges, the strongest tenth of gradients below the skin, in the fixed and in the moving image
+        (0.1 by chance; 0.3 to 0.4 for CT and MR that lie truly together);
         `jacobian`, lowest and highest determinant of the kept transform inside the head; `moved_mm`, mean and largest
         distance between header and kept alignment inside the head; `overlap`, the share of the head that the moving
         image's field of view holds.
@@ -531,14 +532,13 @@ def _choose(
     else:
         kept = ELASTIC
         reason = f"mutual information of the hidden blocks {hidden[RIGID]:.4f} to {hidden[ELASTIC]:.4f}"
-    edges = _edges(fixed, target.head)
-    near = ndimage.binary_dilation(edges, np.ones((3, 3, 3), bool))
+    edges = _edges(fixed, target.inside)
     points = _points(target.grid, target.head)
     moved = np.linalg.norm(_apply(levels[kept], points) - points, axis=1)
     quality = {
         "mutual_information": _rounded(information),
         "hidden_mutual_information": _rounded(hidden),
-        "edge_overlap": _rounded({level: _overlap(view, near, target.head) for level, view in views.items()}),
+        "edge_overlap": _rounded({level: _overlap(view, edges, target.inside) for level, view in views.items()}),
         "jacobian": [round(v, 4) for v in _jacobian_range(levels[kept], target)] if kept == ELASTIC else [1.0, 1.0],
         "moved_mm": {"mean": round(float(moved.mean()), 3), "max": round(float(moved.max()), 3)},
         "overlap": round(float(np.count_nonzero(views[kept][1] & target.head) / np.count_nonzero(target.head)), 4),
@@ -585,13 +585,14 @@ def _edges(values: np.ndarray, head: np.ndarray) -> np.ndarray:
     return head & (strength >= np.quantile(strength[head], 1 - EDGE_SHARE))
 
 
-def _overlap(view: tuple[np.ndarray, np.ndarray], near: np.ndarray, head: np.ndarray) -> float:
-    values, inside = view
-    seen = head & ndimage.binary_erosion(inside)  # the border of the field of view is no edge of the head
+def _overlap(view: tuple[np.ndarray, np.ndarray], fixed_edges: np.ndarray, inside: np.ndarray) -> float:
+    values, in_view = view
+    seen = inside & ndimage.binary_erosion(in_view)  # the border of the field of view is no edge of the head
     if not seen.any():
         return 0.0
     edges = _edges(values, seen)
-    return float(np.count_nonzero(edges & near) / max(1, np.count_nonzero(edges)))
+    both = np.count_nonzero(edges & fixed_edges)
+    return float(2 * both / max(1, np.count_nonzero(edges) + np.count_nonzero(fixed_edges)))
 
 
 def _jacobian_range(transform: sitk.Transform, target: _Target) -> tuple[float, float]:
