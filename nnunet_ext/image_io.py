@@ -72,8 +72,8 @@ def _refuse_pointer(path: Path) -> None:
         raise ValueError(f"{path.name} is a git-LFS pointer, not an image; fetch its content with `git lfs pull`")
 
 
-def find_channel_files(folder: Path, modalities: Sequence[str]) -> dict[str, Path]:
-    """The file of each channel in a case folder.
+def find_channel_files(folder: Path, modalities: Sequence[str], *, optional: Sequence[str] = ()) -> dict[str, Path]:
+    """The file of each channel in a case folder; channels in `optional` may have none.
 
     A file is the channel `T1` if its name without ending is `T1` or one of its aliases (`T1w`), or ends in it after
     `_`, `-` or a blank (`patient7_T1.nii.gz`), whatever the case. A whole name goes before an ending.
@@ -88,6 +88,8 @@ def find_channel_files(folder: Path, modalities: Sequence[str]) -> dict[str, Pat
         whole = [path for path, stem in stems.items() if stem.lower() in names]
         ends = [path for path, stem in stems.items() if re.split(r"[_\- ]", stem.lower())[-1] in names]
         candidates = whole or ends
+        if not candidates and modality in optional:
+            continue
         if not candidates:
             there = ", ".join(path.name for path in stems) or "no image"
             raise ValueError(

@@ -19,6 +19,7 @@ from nnunetv2.inference.export_prediction import convert_predicted_logits_to_seg
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.paths import nnUNet_results
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
 from tqdm import tqdm
 
 import nnunet_ext
@@ -28,7 +29,9 @@ from nnunet_ext.geometry import CANONICAL, back_to_grid, to_canonical
 from nnunet_ext.image_io import find_channel_files, read_image, write_image
 from nnunet_ext.labels import left_right_pairs
 from nnunet_ext.mirroring import swap_channels
+from nnunet_ext.modality_dropout import optional_channels
 from nnunet_ext.preprocessor import BOX_REQUEST_KEY, PROPERTIES_KEY
+from nnunet_ext.recipe import TrainingRecipe
 
 LOCALIZER, SEGMENTER = "3d_lowres", "3d_cascade_fullres"
 #: How far a box side is moved out when an organ touches it; one redo per case.
@@ -46,6 +49,7 @@ class CasePrediction:
         fallback_whole_volume: The localizer found no organ, so the whole body was segmented.
         regrown: An organ touched the box, which was enlarged and segmented again.
         missing: Names of organs without a voxel.
+        channels: The channels the case had; fewer than the model's where it was trained with modality dropout.
         warnings: One line each, for a person.
     """
 
@@ -55,6 +59,7 @@ class CasePrediction:
     fallback_whole_volume: bool = False
     regrown: bool = False
     missing: list[str] = field(default_factory=list)
+    channels: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -104,6 +109,10 @@ class CascadePredictor:
         plans = self.segmenter.plans_manager.plans
         self.left_right_axis = int(plans["left_right_axis"])
         self.pairs = left_right_pairs(self.dataset_json["labels"])
+        self.channels = channel_list(self.dataset_json)
+        can_lack = all(recipe_of(stage).modality_dropout > 0 for stage in (self.localizer, self.segmenter))
+        #: Channels a case may lack: those that modality dropout blanked in the training of both stages.
+        self.optional = [self.channels[i] for i in optional_channels(self.channels)] if can_lack else []
 
     def _logits(self, stage: nnUNetPredictor, data: np.ndarray) -> torch.Tensor:
         """Logits `(labels, *plan_axes)` for preprocessed images `(C, *plan_axes)`."""
@@ -112,7 +121,12 @@ class CascadePredictor:
         if not self.use_mirroring:
             return logits
         axis = self.left_right_axis + 1
-        mirrored = stage.predict_logits_from_preprocessed_data(images.flip(axis)).float().cpu().flip(axis)
+        images = images.flip(axis)
+        n = len(self.channels)
+        if len(images) > n:  # guidance: a channel per organ, of which left and right are exchanged too
+            organs = [(left - 1, right - 1) for left, right in self.pairs]
+            images = torch.cat([images[:n], swap_channels(images[n:], organs)])
+        mirrored = stage.predict_logits_from_preprocessed_data(images).float().cpu().flip(axis)
         return (logits + swap_channels(mirrored, self.pairs)) / 2
 
     def _run_stage(
@@ -120,9 +134,12 @@ class CascadePredictor:
     ) -> tuple[np.ndarray, dict]:
         """Label map `(Z, Y, X)` on the images' grid, and the properties the preprocessor made."""
         plans, configuration = stage.plans_manager, stage.configuration_manager
-        data, _, new_properties = configuration.preprocessor_class(verbose=False).run_case_npy(
+        data, previous, new_properties = configuration.preprocessor_class(verbose=False).run_case_npy(
             images, previous, dict(properties), plans, configuration, stage.dataset_json
         )
+        if recipe_of(stage).guidance:
+            labels = stage.label_manager.foreground_labels
+            data = np.vstack([data, convert_labelmap_to_one_hot(previous[0], labels, output_dtype=data.dtype)])
         label_map = convert_predicted_logits_to_segmentation_with_correct_shape(
             self._logits(stage, data),
             plans,
@@ -203,6 +220,7 @@ class CascadePredictor:
 
         The images get what the training images got (one grid, couch and mask off, N4, window), by the options recorded
         in the model's `dataset.json`. The label map lies on the grid of the case's own CT (else of its first channel).
+        A channel without a file is left blank if the model was trained with modality dropout.
 
         Raises:
             ValueError: If a channel is missing or damaged, or the model's data were not made by `nnunet_ext convert`.
@@ -213,39 +231,57 @@ class CascadePredictor:
                 "the model's dataset.json holds no conversion options: its images were not made by nnunet_ext convert. "
                 "Bring yours to the same form and name them <case>_0000, <case>_0001, ..."
             )
-        modalities = list(self.dataset_json["channel_names"].values())
-        originals = {m: read_image(f) for m, f in find_channel_files(case_folder, modalities).items()}
+        files = find_channel_files(case_folder, self.channels, optional=self.optional)
+        originals = {m: read_image(f) for m, f in files.items()}
         options = ChannelOptions(**{f.name: recorded[f.name] for f in fields(ChannelOptions) if f.name in recorded})
         channels = prepare_channels(originals, options)
         # The axis order of the arrays the networks were trained on: that of the plan's reader.
         order = "RAS" if isinstance(self.reader, NibabelIOWithReorient) else CANONICAL
-        images = [sitk.DICOMOrient(channels.images[m], order) for m in modalities]
-        data = np.stack([sitk.GetArrayFromImage(i) for i in images]).astype(np.float32)
-        result = self.predict_array(data, {"spacing": [float(s) for s in images[0].GetSpacing()[::-1]]})
-        result.warnings[:0] = channels.warnings
+        images = {m: sitk.DICOMOrient(image, order) for m, image in channels.images.items()}
+        grid = images[reference_channel(self.channels)]
+        blank = np.zeros(grid.GetSize()[::-1], np.float32)
+        data = np.stack([sitk.GetArrayFromImage(images[m]) if m in images else blank for m in self.channels])
+        result = self.predict_array(data.astype(np.float32), {"spacing": [float(s) for s in grid.GetSpacing()[::-1]]})
+        result.channels = list(images)
+        result.warnings[:0] = [*channels.warnings, *self._lacking(result.channels)]
         mask = sitk.GetImageFromArray(result.label_map)
-        mask.CopyInformation(images[0])
-        original = originals[reference_channel(modalities)]
+        mask.CopyInformation(grid)
+        original = originals[reference_channel(self.channels)]
         output_file.parent.mkdir(parents=True, exist_ok=True)
         write_image(back_to_grid(to_canonical(mask), original), output_file)
         return result
 
-    def predict_files(self, image_files: Sequence[Path], output_file: Path) -> CasePrediction:
+    def _lacking(self, channels: Sequence[str]) -> list[str]:
+        lacking = [c for c in self.channels if c not in channels]
+        return [f"predicted from {' and '.join(channels)} alone, without {', '.join(lacking)}"] if lacking else []
+
+    def predict_files(self, image_files: Mapping[str, Path], output_file: Path) -> CasePrediction:
         """Segment one case given as one file per channel; writes the label map on the input's own grid.
+
+        Args:
+            image_files: Channel name -> file. A channel that is not there is left blank if the model was trained with
+                modality dropout.
+            output_file: Where the label map goes.
 
         Raises:
             ValueError: If a channel is missing, or a file is damaged or holds something else than one 3D image.
         """
-        wanted = self.dataset_json["channel_names"]
-        if len(image_files) != len(wanted):
+        needed = [c for c in self.channels if c not in self.optional and c not in image_files]
+        if needed:
             raise ValueError(
-                f"{len(image_files)} image files, but the model was trained on {len(wanted)} channels "
-                f"({', '.join(wanted.values())}): {', '.join(f.name for f in image_files)}"
+                f"the model was trained on {', '.join(self.channels)}; there is no file of {', '.join(needed)}, only "
+                f"{', '.join(f.name for f in image_files.values())}"
+                + ("" if self.optional else " (with modality dropout in its recipe a model also does without some)")
             )
-        for file in image_files:
-            read_image(file)  # nnU-Net's readers don't notice a truncated file
-        images, properties = self.reader.read_images([str(f) for f in image_files])
+        present = [c for c in self.channels if c in image_files]
+        for channel in present:
+            read_image(image_files[channel])  # nnU-Net's readers don't notice a truncated file
+        there, properties = self.reader.read_images([str(image_files[c]) for c in present])
+        images = np.zeros((len(self.channels), *there.shape[1:]), np.float32)
+        images[[self.channels.index(c) for c in present]] = there
         result = self.predict_array(images, properties)
+        result.channels = present
+        result.warnings[:0] = self._lacking(present)
         output_file.parent.mkdir(parents=True, exist_ok=True)
         ending = self.dataset_json["file_ending"]
         temporary = output_file.with_name(f".{output_file.name.removesuffix(ending)}.partial{ending}")
@@ -255,6 +291,17 @@ class CascadePredictor:
         finally:
             temporary.unlink(missing_ok=True)
         return result
+
+
+def channel_list(dataset_json: Mapping) -> list[str]:
+    """Channel names of a `dataset.json`, in the order of their numbers."""
+    names = dataset_json["channel_names"]
+    return [names[k] for k in sorted(names, key=int)]
+
+
+def recipe_of(stage: nnUNetPredictor) -> TrainingRecipe:
+    """How the loaded configuration was trained."""
+    return TrainingRecipe.from_plan(stage.configuration_manager.configuration.get("recipe"))
 
 
 def load_stage(
@@ -352,7 +399,7 @@ def predict(
         {
             "nnunet_ext": nnunet_ext.__version__,
             "models": [f"{trainer}__{plans}__{c}" for c in (LOCALIZER, SEGMENTER)],
-            "channels": list(predictor.dataset_json["channel_names"].values()),
+            "channels": predictor.channels,
             "use_mirroring": use_mirroring,
         }
     )
@@ -369,8 +416,7 @@ def predict(
             if isinstance(files, Path):
                 result = predictor.predict_folder(files, output_file)
             else:
-                check_channels(case, files, channel_names=predictor.dataset_json["channel_names"], ending=ending)
-                result = predictor.predict_files(files, output_file)
+                result = predictor.predict_files(channel_files(case, files, predictor.channels, ending), output_file)
         except Exception as e:  # whatever is wrong with one case, the others are finished
             summary.failed[case] = f"{type(e).__name__}: {e}"
             manifest["cases"][case] = {"failed": summary.failed[case]}
@@ -397,15 +443,19 @@ def find_cases(folder: Path, ending: str) -> tuple[dict[str, list[Path]], list[P
     return dict(sorted(cases.items())), others
 
 
-def check_channels(case: str, files: Sequence[Path], *, channel_names: Mapping[str, str], ending: str) -> None:
-    """Raise ValueError unless the files of a case are numbered as the model's channels are."""
-    wanted = [f"{case}_{int(number):04d}{ending}" for number in sorted(channel_names, key=int)]
-    found = [f.name for f in files]
-    if found != wanted:
+def channel_files(case: str, files: Sequence[Path], channels: Sequence[str], ending: str) -> dict[str, Path]:
+    """Channel name -> file of a case whose files are numbered as the model's channels are.
+
+    Raises:
+        ValueError: On a number the model has no channel for.
+    """
+    names = {f"{case}_{number:04d}{ending}": channel for number, channel in enumerate(channels)}
+    if odd := [f.name for f in files if f.name not in names]:
         raise ValueError(
-            f"the model was trained on the channels {', '.join(channel_names.values())}, so the files must be "
-            f"{', '.join(wanted)}; found {', '.join(found)}"
+            f"the model was trained on the channels {', '.join(channels)}, so the files must be {', '.join(names)}; "
+            f"found {', '.join(odd)}"
         )
+    return {names[f.name]: f for f in files}
 
 
 def read_manifest(file: Path) -> dict:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,11 +18,12 @@ SPLINE_MARGIN = 8
 
 
 class RoiDataset(nnUNetDatasetBlosc2):
-    """Cases as `(images, label map, None, properties)`, cropped to the ROI.
+    """Cases as `(images, label map, localizer's label map or None, properties)`, cropped to the ROI.
 
-    In training (`from_localizer=False`) the box lies where the reference organs vote for it, jittered by the plan's
-    `jitter_mm`; only the blocks inside the box are read from disk. The third entry is None: the segmenter looks at the
-    images alone, so both stages can be trained at the same time.
+    In training (`from_localizer=False`) the box lies where the reference organs vote for it, moved by one of `errors_mm`,
+    the localizer's measured errors, or where there are none by up to the plan's `jitter_mm`; only the blocks inside the
+    box are read from disk. The third entry is None unless `guidance`: the segmenter looks at the images alone, so both
+    stages can be trained at the same time.
 
     In the final validation (`from_localizer=True`) the box comes from the localizer's out-of-fold label map, exactly as at
     prediction: whole voxels of the ORIGINAL grid. The images are taken from the whole-body data by cubic interpolation at
@@ -39,17 +40,23 @@ class RoiDataset(nnUNetDatasetBlosc2):
         spacing_mm: Sequence[float],
         transpose_forward: Sequence[int],
         from_localizer: bool,
+        guidance: bool,
+        errors_mm: Sequence[Sequence[float]],
         records: dict[str, dict],
     ) -> None:
-        super().__init__(folder, identifiers, folder_with_segs_from_previous_stage if from_localizer else None)
+        super().__init__(
+            folder, identifiers, folder_with_segs_from_previous_stage if from_localizer or guidance else None
+        )
         self.rule = rule
         self.spacing_mm = tuple(float(s) for s in spacing_mm)
         self.transpose_forward = tuple(transpose_forward)
         self.from_localizer = from_localizer
+        self.guidance = guidance
+        self.errors_mm = np.asarray(errors_mm, dtype=float)
         self.records = records
 
-    def load_case(self, identifier: str) -> tuple[np.ndarray, np.ndarray, None, dict]:
-        """Images `(C, *plan_axes)`, label map `(1, *plan_axes)`, None, properties of the crop.
+    def load_case(self, identifier: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, dict]:
+        """Images `(C, *plan_axes)`, label map `(1, *plan_axes)`, localizer's `(*plan_axes)` or None, properties of the crop.
 
         Raises:
             ValueError: If the preprocessed case was not made by `CascadeOARPreprocessor`.
@@ -68,14 +75,23 @@ class RoiDataset(nnUNetDatasetBlosc2):
         centre, _, _ = roi.vote_centre(extents, self.rule)
         if centre is None:  # no organ in this case: anywhere
             centre = np.random.uniform(0, 1, len(shape)) * shape * self.spacing_mm
-        centre = np.add(centre, np.random.uniform(-self.rule.jitter_mm, self.rule.jitter_mm, len(shape)))
-        box = roi.box_around(centre, self.rule.size_mm, spacing_mm=self.spacing_mm, shape=shape)
+        box = roi.box_around(
+            np.add(centre, self._jitter_mm()), self.rule.size_mm, spacing_mm=self.spacing_mm, shape=shape
+        )
         index = (slice(None), *roi.slices(box))
-        return data[index], seg[index], None, properties
+        properties = {**properties, "class_locations": _locations_inside(properties["class_locations"], box)}
+        return data[index], seg[index], localizer_map[index[1:]] if self.guidance else None, properties
+
+    def _jitter_mm(self) -> np.ndarray:
+        """How far this time's box lies from where the reference organs place it, along each axis."""
+        if len(self.errors_mm):
+            voxel = np.random.uniform(-1, 1, len(self.spacing_mm)) * self.spacing_mm  # between the errors seen
+            return self.errors_mm[np.random.randint(len(self.errors_mm))] + voxel
+        return np.random.uniform(-self.rule.jitter_mm, self.rule.jitter_mm, len(self.spacing_mm))
 
     def _localized_crop(
         self, identifier: str, data: np.ndarray, seg: np.ndarray, localizer_map: np.ndarray, properties: dict
-    ) -> tuple[np.ndarray, np.ndarray, None, dict]:
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, dict]:
         """The crop that prediction would make, from the whole-body data."""
         planned_shape = data.shape[1:]
         original_shape = properties["shape_after_cropping_and_before_resampling"]
@@ -99,8 +115,9 @@ class RoiDataset(nnUNetDatasetBlosc2):
             "fallback_whole_volume": not decision.found,
             "label_crop_pass_rate": float(inside.mean()) if len(index) else None,
         }
+        localizer_map = localizer_map.reshape(planned_shape)
         if not decision.found:
-            return data[:], reference[None], None, properties
+            return data[:], reference[None], localizer_map if self.guidance else None, properties
         shape = tuple(upper - lower for lower, upper in box)
         new_shape = compute_new_shape(shape, original_spacing, self.spacing_mm)
         # As in preprocessing: an axis much coarser than the others is taken by nearest neighbour.
@@ -111,7 +128,25 @@ class RoiDataset(nnUNetDatasetBlosc2):
             "bbox_used_for_cropping": [list(b) for b in shift(box, properties["bbox_used_for_cropping"])],
             "shape_after_cropping_and_before_resampling": shape,
         }
-        return crop, reference[None], None, new_properties
+        guide = None
+        if self.guidance:
+            # The nearest voxel of the map on the training grid, which came from the localizer's own grid anyway.
+            positions = [
+                np.clip((a + (np.arange(n) + 0.5) * (b - a) / n).astype(int), 0, size - 1)
+                for (a, b), n, size in zip(edges, new_shape, planned_shape, strict=True)
+            ]
+            guide = localizer_map[np.ix_(*positions)]
+        return crop, reference[None], guide, new_properties
+
+
+def _locations_inside(locations: Mapping, box: roi.Box) -> dict:
+    """nnU-Net's `class_locations` (rows of channel and voxel) as they are in the crop."""
+    lower, upper = np.array([0, *(b[0] for b in box)]), np.array([1, *(b[1] for b in box)])
+    inside = {}
+    for label, voxels in locations.items():
+        voxels = np.asarray(voxels).reshape(-1, len(lower))
+        inside[label] = voxels[np.all((voxels >= lower) & (voxels < upper), axis=1)] - lower
+    return inside
 
 
 def resample_box(
@@ -156,6 +191,8 @@ class RoiDatasets:
     spacing_mm: tuple[float, ...]
     transpose_forward: tuple[int, ...]
     from_localizer: bool = False
+    guidance: bool = False
+    errors_mm: Sequence[Sequence[float]] = ()
     records: dict[str, dict] = field(default_factory=dict)
 
     def __call__(

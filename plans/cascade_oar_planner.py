@@ -31,6 +31,7 @@ from tqdm import tqdm
 from nnunet_ext import roi
 from nnunet_ext.networks import MaxPoolUNet
 from nnunet_ext.preprocessor import body_box
+from nnunet_ext.recipe import TrainingRecipe
 from nnunet_ext.resampling import resample_label_map
 from nnunet_ext.schedule import TrainingSchedule
 
@@ -420,6 +421,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         ]
         for name, configuration in configurations.items():
             configuration["training"] = dict(vars(self.schedules[name]))
+            configuration["recipe"] = dict(vars(TrainingRecipe()))
 
         shutil.copy(
             Path(self.raw_dataset_folder, "dataset.json"), Path(nnUNet_preprocessed, self.dataset_name, "dataset.json")

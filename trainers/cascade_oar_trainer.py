@@ -6,16 +6,21 @@ Run by `nnUNetv2_train ID CONFIGURATION FOLD -tr CascadeOARTrainer -p CascadeOAR
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import time
+from types import MappingProxyType
 
 import numpy as np
 import torch
-from batchgenerators.utilities.file_and_folder_operations import save_json
+import torch.distributed as dist
+from batchgenerators.utilities.file_and_folder_operations import load_json, save_json
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.robust_ce_loss import RobustCrossEntropyLoss
@@ -26,13 +31,20 @@ from torch import nn
 
 from nnunet_ext.labels import left_right_pairs
 from nnunet_ext.mirroring import LeftRightMirrorTransform
+from nnunet_ext.modality_dropout import ModalityDropoutTransform, optional_channels
 from nnunet_ext.networks import keep_channels
-from nnunet_ext.roi import RoiRule
+from nnunet_ext.preprocessor import PROPERTIES_KEY
+from nnunet_ext.recipe import ADAM, DICE, MEASURED, OFF, SGD, TrainingRecipe
+from nnunet_ext.roi import RoiRule, find_roi, label_crop_pass_rate, vote_centre
 from nnunet_ext.roi_dataset import RoiDatasets
 from nnunet_ext.schedule import TrainingSchedule, learning_rate_factor, wind_down_epochs, wind_down_start
 
 SECONDS_PER_HOUR = 3600.0
 STOP_FILE = "STOP"
+#: In `validation/`: per case, how the box was placed and which share of the organs it holds.
+BOXES_FILE = "label_crop_pass_rate.json"
+#: With fewer out-of-fold boxes measured, the jitter is the planned one.
+LEAST_MEASURED_BOXES = 3
 
 
 class ScheduledLR:
@@ -49,6 +61,9 @@ class ScheduledLR:
 class CascadeOARTrainer(nnUNetTrainer):
     """The recipe for small organs: batch Dice + weighted cross entropy, AdamW with warm-up, left/right-aware mirroring.
 
+    **Recipe.** Loss, optimizer, mirroring, guidance, sampling and modality dropout come from the configuration's `recipe`
+    entry in the plan (`nnunet_ext.recipe`), so a comparison is an edit of the plan.
+
     **Schedule.** Epochs, iterations, patience and time budget come from the configuration's `training` entry in the plan
     (`nnunet_ext.schedule`). The learning rate warms up over `warmup_iterations`, then decays polynomially over the share
     of the epochs or of the time budget that is used, whichever is larger: a ten-minute and a ten-hour run both end
@@ -58,9 +73,10 @@ class CascadeOARTrainer(nnUNetTrainer):
     log in the checkpoint, so `--c` continues the same schedule.
 
     **Segmenter.** A configuration with a previous stage trains on the ROI (`nnunet_ext.roi_dataset`): in training around
-    the reference organs with jitter, in the final validation around the localizer's out-of-fold label map, end to end.
-    The network sees the image channels only. `validation/label_crop_pass_rate.json` says for every case which organs
-    placed the box and which share of the organ voxels it holds.
+    the reference organs, moved about by the localizer's measured errors or as planned; in the final validation around the
+    localizer's out-of-fold label map, end to end. The network sees the image channels only, unless the recipe asks for
+    guidance. `validation/label_crop_pass_rate.json` says for every case which organs placed the box, which share of the
+    organ voxels it holds, and which cases the localizer missed.
 
     **Left and right.** Axes are mirrored in training only along the patient's left-right axis, with the labels exchanged;
     nnU-Net's predictor, which can't exchange channels, is told not to mirror.
@@ -69,8 +85,8 @@ class CascadeOARTrainer(nnUNetTrainer):
     initial_lr_default = 1e-3
     weight_decay_default = 3e-5
     warmup_iterations = 30
-    #: Weight of the organs against the background in the cross entropy: an organ of 100 voxels must not be cheap to miss.
-    foreground_weight = 5.0
+    #: What this trainer sets whatever the plan's recipe says.
+    recipe_overrides: Mapping[str, object] = MappingProxyType({})
     #: A planning CT is never far from upright; 180 degrees, nnU-Net's choice for anisotropic patches, swaps left and right.
     max_rotation_rad = 15.0 / 180.0 * np.pi
     #: Axes mirrored in training besides the left-right axis, as positions in the plan's axes.
@@ -87,6 +103,8 @@ class CascadeOARTrainer(nnUNetTrainer):
         super().__init__(plans, configuration, fold, dataset_json, device)
         plan = self.configuration_manager.configuration
         self.schedule = TrainingSchedule.from_plan(plan.get("training"), where=f"configuration '{configuration}'")
+        recipe = TrainingRecipe.from_plan(plan.get("recipe"), where=f"configuration '{configuration}'")
+        self.recipe = replace(recipe, **self.recipe_overrides)
         self.num_epochs = self.schedule.num_epochs
         self.num_iterations_per_epoch = self.schedule.iterations_per_epoch
         self.num_val_iterations_per_epoch = self.schedule.val_iterations_per_epoch
@@ -97,17 +115,24 @@ class CascadeOARTrainer(nnUNetTrainer):
         self.iterations_this_epoch = 0
         self.left_right_axis = int(self.plans_manager.plans["left_right_axis"])
         self.left_right_pairs = left_right_pairs(dataset_json["labels"])
+        self.oversample_foreground_percent = self.recipe.organ_patches
         self.is_segmenter = self.is_cascaded
         if self.is_segmenter:
             # nnU-Net would append the previous stage's labels to the input; see `build_network_architecture`.
-            self.is_cascaded = False
-            self.oversample_foreground_percent = 0.0  # the box is the whole patch: nothing to choose
+            self.is_cascaded = self.recipe.guidance
+            if self._roi_is_one_patch():
+                self.oversample_foreground_percent = 0.0
             previous = self.configuration_manager.previous_stage_name
             next_stage = self.plans_manager.get_configuration(previous).next_stage_names[0]
             # All segmenter configurations share their data, so they share the localizer's label maps.
             self.folder_with_segs_from_previous_stage = str(
                 Path(self.folder_with_segs_from_previous_stage).with_name(next_stage)
             )
+
+    def _roi_is_one_patch(self) -> bool:
+        c = self.configuration_manager
+        rule = RoiRule.from_plan(c.configuration["roi"])
+        return all(n * mm >= size - mm / 2 for n, mm, size in zip(c.patch_size, c.spacing, rule.size_mm, strict=True))
 
     # --- network, loss, optimizer ------------------------------------------------------------------------------------
 
@@ -119,9 +144,10 @@ class CascadeOARTrainer(nnUNetTrainer):
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
-        """The plan's network; for the segmenter without the one-hot channels nnU-Net counts for a previous stage."""
-        cascaded = configuration_manager.previous_stage_name is not None
-        n_image_channels = num_input_channels - (num_output_channels - 1) * cascaded
+        """The plan's network; for a segmenter without guidance it ignores the channels nnU-Net adds for a previous stage."""
+        guided = TrainingRecipe.from_plan(configuration_manager.configuration.get("recipe")).guidance
+        drop = configuration_manager.previous_stage_name is not None and not guided
+        n_image_channels = num_input_channels - (num_output_channels - 1) * drop
         network = get_network_from_plans(
             configuration_manager.network_arch_class_name,
             configuration_manager.network_arch_init_kwargs,
@@ -131,25 +157,32 @@ class CascadeOARTrainer(nnUNetTrainer):
             allow_init=True,
             deep_supervision=enable_deep_supervision,
         )
-        if cascaded:
+        if drop:
             network.register_forward_pre_hook(keep_channels(n_image_channels))
         return network
 
     def _build_loss(self) -> nn.Module:
-        """nnU-Net's Dice + cross entropy, the organs weighted by `foreground_weight` in the cross entropy."""
+        """nnU-Net's Dice + cross entropy, the organs weighted in the cross entropy; or Dice alone, as the recipe says."""
         loss = super()._build_loss()
         inner = loss.loss if isinstance(loss, DeepSupervisionWrapper) else loss
         if isinstance(inner, DC_and_CE_loss):
-            weight = torch.full((self.label_manager.num_segmentation_heads,), self.foreground_weight)
+            weight = torch.full((self.label_manager.num_segmentation_heads,), float(self.recipe.foreground_weight))
             weight[0] = 1.0
             ignore = (
                 {} if self.label_manager.ignore_label is None else {"ignore_index": self.label_manager.ignore_label}
             )
             inner.ce = RobustCrossEntropyLoss(weight=weight.to(self.device), **ignore)
+            inner.weight_ce = 0 if self.recipe.loss == DICE else 1
         return loss
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, ScheduledLR]:
-        optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.initial_lr, weight_decay=self.weight_decay)
+        """The recipe's optimizer; `sgd` with nnU-Net's momentum."""
+        options = {"lr": self.initial_lr, "weight_decay": self.weight_decay}
+        if self.recipe.optimizer == SGD:
+            optimizer = torch.optim.SGD(self.network.parameters(), momentum=0.99, nesterov=True, **options)
+        else:
+            cls = torch.optim.Adam if self.recipe.optimizer == ADAM else torch.optim.AdamW
+            optimizer = cls(self.network.parameters(), **options)
         return optimizer, ScheduledLR(optimizer, self.initial_lr, self.learning_rate_factor)
 
     def learning_rate_factor(self) -> float:
@@ -170,14 +203,45 @@ class CascadeOARTrainer(nnUNetTrainer):
         super().initialize()
         if self.is_segmenter:
             self.dataset_class = self._roi_datasets(from_localizer=False)
+            if self.recipe.guidance:
+                train, val = self.do_split()
+                self.folder_with_segs_from_previous_stage = str(self._localizer_maps([*train, *val], for_guidance=True))
 
     def _roi_datasets(self, *, from_localizer: bool) -> RoiDatasets:
+        rule = RoiRule.from_plan(self.configuration_manager.configuration["roi"])
+        errors_mm: list[list[float]] = []
+        if self.recipe.box_jitter == OFF:
+            rule = replace(rule, jitter_mm=0.0)
+        elif self.recipe.box_jitter == MEASURED and not from_localizer:
+            errors_mm = self._localizer_errors_mm()
         return RoiDatasets(
-            rule=RoiRule.from_plan(self.configuration_manager.configuration["roi"]),
+            rule=rule,
             spacing_mm=tuple(self.configuration_manager.spacing),
             transpose_forward=tuple(self.plans_manager.transpose_forward),
             from_localizer=from_localizer,
+            guidance=self.recipe.guidance,
+            errors_mm=errors_mm,
         )
+
+    def _localizer_errors_mm(self) -> list[list[float]]:
+        """How far the localizer's out-of-fold boxes lie from where the reference places them; empty if too few are known."""
+        errors = []
+        for file in sorted(self._localizer_folder().glob(f"fold_[0-9]*/validation/{BOXES_FILE}")):
+            records = load_json(str(file))["cases"].values()
+            errors += [r["error_mm"] for r in records if r["error_mm"] is not None and not is_missed(r)]
+        if len(errors) < LEAST_MEASURED_BOXES:
+            self.print_to_log_file(
+                f"The localizer has been validated on {len(errors)} cases so far: the box is moved about as planned."
+            )
+            return []
+        spread = ", ".join(f"{v:.1f}" for v in np.sqrt(np.mean(np.square(errors), axis=0)))
+        self.print_to_log_file(
+            f"The box is moved about by the localizer's errors in {len(errors)} out-of-fold cases (RMS {spread} mm)."
+        )
+        return errors
+
+    def _localizer_folder(self) -> Path:
+        return Path(self.folder_with_segs_from_previous_stage).parents[1]
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
         """As nnU-Net, with small rotations and without its mirroring; see `get_training_transforms`."""
@@ -191,14 +255,24 @@ class CascadeOARTrainer(nnUNetTrainer):
         return rotation, dummy_2d, initial_patch_size, ()
 
     def get_training_transforms(self, *args, **kwargs) -> BasicTransform:
-        """nnU-Net's augmentation, after a left/right-aware mirroring of the whole sample."""
+        """nnU-Net's augmentation, after a left/right-aware mirroring of the whole sample, before modality dropout."""
         transforms = nnUNetTrainer.get_training_transforms(*args, **kwargs)
-        transforms.transforms.insert(0, self.mirror_transform())
+        transforms.transforms[:0] = [self.mirror_transform()]
+        transforms.transforms += self.modality_dropout()
         return transforms
+
+    def modality_dropout(self) -> list[BasicTransform]:
+        if not self.recipe.modality_dropout:
+            return []
+        names = self.dataset_json["channel_names"]
+        channels = optional_channels([names[k] for k in sorted(names, key=int)])
+        return [ModalityDropoutTransform(channels, self.recipe.modality_dropout)]
 
     def mirror_transform(self) -> LeftRightMirrorTransform:
         n_axes = len(self.configuration_manager.patch_size)
         axes = tuple(range(n_axes)) if self.mirror_all_axes else (self.left_right_axis,)
+        if not self.recipe.mirror_left_right:
+            axes = tuple(a for a in axes if a != self.left_right_axis)
         return LeftRightMirrorTransform(axes, self.left_right_axis, self.left_right_pairs)
 
     # --- schedule ----------------------------------------------------------------------------------------------------
@@ -307,53 +381,131 @@ class CascadeOARTrainer(nnUNetTrainer):
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """nnU-Net's validation; for the segmenter end to end, with boxes from the localizer's out-of-fold label maps.
 
+        Localizer and segmenter write `validation/label_crop_pass_rate.json`, the localizer with the distance of its box
+        from where the reference organs place it. Fold `all` validates on its training cases, and says so; its localizer
+        keeps its label maps in its own folder, for those of the other folds are out-of-fold.
+
         Raises:
             FileNotFoundError: If the localizer has not been validated on these cases yet.
         """
-        if not self.is_segmenter:
+        if self.fold == "all":
+            self.print_to_log_file(
+                "Fold all: the validation cases are the training cases. The scores say how well the network fits them, not "
+                "how good it will be on new ones; for that, train the folds of the cross-validation."
+            )
+        if self.is_segmenter:
+            self._validate_segmenter(save_probabilities)
+        elif self.configuration_manager.next_stage_names:
+            self._validate_localizer(save_probabilities)
+        else:
             super().perform_actual_validation(save_probabilities)
-            return
-        self._require_localizer_maps()
-        datasets = self._roi_datasets(from_localizer=True)
-        self.dataset_class = datasets
+
+    def _validate_localizer(self, save_probabilities: bool) -> None:
+        base = self.output_folder_base
+        if self.fold == "all":
+            self.output_folder_base = self.output_folder
+        maps = Path(self.output_folder_base, "predicted_next_stage")
         try:
             super().perform_actual_validation(save_probabilities)
         finally:
-            self.dataset_class = self._roi_datasets(from_localizer=False)
+            self.output_folder_base = base
         if self.local_rank == 0:
-            self._report_boxes(datasets.records)
+            stage = self.configuration_manager.next_stage_names[0]
+            self._report_boxes(self._measure_boxes(stage, maps / stage))
 
-    def _require_localizer_maps(self) -> None:
+    def _measure_boxes(self, stage: str, maps: Path) -> dict[str, dict]:
+        """Per validation case: where the localizer's label map places the box of the next stage, and what it holds."""
+        configuration = self.plans_manager.get_configuration(stage)
+        rule = RoiRule.from_plan(configuration.configuration["roi"])
+        folder = Path(self.preprocessed_dataset_folder_base, configuration.data_identifier)
         _, cases = self.do_split()
+        dataset = infer_dataset_class(str(folder))(str(folder), cases, str(maps))
+        records = {}
+        for case in cases:
+            _, seg, localizer_map, properties = dataset.load_case(case)
+            localizer_map = localizer_map[:].reshape(seg.shape[1:])
+            decision = find_roi(localizer_map, rule, spacing_mm=configuration.spacing)
+            centre, _, _ = vote_centre(properties[PROPERTIES_KEY]["organ_extents"], rule)
+            rate = label_crop_pass_rate(seg[0], decision.box)
+            records[case] = {
+                "localizer_found": sorted(int(v) for v in np.unique(localizer_map) if v > 0),
+                "voters": list(decision.voters),
+                "outliers": list(decision.outliers),
+                "fallback_whole_volume": not decision.found,
+                "label_crop_pass_rate": None if np.isnan(rate) else rate,
+                "error_mm": np.subtract(decision.centre_mm, centre).tolist() if decision.found and centre else None,
+            }
+        return records
+
+    def _validate_segmenter(self, save_probabilities: bool) -> None:
+        self.folder_with_segs_from_previous_stage = str(self._localizer_maps(self.do_split()[1]))
+        datasets = self._roi_datasets(from_localizer=True)
+        in_training, self.dataset_class = self.dataset_class, datasets
+        try:
+            super().perform_actual_validation(save_probabilities)
+        finally:
+            self.dataset_class = in_training
+        records = [datasets.records]
+        if self.is_ddp:  # every process validated a part of the cases
+            records = [{} for _ in range(dist.get_world_size())]
+            dist.all_gather_object(records, datasets.records)
+        if self.local_rank == 0:
+            self._report_boxes({case: record for part in records for case, record in part.items()})
+
+    def _localizer_maps(self, cases: Sequence[str], *, for_guidance: bool = False) -> Path:
+        """Folder with the localizer's label maps of these cases: out-of-fold; for fold `all`, else those of its fold `all`.
+
+        Raises:
+            FileNotFoundError: If a map is missing.
+        """
         folder = Path(self.folder_with_segs_from_previous_stage)
         missing = [case for case in cases if not (folder / f"{case}.b2nd").is_file()]
+        if missing and self.fold == "all":
+            fitted = self._localizer_folder() / "fold_all" / "predicted_next_stage" / folder.name
+            if all((fitted / f"{case}.b2nd").is_file() for case in cases):
+                self.print_to_log_file(
+                    "The boxes come from the localizer's fold all, which was trained on these cases."
+                )
+                return fitted
         if missing:
             previous = self.configuration_manager.previous_stage_name
             fold, name = self.fold, self.__class__.__name__
             dataset, plans = self.plans_manager.dataset_name, self.plans_manager.plans_name
+            if for_guidance:
+                state, folds, repeat = "The recipe asks for guidance. ", "of all folds", ""
+            else:
+                state, folds, repeat = "The segmenter itself is trained. ", "of this fold", " --val"
             raise FileNotFoundError(
-                f"The localizer's label maps of {len(missing)} validation cases are missing, e.g. '{missing[0]}', in "
-                f"{folder}. The segmenter itself is trained. Train the localizer's fold first (nnUNetv2_train {dataset} "
-                f"{previous} {fold} -tr {name} -p {plans}), then repeat this validation: nnUNetv2_train {dataset} "
-                f"{self.configuration_name} {fold} -tr {name} -p {plans} --val"
+                f"The localizer's label maps of {len(missing)} cases are missing, e.g. '{missing[0]}', in {folder}. {state}"
+                f"Train the localizer {folds} first (nnUNetv2_train {dataset} {previous} {fold} -tr {name} -p {plans}), "
+                f"then repeat: nnUNetv2_train {dataset} {self.configuration_name} {fold} -tr {name} -p {plans}{repeat}"
             )
+        return folder
 
     def _report_boxes(self, records: dict[str, dict]) -> None:
-        """Write and log, per case, how the box was placed and what share of the organs it holds."""
+        """Write and log, per case, how the box was placed and what share of the organs it holds; count the misses."""
         rates = {k: r["label_crop_pass_rate"] for k, r in records.items() if r["label_crop_pass_rate"] is not None}
+        missed = sorted(case for case, record in records.items() if is_missed(record))
         for case, record in records.items():
             if record["fallback_whole_volume"]:
                 self.print_to_log_file(
-                    f"WARNING: {case}: the localizer found no organ; the whole volume was segmented."
+                    f"WARNING: {case}: the localizer found no organ, so the ROI is the whole volume."
                 )
             elif case in rates and rates[case] < 1.0:
                 self.print_to_log_file(f"WARNING: {case}: the ROI holds only {100 * rates[case]:.2f} % of the organs.")
         mean = float(np.mean(list(rates.values()))) if rates else float("nan")
         self.print_to_log_file(f"Label crop pass rate: {100 * mean:.2f} % (mean over {len(rates)} cases)")
+        listed = f": {', '.join(missed)}" if missed else ""
+        self.print_to_log_file(f"The localizer missed {len(missed)} of {len(records)} cases{listed}.")
         save_json(
-            {"mean": mean, "cases": records},
-            str(Path(self.output_folder, "validation", "label_crop_pass_rate.json")),
+            {"mean": mean, "missed": missed, "cases": records}, str(Path(self.output_folder, "validation", BOXES_FILE))
         )
+
+
+def is_missed(record: Mapping) -> bool:
+    """Whether the localizer missed a case: no organ found, or a box with less than half of the organs' voxels."""
+    rate = record["label_crop_pass_rate"]
+    return record["fallback_whole_volume"] or (rate is not None and rate < 0.5)
 
 
 class CascadeOARTrainerReference(CascadeOARTrainer):
@@ -364,7 +516,9 @@ class CascadeOARTrainerReference(CascadeOARTrainer):
     """
 
     initial_lr_default = 2e-4
+    weight_decay_default = 0.0
     mirror_all_axes = True
+    recipe_overrides = MappingProxyType({"loss": DICE, "optimizer": ADAM, "mirror_left_right": True})
     #: Variance of the added noise, on normalised intensities.
     noise_variance = (0.0, 0.1)
 
@@ -383,17 +537,8 @@ class CascadeOARTrainerReference(CascadeOARTrainer):
         super()._set_batch_size_and_oversample()
         self.batch_size = 1
 
-    def _build_loss(self) -> nn.Module:
-        """Soft Dice of every organ; per sample, which at batch size 1 is the whole batch."""
-        loss = super()._build_loss()
-        inner = loss.loss if isinstance(loss, DeepSupervisionWrapper) else loss
-        if isinstance(inner, DC_and_CE_loss):
-            inner.weight_ce = 0
-        return loss
-
-    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, ScheduledLR]:
-        optimizer = torch.optim.Adam(self.network.parameters(), lr=self.initial_lr)
-        return optimizer, ScheduledLR(optimizer, self.initial_lr, lambda: 1.0)
+    def learning_rate_factor(self) -> float:
+        return 1.0
 
     def reason_to_stop(self) -> str | None:
         patience = self.schedule.patience_epochs
@@ -407,7 +552,7 @@ class CascadeOARTrainerReference(CascadeOARTrainer):
         scales = kwargs["deep_supervision_scales"] if "deep_supervision_scales" in kwargs else args[2]
         bookkeeping = nnUNetTrainer.get_validation_transforms(scales, **{k: v for k, v in kwargs.items() if k in keys})
         noise = GaussianNoiseTransform(noise_variance=self.noise_variance, p_per_channel=1, synchronize_channels=True)
-        return ComposeTransforms([self.mirror_transform(), noise, *bookkeeping.transforms])
+        return ComposeTransforms([self.mirror_transform(), noise, *bookkeeping.transforms, *self.modality_dropout()])
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
         """Nothing is rotated or scaled, so the loader reads the final patch size."""

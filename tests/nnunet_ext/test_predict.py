@@ -230,6 +230,63 @@ def test_mirrored_logits_are_flipped_back_with_left_and_right_exchanged(predicto
     torch.testing.assert_close(predictor._logits(Network(), data), (plain + mirrored) / 2)
 
 
+# ------------------------------------------------------------------------------------------------ the plan's recipe
+
+
+def set_recipe(stages, **recipe) -> None:
+    for stage in (stages.localizer, stages.segmenter):
+        stage.configuration_manager.configuration["recipe"] = recipe
+
+
+def test_with_modality_dropout_a_case_without_an_mr_is_segmented_and_said_so(stages, run, tmp_path):
+    set_recipe(stages, modality_dropout=0.3)
+    write_case(tmp_path / "in", "head_a")[1].unlink()
+    write_case(tmp_path / "in", "head_b")
+    summary = run()
+    assert summary.written == ["head_a", "head_b"]
+    assert summary.warnings == {"head_a": ["predicted from CT alone, without T1"]}
+    records = manifest(tmp_path)["cases"]
+    assert [records[c]["channels"] for c in ("head_a", "head_b")] == [["CT"], ["CT", "T1"]]
+    np.testing.assert_array_equal(read(tmp_path / "out" / "head_a.nii.gz"), label_map())
+
+
+def test_the_ct_may_not_be_missing_even_with_modality_dropout(stages, run, tmp_path):
+    set_recipe(stages, modality_dropout=0.3)
+    write_case(tmp_path / "in", "head_a")[0].unlink()
+    assert "there is no file of CT, only head_a_0001.nii.gz" in run().failed["head_a"]
+
+
+def test_a_missing_channel_reaches_the_network_as_zeros(stages, tmp_path):
+    set_recipe(stages, modality_dropout=0.3)
+    predictor = CascadePredictor(Path("3d_lowres"), Path("3d_cascade_fullres"), device=torch.device("cpu"))
+    seen = []
+    inner = stages.segmenter.predict_logits_from_preprocessed_data
+    stages.segmenter.predict_logits_from_preprocessed_data = lambda data: seen.append(data) or inner(data)
+    files = write_case(tmp_path / "in", "head")
+    predictor.predict_files({"CT": files[0]}, tmp_path / "head.nii.gz")
+    assert seen[0][1].abs().max() == 0
+    assert seen[0][0].std() > 0
+
+
+def test_a_guided_segmenter_gets_the_localizers_organs_as_channels(stages, predictor):
+    stages.segmenter.configuration_manager.configuration["recipe"] = {"guidance": True}
+    seen = []
+    inner = stages.segmenter.predict_logits_from_preprocessed_data
+    stages.segmenter.predict_logits_from_preprocessed_data = lambda data: seen.append(data) or inner(data)
+    predictor.predict_array(np.stack(channels()), {"spacing": list(SPACING_MM)})
+    assert seen[0].shape[0] == 2 + 3
+    for value in (EYE_L, EYE_R):  # all of what the localizer sees; it does not see the chiasm
+        assert int(seen[0][1 + value].sum()) == np.count_nonzero(label_map() == value)
+    assert int(seen[0][4].sum()) == 0
+    images = seen[0]
+    seen.clear()
+    predictor.use_mirroring = True
+    predictor._logits(stages.segmenter, images.numpy())
+    axis = predictor.left_right_axis + 1
+    torch.testing.assert_close(seen[1][:2], images[:2].flip(axis))
+    torch.testing.assert_close(seen[1][2:], images[[3, 2, 4]].flip(axis))  # a left eye is a right eye there
+
+
 # ------------------------------------------------------------------------------------------------ orientation
 
 
@@ -238,7 +295,7 @@ def test_all_48_axis_orders_of_one_oblique_image_give_the_same_mask_in_space(pre
         ornt = np.column_stack([order, flips]).astype(float)
         files = write_case(tmp_path / "in", "head", ornt=ornt)
         out = tmp_path / "out" / "head.nii.gz"
-        predictor.predict_files(files, out)
+        predictor.predict_files(dict(zip(predictor.channels, files, strict=True)), out)
         image, mask = nibabel.load(files[0]), nibabel.load(out)
         np.testing.assert_array_equal(io_orientation(image.affine), ornt)
         assert mask.shape == image.shape
@@ -248,7 +305,7 @@ def test_all_48_axis_orders_of_one_oblique_image_give_the_same_mask_in_space(pre
 
 def test_the_mask_lies_on_the_inputs_grid_for_simpleitk_too(predictor, tmp_path):
     files = write_case(tmp_path / "in", "head", ornt=axcodes2ornt("PSL"))
-    predictor.predict_files(files, tmp_path / "head.nii.gz")
+    predictor.predict_files(dict(zip(predictor.channels, files, strict=True)), tmp_path / "head.nii.gz")
     image, mask = sitk.ReadImage(str(files[0])), sitk.ReadImage(str(tmp_path / "head.nii.gz"))
     assert mask.GetSize() == image.GetSize()
     for read_out in ("GetSpacing", "GetOrigin", "GetDirection"):
@@ -279,7 +336,13 @@ def test_a_folder_of_cases_becomes_masks_labels_and_a_manifest(run, tmp_path):
     assert record.pop("runtime_s") > 0
     # Organs: 4, 14 and 23 voxels; with 3 mm on each side 6.6, 16.9 and 27.6.
     assert record.pop("box") == [[11, 17], [21, 37], [10, 37]]
-    assert record == {"fallback_whole_volume": False, "regrown": False, "missing": [], "warnings": []}
+    assert record == {
+        "fallback_whole_volume": False,
+        "regrown": False,
+        "missing": [],
+        "channels": ["CT", "T1"],
+        "warnings": [],
+    }
 
 
 @pytest.mark.parametrize("case", ["head (1)+[x]", "head_0000", "0001", "Ä.b"])

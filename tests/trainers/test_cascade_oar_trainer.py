@@ -79,18 +79,27 @@ def folders(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def make(folders, cascade_plans) -> Callable[..., CascadeOARTrainer]:
-    """A trainer on the CPU; options go into the configurations' `training` entry."""
+    """A trainer on the CPU; options go into the configurations' `training` entry, `recipe` into that of all."""
 
     def trainer(
-        cls=CascadeOARTrainer, configuration="3d_cascade_fullres", *, forward=(0, 1, 2), labels=LABELS, **training
+        cls=CascadeOARTrainer,
+        configuration="3d_cascade_fullres",
+        *,
+        forward=(0, 1, 2),
+        labels=LABELS,
+        patch=PATCH,
+        fold=0,
+        recipe=None,
+        **training,
     ):
-        plans = cascade_plans(spacing_mm=SPACING_MM, roi=rule().to_plan(), patch_size=PATCH, transpose_forward=forward)
+        plans = cascade_plans(spacing_mm=SPACING_MM, roi=rule().to_plan(), patch_size=patch, transpose_forward=forward)
+        plans["configurations"]["3d_lowres"]["recipe"] = plans["configurations"]["3d_fullres"]["recipe"] = recipe
         for c in plans["configurations"].values():
             if "training" in c:
                 c["training"] = {**c["training"], **training}
         plans["continue_training"] = False
         torch.manual_seed(0)
-        return cls(plans, configuration, 0, {**DATASET, "labels": labels}, torch.device("cpu"))
+        return cls(plans, configuration, fold, {**DATASET, "labels": labels}, torch.device("cpu"))
 
     return trainer
 
@@ -355,6 +364,134 @@ def test_the_time_of_an_epoch_that_was_killed_is_not_counted_after_resuming(make
     assert resumed.elapsed_h() == 180 / 3600
 
 
+# ------------------------------------------------------------------------------------------------ recipe
+
+
+def test_a_misspelt_recipe_names_the_configuration(make):
+    with pytest.raises(ValueError, match=r"configuration '3d_cascade_fullres': 'recipe' has unknown keys \['lr'\]"):
+        make(recipe={"lr": 1})
+
+
+@pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam)])
+def test_loss_and_optimizer_are_the_recipes(make, name, kind):
+    trainer = make(recipe={"loss": "dice", "optimizer": name, "foreground_weight": 3.0})
+    trainer.initialize()
+    assert type(trainer.optimizer) is kind
+    assert (inner(trainer.loss).weight_ce, inner(trainer.loss).weight_dice) == (0, 1)
+    assert inner(make(recipe={"foreground_weight": 3.0})._build_loss()).ce.weight.tolist() == [1.0, 3.0, 3.0, 3.0]
+
+
+def test_the_reference_recipe_is_not_the_plans(make):
+    trainer = make(CascadeOARTrainerReference, recipe={"loss": "dice_ce", "optimizer": "sgd", "modality_dropout": 0.5})
+    assert (trainer.recipe.loss, trainer.recipe.optimizer) == ("dice", "adam")
+    assert trainer.recipe.modality_dropout == 0.5
+
+
+def test_without_left_right_mirroring_no_axis_is_mirrored(make):
+    assert make(recipe={"mirror_left_right": False}).mirror_transform().allowed_axes == ()
+
+
+@pytest.mark.parametrize("cls", [CascadeOARTrainer, CascadeOARTrainerReference])
+def test_modality_dropout_blanks_mr_channels_of_training_batches_only(make, cls):
+    trainer = make(cls, recipe={"modality_dropout": 1.0})
+    trainer.initialize()
+    train, validation = trainer.get_dataloaders()
+    assert next(train)["data"].abs().amax((0, 2, 3, 4)).gt(0).tolist() == [True, False, False]
+    assert next(validation)["data"].abs().amax((0, 2, 3, 4)).gt(0).all()
+
+
+def test_patches_smaller_than_the_roi_are_centred_on_organs_each_as_often(make):
+    small = make(patch=(8, 8, 8), recipe={"organ_patches": 1.0})
+    assert small.oversample_foreground_percent == 1.0
+    small.initialize()
+    train, _ = small.get_tr_and_val_datasets()
+    loader = nnUNetDataLoader(train, 1, (8, 8, 8), (8, 8, 8), small.label_manager, oversample_foreground_percent=1.0)
+    np.random.seed(0)
+    at_centre = [int(next(loader)["target"][0, 0, 4, 4, 4]) for _ in range(150)]
+    counts = np.bincount(at_centre, minlength=4)
+    assert counts[0] < 30  # where the box's border keeps the patch from being centred
+    assert counts[1:].min() > 25  # 64, 64 and 24 voxels
+    assert make().oversample_foreground_percent == 0.0
+
+
+# ------------------------------------------------------------------------------------------------ guidance
+
+
+def write_localizer_maps(trainer, cases=CASES, *, fold_all: bool = False, seen=(1, 2)) -> Path:
+    """What the localizer's validation leaves behind: maps with some of the organs."""
+    base = trainer._localizer_folder() / ("fold_all" if fold_all else "")
+    folder = base / "predicted_next_stage" / "3d_cascade_fullres"
+    folder.mkdir(parents=True)
+    seg = label_map()
+    seg[~np.isin(seg, seen)] = 0
+    for case in cases:
+        nnUNetDatasetBlosc2.save_seg(seg[0].astype(np.uint8), str(folder / case))
+    return folder
+
+
+def test_a_guided_segmenter_sees_the_localizers_organs(make):
+    trainer = make(recipe={"guidance": True})
+    write_localizer_maps(trainer)
+    trainer.initialize()
+    train, validation = trainer.get_dataloaders()
+    assert next(train)["data"].shape == (2, 6, *PATCH)
+    batch = next(validation)
+    guide, target = batch["data"][:, 3:], batch["target"][0][:, 0]
+    for channel, value in enumerate((1, 2)):
+        assert torch.equal(guide[:, channel] > 0, target == value)
+    assert guide[:, 2].abs().max() == 0
+    trainer.network.eval()
+    images = batch["data"][:, :3]
+    with torch.no_grad():
+        outputs = [trainer.network(torch.cat([images, g], 1))[0] for g in (guide, torch.zeros_like(guide))]
+    assert not torch.equal(*outputs)
+
+
+def test_guidance_without_maps_names_a_case_before_the_training(make):
+    with pytest.raises(
+        FileNotFoundError, match=r"maps of 4 cases.*The recipe asks for guidance. Train the localizer of all folds"
+    ):
+        make(recipe={"guidance": True}).initialize()
+
+
+# ------------------------------------------------------------------------------------------------ jitter
+
+
+def write_boxes(trainer, fold, errors_mm, **record) -> None:
+    folder = trainer._localizer_folder() / f"fold_{fold}" / "validation"
+    folder.mkdir(parents=True)
+    record = {"fallback_whole_volume": False, "label_crop_pass_rate": 1.0, **record}
+    cases = {f"fold{fold}_{i}": {**record, "error_mm": e} for i, e in enumerate(errors_mm)}
+    (folder / "label_crop_pass_rate.json").write_text(json.dumps({"cases": cases}))
+
+
+def test_the_jitter_is_drawn_from_the_out_of_fold_errors_of_the_localizer(make):
+    trainer = make()
+    write_boxes(trainer, 0, [[1.0, 2.0, -3.0], [0.0, 0.5, 0.0]])
+    write_boxes(trainer, 1, [[-4.0, 0.0, 0.0]])
+    write_boxes(trainer, 2, [[90.0, 90.0, 90.0]], label_crop_pass_rate=0.2)  # missed: nothing to learn from
+    write_boxes(trainer, "all", [[7.0, 7.0, 7.0]])  # not out-of-fold
+    trainer.initialize()
+    wanted = [[1.0, 2.0, -3.0], [0.0, 0.5, 0.0], [-4.0, 0.0, 0.0]]
+    assert sorted(trainer.dataset_class.errors_mm) == sorted(wanted)
+    dataset, _ = trainer.get_tr_and_val_datasets()
+    drawn = np.array([dataset._jitter_mm() for _ in range(300)])
+    nearest = np.linalg.norm(drawn[:, None] - np.array(wanted)[None], axis=2, ord=np.inf).min(1)
+    assert nearest.max() <= 2.0  # within a voxel
+    assert drawn[:, 0].min() < -4.0
+
+
+@pytest.mark.parametrize(("jitter", "limit_mm"), [("measured", 2.0), ("planned", 2.0), ("off", 0.0)])
+def test_with_too_few_measured_boxes_or_if_asked_the_jitter_is_the_planned_one(make, jitter, limit_mm):
+    trainer = make(recipe={"box_jitter": jitter})
+    write_boxes(trainer, 0, [[30.0, 30.0, 30.0]] * (2 if jitter == "measured" else 9))
+    trainer.initialize()
+    dataset, _ = trainer.get_tr_and_val_datasets()
+    drawn = np.abs([dataset._jitter_mm() for _ in range(200)])
+    assert drawn.max() <= limit_mm
+    assert drawn.max() >= 0.9 * limit_mm
+
+
 # ------------------------------------------------------------------------------------------------ when it ends
 
 
@@ -515,6 +652,35 @@ def test_the_localizers_maps_are_looked_for_where_the_localizer_writes_them(make
     assert Path(segmenter.folder_with_segs_from_previous_stage) == written
 
 
+def test_fold_all_takes_out_of_fold_maps_first_and_those_of_its_own_localizer_else(make):
+    trainer = make(fold="all")
+    fitted = write_localizer_maps(trainer, fold_all=True)
+    assert trainer._localizer_maps(CASES) == fitted
+    assert "trained on these cases" in Path(trainer.log_file).read_text()
+    assert make(fold="all")._localizer_maps(CASES[:1]) == fitted
+    with pytest.raises(FileNotFoundError, match="4 cases"):
+        make(fold=0)._localizer_maps(CASES)
+    out_of_fold = write_localizer_maps(trainer)
+    assert make(fold="all")._localizer_maps(CASES) == out_of_fold
+
+
+def test_the_localizers_boxes_are_measured_against_the_references(make):
+    localizer, segmenter = make(configuration="3d_lowres"), make()
+    maps = write_localizer_maps(segmenter)
+    shifted = np.roll(label_map(), 1, axis=2)  # one voxel, 2 mm, along the second axis
+    shifted[shifted == 3] = 0
+    nnUNetDatasetBlosc2.save_seg(shifted[0].astype(np.uint8), str(maps / "head_3"))
+    records = localizer._measure_boxes("3d_cascade_fullres", maps)
+    assert list(records) == ["head_3"]
+    assert records["head_3"]["error_mm"] == pytest.approx([0.0, 2.0, 0.0], abs=1e-6)
+    assert records["head_3"]["localizer_found"] == [1, 2]
+    assert records["head_3"]["label_crop_pass_rate"] == 1.0
+    nnUNetDatasetBlosc2.save_seg(np.zeros(SHAPE, np.uint8), str(maps / "head_3"))
+    record = localizer._measure_boxes("3d_cascade_fullres", maps)["head_3"]
+    assert record["fallback_whole_volume"]
+    assert record["error_mm"] is None
+
+
 def test_the_report_of_the_boxes_gives_the_mean_and_names_the_cases_that_fall_short(make):
     trainer = make()
     folder = Path(trainer.output_folder, "validation")
@@ -534,3 +700,5 @@ def test_the_report_of_the_boxes_gives_the_mean_and_names_the_cases_that_fall_sh
     assert "b: the ROI holds only 90.00 %" in log
     assert "d: the localizer found no organ" in log
     assert "Label crop pass rate: 96.67 % (mean over 3 cases)" in log
+    assert "The localizer missed 1 of 4 cases: d." in log
+    assert report["missed"] == ["d"]

@@ -1,0 +1,65 @@
+"""How a configuration is trained: what the plan's `recipe` entry says, and what it may say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+DICE_CE, DICE = "dice_ce", "dice"
+ADAMW, ADAM, SGD = "adamw", "adam", "sgd"
+MEASURED, PLANNED, OFF = "measured", "planned", "off"
+CHOICES = {"loss": (DICE_CE, DICE), "optimizer": (ADAMW, ADAM, SGD), "box_jitter": (MEASURED, PLANNED, OFF)}
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """The plan's `recipe` entry of a configuration; what is not there takes these defaults.
+
+    The defaults are what the comparison in `results/recipes.md` says.
+
+    Attributes:
+        loss: `dice_ce`: Dice + weighted cross entropy; `dice`: soft Dice alone.
+        foreground_weight: Weight of the organs against the background in the cross entropy: an organ of 100 voxels must
+            not be cheap to miss.
+        optimizer: `adamw`, `adam`, or `sgd` (nnU-Net's: Nesterov momentum 0.99).
+        mirror_left_right: Mirror along the left-right axis with the labels of left and right organs exchanged.
+        box_jitter: How the ROI is moved about in training. `measured`: by the errors of the localizer's out-of-fold boxes,
+            where enough folds of it are trained, else as planned; `planned`: uniformly up to the plan's `jitter_mm`; `off`.
+        guidance: The segmenter also sees the localizer's label map, one channel per organ, as nnU-Net's cascade does.
+            The localizer's folds must then be trained first. No meaning without a previous stage.
+        organ_patches: Share of training patches centred on an organ, every organ equally often whatever its size, where
+            the patch is smaller than what it is cut from; where the ROI is one patch there is nothing to choose.
+        modality_dropout: Probability with which each channel but the first CT (else the first channel) is blanked in a
+            training sample, so that one model predicts with and without it.
+    """
+
+    loss: str = DICE_CE
+    foreground_weight: float = 5.0
+    optimizer: str = ADAMW
+    mirror_left_right: bool = True
+    box_jitter: str = MEASURED
+    guidance: bool = False
+    organ_patches: float = 0.33
+    modality_dropout: float = 0.0
+
+    @classmethod
+    def from_plan(cls, plan: Mapping | None, *, where: str = "the plan") -> TrainingRecipe:
+        """Read the plan's entry.
+
+        Raises:
+            ValueError: On an unknown key or a value out of range; a misspelt option would be ignored in silence.
+        """
+        plan = dict(plan or {})
+        known = {f.name: type(f.default) for f in fields(cls)}
+        if unknown := sorted(set(plan) - set(known)):
+            raise ValueError(f"{where}: 'recipe' has unknown keys {unknown}. Known: {sorted(known)}.")
+        for name, value in plan.items():
+            if name in CHOICES and value not in CHOICES[name]:
+                raise ValueError(f"{where}: recipe.{name} is {value!r}; it must be one of {', '.join(CHOICES[name])}.")
+            if known[name] is bool and not isinstance(value, bool):
+                raise ValueError(f"{where}: recipe.{name} is {value!r}; it must be true or false.")
+            if known[name] is float:
+                highest = float("inf") if name == "foreground_weight" else 1.0
+                if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= highest:
+                    raise ValueError(f"{where}: recipe.{name} is {value!r}; it must be a number in [0, {highest:g}].")
+        return cls(**plan)
