@@ -336,7 +336,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     a = parser.parse_args(argv)
     study = Study(a.out, n_train=a.train, n_test=a.test, phantom_seed=a.phantom_seed)
     if a.run:
-        os.environ["nnUNet_n_proc_DA"] = "0"  # augmentation in this process, so that its time counts
+        os.environ |= {"nnUNet_n_proc_DA": "0"}  # augmentation in this process, so that its time counts
         record = train_and_score(study, a.run, a.seeds[0], a.cpu_seconds)
         (study.runs / f"{key_of(a.run, a.seeds[0])}.json").write_text(json.dumps(record, indent=1) + "\n")
         return 0
