@@ -99,6 +99,7 @@ def space(tmp_path_factory) -> Workspace:
     plans = space.plans()
     for configuration in plans["configurations"].values():
         configuration["training"].update(num_epochs=3, iterations_per_epoch=2, val_iterations_per_epoch=1)
+        configuration["recipe"].update(modality_dropout=0.3)
     old.write_text(json.dumps(plans))
     return space
 
@@ -106,7 +107,7 @@ def space(tmp_path_factory) -> Workspace:
 @pytest.fixture(scope="module")
 def localizer(space) -> Path:
     """The localizer's fold 0, killed in the middle, continued and validated."""
-    train = ["nnUNetv2_train", "601", "3d_lowres", "0", *MODEL]
+    train = ["nnUNetv2_train", "601", "3d_lowres", "0", *MODEL, "--npz"]
     # A process group of its own: the data loaders of a killed training live on, and must die with it.
     process = subprocess.Popen(
         space.command(*train), env=space.environment, stdout=subprocess.DEVNULL, start_new_session=True
@@ -125,8 +126,19 @@ def localizer(space) -> Path:
 
 @pytest.fixture(scope="module")
 def segmenter(space, localizer) -> Path:
-    space.trained = space.run("nnUNetv2_train", "601", "3d_cascade_fullres", "0", *MODEL)
+    space.trained = space.run("nnUNetv2_train", "601", "3d_cascade_fullres", "0", *MODEL, "--npz")
     return space.model("3d_cascade_fullres")
+
+
+@pytest.fixture(scope="module")
+def second_fold(space, segmenter) -> None:
+    for configuration in ("3d_lowres", "3d_cascade_fullres"):
+        space.run("nnUNetv2_train", "601", configuration, "1", *MODEL, "--npz")
+
+
+def validated(space: Workspace, *folds: int) -> list[str]:
+    splits = json.loads((space.preprocessed / DATASET / "splits_final.json").read_text())
+    return sorted(case for fold in folds for case in splits[fold]["val"])
 
 
 def predict_stage(space: Workspace, configuration: str, out: Path, *more: str) -> str:
@@ -184,6 +196,55 @@ def test_segmenter_validation_without_localizer_maps_names_the_command(space, se
     finally:
         hidden.rename(maps)
     assert f"nnUNetv2_train {DATASET} 3d_lowres 0 -tr {TRAINER} -p {PLANS}" in output
+
+
+def test_nnunets_cross_validation_commands_work_on_both_stages(space, second_fold):
+    stages, model = ("3d_lowres", "3d_cascade_fullres"), ["-tr", TRAINER, "-p", PLANS, "-f", "0", "1"]
+    for configuration in stages:
+        space.run("nnUNetv2_accumulate_crossval_results", "601", "-c", configuration, *model)
+        merged = space.model(configuration) / "crossval_results_folds_0_1"
+        assert sorted(f.name.removesuffix(".nii.gz") for f in merged.glob("*.nii.gz")) == validated(space, 0, 1)
+        assert "foreground_mean" in json.loads((merged / "summary.json").read_text())
+    output = space.run("nnUNetv2_find_best_configuration", "601", "-c", *stages, *model, "-np", "1")
+    found = json.loads((space.results / DATASET / "inference_information.json").read_text())
+    assert len(found["all_results"]) == 3  # both, and their ensemble
+    assert "Run inference like this" in output
+
+
+def test_localizer_validation_measures_its_boxes_and_counts_its_misses(space, second_fold):
+    for fold in (0, 1):
+        report = json.loads(
+            (space.model("3d_lowres") / f"fold_{fold}" / "validation" / "label_crop_pass_rate.json").read_text()
+        )
+        assert sorted(report["cases"]) == validated(space, fold)
+        lost = [c for c, r in report["cases"].items() if r["fallback_whole_volume"]]
+        assert set(lost) <= set(report["missed"])
+        assert all((r["error_mm"] is None) == r["fallback_whole_volume"] for r in report["cases"].values())
+
+
+def test_fold_all_says_what_its_validation_means_and_keeps_its_maps_apart(space, second_fold):
+    maps = space.model("3d_lowres") / "predicted_next_stage" / "3d_cascade_fullres"
+    before = {f.name: f.stat().st_mtime_ns for f in maps.iterdir()}
+    located = space.run("nnUNetv2_train", "601", "3d_lowres", "all", *MODEL)
+    assert "the validation cases are the training cases" in located
+    assert {f.name: f.stat().st_mtime_ns for f in maps.iterdir()} == before
+    contoured = space.run("nnUNetv2_train", "601", "3d_cascade_fullres", "all", *MODEL)
+    assert "The boxes come from the localizer's fold all, which was trained on these cases" in contoured
+    report = json.loads(
+        (space.model("3d_cascade_fullres") / "fold_all" / "validation" / "label_crop_pass_rate.json").read_text()
+    )
+    assert sorted(report["cases"]) == [f"phantom_{i:03d}" for i in range(6)]
+
+
+def test_a_case_of_a_ct_alone_is_contoured_after_training_with_modality_dropout(space, segmenter, tmp_path):
+    (tmp_path / "in" / "alone").mkdir(parents=True)
+    shutil.copy(space.folder / "phantoms" / TEST_CASES[0] / "CT.nii.gz", tmp_path / "in" / "alone")
+    predict = ["nnunet_ext", "predict", "-d", "601", "-i", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "-f", "0"]
+    assert "predicted from CT alone, without T1, T2" in space.run(*predict, *MODEL)
+    record = json.loads((tmp_path / "out" / "predictions.json").read_text())["cases"]["alone"]
+    assert record["channels"] == ["CT"]
+    image, mask = (sitk.ReadImage(str(tmp_path / f)) for f in ("in/alone/CT.nii.gz", "out/alone.nii.gz"))
+    assert mask.GetSize() == image.GetSize()
 
 
 def test_stock_commands_predict_on_the_input_grid(space, segmenter, tmp_path):
