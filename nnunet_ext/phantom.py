@@ -36,6 +36,7 @@ from nnunet_ext.phantom_acquisition import (
     degrade_mr,
     label_map,
     paint_outlines,
+    paint_shares,
 )
 from nnunet_ext.phantom_anatomy import Anatomy, HeadParameters, build_anatomy, deformation
 from nnunet_ext.phantom_shapes import unit
@@ -43,7 +44,7 @@ from nnunet_ext.phantom_shapes import unit
 logger = logging.getLogger(__name__)
 
 #: Goes up whenever the same seed starts to give other images, so that old and new cases do not mix in one folder.
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 FILES = ("CT.nii.gz", "T1.nii.gz", "T2.nii.gz", "label.nii.gz")
 DICOM_FILES = ("CT", "T1", "T2", "RTSTRUCT.dcm")
 TRANSFORM_FILE = "mr_to_ct.tfm"
@@ -225,11 +226,13 @@ class PhantomTruth:
         inside: Share of every CT voxel inside the skin, air cavities included.
         immobilisation_hu: What couch and fixation mask add to the HU of air in the CT.
         bias: `T1`, `T2` -> the factor each voxel of that image was multiplied with.
+        shares: `T1`, `T2` -> `white`, `grey`, `muscle` -> share of every voxel of that image this tissue fills.
     """
 
     inside: np.ndarray
     immobilisation_hu: np.ndarray
     bias: dict[str, np.ndarray]
+    shares: dict[str, dict[str, np.ndarray]]
 
     @property
     def body(self) -> np.ndarray:
@@ -261,7 +264,7 @@ def make_phantom(
 ) -> Phantom:
     """One case; see `make_phantoms`. `parameters` replaces the random head, to ask for a tumour or a missing eye.
 
-    `with_truth` adds the outline of the body, couch and mask, and the bias fields; the images stay the same.
+    `with_truth` adds the outline of the body, couch and mask, the bias fields and tissues; the images stay the same.
     """
     rng = {
         name: np.random.default_rng([seed, case, k])
@@ -284,16 +287,22 @@ def make_phantom(
     if unregistered:
         shift = _Shift.draw(rng["shift"], grid)
         images, mr_grids, bias = {}, {}, {}
+
+        def seen_by_mr(m: np.ndarray) -> np.ndarray:
+            return pose.to_head_mm(shift.to_ct_mm(m))
+
         for channel, name in ((T1, "T1"), (T2, "T2")):
             mr_grids[name] = _draw_mr_grid(SIZES[size], pose, parameters, shift, rng["grid"])
-            (images[name],), (bias[name],) = _acquire_mr(
-                anatomy, lambda m: pose.to_head_mm(shift.to_ct_mm(m)), mr_grids[name], (channel,), rng["mr"]
-            )
+            (images[name],), (bias[name],) = _acquire_mr(anatomy, seen_by_mr, mr_grids[name], (channel,), rng["mr"])
         record["mr_to_ct"] = shift.record()
         transform = shift.to_sitk()
     else:
         residual, record["misregistration"] = _residual(rng["shift"])
-        both, fields = _acquire_mr(anatomy, lambda m: pose.to_head_mm(residual(m)), grid, (T1, T2), rng["mr"])
+
+        def seen_by_mr(m: np.ndarray) -> np.ndarray:
+            return pose.to_head_mm(residual(m))
+
+        both, fields = _acquire_mr(anatomy, seen_by_mr, grid, (T1, T2), rng["mr"])
         images, mr_grids, transform = {"T1": both[0], "T2": both[1]}, {"T1": grid, "T2": grid}, None
         bias = dict(zip(("T1", "T2"), fields, strict=True))
     mr = {name: _to_sitk(np.clip(np.rint(a), 0, 32767).astype(np.int16), mr_grids[name]) for name, a in images.items()}
@@ -301,9 +310,11 @@ def make_phantom(
     truth = None
     if with_truth:
         depth = {name: mr_grids[name].size_voxels[2] for name in bias}
+        shares = {g: paint_shares(anatomy, g, seen_by_mr, ("white", "grey", "muscle")) for g in mr_grids.values()}
         truth = PhantomTruth(
             *paint_outlines(anatomy, grid, pose.to_head_mm, background),
             {name: np.stack([plane(k) for k in range(depth[name])]) for name, plane in bias.items()},
+            {name: shares[g] for name, g in mr_grids.items()},
         )
     return Phantom(ct_image, mr["T1"], mr["T2"], _to_sitk(label, grid), record, transform, truth)
 

@@ -57,6 +57,10 @@ TISSUES = {
 CT, T1, T2 = 0, 1, 2
 METAL_RADIUS_MM = 2.5
 MR_WHITE_MATTER = 640.0  # noise levels are given as a share of this
+#: INU as BrainWeb counts it (Collins et al. 1998, doi:10.1109/42.712135), from its usual level up to what the flexible
+#: coil of a radiotherapy MR shows: 71 % uniformity, read as 29 % to either side (Liney et al. 2013,
+#: doi:10.1259/bjr.20130150).
+MR_NON_UNIFORMITY = (0.2, 0.6)
 
 
 @dataclass(frozen=True)
@@ -382,6 +386,16 @@ def paint_outlines(
     return inside, excess_hu
 
 
+def paint_shares(
+    anatomy: Anatomy, grid: Grid, to_head_mm: Callable[[np.ndarray], np.ndarray], tissues: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Tissue -> share of every voxel it fills, `(Z, Y, X)` float32, painted as the MR is."""
+    columns = dict.fromkeys(TISSUES, (0.0,) * len(tissues))
+    columns |= {t: tuple(float(t == other) for other in tissues) for t in tissues}
+    painter = Painter(anatomy, grid, to_head_mm, channels=range(len(tissues)), tissues=columns)
+    return dict(zip(tissues, painter.paint(np.zeros((len(tissues), 1, 1)))[0], strict=True))
+
+
 # ------------------------------------------------------------------------------------------------------ labels
 
 
@@ -505,16 +519,58 @@ def add_ct_noise(ct_hu: np.ndarray, rng: np.random.Generator, *, sigma_hu: float
         plane += noise * np.float32(sigma_hu / 0.375)  # the kernel leaves 0.375 of white noise's deviation
 
 
-def mr_bias(grid: Grid, rng: np.random.Generator, *, strength: float) -> Callable[[int], np.ndarray]:
-    """A smooth multiplicative field: slice index -> `(Y, X)`, its logarithm a random quadratic of that size."""
-    u = [np.linspace(-1, 1, n, dtype=np.float32) for n in grid.size_voxels]
-    c = rng.uniform(-1, 1, 9).astype(np.float32) * np.float32(strength / 3)
-    x, y = u[0][None], u[1][:, None]
-    flat = c[0] * x + c[1] * y + c[2] * x * x + c[3] * y * y + c[4] * x * y
+def mr_bias(
+    image: np.ndarray, grid: Grid, rng: np.random.Generator, *, non_uniformity: float
+) -> Callable[[int], np.ndarray]:
+    """A smooth multiplicative field: slice index -> `(Y, X)`.
+
+    Its logarithm mixes a random quadratic (transmit field, loading) with the sensitivity of a few coil elements around
+    the head, root of the sum of squares, in random shares. It is scaled by what it does to the head, not to the corners
+    of the grid.
+
+    Args:
+        image: The image it will be applied to, `(Z, Y, X)`; what is brighter than air is the head.
+        grid: Its grid.
+        rng: Draws the shape.
+        non_uniformity: BrainWeb's INU: at 0.2 the field runs from 0.9 to 1.1 in the head, at 0.4 from 0.8 to 1.2
+            (2nd to 98th percentile).
+    """
+    axes = [grid.coordinates_mm(axis) for axis in range(3)]
+    step = [max(1, int(8 // mm)) for mm in grid.spacing_mm]
+    coarse = tuple(slice(None, None, s) for s in step[::-1])
+    inside = image[coarse] > 2 * TISSUES["air"][T1]
+    middle = np.float32(
+        [axes[a][:: step[a]][inside.any(axis=tuple(b for b in range(3) if b != 2 - a))].mean() for a in range(3)]
+    )
+    c = rng.uniform(-1, 1, 9).astype(np.float32)
+    n = int(rng.integers(4, 7))
+    angle, height_mm = rng.uniform(0, 2 * np.pi, n), rng.uniform(-60, 60, n)
+    coils = np.stack([130 * np.cos(angle), 150 * np.sin(angle), height_mm, rng.uniform(50, 90, n)], axis=1)
+
+    def parts(z_mm: np.ndarray, y_mm: np.ndarray, x_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        x, y, z = ((v - m) for v, m in zip((x_mm, y_mm, z_mm), middle, strict=True))
+        u, v, w = x / 80, y / 100, z / 100
+        bowl = c[0] * u + c[1] * v + c[2] * w + c[3] * u * u + c[4] * v * v + c[5] * w * w
+        bowl = bowl + c[6] * u * v + c[7] * u * w + c[8] * v * w
+        power = sum(
+            (1 + ((x - cx) ** 2 + (y - cy) ** 2 + (z - cz) ** 2) / radius**2) ** -3
+            for cx, cy, cz, radius in coils.astype(np.float32)
+        )
+        return bowl, np.log(power) / 2
+
+    def span(values: np.ndarray) -> tuple[float, float]:
+        low, high = np.percentile(values[inside], (2, 98))
+        return float(high - low), float(high + low) / 2
+
+    grid_parts = parts(*np.meshgrid(*(axes[2 - a][coarse[a]] for a in range(3)), indexing="ij", sparse=True))
+    share = float(rng.uniform(0, 1))
+    weights = share / span(grid_parts[0])[0], (1 - share) / span(grid_parts[1])[0]
+    extent, centre = span(weights[0] * grid_parts[0] + weights[1] * grid_parts[1])
+    scale = 2 * np.arctanh(non_uniformity / 2) / extent
 
     def plane(k: int) -> np.ndarray:
-        z = u[2][k]
-        return np.exp(flat + c[5] * z + c[6] * z * z + c[7] * x * z + c[8] * y * z)
+        bowl, coil = parts(axes[2][k], axes[1][:, None], axes[0][None])
+        return np.exp(scale * (weights[0] * bowl + weights[1] * coil - centre)).astype(np.float32)
 
     return plane
 
@@ -523,7 +579,7 @@ def degrade_mr(image: np.ndarray, grid: Grid, rng: np.random.Generator) -> Calla
     """Bias field, Rician noise and an arbitrary scale, in place; `image` is `(Z, Y, X)`. Returns the bias, see `mr_bias`."""
     sigma = np.float32(rng.uniform(0.012, 0.028) * MR_WHITE_MATTER)
     gain = np.float32(rng.uniform(0.6, 1.6))
-    bias = mr_bias(grid, rng, strength=float(rng.uniform(0.2, 0.45)))
+    bias = mr_bias(image, grid, rng, non_uniformity=float(rng.uniform(*MR_NON_UNIFORMITY)))
     for k, plane in enumerate(image):
         plane *= bias(k)
         noise = rng.standard_normal((2, *plane.shape), dtype=np.float32) * sigma
