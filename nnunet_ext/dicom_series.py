@@ -55,8 +55,8 @@ _TAGS = [
     "SOPClassUID", "SOPInstanceUID", "SpecificCharacterSet", "PatientID", "PatientName", "PatientBirthDate",
     "OtherPatientIDs", "AccessionNumber", "StudyInstanceUID", "StudyID", "SeriesInstanceUID", "FrameOfReferenceUID",
     "Modality", "ImageType", "SeriesNumber", "SeriesDescription", "ProtocolName", "SequenceName", "ScanningSequence",
-    "EchoTime", "RepetitionTime", "InversionTime", "MagneticFieldStrength", "ContrastBolusAgent", "InstanceNumber",
-    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "SliceThickness",
+    "EchoTime", "RepetitionTime", "InversionTime", "MagneticFieldStrength", "ContrastBolusAgent", "AngioFlag",
+    "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "SliceThickness",
     "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "StructureSetLabel", "BodyPartExamined",
 ]  # fmt: skip
 
@@ -415,10 +415,17 @@ def _header_problem(header: _Header, members: _Members) -> str:
 
 
 _OTHER = (
-    r"adc|dwi|diff\w*|trace\w*|epi|dti|fa|swi|swan|mra|tof|mip|perf\w*|asl|dsc|dce|bold|fmri|phase|b0|b1map|fieldmap|"
-    r"field map|pd|pdw|proton|stir|ciss|fiesta|survey|scout|locali[sz]er|loc|scano\w*|mrs|svs"
+    r"\w*adc|\w*dwi|diff\w*|apparent diffusion|trace\w*|epi|dti|fa|swi|swan|mra|tof|mip|perf\w*|asl|dsc|dce|dyn\w*|"
+    r"twist|bold|fmri|phase|b0|b1map|fieldmap|field map|(?:t[12][ _-]?)?map\w*|molli|sub|subtr\w*|pd|pdw|proton|stir|ciss|"
+    r"fiesta|survey|scout|locali[sz]er|loc|scano\w*|mrs|svs|弥散|扩散|灌注|定位"
 )
-_CONTRAST = r"gd|gad\w*|contrast|post|postgd|ce|cet1\w*|km|enh\w*|cemr\w*|dotarem|gadovist|magnevist|\+c|c\+"
+_FLAIR = r"\w*flair|tirm|da(?:rk)?[ _-]?fl(?:uid)?|压水|水抑制"
+#: FLAIR nulls the fluid with an inversion time above this; STIR nulls fat with a shorter one.
+_FLUID_INVERSION_MS = 1500
+_CONTRAST = r"gd|gad\w*|contrast|post|postgd|ce|cet1\w*|km|enh\w*|cemr\w*|dotarem|gadovist|magnevist|\+c|c\+|增强"
+_FAT_SATURATED = r"fs|fatsat|fat sat|spir|spair|chess|抑脂|压脂"
+#: Words of ImageType for what is computed from images.
+_COMPUTED = r"adc|diffusion|trace\w*|fa|projection image|mip|perfusion|angio|subtraction|t[12] map|phase(?: map)?|p"
 
 
 def _word(pattern: str, text: str) -> bool:
@@ -440,35 +447,47 @@ def classify(
     if modality != "MR":
         return "", "no CT or MR", []
     words = " ".join(text(tag) for tag in ("SeriesDescription", "ProtocolName")).lower() if use_words else ""
-    sequence = text("SequenceName").lower()
+    words = re.sub(r"([^\x00-\x7f]+)", r" \1 ", words.replace("_", " "))  # Chinese words have no blanks around them
     te, tr, ti = number("EchoTime"), number("RepetitionTime"), number("InversionTime")
-    gradient = "GR" in text("ScanningSequence").upper().split("\\")
+    sequence = text("ScanningSequence").upper().split("\\")
+    gradient = "GR" in sequence
+    kind = next((k for k in text("ImageType").lower().split("\\") if re.fullmatch(_COMPUTED, k)), "")
+    if kind:
+        return "", f"its image type says {kind.upper()}", []
+    if "EP" in sequence or text("SequenceName").lower().startswith(("*ep", "ep")):
+        return "", "it is echo-planar (diffusion, perfusion)", []
+    if text("AngioFlag") == "Y":
+        return "", "it is an angiography", []
     t1 = re.search(r"(?<![a-z0-9])(?:ce)?t1(?![0-9])", words) is not None or _word(
         r"mp-?rage|mp2rage|spgr|f?spgr|bravo|vibe|lava|thrive|cube t1|tfl3d\w*", words)  # fmt: skip
-    t2 = re.search(r"(?<![a-z0-9])t2(?![0-9*])", words) is not None and not re.search(r"t2\s?(?:\*|star)", words)
-    flair = _word(r"\w*flair|tirm|dark ?fluid", words)
+    t2 = re.search(r"(?<![a-z0-9])t2(?![0-9*])", words) is not None and not re.search(r"t2[\s-]?(?:\*|star)", words)
+    flair = _word(_FLAIR, words)
     by_times = ""
     if te is not None and tr is not None:
-        if te <= 30 and (tr <= 1200 or (ti is not None and ti > 0 and tr <= 3000)):
+        # A gradient echo with a longer echo time is weighted by susceptibility.
+        if te <= (10 if gradient else 30) and (tr <= 1200 or (ti is not None and ti > 0 and tr <= 3000)):
             by_times = "T1"
         elif te >= 60 and tr >= 1500 and not gradient:
             by_times = "T2"
     times = "" if te is None or tr is None else f"TE {te:g} ms, TR {tr:g} ms"
-    contrast = []
+    notes = []
     if text("ContrastBolusAgent") not in ("", "NONE", "None", "none", "NO", "No") or (use_words and re.search(
             rf"(?<![a-z0-9+])(?:{_CONTRAST})(?![a-z0-9+])", words)):  # fmt: skip
-        contrast = ["contrast-enhanced"]
+        notes = ["contrast-enhanced"]
+    fat = ["fat-saturated"] if _word(_FAT_SATURATED, words) else []
     if t1 == t2 and use_words and (t1 or _word(_OTHER, words) or flair):
         return "", "its name says neither T1 nor T2 alone", []
+    if (t2 or by_times == "T2") and ti is not None and ti > _FLUID_INVERSION_MS:
+        return "", f"its inversion time of {ti:g} ms is that of a FLAIR", []
     if t1 != t2:
         named = "T1" if t1 else "T2"
         if _word(_OTHER, words) or (flair and t2):
             return "", f"its name says {named} and a special sequence", []
         if times and ((named == "T1" and te >= 60) or (named == "T2" and te < 30)):
             return "", f"its name says {named} but {times} does not", []
-        return named, "named so" + (f", {times}" if times else ""), contrast if named == "T1" else []
-    if by_times and not (ti is not None and ti > 1500 and by_times == "T2") and not sequence.startswith(("*ep", "ep")):
-        return by_times, times, contrast if by_times == "T1" else []
+        return named, "named so" + (f", {times}" if times else ""), (notes if named == "T1" else []) + fat
+    if by_times:
+        return by_times, times, (notes if by_times == "T1" else []) + fat
     return "", f"neither its name nor its times say T1 or T2{f' ({times})' if times else ''}", []
 
 

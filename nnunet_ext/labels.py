@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,17 +17,21 @@ else:
 #: Default labels in label order (value = position + 1), TG-263 names; the eye excludes its lens.
 ORGANS = ("Eye_L", "Eye_R", "Lens_L", "Lens_R", "OpticNrv_L", "OpticNrv_R", "OpticChiasm")
 
-#: How sides are written beside an organ's name, before or after it: `Lens_L`, `left_lens`, `LENS-LT`.
-SIDES = {"L": ("L", "LT", "Left", "左", "左侧", "左側"), "R": ("R", "RT", "Right", "右", "右侧", "右側")}
+#: How sides are written beside an organ's name, before or after it: `Lens_L`, `left_lens`, `LENS-LT`, `Linse rechts`.
+SIDES = {
+    "L": ("L", "LT", "Left", "左", "左侧", "左側", "Links", "Linkes", "Linke", "Li", "Gauche", "G"),
+    "R": ("R", "RT", "Right", "右", "右侧", "右側", "Rechts", "Rechtes", "Rechte", "Re", "Droit", "Droite", "D"),
+}
 
 #: What paired organs are called, without the side. Several files may name one organ: `Eye_AL` + `Eye_PL` -> `Eye_L`.
 PAIRED_ALIASES = {
     "Eye": ("Eye", "Eyes", "Eyeball", "Globe", "Eye_A", "Eye_P", "Eye_Ant", "Eye_Post", "Bulbus", "OrbitalGlobe",
-            "眼", "眼球", "眼睛"),
+            "眼", "眼球", "眼睛", "Auge", "Augapfel", "Oeil", "Œil"),
     "Lens": ("Lens", "Lenses", "EyeLens", "Eye_Lens", "CrystallineLens", "Lense",
-             "晶体", "晶體", "晶状体", "晶狀體", "水晶体", "水晶體", "眼晶体", "眼晶體"),
+             "晶体", "晶體", "晶状体", "晶狀體", "水晶体", "水晶體", "眼晶体", "眼晶體", "眼晶状体", "眼晶狀體",
+             "Linse", "Augenlinse", "Cristallin"),
     "OpticNrv": ("OpticNrv", "OpticNerve", "OpticN", "OptNrv", "OptNerve", "ON", "N_opticus", "NervusOpticus",
-                 "Optic_Nerves", "Nerve_Optic", "视神经", "視神經"),
+                 "Optic_Nerves", "Nerve_Optic", "视神经", "視神經", "Sehnerv", "Nerf_Optique"),
 }  # fmt: skip
 
 #: What single organs are called.
@@ -45,13 +50,17 @@ SINGLE_ALIASES = {
         "視交叉",
         "视神经交叉",
         "視神經交叉",
+        "Sehnervenkreuzung",
+        "Chiasme",
+        "Chiasme_Optique",
+        "Chiasma_Optique",
     ),
 }
 
 
 def normalise_name(name: str) -> str:
-    """Name as compared by the alias table: lower case, letters and digits only (`LENS-LT` -> `lenslt`)."""
-    return re.sub(r"[\W_]+", "", name).lower()
+    """Name as compared by the alias table: lower case, letters and digits only (`LENS-LT`, full-width too -> `lenslt`)."""
+    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name)).lower()
 
 
 @dataclass(frozen=True)
@@ -118,7 +127,8 @@ def built_in_aliases(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     for organ, words in PAIRED_ALIASES.items():
         for side, marks in SIDES.items():
             written = [f"{word}_{mark}" for word in words for mark in marks]
-            written += [f"{mark}_{word}" for word in words for mark in marks]
+            # The French letters stand behind the organ only: `gon` is no nerve.
+            written += [f"{mark}_{word}" for word in words for mark in marks if mark not in ("G", "D")]
             # The side as last letter of an anterior or posterior half, `Eye_AL`, is covered: `Eye_A` + `L`.
             table[f"{organ}_{side}"] = tuple(written)
     table.update(SINGLE_ALIASES)

@@ -13,6 +13,7 @@ said. The outermost contours stand for the slices whose centre is within half a 
 
 from __future__ import annotations
 
+import re
 import warnings as python_warnings
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -81,31 +82,40 @@ def read_rtstruct(path: Path) -> StructureSet:
             raise ValueError(f"the RTSTRUCT cannot be read ({type(error).__name__}); export it again") from None
         if "StructureSetROISequence" not in dataset:
             raise ValueError("the RTSTRUCT has no list of regions (StructureSetROISequence); export it again")
-        series, sops, frames = set(), set(), set()
-        for frame in dataset.get("ReferencedFrameOfReferenceSequence") or ():
-            frames.add(str(frame.get("FrameOfReferenceUID", "")))
-            for study in frame.get("RTReferencedStudySequence") or ():
-                for one in study.get("RTReferencedSeriesSequence") or ():
-                    series.add(str(one.get("SeriesInstanceUID", "")))
-                    sops |= {
-                        str(image.get("ReferencedSOPInstanceUID", ""))
-                        for image in one.get("ContourImageSequence") or ()
-                    }
-        contours: dict[int, list[Contour]] = {}
-        for item in dataset.get("ROIContourSequence") or ():
-            drawn = contours.setdefault(int(item.get("ReferencedROINumber", -1)), [])
-            for contour in item.get("ContourSequence") or ():
-                images = contour.get("ContourImageSequence") or ()
-                sop = str(images[0].get("ReferencedSOPInstanceUID", "")) if images else ""
-                drawn.append(Contour(_points(contour), str(contour.get("ContourGeometricType", CLOSED)), sop))
-                sops.add(sop)
-        rois = []
-        for item in dataset.StructureSetROISequence:
-            number = int(item.get("ROINumber", -1))
-            frame = str(item.get("ReferencedFrameOfReferenceUID", ""))
-            frames.add(frame)
-            name = readable_text(item.get("ROIName", ""), dataset)
-            rois.append(Roi(number, name, frame, tuple(contours.get(number, ()))))
+        try:
+            return _content(dataset)
+        except (TypeError, AttributeError, IndexError) as error:  # values missing where the standard demands them
+            raise ValueError(f"the RTSTRUCT is damaged ({type(error).__name__}); export it again") from None
+
+
+def _content(dataset) -> StructureSet:
+    series, sops, frames = set(), set(), set()
+    for frame in dataset.get("ReferencedFrameOfReferenceSequence") or ():
+        frames.add(str(frame.get("FrameOfReferenceUID", "")))
+        for study in frame.get("RTReferencedStudySequence") or ():
+            for one in study.get("RTReferencedSeriesSequence") or ():
+                series.add(str(one.get("SeriesInstanceUID", "")))
+                sops |= {
+                    str(image.get("ReferencedSOPInstanceUID", "")) for image in one.get("ContourImageSequence") or ()
+                }
+    contours: dict[int, list[Contour]] = {}
+    for item in dataset.get("ROIContourSequence") or ():
+        drawn = contours.setdefault(int(item.get("ReferencedROINumber", -1)), [])
+        for contour in item.get("ContourSequence") or ():
+            images = contour.get("ContourImageSequence") or ()
+            sop = str(images[0].get("ReferencedSOPInstanceUID", "")) if images else ""
+            kind = str(contour.get("ContourGeometricType") or CLOSED).strip().upper()
+            drawn.append(Contour(_points(contour), kind, sop))
+            sops.add(sop)
+    rois: list[Roi] = []
+    for item in dataset.StructureSetROISequence:
+        number = int(item.get("ROINumber", -1))
+        if any(roi.number == number for roi in rois):
+            raise ValueError(f"the RTSTRUCT has two regions with the number {number}; export it again")
+        frame = str(item.get("ReferencedFrameOfReferenceUID", ""))
+        frames.add(frame)
+        name = readable_text(item.get("ROIName", ""), dataset)
+        rois.append(Roi(number, name, frame, tuple(contours.get(number, ()))))
     return StructureSet(tuple(rois), frozenset(series - {""}), frozenset(sops - {""}), frozenset(frames - {""}))
 
 
@@ -134,20 +144,29 @@ def tolerant_dicom():
         pydicom.config.settings.reading_validation_mode = before
 
 
+#: GB 2312 text read as Latin-1: pairs whose first byte is that of a common character, which no Western word looks like.
+_GB2312_AS_LATIN = re.compile("(?:[\x00-\x7f]|[\xb0-\xd7][\xa1-\xfe])+")
+
+
 def readable_text(value: object, dataset) -> str:
-    """Text of a header; Chinese names written as UTF-8 or GB 18030 without saying so are decoded."""
+    """Text of a header; Chinese names in UTF-8 or GB 18030 are decoded also where no or a wrong character set is named."""
     text = str(value or "").strip()
+    try:
+        raw = text.encode("latin-1")
+    except UnicodeEncodeError:
+        return text
+    if text.isascii():
+        return text
+    encodings = ["utf-8"]
     if not dataset.get("SpecificCharacterSet"):
+        encodings.append("gb18030")
+    elif _GB2312_AS_LATIN.fullmatch(text):
+        encodings.append("gb2312")
+    for encoding in encodings:
         try:
-            raw = text.encode("latin-1")
-        except UnicodeEncodeError:
-            return text
-        if any(byte > 127 for byte in raw):
-            for encoding in ("utf-8", "gb18030"):
-                try:
-                    return raw.decode(encoding)
-                except UnicodeDecodeError:
-                    continue
+            return raw.decode(encoding)
+        except UnicodeDecodeError:
+            continue
     return text
 
 

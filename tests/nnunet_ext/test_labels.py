@@ -26,6 +26,17 @@ from nnunet_ext.labels import ORGANS, LabelTable, default_label_table, left_righ
         ("左侧视神经", "OpticNrv_L"),
         ("視神經_R", "OpticNrv_R"),
         ("视交叉", "OpticChiasm"),
+        ("左眼晶状体", "Lens_L"),
+        ("\uff2c\uff25\uff2e\uff33\uff3f\uff32", "Lens_R"),  # LENS_R in full-width letters
+        ("Linse links", "Lens_L"),
+        ("rechtes Auge", "Eye_R"),
+        ("N. opticus li", "OpticNrv_L"),
+        ("Nerf optique droit", "OpticNrv_R"),
+        ("Cristallin_G", "Lens_L"),
+        ("Œil droit", "Eye_R"),
+        ("Sehnervenkreuzung", "OpticChiasm"),
+        ("Gon", None),
+        ("OpticNrv_L_PRV03", None),
         ("脑干", None),
         ("Brainstem", None),
         ("lens", None),  # no side

@@ -2,11 +2,12 @@ import itertools
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 
 from nnunet_ext.dicom_writer import Study, write_rtstruct, write_series
-from nnunet_ext.rtstruct import Contour, fill_polygon, rasterise, read_rtstruct, trace_mask
+from nnunet_ext.rtstruct import Contour, fill_polygon, rasterise, read_rtstruct, readable_text, trace_mask
 
 SHAPE, SPACING_MM = (9, 13, 17), (3.0, 0.8, 0.7)
 
@@ -177,3 +178,65 @@ def test_a_file_that_is_no_rtstruct_raises(tmp_path: Path):
     (tmp_path / "x").write_bytes(b"\x00" * 300)
     with pytest.raises(ValueError, match=r"RTSTRUCT (cannot be read|has no list)"):
         read_rtstruct(tmp_path / "x")
+
+
+CHINESE = ("左眼球", "视交叉")
+
+
+@pytest.mark.parametrize(
+    ("stated", "encoding"),
+    [
+        ("GB18030", "gb18030"),
+        ("ISO_IR 192", "utf-8"),
+        ("ISO_IR 100", "gb2312"),
+        ("ISO_IR 100", "utf-8"),
+        ("", "gb18030"),
+        ("", "utf-8"),
+        ("UNHEARD OF", "utf-8"),
+    ],
+)
+def test_chinese_names_are_read_whatever_character_set_is_stated(tmp_path: Path, stated: str, encoding: str):
+    files = write_series(grid(), tmp_path, modality="CT", study=Study("p"), number=1)
+    holders = {letter * len(name.encode(encoding)): name for letter, name in zip("XY", CHINESE, strict=True)}
+    path = write_rtstruct({holder: [] for holder in holders}, files, tmp_path / "RS")
+    raw = path.read_bytes().replace(b"ISO_IR 192", stated.encode().ljust(10))
+    for holder, name in holders.items():
+        raw = raw.replace(holder.encode(), name.encode(encoding))
+    path.write_bytes(raw)
+    assert tuple(roi.name for roi in read_rtstruct(path).rois) == CHINESE
+
+
+def test_western_names_stay_as_they_are():
+    for name in ("Müller", "Pääkkönen", "Léa", "Øre"):
+        assert readable_text(name, {"SpecificCharacterSet": "ISO_IR 100"}) == name
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda d: setattr(d.ROIContourSequence[0], "ReferencedROINumber", None), "is damaged"),
+        (lambda d: setattr(d.StructureSetROISequence[1], "ROINumber", 1), "two regions with the number 1"),
+        (
+            lambda d: setattr(d.ROIContourSequence[0].ContourSequence[0], "ContourData", ["1", "2"]),
+            "not x, y, z numbers",
+        ),
+    ],
+)
+def test_a_damaged_rtstruct_raises_one_line(tmp_path: Path, damage, message: str):
+    files = write_series(grid(), tmp_path, modality="CT", study=Study("p"), number=1)
+    organs = {name: [c.points_mm for c in contours(lens(), grid())] for name in ("Lens_L", "Lens_R")}
+    path = write_rtstruct(organs, files, tmp_path / "RS")
+    dataset = pydicom.dcmread(path)
+    damage(dataset)
+    dataset.save_as(path)
+    with pytest.raises(ValueError, match=message):
+        read_rtstruct(path)
+
+
+def test_a_keyhole_cuts_the_same_hole_as_a_contour_within():
+    outer, inner = [(3, 2), (13, 2), (13, 11), (3, 11)], [(6, 4), (6, 8), (10, 8), (10, 4)]
+    keyhole = [*outer, outer[0], *inner, inner[0]]  # along one edge inwards, and back along it
+    of_two = rasterise([polygon(grid(), points, 4.0) for points in (outer, inner)], grid())
+    np.testing.assert_array_equal(rasterise([polygon(grid(), keyhole, 4.0)], grid()), of_two)
+    assert of_two[4, 5, 4]
+    assert not of_two[4, 5, 8]
