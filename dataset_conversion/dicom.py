@@ -10,7 +10,7 @@ one case for each; else the patient's series are one case. Channels are recognis
 
     [case_003]                     # for one case: series number, description or SeriesInstanceUID
     T1 = 5
-    RTSTRUCT = "approved"          # StructureSetLabel
+    RTSTRUCT = "approved"          # StructureSetLabel, or SOPInstanceUID
 
 An RTSTRUCT counts only if its patient, frame of reference and every image it refers to are those of the reference
 channel (the CT).
@@ -70,9 +70,11 @@ class DicomCase:
 
     def inputs(self) -> dict[str, Path]:
         files = {
-            f"{channel}/{number:04d}": one.path
+            f"{channel}/{number:04d}": path
             for channel, series in self.series.items()
-            for number, one in enumerate(sorted(series.slices, key=lambda one: one.sop_uid), start=1)
+            for number, path in enumerate(
+                dict.fromkeys(one.path for one in sorted(series.slices, key=lambda one: one.sop_uid)), start=1
+            )
         }
         return files if self.structure is None else {**files, "RTSTRUCT": self.structure.paths[0]}
 
@@ -112,7 +114,7 @@ class DicomCase:
                 mask = rasterise(roi.contours, image, notes)
             except ValueError as error:
                 raise ValueError(f"{organ}: {error}") from None
-            if not mask.any():
+            if not mask.any() and not notes:
                 notes.append("its contours hold no voxel's centre, so it has no voxel")
             warnings += [f"{organ}: {note}" for note in notes]
             masks[organ] = masks.get(organ, np.zeros(mask.shape, dtype=bool)) | mask
@@ -392,9 +394,11 @@ def _case(
                if all(s.slices is not one.slices for one in chosen.values())]  # fmt: skip
     if content is not None:
         drawn = tuple(
-            (without_personal(roi.name, words), len(roi.contours), table.organ(roi.name)) for roi in content.rois
+            (without_personal(roi.name, words, short=True), len(roi.contours), table.organ(roi.name))
+            for roi in content.rois
         )
         ignored += [f"region {roi}" for roi, _, organ in drawn if organ is None]
+        _check_twice(drawn)
         if not any(organ for _, _, organ in drawn):
             raise ValueError(
                 f"none of the regions {', '.join(roi for roi, _, _ in drawn[:6]) or '(none)'} is in the label table "
@@ -402,6 +406,16 @@ def _case(
             )
     ignored = [without_personal(text, words) for text in ignored]
     return DicomCase(name, name, False, chosen, structure, drawn, ignored, tuple(notes), words)
+
+
+def _check_twice(drawn: Sequence[tuple[str, int, str | None]]) -> None:
+    """Parts of an organ have different names (`Eye_AL`, `Eye_PL`); one name twice is two versions, never to be united."""
+    seen: dict[str, str] = {}
+    for roi, count, organ in drawn:
+        if organ is not None and count and seen.setdefault(normalise_name(roi), roi) is not roi:
+            raise ValueError(
+                f"{organ} is drawn twice, as {seen[normalise_name(roi)]} and {roi}; delete or rename one of them"
+            )
 
 
 def _pick(
@@ -425,6 +439,7 @@ def _pick(
         (lambda s: reference is not None and s.frame_of_reference_uid == reference.frame_of_reference_uid,
          "it shares the frame of reference"),
         (lambda s: reference is not None and s.study_uid == reference.study_uid, "it is of the same study"),
+        (lambda s: not s.derived, "the other was computed from images"),
     ):  # fmt: skip
         fitting = [series for series in candidates if fits(series)]
         if fitting and len(fitting) < len(candidates):
@@ -432,9 +447,10 @@ def _pick(
             notes.append(f"{channel} is {' or '.join(s.label for s in fitting)}, because {why}; not {left}")
             candidates = fitting
     if len(candidates) > 1:
+        labels = [", ".join((series.label, *series.notes)) for series in candidates]
         raise ValueError(
-            f"channel {channel} has {len(candidates)} series, {' and '.join(s.label for s in candidates)}; say which in a "
-            f"file for --series: [{name}] {channel} = NUMBER"
+            f"channel {channel} has {len(candidates)} series, {' and '.join(labels)}; say which in a file for --series: "
+            f"[{name}] {channel} = NUMBER"
         )
     try:
         check_series(candidates[0])
@@ -466,6 +482,10 @@ def _mismatch(structure: Series, content: StructureSet, series: Series, channel:
     frames = content.frame_of_reference_uids
     if frames and series.frame_of_reference_uid and series.frame_of_reference_uid not in frames:
         return f"its frame of reference is not the {channel}'s"
+    if series.frame_of_reference_uid and any(
+        roi.contours and roi.frame_of_reference_uid not in ("", series.frame_of_reference_uid) for roi in content.rois
+    ):
+        return f"some of its regions are drawn in another frame of reference than the {channel}'s"
     there = {one.sop_uid for one in series.slices}
     lost = len(content.sop_uids - there)
     if lost:
@@ -522,10 +542,11 @@ def _pick_structure(
     if len(good) > 1:
         raise ValueError(
             f"{len(good)} RTSTRUCTs belong to the {channel}, {' and '.join(s.label for s, _ in good)}; say which in a file "
-            f'for --series: [{name}] RTSTRUCT = "LABEL"'
+            f'for --series: [{name}] RTSTRUCT = "LABEL", or its SOPInstanceUID'
         )
     if not good and bad:
-        raise ValueError(f"the RTSTRUCT, {bad[0][0].label}, is refused: {bad[0][1]}; export both again, or remove it")
+        remedy = "" if "export it again" in bad[0][1] else "; export both again, or remove it"
+        raise ValueError(f"the RTSTRUCT, {bad[0][0].label}, is refused: {bad[0][1]}{remedy}")
     notes += [f"the RTSTRUCT, {s.label}, is left out: {reason}" for s, reason in bad]
     return good[0] if good else (None, None)
 

@@ -468,8 +468,9 @@ def _gather(
 
 def _check_key(key_file: Path, dataset: Path) -> None:
     """Refuse a key that would be handed on with the dataset, or that is gone: numbers would mean other patients."""
-    if dataset.resolve() in key_file.resolve().parents:
-        raise ValueError(f"the key file would lie inside {dataset.name}, which is handed on; choose another place")
+    for folder in key_file.resolve().parents:
+        if folder == dataset.resolve() or re.fullmatch(r"Dataset\d{3}_.+", folder.name):
+            raise ValueError(f"the key file would lie inside {folder.name}, which is handed on; choose another place")
     if not key_file.exists() and any((dataset / "provenance").glob("case_*.json")):
         raise ValueError(
             f"the key file {key_file.name} is gone, so the cases of {dataset.name} cannot be told apart; put it back, name "

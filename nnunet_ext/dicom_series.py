@@ -2,9 +2,10 @@
 
 Files are recognised by content, not by name. A series is what shares SeriesInstanceUID, frame of reference, slice
 direction and matrix (and the echo time, where one series holds several echoes). Localizers, screen captures and files
-that hold no image are set aside and counted. Reading refuses what would be read wrongly elsewhere: missing slices,
-two images at one position, metres, colour, multi-frame objects. Slices of a tilted gantry, which form no rectangular
-grid, are shifted in their own plane; uneven gaps that the slice thickness explains are interpolated.
+that hold no image are set aside and counted. The frames of an enhanced (multi-frame) CT or MR count as one image each.
+Reading refuses what would be read wrongly elsewhere: missing slices, two images at one position, metres, colour, other
+multi-frame objects. Slices of a tilted gantry, which form no rectangular grid, are shifted in their own plane; uneven
+gaps that the slice thickness explains are interpolated.
 
 Header values that may be personal stay inside `Series`; `Series.label` is the only text made for messages.
 """
@@ -33,8 +34,8 @@ LARGEST_GAP_RATIO = 1.2
 SMALLEST_GAP_MM = 0.1
 #: Slices that leave the straight line through the first by more than this belong to a tilted gantry.
 SHEAR_TOLERANCE_MM = 0.1
-#: Cosines of one series agree to this.
-DIRECTION_TOLERANCE = 1e-3
+#: Cosines of one series agree to this; images that differ by more and less than the second were meant to agree.
+DIRECTION_TOLERANCE, OTHER_DIRECTION = 1e-3, 0.1
 #: Fewer images than this are a localizer or a single picture, no volume.
 FEWEST_SLICES = 3
 AIR_HU = -1000.0
@@ -49,6 +50,22 @@ _MULTI_FRAME = {
     f"{_MR}.3": "an enhanced colour MR",
     f"{_MR}.4": "a legacy converted enhanced MR",
 }
+#: Where a frame of an enhanced object keeps what a classic image has in its header: sequence, element, classic element.
+_FUNCTIONAL_GROUPS = (
+    ("PlanePositionSequence", "ImagePositionPatient", "ImagePositionPatient"),
+    ("PlaneOrientationSequence", "ImageOrientationPatient", "ImageOrientationPatient"),
+    ("PixelMeasuresSequence", "PixelSpacing", "PixelSpacing"),
+    ("PixelMeasuresSequence", "SliceThickness", "SliceThickness"),
+    ("MREchoSequence", "EffectiveEchoTime", "EchoTime"),
+    ("MRTimingAndRelatedParametersSequence", "RepetitionTime", "RepetitionTime"),
+    ("MRModifierSequence", "InversionTimes", "InversionTime"),
+    ("MRDiffusionSequence", "DiffusionBValue", "DiffusionBValue"),
+    ("MRImageFrameTypeSequence", "FrameType", "ImageType"),
+    ("MRImageFrameTypeSequence", "AcquisitionContrast", "AcquisitionContrast"),
+    ("CTImageFrameTypeSequence", "FrameType", "ImageType"),
+    ("PixelValueTransformationSequence", "RescaleSlope", "RescaleSlope"),
+    ("PixelValueTransformationSequence", "RescaleIntercept", "RescaleIntercept"),
+)
 _CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _UNCOMPRESSED = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.5"}
 _TAGS = [
@@ -58,6 +75,8 @@ _TAGS = [
     "EchoTime", "RepetitionTime", "InversionTime", "MagneticFieldStrength", "ContrastBolusAgent", "AngioFlag",
     "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "SliceThickness",
     "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "StructureSetLabel", "BodyPartExamined",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "EchoPulseSequence", "EchoPlanarPulseSequence",
+    "TimeOfFlightContrast", "AcquisitionContrast",
 ]  # fmt: skip
 
 
@@ -73,13 +92,17 @@ class Patient:
 
 @dataclass(frozen=True)
 class Slice:
-    """One image file: centre of its first pixel in mm (LPS), and what decides whether it fits its neighbours."""
+    """One image: centre of its first pixel in mm (LPS), and what decides whether it fits its neighbours.
+
+    `frame` counts from 0 where the file holds several images.
+    """
 
     path: Path
     sop_uid: str
     position_mm: tuple[float, float, float]
     thickness_mm: float | None
     echo_time_ms: float | None
+    frame: int | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +120,7 @@ class Series:
         reason: Why it is that channel, or none.
         notes: Lines worth knowing where the series is used.
         problem: Why it cannot be read, from the headers; empty where it can.
+        derived: Whether it was computed from other images (ImageType).
         slices: In file order.
         direction: Row and column cosines, 6 numbers.
         spacing_mm: Between rows, between columns (DICOM's order).
@@ -116,6 +140,7 @@ class Series:
     reason: str = ""
     notes: tuple[str, ...] = ()
     problem: str = ""
+    derived: bool = False
     slices: tuple[Slice, ...] = ()
     direction: tuple[float, ...] = ()
     spacing_mm: tuple[float, float] = (0.0, 0.0)
@@ -123,7 +148,7 @@ class Series:
 
     @property
     def paths(self) -> list[Path]:
-        return [one.path for one in self.slices]
+        return list(dict.fromkeys(one.path for one in self.slices))
 
 
 @dataclass
@@ -184,8 +209,10 @@ def find_series(folder: Path, progress: Callable[[Iterable[Path]], Iterable[Path
     import pydicom
 
     tree = Tree()
-    groups: dict[tuple, _Members] = {}
-    seen: dict[str, tuple] = {}
+    groups: dict[tuple, list[_Members]] = {}
+    seen: dict[tuple, tuple] = {}
+    structures: dict[str, Path] = {}
+    owners: dict[str, set[str]] = {}
     with tolerant_dicom():
         for path in progress(list(_files(Path(folder)))):
             if not is_dicom(path):
@@ -202,33 +229,44 @@ def find_series(folder: Path, progress: Callable[[Iterable[Path]], Iterable[Path
             words = tree.personal.get(patient.key, frozenset()) | _personal_words(header, patient)
             tree.personal[patient.key] = words
             if sop_class == _RTSTRUCT or header.text("Modality") == "RTSTRUCT":
-                tree.structures.append(_structure(header, patient, path))
-                continue
-            aside = _set_aside(header, sop_class)
-            if aside:
-                tree.ignored[aside] += 1
+                first = structures.setdefault(header.text("SOPInstanceUID"), path)
+                if first != path and first.read_bytes() == path.read_bytes():
+                    tree.ignored["copies of the same RTSTRUCT"] += 1
+                else:
+                    tree.structures.append(_structure(header, patient, path))
                 continue
             sop = header.text("SOPInstanceUID")
-            place = (sop, header.numbers("ImagePositionPatient", 3))
-            if sop and seen.setdefault(sop, place) != place:
-                tree.ignored["images under the UID of another image"] += 1
-                continue
-            direction = header.numbers("ImageOrientationPatient", 6) or ()
-            key = (
-                patient.key,
-                header.text("SeriesInstanceUID"),
-                header.text("FrameOfReferenceUID"),
-                tuple(round(value, 2) + 0.0 for value in direction),
-                header.text("Rows"),
-                header.text("Columns"),
-            )
-            groups.setdefault(key, _Members()).add(header, path, sop)
-        for members in groups.values():
-            for one in _series(members, tree):
-                if len(one.slices) < FEWEST_SLICES and not one.problem:
-                    tree.ignored["single images and localizers"] += len(one.slices)
-                else:
-                    tree.images.append(one)
+            for frame, image in _frames(header, sop_class):
+                aside = _set_aside(image, image.text("SOPClassUID"))
+                if aside:
+                    tree.ignored[aside] += 1
+                    continue
+                place = (sop, image.numbers("ImagePositionPatient", 3))
+                if sop and seen.setdefault((sop, frame), place) != place:
+                    tree.ignored["images under the UID of another image"] += 1
+                    continue
+                uid = image.text("SeriesInstanceUID")
+                owners.setdefault(uid, set()).add(patient.key)
+                key = (patient.key, uid, image.text("FrameOfReferenceUID"), image.text("Rows"), image.text("Columns"))
+                direction = np.array(image.numbers("ImageOrientationPatient", 6) or np.zeros(6))
+                alike = groups.setdefault(key, [])
+                members = next((m for m in alike if np.abs(m.direction - direction).max() <= OTHER_DIRECTION), None)
+                if members is None:
+                    members = _Members(direction)
+                    alike.append(members)
+                members.add(image, path, sop, frame, direction)
+        for (_, uid, *_), alike in groups.items():
+            for members in alike:
+                if uid and len(owners[uid]) > 1:
+                    members.problem = (
+                        f"its images, or copies of it, carry {len(owners[uid])} patient IDs; correct the IDs, or remove "
+                        "the copy"
+                    )
+                for one in _series(members, tree):
+                    if len(one.slices) < FEWEST_SLICES and not one.problem:
+                        tree.ignored["single images and localizers"] += len(one.slices)
+                    else:
+                        tree.images.append(one)
     order = {"CT": 0, "T1": 1, "T2": 2, "": 3}
     tree.images.sort(
         key=lambda s: (s.patient.key, s.study_uid, s.frame_of_reference_uid, order[s.channel], s.number or 0)
@@ -242,19 +280,67 @@ def find_series(folder: Path, progress: Callable[[Iterable[Path]], Iterable[Path
 class _Members:
     """Files of one series; whole headers only of the first image of every echo, for a tree may hold 100,000 files."""
 
+    direction: np.ndarray
     headers: dict[float | None, _Header] = field(default_factory=dict)
     slices: list[Slice] = field(default_factory=list)
     spacings: set = field(default_factory=set)
     photometric: set[str] = field(default_factory=set)
+    turned: float = 0.0
+    problem: str = ""
 
-    def add(self, header: _Header, path: Path, sop: str) -> None:
+    def add(self, header: _Header, path: Path, sop: str, frame: int | None, direction: np.ndarray) -> None:
         echo = header.number("EchoTime")
         position = header.numbers("ImagePositionPatient", 3) or (0.0, 0.0, 0.0)
-        self.slices.append(Slice(path, sop, position, header.number("SliceThickness"), echo))
+        self.slices.append(Slice(path, sop, position, header.number("SliceThickness"), echo, frame))
         self.spacings.add(header.numbers("PixelSpacing", 2))
         self.photometric.add(header.text("PhotometricInterpretation"))
+        self.turned = max(self.turned, float(np.abs(direction - self.direction).max()))
         if len(self.headers) < 8:
             self.headers.setdefault(echo, header)
+
+
+def _frames(header: _Header, sop_class: str) -> list[tuple[int | None, _Header]]:
+    """Frames of an enhanced object under the headers of classic images; of any other file, its own header.
+
+    Also the file's own header where the frames do not say where they lie: it is then refused as a whole.
+    """
+    itself = [(None, header)]
+    count = header.number("NumberOfFrames") or 1
+    per_frame = header.dataset.get("PerFrameFunctionalGroupsSequence") or ()
+    if sop_class not in _MULTI_FRAME or len(per_frame) != count:
+        return itself
+    shared = (header.dataset.get("SharedFunctionalGroupsSequence") or [{}])[0]
+    common = {tag: header.dataset.get(tag) for tag in _TAGS if not tag.endswith("GroupsSequence")}
+    common["SOPClassUID"] = _CT if sop_class.startswith(_CT) else _MR
+    common["NumberOfFrames"] = None
+    sequence = ["GR"] if header.text("EchoPulseSequence") == "GRADIENT" else []
+    sequence += ["EP"] if header.text("EchoPlanarPulseSequence") == "YES" else []
+    common["ScanningSequence"] = sequence or common["ScanningSequence"]
+    if header.text("TimeOfFlightContrast") == "YES":
+        common["AngioFlag"] = "Y"
+    frames: list[tuple[int | None, _Header]] = []
+    for number, groups in enumerate(per_frame):
+        values = {**common, **_functional_groups(groups, shared)}
+        kind = [*(values["ImageType"] or ()), values.pop("AcquisitionContrast") or ""]
+        if float(values.pop("DiffusionBValue", 0) or 0) > 0:
+            kind.append("DIFFUSION")
+        values["ImageType"] = kind
+        frame = _Header(values)
+        if frame.numbers("ImagePositionPatient", 3) is None or frame.numbers("ImageOrientationPatient", 6) is None:
+            return itself
+        frames.append((number, frame))
+    return frames
+
+
+def _functional_groups(groups, shared) -> dict[str, object]:
+    """Classic element -> value of one frame; a frame's own group goes before the shared one."""
+    values = {}
+    for sequence, element, classic in _FUNCTIONAL_GROUPS:
+        items = groups.get(sequence) or shared.get(sequence)
+        value = items[0].get(element) if items else None
+        if value is not None:
+            values[classic] = np.ravel(value)[0] if element == "InversionTimes" else value
+    return values
 
 
 class _Header:
@@ -298,22 +384,31 @@ def _personal_words(header: _Header, patient: Patient) -> frozenset[str]:
     words = {patient.patient_id, header.text("OtherPatientIDs"), header.text("AccessionNumber"), patient.birth_date}
     words |= {header.text("StudyID"), patient.name}
     words |= set(re.split(r"[\^=\s,._-]+", patient.name)) | set(re.split(r"[\s^/\\]+", patient.patient_id))
-    # Short Latin words would black out ordinary ones; a Chinese name has one to three characters.
-    return frozenset(w for w in (word.strip() for word in words) if len(w) >= 3 or (w and not w.isascii()))
+    return frozenset(w for w in (word.strip() for word in words) if len(w) >= 2 or (w and not w.isascii()))
 
 
-_DATE = re.compile(r"(?<!\d)(?:19|20)\d\d[-/. ]?(?:0[1-9]|1[0-2])[-/. ]?(?:0[1-9]|[12]\d|3[01])(?!\d)")
+_DATE = re.compile(
+    r"(?<!\d)(?:(?:19|20)\d\d[-/. ]?(?:0[1-9]|1[0-2])[-/. ]?(?:0[1-9]|[12]\d|3[01])|\d{1,2}[-/.]\d{1,2}[-/.](?:19|20)\d\d)"
+    r"(?!\d)|(?:19|20)\d\d年(?:\d{1,2}月)?(?:\d{1,2}[日号])?"
+)
 
 
-def without_personal(text: str, words: Iterable[str]) -> str:
-    """Text with personal words and dates replaced by `***`."""
+def without_personal(text: str, words: Iterable[str], *, short: bool = False) -> str:
+    """Text with personal words and dates replaced by `***`.
+
+    Latin words of two letters count only with `short`, where they stand alone, and then for texts of a header: in our
+    own sentences a patient called An would black out an article.
+    """
     for word in sorted(words, key=len, reverse=True):
-        text = re.sub(re.escape(word), "***", text, flags=re.IGNORECASE)
+        if len(word) > 2 or not word.isascii():
+            text = re.sub(re.escape(word), "***", text, flags=re.IGNORECASE)
+        elif short:
+            text = re.sub(rf"(?<![a-z0-9]){re.escape(word)}(?![a-z0-9])", "***", text, flags=re.IGNORECASE)
     return _DATE.sub("***", text)
 
 
 def _with_label(series: Series, tree: Tree) -> Series:
-    text = without_personal(series.description, tree.personal[series.patient.key])
+    text = without_personal(series.description, tree.personal[series.patient.key], short=True)
     number = "series" if series.number is None else f"series {series.number}"
     if len(series.slices) and series.modality != "RTSTRUCT":
         return replace(series, label=f"{number} '{text}' ({series.modality}, {len(series.slices)} images)")
@@ -330,6 +425,8 @@ def _set_aside(header: _Header, sop_class: str) -> str:
     if sop_class in _MULTI_FRAME:
         return ""
     modality = header.text("Modality")
+    if not modality:
+        return "DICOM files without a modality (cut off?)"
     if modality not in ("CT", "MR"):
         return (
             f"files of modality {modality}" if re.fullmatch(r"[A-Z]{2,12}", modality) else "files of other modalities"
@@ -361,10 +458,10 @@ def _series(members: _Members, tree: Tree) -> list[Series]:
     slices: list[Slice] = []
     seen = set()
     for one in members.slices:
-        if one.sop_uid and one.sop_uid in seen:
+        if one.sop_uid and (one.sop_uid, one.frame) in seen:
             tree.ignored["copies of the same image"] += 1
             continue
-        seen.add(one.sop_uid)
+        seen.add((one.sop_uid, one.frame))
         slices.append(one)
     direction = header.numbers("ImageOrientationPatient", 6) or ()
     channel, reason, more = classify(header.text, header.number)
@@ -376,6 +473,7 @@ def _series(members: _Members, tree: Tree) -> list[Series]:
         channel=channel, reason=reason, notes=tuple(more), slices=tuple(slices), direction=direction,
         spacing_mm=header.numbers("PixelSpacing", 2) or (0.0, 0.0),
         size=(int(header.number("Rows") or 0), int(header.number("Columns") or 0)),
+        derived=header.text("ImageType").upper().startswith("DERIVED"),
     )  # fmt: skip
     base = replace(base, problem=_header_problem(header, members))
     echoes = {one.echo_time_ms for one in slices}
@@ -392,10 +490,17 @@ def _series(members: _Members, tree: Tree) -> list[Series]:
 
 
 def _header_problem(header: _Header, members: _Members) -> str:
+    if members.problem:
+        return members.problem
+    if members.turned > DIRECTION_TOLERANCE:
+        return f"its images lie in different directions (cosines differ by {members.turned:.2g}); split it into series"
     sop_class = header.text("SOPClassUID")
     if sop_class in _MULTI_FRAME or (header.number("NumberOfFrames") or 1) > 1:
         kind = _MULTI_FRAME.get(sop_class, "a")
-        return f"it is {kind} multi-frame object; export it as classic single-frame DICOM"
+        return (
+            f"it is {kind} multi-frame object whose frames do not say where they lie; export it as classic single-frame "
+            "DICOM"
+        )
     if header.text("Modality") == "CT" and (sop_class == _MR or header.number("MagneticFieldStrength") is not None
                                             or header.number("EchoTime") is not None):  # fmt: skip
         return "its modality says CT but it has an MR's header (echo time, field strength); correct the modality"
@@ -424,8 +529,11 @@ _FLAIR = r"\w*flair|tirm|da(?:rk)?[ _-]?fl(?:uid)?|压水|水抑制"
 _FLUID_INVERSION_MS = 1500
 _CONTRAST = r"gd|gad\w*|contrast|post|postgd|ce|cet1\w*|km|enh\w*|cemr\w*|dotarem|gadovist|magnevist|\+c|c\+|增强"
 _FAT_SATURATED = r"fs|fatsat|fat sat|spir|spair|chess|抑脂|压脂"
-#: Words of ImageType for what is computed from images.
-_COMPUTED = r"adc|diffusion|trace\w*|fa|projection image|mip|perfusion|angio|subtraction|t[12] map|phase(?: map)?|p"
+#: Words of ImageType, and AcquisitionContrast, for what is computed from images or weighted otherwise.
+_OTHER_TYPES = (
+    r"fluid_attenuated|t2_star|proton_density|adc|diffusion|trace\w*|fa|projection image|mip|perfusion|angio|subtraction|"
+    r"t[12] map|phase(?: map)?|p"
+)
 
 
 def _word(pattern: str, text: str) -> bool:
@@ -451,7 +559,7 @@ def classify(
     te, tr, ti = number("EchoTime"), number("RepetitionTime"), number("InversionTime")
     sequence = text("ScanningSequence").upper().split("\\")
     gradient = "GR" in sequence
-    kind = next((k for k in text("ImageType").lower().split("\\") if re.fullmatch(_COMPUTED, k)), "")
+    kind = next((k for k in text("ImageType").lower().split("\\") if re.fullmatch(_OTHER_TYPES, k)), "")
     if kind:
         return "", f"its image type says {kind.upper()}", []
     if "EP" in sequence or text("SequenceName").lower().startswith(("*ep", "ep")):
@@ -512,7 +620,7 @@ def read_series(series: Series, notes: list[str] | None = None) -> sitk.Image:
     slices, (rows, columns, normal), gap, even = _arrange(series, notes)
     positions = np.array([one.position_mm for one in slices])
     along = positions @ normal
-    volume = np.stack([_pixels(one.path, series.size) for one in slices])
+    volume = np.stack(_pixels(slices, series.size))
     shift = (positions - positions[0]) @ np.stack([rows, columns]).T  # mm along the row, down the column
     origin = positions[0].copy()
     if float(np.abs(shift).max()) > SHEAR_TOLERANCE_MM:
@@ -565,19 +673,19 @@ def _arrange(
         raise ValueError(
             f"its slices are {extent / (len(slices) - 1):.3g} mm apart, so it is in metres; export it in mm"
         )
-    slices = _without_twins(slices, normal, notes)
+    slices = _without_twins(slices, series.size, normal, notes)
     along = np.array([one.position_mm for one in slices]) @ normal
     gap, even = _gap_mm(along, [one.thickness_mm for one in slices])
     return slices, (rows, columns, normal), gap, even
 
 
-def _without_twins(slices: Sequence[Slice], normal: np.ndarray, notes: list[str]) -> list[Slice]:
+def _without_twins(slices: Sequence[Slice], size: tuple[int, int], normal: np.ndarray, notes: list[str]) -> list[Slice]:
     """Slices without exact copies under another UID; ValueError where different images share a position."""
     kept: list[Slice] = []
     dropped = 0
     for one in slices:
         if kept and abs(np.dot(np.subtract(one.position_mm, kept[-1].position_mm), normal)) < GAP_TOLERANCE_MM:
-            if not _same_pixels(one.path, kept[-1].path):
+            if not np.array_equal(*_pixels([one, kept[-1]], size)):
                 count = sum(abs(np.dot(np.subtract(o.position_mm, one.position_mm), normal)) < GAP_TOLERANCE_MM
                             for o in slices)  # fmt: skip
                 raise ValueError(
@@ -591,13 +699,6 @@ def _without_twins(slices: Sequence[Slice], normal: np.ndarray, notes: list[str]
     if len(kept) < FEWEST_SLICES:
         raise ValueError(f"it has {len(kept)} positions, too few for a volume")
     return kept
-
-
-def _same_pixels(a: Path, b: Path) -> bool:
-    import pydicom
-
-    with tolerant_dicom():
-        return pydicom.dcmread(a, force=True).get("PixelData") == pydicom.dcmread(b, force=True).get("PixelData")
 
 
 def _gap_mm(along: np.ndarray, thickness_mm: Sequence[float | None]) -> tuple[float, bool]:
@@ -628,23 +729,44 @@ def _gap_mm(along: np.ndarray, thickness_mm: Sequence[float | None]) -> tuple[fl
     return smallest, False
 
 
-def _pixels(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """Rescaled pixels `(rows, columns)` of one file, 64-bit float."""
+def _pixels(slices: Sequence[Slice], size: tuple[int, int]) -> list[np.ndarray]:
+    """Rescaled pixels `(rows, columns)` of each slice, 64-bit float."""
+    frames = {one.path: _stored(one.path) for one in slices if one.frame is not None}
+    result = []
+    for one in slices:
+        stored, rescale = frames[one.path] if one.frame is not None else _stored(one.path)
+        number = one.frame or 0
+        if stored.shape[1:] != size or number >= len(stored):
+            raise ValueError(
+                f"one of its images has {stored.shape[1:]} pixels where the header says {size}; export it again"
+            )
+        slope, intercept = rescale[number]
+        if slope == 0:
+            raise ValueError("one of its images has the rescale slope 0, which leaves no image; export it again")
+        result.append(stored[number].astype(np.float64) * slope + intercept)
+    return result
+
+
+def _stored(path: Path) -> tuple[np.ndarray, list[tuple[float, float]]]:
+    """Stored pixels `(frames, rows, columns)` of one file, and slope and intercept of each frame."""
     import pydicom
 
     with tolerant_dicom():
         try:
             dataset = pydicom.dcmread(path, force=True)
-            header = _Header(dataset)
             syntax = str(getattr(dataset.file_meta, "TransferSyntaxUID", "1.2.840.10008.1.2"))
-            if syntax in _UNCOMPRESSED:
-                if "TransferSyntaxUID" not in dataset.file_meta:
-                    dataset.file_meta.TransferSyntaxUID = syntax
-                pixels = dataset.pixel_array.astype(np.float64)
-                slope = header.number("RescaleSlope")
-                pixels = pixels * (1.0 if slope is None else slope) + (header.number("RescaleIntercept") or 0.0)
-            else:
-                pixels = sitk.GetArrayFromImage(_decompress(path)).squeeze().astype(np.float64)
+            per_frame = dataset.get("PerFrameFunctionalGroupsSequence")
+            if syntax not in _UNCOMPRESSED and not per_frame:
+                pixels = sitk.GetArrayFromImage(_decompress(path))
+                return pixels.reshape(-1, *pixels.shape[-2:]), [(1.0, 0.0)]
+            if "TransferSyntaxUID" not in dataset.file_meta:
+                dataset.file_meta.TransferSyntaxUID = syntax
+            shared = (dataset.get("SharedFunctionalGroupsSequence") or [{}])[0]
+            headers = [_Header(_functional_groups(groups, shared)) for groups in per_frame or ()] or [_Header(dataset)]
+            slopes = [header.number("RescaleSlope") for header in headers]
+            intercepts = [header.number("RescaleIntercept") or 0.0 for header in headers]
+            pixels = dataset.pixel_array
+            pixels = pixels.reshape(-1, *pixels.shape[-2:])
         except OSError as error:
             raise OSError(f"one of its files cannot be read: {error.strerror or 'I/O error'}") from None
         except Exception as error:
@@ -652,9 +774,9 @@ def _pixels(path: Path, size: tuple[int, int]) -> np.ndarray:
                 f"the pixels of one of its files cannot be read ({type(error).__name__}): cut off or compressed in a "
                 "way that is not supported; export it again, uncompressed"
             ) from None
-    if pixels.shape != size:
-        raise ValueError(f"one of its images has {pixels.shape} pixels where the header says {size}; export it again")
-    return pixels
+    return pixels, [
+        (1.0 if slope is None else slope, intercept) for slope, intercept in zip(slopes, intercepts, strict=True)
+    ]
 
 
 def _decompress(path: Path) -> sitk.Image:

@@ -1,9 +1,11 @@
-"""A hand-written plans file of the cascade, small enough to run anywhere, for the tests that need nnU-Net's managers."""
+"""What several tests need: a plans file of the cascade, small enough to run anywhere, and multi-frame DICOM files."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import pydicom
 import pytest
 
 N_LABELS = 4  # background and three organs
@@ -100,3 +102,52 @@ def _cascade_plans(
 def cascade_plans() -> Callable[..., dict]:
     """Makes the content of a plans file such as `CascadeOARPlanner` writes, with networks of a few features."""
     return _cascade_plans
+
+
+def _to_enhanced(
+    files: Sequence[Path], *, slopes: Sequence[float] | None = None, change: Callable | None = None, te: float = 95
+) -> Path:
+    classic = [pydicom.dcmread(path) for path in files]
+    for path in files:
+        path.unlink()
+    first = classic[0]
+    whole = pydicom.Dataset()
+    whole.update(first)
+    whole.file_meta = first.file_meta
+    whole.SOPClassUID = whole.file_meta.MediaStorageSOPClassUID = first.SOPClassUID + ".1"
+    whole.NumberOfFrames = len(classic)
+    whole.PixelData = b"".join(one.PixelData for one in classic[::-1])
+    shared, measures, orientation = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
+    measures.PixelSpacing, measures.SliceThickness = first.PixelSpacing, first.SliceThickness
+    orientation.ImageOrientationPatient = first.ImageOrientationPatient
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [orientation]
+    if first.Modality == "MR":
+        echo, timing = pydicom.Dataset(), pydicom.Dataset()
+        echo.EffectiveEchoTime, timing.RepetitionTime = te, 4200
+        shared.MREchoSequence, shared.MRTimingAndRelatedParametersSequence = [echo], [timing]
+    whole.SharedFunctionalGroupsSequence = [shared]
+    whole.PerFrameFunctionalGroupsSequence = []
+    for k, one in reversed(list(enumerate(classic))):
+        groups, position, values = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
+        position.ImagePositionPatient = one.ImagePositionPatient
+        values.RescaleIntercept, values.RescaleSlope = one.RescaleIntercept, 1 if slopes is None else slopes[k]
+        groups.PlanePositionSequence, groups.PixelValueTransformationSequence = [position], [values]
+        whole.PerFrameFunctionalGroupsSequence.append(groups)
+    moved = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "RescaleSlope",
+             "RescaleIntercept")  # fmt: skip
+    for keyword in moved:
+        delattr(whole, keyword)
+    if change is not None:
+        change(whole)
+    path = files[0].with_name("enhanced")
+    whole.save_as(path, enforce_file_format=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def to_enhanced() -> Callable[..., Path]:
+    """Puts the files of a classic CT or MR series into one enhanced object, last slice first, in their place.
+
+    `slopes` are the rescale slopes of the slices, `change` edits the dataset before it is written.
+    """
+    return _to_enhanced

@@ -142,8 +142,9 @@ def test_the_key_leads_back_to_the_patient_and_only_its_owner_reads_it(tmp_path:
     assert not list(summary.dataset_folder.rglob("*key*"))
     run(tmp_path / "src", key_file=tmp_path / "safe" / "key.csv", name="Other", dataset_id=502)
     assert (tmp_path / "safe" / "key.csv").exists()
-    with pytest.raises(ValueError, match="key file would lie inside"):
-        run(tmp_path / "src", key_file=summary.dataset_folder / "key.csv")
+    for folder in (summary.dataset_folder, tmp_path / "raw" / "Dataset777_Else" / "imagesTr"):
+        with pytest.raises(ValueError, match="key file would lie inside Dataset"):
+            run(tmp_path / "src", key_file=folder / "key.csv")
 
 
 def test_numbers_stay_when_patients_are_added_and_only_they_are_converted(tmp_path: Path):
@@ -236,8 +237,16 @@ def test_two_candidates_fail_and_name_both_and_the_series_file(tmp_path: Path):
     second_t1(write_patient(tmp_path / "src"))
     reason = run(tmp_path / "src").failed["case_001"]
     assert reason == (
-        "channel T1 has 2 series, series 3 'ax t1 tse ***' (MR, 24 images) and series 8 't1 tse +C' (MR, 24 images); say "
-        "which in a file for --series: [case_001] T1 = NUMBER"
+        "channel T1 has 2 series, series 3 'ax t1 tse ***' (MR, 24 images) and series 8 't1 tse +C' (MR, 24 images), "
+        "contrast-enhanced; say which in a file for --series: [case_001] T1 = NUMBER"
+    )
+
+
+def test_an_original_goes_before_what_was_computed_from_it(tmp_path: Path):
+    second_t1(write_patient(tmp_path / "src"), "t1 MPR", ImageType=["DERIVED", "SECONDARY", "MPR"])
+    (line,) = run(tmp_path / "src").warnings["case_001"]
+    assert line.startswith(
+        "T1 is series 3 'ax t1 tse ***' (MR, 24 images), because the other was computed from images; not "
     )
 
 
@@ -319,6 +328,14 @@ def stray_rtstruct(root: Path) -> None:
     edit(rtstruct(root), change)
 
 
+def twice(dataset) -> None:
+    dataset.StructureSetROISequence[1].ROIName = "eye al"
+
+
+def one_in_another_frame(dataset) -> None:
+    dataset.StructureSetROISequence[1].ReferencedFrameOfReferenceUID = "1.2.3"
+
+
 def enhanced(dataset) -> None:
     dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2.1"
     dataset.NumberOfFrames = 1
@@ -327,7 +344,7 @@ def enhanced(dataset) -> None:
 BAD = {
     "missing slice": (lambda r: ct_files(r)[9].unlink(), r"CT, series 2 .*: slices are missing: 15 mm between images"),
     "enhanced": (lambda r: [p.unlink() for p in ct_files(r)[1:]] + [edit(ct_files(r)[0], enhanced)],
-                 "enhanced CT multi-frame object; export it as classic"),
+                 "enhanced CT multi-frame object whose frames do not say where they lie"),
     "MR as CT": (lambda r: each(ct_files(r), lambda d: setattr(d, "EchoTime", 12)),
                  "modality says CT but it has an MR's header"),
     "metres": (lambda r: each(ct_files(r), lambda d: setattr(d, "PixelSpacing", [0.0052, 0.0066])), "it is in metres"),
@@ -349,6 +366,12 @@ BAD = {
     "unknown regions": (
         lambda r: edit(rtstruct(r), lambda d: [setattr(i, "ROIName", "GTV") for i in d.StructureSetROISequence]),
         "none of the regions GTV, .* is in the label table"),
+    "organ drawn twice": (lambda r: edit(rtstruct(r), twice), "Eye_L is drawn twice, as Eye_AL and eye al; delete or"),
+    "region in another frame": (
+        lambda r: edit(rtstruct(r), one_in_another_frame), "some of its regions are drawn in another frame of reference"),
+    "RTSTRUCT without numbers": (
+        lambda r: edit(rtstruct(r), lambda d: setattr(d.ROIContourSequence[0], "ReferencedROINumber", None)),
+        r"the RTSTRUCT is damaged \(TypeError\); export it again$"),
     "two birth dates": (
         lambda r: each((r / f"{NAME}_2" / "DICOM").iterdir(), lambda d: setattr(d, "PatientBirthDate", "19500101")),
         "one patient ID and different birth dates"),
@@ -390,6 +413,7 @@ def test_pictures_localizers_copies_and_odd_dates_do_not_stop_a_case(tmp_path: P
 
     edit(root / "scout", scout)
     shutil.copy(ct_files(root)[4], root / "copy")
+    shutil.copy(rtstruct(root), root / "copy of the plan")
     (root / "DICOMDIR").write_bytes(b"x")
     for path in ct_files(root):
         raw = path.read_bytes().replace(b"DA\x08\x0020230115", b"DA\x08\x00f81d4fae")  # the start of a UUID
@@ -399,7 +423,10 @@ def test_pictures_localizers_copies_and_odd_dates_do_not_stop_a_case(tmp_path: P
     summary = run(tmp_path / "src")
     assert summary.written == ["case_001"]
     text = " ".join(record.getMessage() for record in caplog.records)
-    assert "1 copies of the same image, 1 screen and secondary captures, 1 single images and localizers" in text
+    assert (
+        "1 copies of the same RTSTRUCT, 1 copies of the same image, 1 screen and secondary captures, 1 single images"
+        in text
+    )
     result = read_image(summary.dataset_folder / "imagesTr" / "case_001_0000.nii.gz")
     np.testing.assert_array_equal(sitk.GetArrayFromImage(result), volumes(1)["CT"])
 
@@ -443,6 +470,27 @@ def test_phantoms_as_dicom_convert_to_the_same_labels_as_phantoms_as_nifti(tmp_p
     np.testing.assert_array_equal(sitk.GetArrayFromImage(label), sitk.GetArrayFromImage(expected))
     with pytest.raises(ValueError, match="made with dicom=True instead of False"):
         make_phantoms(tmp_path / "src", **options)
+
+
+def test_contours_on_an_enhanced_ct_give_the_same_labels(tmp_path: Path, to_enhanced):
+    root = write_patient(tmp_path / "src")
+    whole = pydicom.dcmread(to_enhanced(ct_files(root)), stop_before_pixels=True).SOPInstanceUID
+
+    def refer(dataset) -> None:  # to frames of the one object, last slice first
+        items = [
+            dataset.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0].RTReferencedSeriesSequence[0]
+        ]
+        items += [contour for roi in dataset.ROIContourSequence for contour in roi.ContourSequence]
+        for item in items:
+            item.ContourImageSequence = item.ContourImageSequence[:1]
+            item.ContourImageSequence[0].ReferencedSOPInstanceUID = whole
+
+    edit(rtstruct(root), refer)
+    summary = run(tmp_path / "src")
+    assert (summary.written, summary.failed) == (["case_001"], {})
+    for folder, name, channel in (("imagesTr", "case_001_0000", "CT"), ("labelsTr", "case_001", "label")):
+        result = read_image(summary.dataset_folder / folder / f"{name}.nii.gz")
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(result), volumes(1)[channel])
 
 
 def test_contours_of_a_tilted_gantry_land_where_they_were_drawn(tmp_path: Path):

@@ -7,7 +7,15 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
-from nnunet_ext.dicom_series import check_series, classify, find_series, has_dicom, is_dicom, read_series
+from nnunet_ext.dicom_series import (
+    check_series,
+    classify,
+    find_series,
+    has_dicom,
+    is_dicom,
+    read_series,
+    without_personal,
+)
 from nnunet_ext.dicom_writer import Study, write_series
 from nnunet_ext.geometry import index_to_world, same_grid, to_canonical
 
@@ -92,11 +100,39 @@ def test_fractions_stay(tmp_path: Path):
     np.testing.assert_allclose(array(only(tmp_path)), sitk.GetArrayFromImage(image()) * 0.25)
 
 
-@pytest.mark.parametrize("syntax", ["RLELossless", "without preamble"])
+def as_jpeg_lossless(dataset) -> None:
+    """JPEG Lossless (process 14, first order) by the encoder of GDCM, as CT scanners archive."""
+    stored = sitk.GetImageFromArray(dataset.pixel_array[None])
+    writer = sitk.ImageFileWriter()
+    writer.SetImageIO("GDCMImageIO")
+    writer.UseCompressionOn()
+    writer.SetCompressor("JPEG")
+    name = Path(dataset.filename).with_name("compressed.dcm")
+    writer.SetFileName(str(name))
+    writer.Execute(stored)
+    written = pydicom.dcmread(name)
+    name.unlink()
+    assert written.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.4.70"
+    dataset.PixelData = written.PixelData
+    dataset["PixelData"].is_undefined_length = True
+    dataset.file_meta.TransferSyntaxUID = written.file_meta.TransferSyntaxUID
+
+
+@pytest.mark.parametrize("syntax", ["RLELossless", "JPEG lossless", "big endian", "implicit", "without preamble"])
 def test_compressed_files_and_files_without_preamble_are_read(tmp_path: Path, syntax: str):
     for path in write(tmp_path):
         dataset = pydicom.dcmread(path)
-        if syntax == "RLELossless":
+        if syntax == "JPEG lossless":
+            as_jpeg_lossless(dataset)
+            dataset.save_as(path)
+        elif syntax == "implicit":
+            dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+            dataset.save_as(path, implicit_vr=True, little_endian=True)
+        elif syntax == "big endian":
+            dataset.PixelData = dataset.pixel_array.astype(">i2").tobytes()
+            dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRBigEndian
+            pydicom.dcmwrite(path, dataset, implicit_vr=False, little_endian=False)
+        elif syntax == "RLELossless":
             dataset.compress(pydicom.uid.RLELossless, generate_instance_uid=False)
             dataset.save_as(path)
         else:
@@ -153,6 +189,12 @@ def test_uneven_gaps_that_the_thickness_explains_are_interpolated(tmp_path: Path
     assert notes == ["gaps between slices of 2 to 4 mm: interpolated to 2 mm"]
 
 
+def wrong_twin(path: Path) -> None:
+    """The same stored pixels at the same place, scaled in another way."""
+    twin = Path(shutil.copy(path, path.with_name("twin")))
+    edit(twin, lambda d: (setattr(d, "SOPInstanceUID", "1.2.3"), setattr(d, "RescaleIntercept", 0)))
+
+
 BAD = {
     "missing slice": (lambda f: f[2].unlink(), "slices are missing: 6 mm between images 2 and 3 of 5"),
     "missing slice among overlapping ones": (
@@ -168,6 +210,7 @@ BAD = {
     "MR as CT": (lambda f: [edit(p, lambda d: setattr(d, "MagneticFieldStrength", 3)) for p in f], "it has an MR's header"),
     "inverted": (lambda f: [edit(p, lambda d: setattr(d, "PhotometricInterpretation", "MONOCHROME1")) for p in f],
                  "not plain grey values"),
+    "twin of other scaling": (lambda f: wrong_twin(f[0]), "2 different images at one position"),
     "spacings differ": (lambda f: edit(f[0], lambda d: setattr(d, "PixelSpacing", [1, 1])), "different pixel spacings"),
 }  # fmt: skip
 
@@ -180,12 +223,86 @@ def test_what_would_be_read_wrongly_is_refused_from_the_headers(tmp_path: Path, 
         check_series(only(tmp_path))
 
 
+def test_a_slope_of_zero_is_refused(tmp_path: Path):
+    edit(write(tmp_path)[3], lambda d: setattr(d, "RescaleSlope", 0))
+    with pytest.raises(ValueError, match="rescale slope 0"):
+        read_series(only(tmp_path))
+
+
 def test_pixels_that_are_cut_off_are_refused_without_a_path(tmp_path: Path):
     path = write(tmp_path)[3]
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(ValueError, match=r"pixels of one of its files cannot be read \(\w+\): cut off") as caught:
         read_series(only(tmp_path))
     assert str(tmp_path) not in str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------- multi-frame
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+@pytest.mark.parametrize("flips", [(1, 1, 1), (1, -1, 1)])
+def test_an_enhanced_object_is_read_as_its_classic_twin(to_enhanced, tmp_path: Path, modality: str, flips):
+    given = image(flips)
+    to_enhanced(write(tmp_path, given, modality=modality))
+    series = only(tmp_path)
+    assert (series.channel, len(series.slices), len(series.paths)) == ("CT" if modality == "CT" else "T2", 5, 1)
+    notes: list[str] = []
+    result = to_canonical(read_series(series, notes))
+    assert same_grid(result, to_canonical(given), 1e-3)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(result), sitk.GetArrayFromImage(to_canonical(given)))
+    assert notes == []
+
+
+def test_each_frame_of_an_enhanced_object_has_its_own_slope(to_enhanced, tmp_path: Path):
+    slopes = np.array([0.5, 1, 2, 1, 4])
+    to_enhanced(write(tmp_path, modality="MR"), slopes=slopes, change=lambda d: d.compress(pydicom.uid.RLELossless))
+    np.testing.assert_array_equal(array(only(tmp_path)), sitk.GetArrayFromImage(image()) * slopes[:, None, None])
+
+
+def no_position(dataset) -> None:
+    del dataset.PerFrameFunctionalGroupsSequence[2].PlanePositionSequence
+
+
+def lose_a_frame(dataset) -> None:
+    del dataset.PerFrameFunctionalGroupsSequence[2]
+    dataset.NumberOfFrames, dataset.PixelData = 4, dataset.PixelData[: 7 * 11 * 2 * 4]
+
+
+def second_phase(dataset) -> None:
+    dataset.PerFrameFunctionalGroupsSequence.extend(dataset.PerFrameFunctionalGroupsSequence[:])
+    dataset.NumberOfFrames, dataset.PixelData = 10, dataset.PixelData + dataset.PixelData[::-1]
+
+
+def diffusion(dataset) -> None:
+    value = pydicom.Dataset()
+    value.DiffusionBValue = 1000.0
+    dataset.SharedFunctionalGroupsSequence[0].MRDiffusionSequence = [value]
+
+
+def fluid_attenuated(dataset) -> None:
+    dataset.AcquisitionContrast = "FLUID_ATTENUATED"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (no_position, "enhanced MR multi-frame object whose frames do not say where they lie; export it as classic"),
+        (lose_a_frame, "slices are missing: 6 mm between images 2 and 3 of 4"),
+        (second_phase, "2 different images at one position"),
+        (lambda d: setattr(d, "NumberOfFrames", 4), "whose frames do not say where they lie"),
+    ],
+)
+def test_an_enhanced_object_without_one_regular_stack_is_refused(to_enhanced, tmp_path: Path, change, message: str):
+    to_enhanced(write(tmp_path, modality="MR"), change=change)
+    with pytest.raises(ValueError, match=message):
+        check_series(only(tmp_path))
+
+
+@pytest.mark.parametrize("change", [diffusion, fluid_attenuated])
+def test_enhanced_diffusion_and_flair_are_no_t2(to_enhanced, tmp_path: Path, change):
+    to_enhanced(write(tmp_path, modality="MR"), change=change)
+    assert only(tmp_path).channel == ""
 
 
 # ------------------------------------------------------------------------------------------- finding
@@ -221,6 +338,35 @@ def test_localizers_in_other_directions_under_the_same_uid_are_set_aside(tmp_pat
     tree = find_series(tmp_path)
     assert len(tree.images) == 1
     assert tree.ignored["single images and localizers"] == 2
+
+
+def test_a_direction_at_the_edge_of_rounding_does_not_split_a_series(tmp_path: Path):
+    for k, path in enumerate(write(tmp_path)):
+        cosines = [float(value) for value in pydicom.dcmread(path).ImageOrientationPatient]
+        cosines[0] = 0.985001 if k % 2 else 0.984999
+        edit(path, lambda d, c=cosines: setattr(d, "ImageOrientationPatient", c))
+    assert len(only(tmp_path).slices) == 5
+
+
+def test_slices_that_turn_within_a_series_are_refused(tmp_path: Path):
+    for k, path in enumerate(write(tmp_path)):
+        edit(
+            path, lambda d, k=k: setattr(d, "ImageOrientationPatient", [1, 0, 0, 0, np.cos(0.01 * k), np.sin(0.01 * k)])
+        )
+    with pytest.raises(ValueError, match=r"images lie in different directions \(cosines differ by 0.04\)"):
+        check_series(only(tmp_path))
+
+
+@pytest.mark.parametrize("shared", [2, 5])
+def test_a_series_under_two_patient_ids_is_refused(tmp_path: Path, shared: int):
+    files = write(tmp_path / "a")  # the end of it, or an anonymised copy of it all, under another ID
+    for path in files[:shared]:
+        if shared == 5:
+            path = shutil.copy(path, tmp_path / path.name)
+        edit(Path(path), lambda d: setattr(d, "PatientID", "q"))
+    for series in find_series(tmp_path).images:
+        with pytest.raises(ValueError, match="carry 2 patient IDs"):
+            check_series(series)
 
 
 def test_two_echoes_in_one_series_are_two_series(tmp_path: Path):
@@ -306,6 +452,12 @@ def test_labels_hold_nothing_personal(tmp_path: Path):
     study = Study("MRN42", "Zhang^San Feng")
     write(tmp_path, study=study, description="CT mrn42 ZHANG 20230115 feng 2023-01-15 head")
     assert only(tmp_path).label == "series 1 'CT *** *** *** *** *** head' (CT, 5 images)"
+
+
+def test_short_names_and_other_dates_are_personal_too(tmp_path: Path):
+    write(tmp_path, study=Study("MRN42", "Li^Bo"), description="Li Bo line 15.1.2023 2023年1月15日 bone")
+    assert only(tmp_path).label == "series 1 '*** *** line *** *** bone' (CT, 5 images)"
+    assert without_personal("its boundary", {"it", "bo"}) == "its boundary"
 
 
 def test_a_straight_reading_agrees_with_the_written_grid(tmp_path: Path):
