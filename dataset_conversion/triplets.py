@@ -56,7 +56,7 @@ MASK_FOLDERS = ("masks", "mask", "structures", "segmentations")
 #: An organ with more than this share beyond a channel's field of view fails the case.
 LARGEST_ORGAN_SHARE_OUTSIDE = 0.5
 #: Raised when the same input and options give other files than before: cases are then converted again.
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass

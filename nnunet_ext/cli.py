@@ -5,6 +5,7 @@ by the verb that needs them: `--help` is quick, and a broken dependency stops on
 """
 
 import argparse
+import io
 import logging
 import sys
 import traceback
@@ -25,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     options = vars(_parser().parse_args(argv))
     verb, run, debug = options.pop("verb"), options.pop("run"), options.pop("debug", False)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # Chinese organ names on a console that has no such letters
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     logging.getLogger("nnunet_ext").setLevel(logging.DEBUG if debug else logging.INFO)
     try:

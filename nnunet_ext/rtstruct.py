@@ -100,7 +100,7 @@ def _content(dataset) -> StructureSet:
                 }
     contours: dict[int, list[Contour]] = {}
     for item in dataset.get("ROIContourSequence") or ():
-        drawn = contours.setdefault(int(item.get("ReferencedROINumber", -1)), [])
+        drawn = contours.setdefault(_number(item, "ReferencedROINumber"), [])
         for contour in item.get("ContourSequence") or ():
             images = contour.get("ContourImageSequence") or ()
             sop = str(images[0].get("ReferencedSOPInstanceUID", "")) if images else ""
@@ -109,7 +109,7 @@ def _content(dataset) -> StructureSet:
             sops.add(sop)
     rois: list[Roi] = []
     for item in dataset.StructureSetROISequence:
-        number = int(item.get("ROINumber", -1))
+        number = _number(item, "ROINumber")
         if any(roi.number == number for roi in rois):
             raise ValueError(f"the RTSTRUCT has two regions with the number {number}; export it again")
         frame = str(item.get("ReferencedFrameOfReferenceUID", ""))
@@ -117,6 +117,13 @@ def _content(dataset) -> StructureSet:
         name = readable_text(item.get("ROIName", ""), dataset)
         rois.append(Roi(number, name, frame, tuple(contours.get(number, ()))))
     return StructureSet(tuple(rois), frozenset(series - {""}), frozenset(sops - {""}), frozenset(frames - {""}))
+
+
+def _number(item, keyword: str) -> int:
+    try:
+        return int(item.get(keyword))
+    except (TypeError, ValueError):
+        raise ValueError("the RTSTRUCT has a region without a number; export it again") from None
 
 
 def _points(contour) -> np.ndarray:

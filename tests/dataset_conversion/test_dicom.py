@@ -1,3 +1,4 @@
+import io
 import json
 import re
 import shutil
@@ -176,6 +177,15 @@ def test_a_dry_run_says_what_maps_to_what_and_writes_nothing(tmp_path: Path, cap
     assert "2 cases (dicom): 1 to convert, 1 not" in out
     assert_nothing_personal(texts=out.splitlines())
     assert not list(tmp_path.rglob("*.csv"))
+
+
+def test_a_console_without_chinese_letters_shows_the_dry_run(tmp_path: Path, monkeypatch):
+    write_patient(tmp_path / "src", drawn=("右眼球",))
+    console = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", console)
+    assert main(["convert", str(tmp_path / "src"), "-d", "501", "-n", "Heads", "--list"]) == 0
+    console.flush()
+    assert b"  Eye_R <- \\u53f3\\u773c\\u7403 (2 contours)\n" in console.buffer.getvalue()
 
 
 def test_the_command_line_shows_and_logs_nothing_personal(tmp_path: Path, capfd, monkeypatch):
@@ -371,7 +381,7 @@ BAD = {
         lambda r: edit(rtstruct(r), one_in_another_frame), "some of its regions are drawn in another frame of reference"),
     "RTSTRUCT without numbers": (
         lambda r: edit(rtstruct(r), lambda d: setattr(d.ROIContourSequence[0], "ReferencedROINumber", None)),
-        r"the RTSTRUCT is damaged \(TypeError\); export it again$"),
+        r"the RTSTRUCT has a region without a number; export it again$"),
     "two birth dates": (
         lambda r: each((r / f"{NAME}_2" / "DICOM").iterdir(), lambda d: setattr(d, "PatientBirthDate", "19500101")),
         "one patient ID and different birth dates"),

@@ -214,7 +214,8 @@ def test_western_names_stay_as_they_are():
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda d: setattr(d.ROIContourSequence[0], "ReferencedROINumber", None), "is damaged"),
+        (lambda d: setattr(d.ROIContourSequence[0], "ReferencedROINumber", None), "region without a number"),
+        (lambda d: d.add_new("ROIContourSequence", "LO", "what"), r"is damaged \(AttributeError\)"),
         (lambda d: setattr(d.StructureSetROISequence[1], "ROINumber", 1), "two regions with the number 1"),
         (
             lambda d: setattr(d.ROIContourSequence[0].ContourSequence[0], "ContourData", ["1", "2"]),
