@@ -252,9 +252,10 @@ def _means(rule: str | int, series: Series) -> bool:
 
 
 def _ruled(series: Series, rules: Mapping[str, Sequence]) -> Series:
-    """The series with the channel that the user's rules give it."""
+    """The series with the channel that the user's rules give it; CT and MR studies may count their series alike."""
     for channel, values in rules.items():
-        if channel != "RTSTRUCT" and any(_means(value, series) for value in values):
+        fits = channel == "ignore" or (channel == "CT") == (series.modality == "CT")
+        if channel != "RTSTRUCT" and fits and any(_means(value, series) for value in values):
             return replace(series, channel="" if channel == "ignore" else channel, reason="by the series file")
     return series
 
@@ -450,7 +451,7 @@ def _pick(
         labels = [", ".join((series.label, *series.notes)) for series in candidates]
         raise ValueError(
             f"channel {channel} has {len(candidates)} series, {' and '.join(labels)}; say which in a file for --series: "
-            f"[{name}] {channel} = NUMBER"
+            f"[{name}] {channel} = NUMBER, or its SeriesInstanceUID"
         )
     try:
         check_series(candidates[0])

@@ -237,10 +237,11 @@ def test_two_studies_of_one_patient_are_two_cases_that_belong_together(tmp_path:
 # ------------------------------------------------------------------------------------------- which series
 
 
-def second_t1(root: Path, description: str = "t1 tse +C", **headers) -> None:
+def second_t1(root: Path, description: str = "t1 tse +C", number: int = 8, **headers) -> None:
     study = Study(f"{ID}1", f"{NAME}1", study="mr", frame_of_reference="1")
-    write_series(to_image(volumes(9)["T1"]), root / "more", modality="MR", study=study, number=8, description=description,
-                 headers={"EchoTime": 10, "RepetitionTime": 600, **headers})  # fmt: skip
+    headers = {"EchoTime": 10, "RepetitionTime": 600, **headers}
+    write_series(to_image(volumes(9)["T1"]), root / "more", modality="MR", study=study, number=number,
+                 description=description, headers=headers)  # fmt: skip
 
 
 def test_two_candidates_fail_and_name_both_and_the_series_file(tmp_path: Path):
@@ -248,7 +249,7 @@ def test_two_candidates_fail_and_name_both_and_the_series_file(tmp_path: Path):
     reason = run(tmp_path / "src").failed["case_001"]
     assert reason == (
         "channel T1 has 2 series, series 3 'ax t1 tse ***' (MR, 24 images) and series 8 't1 tse +C' (MR, 24 images), "
-        "contrast-enhanced; say which in a file for --series: [case_001] T1 = NUMBER"
+        "contrast-enhanced; say which in a file for --series: [case_001] T1 = NUMBER, or its SeriesInstanceUID"
     )
 
 
@@ -272,6 +273,15 @@ def test_the_series_file_overrules(tmp_path: Path, text: str):
     image = read_image(summary.dataset_folder / "imagesTr" / "case_001_0001.nii.gz")
     np.testing.assert_array_equal(sitk.GetArrayFromImage(image), volumes(9)["T1"])
     assert "T1 is contrast-enhanced" in summary.warnings["case_001"]
+
+
+def test_a_series_number_that_ct_and_mr_share_names_the_mr(tmp_path: Path):
+    second_t1(write_patient(tmp_path / "src"), number=2)  # the CT's number
+    (tmp_path / "series.toml").write_text("[case_001]\nT1 = 2\n")
+    summary = run(tmp_path / "src", series_file=tmp_path / "series.toml")
+    assert (summary.written, summary.failed) == (["case_001"], {})
+    image = read_image(summary.dataset_folder / "imagesTr" / "case_001_0001.nii.gz")
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image), volumes(9)["T1"])
 
 
 @pytest.mark.parametrize(
