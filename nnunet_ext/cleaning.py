@@ -13,6 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
 
 from nnunet_ext.geometry import index_to_world
 
@@ -39,8 +42,24 @@ COARSE_MM = 2.5
 #: A body smaller than this is not believed: the image is left as it is.
 SMALLEST_BODY_ML = 20.0
 
-#: A fixation mask and the gap below it are at most this thick; MR takes off no more.
+#: A fixation mask and the gap below it are at most this thick; no more is taken off.
 SHELL_MM = 7.0
+#: For the mass of a sheet: fat and denser count as solid, what is fainter than a tenth of it (hair, foam) as nothing.
+SOLID_HU, NOTHING_HU = -150.0, -880.0
+#: Rays through the outline: from this far inside to this far outside, in steps; their feet at about this distance.
+RAY_IN_MM, RAY_OUT_MM, RAY_STEP_MM, FOOT_MM = 8.0, 8.5, 0.5, 2.0
+#: Rays are averaged with a Gaussian of this width along the skin: a perforation repeats every 5 to 8 mm.
+ALONG_SKIN_MM = 3.0
+#: A sheet that is seen detached weighs this much (mm of solid), with a dip below it by this share of solid.
+SHEET_MASS_MM, LEAST_DIP = (0.8, 4.0), 0.2
+#: In a dip this deep there is air between sheet and skin.
+CLEAR_AIR = 0.25
+#: Fewer rays than this that see one detached: there is none.
+LEAST_DETACHED = 30
+#: Bare skin's faint foot reaches this share of a voxel beyond its half; a sheet's this many mm further.
+BARE_FOOT, SHEET_FOOT_MM = 0.36, 0.12
+#: How faint: share of solid.
+FOOT_LEVEL = 0.25
 #: Voxels half air by their HU have this share of the skin's brightness in an MR that lies where the CT lies: 0.21..0.42
 #: on phantoms. Beyond, the MR is not trusted with the skin.
 HALF_VOXEL_SHARE = (0.10, 0.45)
@@ -82,7 +101,7 @@ def body_mask_array(volume: np.ndarray, *, spacing_mm: Sequence[float], is_ct: b
     Method: threshold (Otsu), opening by a cube wider than a mask is thick, the component with the deepest inside (a
     couch is wider than a head, never deeper), what the opening took from skin and thick parts given back, holes
     filled slice by slice along each of the three axes. Large volumes are searched on a coarse grid and refined inside
-    the head's box. A mask that lies on the skin without a voxel of air between them cannot be told from skin and stays.
+    the head's box. A mask that lies on the skin comes off by its mass, see `_without_sheet`; that needs HU.
     """
     spacing = np.asarray(spacing_mm, dtype=float)
     if volume.ndim != 3 or spacing.shape != (3,) or not np.all(spacing > 0):
@@ -95,8 +114,9 @@ def body_mask_array(volume: np.ndarray, *, spacing_mm: Sequence[float], is_ct: b
     core_level, level = body_thresholds(coarse, is_ct=is_ct)
     find = _find_ct if is_ct else _find_mr
     mask = find(coarse, core_level, level, spacing * factors)
+    in_hu = is_ct and float(coarse.min()) <= -500.0
     if np.all(factors == 1):
-        return mask
+        return _without_sheet(mask, volume, spacing) if in_hu else mask
     if not mask.any():
         return np.zeros(volume.shape, dtype=bool)
 
@@ -111,6 +131,8 @@ def body_mask_array(volume: np.ndarray, *, spacing_mm: Sequence[float], is_ct: b
     if is_ct:
         fine = np.where(near, volume[box], np.asarray(volume[box].min(), dtype=volume.dtype))
         result[box] = find(fine, core_level, level, spacing)
+        if in_hu:
+            result = _without_sheet(result, volume, spacing)
     else:
         inner = _enlarge(ndimage.binary_erosion(mask, iterations=2, border_value=1), factors, volume.shape)[box]
         close = _enlarge(ndimage.binary_dilation(mask), factors, volume.shape)[box]
@@ -203,6 +225,170 @@ def _find_ct(volume: np.ndarray, core_level: float, level: float, spacing: np.nd
     rest = _fill_slices(_grow(head, tissue, REACH_MM, spacing)) & ~body
     thick = _grow(_open(rest, THICK_MM, spacing), rest, THICK_MM, spacing)
     return _fill_slices(body | thick) if thick.any() else body
+
+
+def _without_sheet(body: np.ndarray, ct_hu: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+    """The body without the part of a fixation mask that lies on its skin, where CT shows no edge between them.
+
+    What partial volume and perforation cannot change is a sheet's mass per area, in mm of solid: it is read where the
+    sheet is seen detached, as what lies beyond the dip. Along a ray through the skin the mass outside a point within is
+    the depth of the point below the skin plus the mass of the sheet, whatever the gap between them; so the skin lies
+    that mass below the surface that the same mass would have without sheet and gap. There is a sheet where the profile
+    reaches further out than that of bare skin, in one piece with a place where it is seen detached: where none is seen,
+    nothing is taken. Profiles are averaged along the skin over a period of the perforation.
+
+    Args:
+        body: Bool `(Z, Y, X)`.
+        ct_hu: The CT.
+        spacing: Voxel size along `(Z, Y, X)`, mm.
+    """
+    if not body.any():
+        return body
+    margins = np.ceil((RAY_OUT_MM + 3) / spacing).astype(int).tolist()
+    box = tuple(
+        slice(max(0, s.start - margin), s.stop + margin)
+        for s, margin in zip(ndimage.find_objects(body.view(np.uint8))[0], margins, strict=True)
+    )
+    inside, ct = body[box], ct_hu[box]
+    deep = _filter(inside, _box_widths(2 * SHELL_MM, spacing), erode=True)
+    mass = np.clip((ct.astype(np.float32) - AIR_HU) / -AIR_HU, 0, 1)
+    mass[ct > SOLID_HU] = 1
+    mass[ct < NOTHING_HU] = 0
+    cavities = _grow(deep & (ct < -300), inside & (ct < -300), 4.0, spacing)
+    mass[deep | cavities] = 1
+
+    feet_mm, normals = _outline(inside, spacing)
+    if len(feet_mm) < LEAST_DETACHED:
+        return body
+
+    def sample(from_mm: np.ndarray, along_mm: np.ndarray) -> np.ndarray:
+        points = (from_mm[:, None] + normals[:, None] * along_mm[:, None]) / spacing
+        values = ndimage.map_coordinates(mass, points.reshape(-1, 3).T, order=1, mode="nearest")
+        return values.reshape(len(from_mm), len(along_mm))
+
+    rays = sample(feet_mm, np.arange(-RAY_IN_MM, RAY_OUT_MM + 0.01, RAY_STEP_MM))
+    # A ray that ends in something else (the side of the nose, the volume's border) or begins outside does not count.
+    good = (rays[:, -1] < 0.3) & (rays[:, 0] > 0.7)
+    if np.count_nonzero(good) < LEAST_DETACHED:
+        return body
+    level_mm = (rays.sum(axis=1) - 0.5) * RAY_STEP_MM - RAY_IN_MM
+    near, weight = _neighbours(feet_mm, normals, good)
+    total = weight.sum(axis=1)
+    known = total > 1
+    total = np.maximum(total, 1e-6)
+    # From foot to foot along the mean of the normals: no bias where the skin is curved.
+    surface_mm = feet_mm + normals * level_mm[:, None]
+    across = ((surface_mm[near] - feet_mm[:, None]) * (normals[:, None] + normals[near])).sum(axis=2) / 2
+    level_mm = np.where(known, (weight * across).sum(axis=1) / total, level_mm)
+
+    along_mm = np.arange(-4.0, 8.01, RAY_STEP_MM)
+    profiles = sample(feet_mm + normals * level_mm[:, None], along_mm)
+    profiles = (weight[..., None] * profiles[near]).sum(axis=1) / total[:, None]
+    mass_mm, lowest, detached = _detached_sheet(profiles)
+    detached &= known & good
+    if np.count_nonzero(detached) < LEAST_DETACHED:
+        return body
+    voxel_mm = np.sqrt((normals**2 * spacing**2).sum(axis=1))
+    foot_mm = _foot(profiles, along_mm)
+    sheet = known & (foot_mm > BARE_FOOT * voxel_mm + SHEET_FOOT_MM)
+    for _ in range(2):
+        sheet = (weight * sheet[near]).sum(axis=1) > 0.5 * total
+    sheet = _pieces_with(detached, sheet, near[:, :8])
+
+    # Where it is seen detached its own mass counts, elsewhere the usual one.
+    sheet_mm = np.where(detached, mass_mm, np.median(mass_mm[detached]))
+    depth_mm = level_mm - sheet_mm
+    # With air in between, skin is where the outline has it: the threshold knows it better than a mass.
+    sheet &= ~(detached & (lowest < CLEAR_AIR) & (depth_mm > -voxel_mm))
+    skin_mm = feet_mm + normals * depth_mm[:, None]
+    kept = inside.copy()
+    kept[_above(skin_mm, normals, sheet, feet_mm, inside & ~deep, spacing)] = False
+    result = body.copy()
+    result[box] = inside & _fill_slices(kept)
+    return result
+
+
+def _above(
+    skin_mm: np.ndarray,
+    normals: np.ndarray,
+    sheet: np.ndarray,
+    feet_mm: np.ndarray,
+    shell: np.ndarray,
+    spacing: np.ndarray,
+) -> tuple[np.ndarray, ...]:
+    """Indices of the voxels of `shell` above the skin, where most of the feet around have a sheet.
+
+    Heights are computed on a lattice of about `FOOT_MM` and interpolated.
+    """
+    step = np.maximum(1, (FOOT_MM / spacing).astype(int))
+    counts = -(-np.asarray(shell.shape) // step) + 1
+    voxels = np.argwhere(shell)
+    needed = np.zeros(counts, bool)
+    needed[tuple((voxels // step).T)] = True
+    needed = ndimage.binary_dilation(needed, np.ones((3, 3, 3), bool))
+    nodes = np.argwhere(needed)
+    nodes_mm = nodes * step * spacing
+    distance, nearest = cKDTree(feet_mm).query(nodes_mm, k=6)
+    share = 1 / (distance**2 + 1)
+    there = share * sheet[nearest]
+    heights = (((nodes_mm[:, None] - skin_mm[nearest]) * normals[nearest]).sum(axis=2) * there).sum(axis=1)
+    most = there.sum(axis=1) > 0.5 * share.sum(axis=1)
+    height_mm = np.full(counts, -SHELL_MM, np.float32)
+    height_mm[needed] = np.where(most, heights / np.maximum(there.sum(axis=1), 1e-6), -SHELL_MM)
+    above = ndimage.map_coordinates(height_mm, (voxels / step).T, order=1, mode="nearest") > 0
+    return tuple(voxels[above].T)
+
+
+def _outline(inside: np.ndarray, spacing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels along the outline about `FOOT_MM` apart, and unit vectors outwards there: `(N, 3)` as z, y, x, in mm."""
+    feet_mm = np.argwhere(inside & ~ndimage.binary_erosion(inside, border_value=1)) * spacing
+    feet_mm = feet_mm[np.unique((feet_mm / FOOT_MM).astype(int), axis=0, return_index=True)[1]]
+    smooth = ndimage.gaussian_filter(inside.astype(np.float32), ALONG_SKIN_MM / spacing, mode="nearest")
+    steps = np.eye(3) / 2
+    at = [
+        ndimage.map_coordinates(smooth, (feet_mm / spacing + s).T, order=1, mode="nearest") for s in (*-steps, *steps)
+    ]
+    normals = np.stack([(at[axis] - at[axis + 3]) / spacing[axis] for axis in range(3)], axis=1)
+    length = np.linalg.norm(normals, axis=1)
+    clear = length > 0.03
+    return feet_mm[clear], normals[clear] / length[clear, None]
+
+
+def _neighbours(feet_mm: np.ndarray, normals: np.ndarray, good: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of up to 40 good feet around each foot, and their weights: near by, and facing the same way."""
+    candidates = np.flatnonzero(good)
+    distance, index = cKDTree(feet_mm[good]).query(feet_mm, k=40, distance_upper_bound=2.5 * ALONG_SKIN_MM)
+    near = candidates[np.where(np.isfinite(distance), index, 0)]
+    same_way = np.clip((normals[:, None] * normals[near]).sum(axis=2), 0, 1) ** 2
+    return near, np.exp(-0.5 * (distance / ALONG_SKIN_MM) ** 2) * same_way
+
+
+def _detached_sheet(profiles: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mass beyond the deepest dip of each profile (inside first), mm of solid; the dip's value; where it is a sheet's."""
+    inwards = profiles[:, ::-1]
+    fall = np.maximum.accumulate(inwards, axis=1) - inwards
+    dip = fall[:, : round(SHELL_MM * 2 / RAY_STEP_MM)].argmax(axis=1)[:, None]
+    lowest = np.take_along_axis(inwards, dip, axis=1)[:, 0]
+    mass_mm = (np.take_along_axis(np.cumsum(inwards, axis=1), dip, axis=1)[:, 0] - lowest / 2) * RAY_STEP_MM
+    deep_enough = (np.take_along_axis(fall, dip, axis=1)[:, 0] > LEAST_DIP) & (lowest < 0.5)
+    return mass_mm, lowest, deep_enough & (mass_mm > SHEET_MASS_MM[0]) & (mass_mm < SHEET_MASS_MM[1])
+
+
+def _foot(profiles: np.ndarray, along_mm: np.ndarray) -> np.ndarray:
+    """How far out each profile falls to `FOOT_LEVEL` for the last time, in mm."""
+    row = np.arange(len(profiles))
+    last = len(along_mm) - 1 - (profiles > FOOT_LEVEL)[:, ::-1].argmax(axis=1)
+    high, low = profiles[row, last], profiles[row, np.minimum(last + 1, len(along_mm) - 1)]
+    return along_mm[last] + RAY_STEP_MM * np.clip((high - FOOT_LEVEL) / np.maximum(high - low, 1e-6), 0, 1)
+
+
+def _pieces_with(seeds: np.ndarray, members: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """Members in pieces, linked by their neighbours, that hold at least `LEAST_DETACHED` seeds."""
+    link = members[:, None] & members[near]
+    row = np.broadcast_to(np.arange(len(near))[:, None], near.shape)[link]
+    graph = coo_array((np.ones(row.size, bool), (row, near[link])), shape=(len(near), len(near)))
+    piece = connected_components(graph, directed=False)[1]
+    return members & (np.bincount(piece, weights=seeds & members)[piece] >= LEAST_DETACHED)
 
 
 def _find_mr(volume: np.ndarray, core_level: float, level: float, spacing: np.ndarray) -> np.ndarray:
@@ -426,7 +612,7 @@ def clean_ct(
     outside = ~mask
     if not outside.any():
         return image, mask
-    level = CORE_THRESHOLD_HU if in_hu else body_thresholds(array, is_ct=True)[1]
+    level = body_thresholds(_block_mean(array, np.array([1, 2, 2])), is_ct=True)[1]
     ring = ndimage.binary_dilation(mask) & outside
     faint = level if not in_hu else FAINT_HU
     foreign = (outside & ~ring & (array > faint)) | (ring & (array > level))
