@@ -75,7 +75,7 @@ BONE_HU, SKIN_OVER_BONE_MM = 200.0, 2.0
 
 #: The bias field is smooth over centimetres: estimated on voxels of this size.
 FIELD_MM = 5.0
-FIELD_LAGS_MM = (5.0, 10.0, 20.0)
+FIELD_LAGS_MM = (5.0, 10.0, 20.0, 30.0, 40.0)
 #: Two voxels of one tissue differ less than this, as a share of their brightness.
 SAME_TISSUE = 0.1
 #: One level: finer splines take anatomy for a field.
@@ -698,7 +698,7 @@ def n4(image: sitk.Image, *, body: np.ndarray | None = None, iterations: Sequenc
 
 
 def field_from_gradients(values: np.ndarray, body: np.ndarray, *, spacing_mm: Sequence[float]) -> np.ndarray:
-    """Logarithm of the bias field as a cubic polynomial, from how brightness drifts inside tissues.
+    """Logarithm of the bias field as a quadratic, from how brightness drifts inside tissues.
 
     Within one tissue the logarithm of two voxels differs by the field (and noise), across an edge by much more. Pairs
     `FIELD_LAGS_MM` apart along each axis whose path crosses no edge are fitted by least squares with Tukey's weights,
@@ -717,7 +717,7 @@ def field_from_gradients(values: np.ndarray, body: np.ndarray, *, spacing_mm: Se
     """
     axes = [(np.arange(n) - (n - 1) / 2) * mm / 100 for n, mm in zip(values.shape, spacing_mm, strict=True)]
     points = np.meshgrid(*axes, indexing="ij")
-    powers = [(i, j, k) for i in range(4) for j in range(4 - i) for k in range(4 - i - j) if i + j + k]
+    powers = [(i, j, k) for i in range(3) for j in range(3 - i) for k in range(3 - i - j) if i + j + k]
     terms = np.stack([points[0] ** i * points[1] ** j * points[2] ** k for i, j, k in powers], axis=-1).astype(
         np.float32
     )

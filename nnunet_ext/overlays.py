@@ -442,17 +442,11 @@ def _draw_legend(
         text = f"{organ}  DSC {dsc:.1f}" if not np.isnan(dsc) else organ
         handles.append(Line2D([], [], color=colour[organ], linewidth=3.0, label=text + note))
     options = {"frameon": False, "labelcolor": "white", "handletextpad": 0.5, "borderaxespad": 0.2}
-    lines = [
-        Line2D([], [], color="white", linewidth=2.2, label="reference" if reference is not None else "no reference"),
-        Line2D(
-            [],
-            [],
-            color="white",
-            linewidth=1.5,
-            linestyle=(0, (3.0, 2.0)),
-            label="prediction" if prediction is not None else "no prediction",
-        ),
-    ]
+    lines = []
+    if reference is not None:
+        lines.append(Line2D([], [], color="white", linewidth=2.2, label="reference"))
+    if prediction is not None:
+        lines.append(Line2D([], [], color="white", linewidth=1.5, linestyle=(0, (3.0, 2.0)), label="prediction"))
     figure.legend(handles=lines, loc="upper right", ncols=2, fontsize=11, handlelength=3.2, **options)
     columns = min(len(handles), max(2, round(figure.get_figwidth() / 2.1)))
     figure.legend(handles=handles, loc="lower center", ncols=columns, fontsize=10, columnspacing=1.6, **options)

@@ -297,7 +297,7 @@ def _draw_bias(case: str, channels: Channels) -> Figure:
 def _draw_alignment(
     case: str, grid: sitk.Image, originals: Mapping[str, sitk.Image], channels: Channels, views: list
 ) -> Figure:
-    """Per channel beside the reference: the reference's outlines on it, and a chess board of both."""
+    """Per channel beside the reference: the reference's outlines on it, and a chess board of both, before and after."""
     names = list(channels.images)
     reference = next((name for name in names if is_ct(name)), names[0])
     others = [name for name in names if name != reference]
@@ -305,40 +305,51 @@ def _draw_alignment(
     box = _crop(channels.body, spacing_mm, 10.0)
     fixed = sitk.GetArrayViewFromImage(channels.images[reference])[box]
     body = channels.body[box]
-    bone = fixed > BONE_HU if is_ct(reference) else np.zeros(fixed.shape, bool)
+    window_hu = channels.record[reference].get("window_hu") or (-np.inf, np.inf)  # may end below bone
+    bone = fixed >= min(BONE_HU, window_hu[1]) if is_ct(reference) else np.zeros(fixed.shape, bool)
     registered = [name for name in others if "registration" in channels.record[name]]
     title = (
         f"Alignment with {reference}: its skin (green) and bone (yellow) must lie on those of the MR; "
         "no steps in the chess boards."
     )
-    columns = []  # channel, image, heading, chess board
+    lines = []  # per channel: image, heading, chess board
     for name in others:
-        image = channels.images[name]
+        image, columns = channels.images[name], []
         if name in registered:
             before = to_canonical(originals[name])
             before = before if same_grid(before, grid) else resample_to(before, grid, interpolation="linear")
             columns.append((before, f"{name} before registration", False))
-        columns.append((image, f"{name} after registration" if name in registered else name, False))
-        columns.append((image, f"{reference} and {name}, 25 mm squares", True))
-    aspects = [_aspect(fixed.shape, spacing_mm, plane) for plane, _ in views]
-    figure, axes = _sheet(case, title, len(views), len(columns), aspects=aspects, width=2.5)
+            columns.append((before, f"{reference} and {name} before, 25 mm squares", True))
+        after = " after registration" if name in registered else ""
+        columns.append((image, name + after, False))
+        columns.append((image, f"{reference} and {name}{after[:6]}, 25 mm squares", True))
+        lines.append(columns)
+    if not registered:  # two columns per channel: side by side
+        lines = [[column for columns in lines for column in columns]]
+    n_columns = max(map(len, lines))
+    rows = [(*view, line) for line in lines for view in views]
+    aspects = [_aspect(fixed.shape, spacing_mm, plane) for plane, _, _ in rows]
+    figure, axes = _sheet(case, title, len(rows), n_columns, aspects=aspects, width=2.5)
     fixed_window = CT_WINDOW_HU if is_ct(reference) else _grey_window(fixed[body])
-    for column, (image, heading, board) in enumerate(columns):
-        moving = sitk.GetArrayViewFromImage(image)[box]
-        window = _grey_window(moving[body])
-        for row, (plane, index) in enumerate(views):
-            at = index - (box[PLANES[plane][0]].start or 0)
-            pixel_mm = picture_spacing_mm(spacing_mm, plane)
-            here, there, skin, hard = (slice_picture(a, plane, at) for a in (fixed, moving, body, bone))
+    moving = {id(image): sitk.GetArrayFromImage(image)[box] for line in lines for image, _, _ in line}
+    windows = {key: _grey_window(array[body]) for key, array in moving.items()}
+    for row, (plane, index, line) in zip(axes, rows, strict=True):
+        for unused in row[len(line) :]:
+            unused.set_axis_off()
+        at = index - (box[PLANES[plane][0]].start or 0)
+        pixel_mm = picture_spacing_mm(spacing_mm, plane)
+        here, skin, hard = (slice_picture(a, plane, at) for a in (fixed, body, bone))
+        for picture, (image, heading, board) in zip(row, line, strict=False):
+            there, window = slice_picture(moving[id(image)], plane, at), windows[id(image)]
             if board:
                 grey = [np.clip((p - w[0]) / (w[1] - w[0]), 0, 1) for p, w in ((here, fixed_window), (there, window))]
                 squares = [np.arange(n) * mm // 25.0 for n, mm in zip(here.shape, pixel_mm, strict=True)]
                 odd = (squares[0][:, None] + squares[1][None]) % 2 == 0
-                _show(axes[row][column], np.where(odd, *grey), plane, pixel_mm, (0.0, 1.0), heading)
+                _show(picture, np.where(odd, *grey), plane, pixel_mm, (0.0, 1.0), heading)
             else:
-                _show(axes[row][column], there, plane, pixel_mm, window, heading)
-                _outline(axes[row][column], hard, pixel_mm, _YELLOW, 0.5)
-                _outline(axes[row][column], skin, pixel_mm, _GREEN)
+                _show(picture, there, plane, pixel_mm, window, heading)
+                _outline(picture, hard, pixel_mm, _YELLOW, 0.5)
+                _outline(picture, skin, pixel_mm, _GREEN)
     return figure
 
 
@@ -468,6 +479,9 @@ def _channel_row(channel: str, entry: Mapping) -> str:
         done.append(f"{entry['voxels_clipped_to_-1024_hu']} voxels of padding clipped")
     if "window_hu" in entry:
         done.append("window {:g}..{:g} HU".format(*entry["window_hu"]))
+    if "registration" in entry:
+        moved = entry["registration"].get("moved_mm")
+        done.append(f"{entry['registration']['kept']} alignment" + (f", moved {moved['mean']:.1f} mm" if moved else ""))
     if "n4_field" in entry:
         done.append("N4 field {:.2f}..{:.2f}".format(*entry["n4_field"]))
     if "coverage" in entry:

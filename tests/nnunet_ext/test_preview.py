@@ -49,6 +49,19 @@ def test_what_was_taken_off_is_red_and_only_in_the_middle(phantom: Phantom, tmp_
     assert np.count_nonzero(red[:, : third - 4]) == np.count_nonzero(red[:, 2 * third + 4 :]) == 0
 
 
+def test_a_registered_case_shows_the_chess_boards_before_and_after_and_bone_under_a_window(
+    phantom: Phantom, tmp_path: Path
+):
+    originals = {"CT": phantom.ct, "T1": phantom.t1, "T2": phantom.t2}
+    channels = prepare_channels(originals, ChannelOptions(n4=False, window_hu=(-160, 240)))
+    channels.record["T1"]["registration"] = channels.record["T2"]["registration"] = {"kept": "rigid"}
+    draw_previews("case_1", tmp_path, originals=originals, channels=channels)
+    picture = matplotlib.image.imread(tmp_path / "4_alignment.png")[..., :3]
+    assert picture.shape[0] > picture.shape[1]  # two channels of two views, four columns each
+    yellow = (picture[..., 0] > 0.6) & (picture[..., 1] > 0.6) & (picture[..., 2] < 0.45)
+    assert np.count_nonzero(yellow) > 500  # the window ends below 250 HU
+
+
 # ------------------------------------------------------------------------------------------------------- the page
 
 
@@ -63,7 +76,13 @@ def record(name: str, eye: int = 1000, warnings: tuple[str, ...] = ()) -> dict:
                 "couch_and_mask_removed_ml": 41.6,
                 "body_ml": 3000.0,
             },
-            "T1": {"size": [5, 7, 11], "spacing_mm": [1.0, 2.0, 3.0], "coverage": 0.9, "n4_field": [0.81, 1.22]},
+            "T1": {
+                "size": [5, 7, 11],
+                "spacing_mm": [1.0, 2.0, 3.0],
+                "coverage": 0.9,
+                "n4_field": [0.81, 1.22],
+                "registration": {"kept": "rigid", "moved_mm": {"mean": 12.34, "max": 20.0}},
+            },
         },
         "reference_channel": "CT",
         "label_voxels": {"after": {"Eye_L": eye}},
@@ -81,6 +100,7 @@ def test_the_page_puts_failures_first_then_warnings_then_the_rest(tmp_path: Path
     assert "no <CT>" not in page
     assert "couch and mask 42 mL" in page
     assert "N4 field 0.81..1.22" in page
+    assert "rigid alignment, moved 12.3 mm" in page
     assert "6.00" in page  # 1000 voxels of 6 mm3
     assert not re.search(r"https?:|//|<script", page)  # nothing from the network
 
