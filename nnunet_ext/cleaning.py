@@ -681,11 +681,13 @@ def n4(image: sitk.Image, *, body: np.ndarray | None = None, iterations: Sequenc
     values = sitk.GetArrayFromImage(small)
     log_field = field_from_gradients(values, (share > 0.99) & (values > 0), spacing_mm=small.GetSpacing()[::-1])
     if any(iterations):
-        flat = image_like(values / np.exp(log_field), small)
+        # On an axis-aligned grid: on an oblique one ITK takes border voxels for outside and leaves arbitrary values there.
+        flat = sitk.GetImageFromArray(values / np.exp(log_field))
+        flat.SetSpacing(small.GetSpacing())
         filter_ = sitk.N4BiasFieldCorrectionImageFilter()
         filter_.SetMaximumNumberOfIterations([int(n) for n in iterations])
         filter_.SetConvergenceThreshold(1e-3)
-        filter_.Execute(flat, image_like((share > 0.5).astype(np.uint8), small))
+        filter_.Execute(flat, image_like((share > 0.5).astype(np.uint8), flat))
         log_field += sitk.GetArrayViewFromImage(filter_.GetLogBiasFieldAsImage(flat))
     # Evaluating the B-spline at every voxel of a 512 x 512 grid takes a minute; the field bends over centimetres.
     log_field = sitk.GetArrayFromImage(_enlarge_field(image_like(log_field, small), image))
