@@ -260,6 +260,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("-d", dest="dataset_id", metavar="ID", type=_positive_int, required=True, help="data set ID")
     verb.add_argument("-i", dest="images", metavar="IN", type=Path, required=True, help="folder of images to contour")
     verb.add_argument("-o", dest="out", metavar="OUT", type=Path, required=True, help="folder for the label maps")
+    verb.add_argument("-c", dest="configuration", metavar="CONFIGURATION", help="without: 3d_cascade_fullres")
     verb.add_argument(
         "-f", dest="folds", nargs="+", metavar="FOLD", help="folds to average; without: all that are trained"
     )

@@ -6,7 +6,9 @@ What counts, for each case that has a reference:
 - a FAILED case (no prediction, an unreadable file, another grid, an unknown label) scores as if every organ of its
   reference were missed: DSC 0, HD95 = image diagonal, surface dice 0. A lost case must not improve the mean. Only a
   reference that cannot be read stays out of the means: nobody knows which organs it holds;
-- mean, SD (sample SD, ddof = 1) and median are taken over cases; an organ in neither mask is left out and listed.
+- mean, SD (sample SD, ddof = 1) and median are taken over cases; an organ in neither mask is left out and listed;
+- an organ that the model does not segment, because its crop is too small for it, has no score in any case: `left_out_organs`
+  of the `dataset.json` beside the predictions names them.
 
 Label maps of one case are compared voxel by voxel, so their grids are compared first. A prediction on the reference's
 grid with other axis order or flips (another writer's orientation) is reoriented; any other difference fails the case.
@@ -34,6 +36,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from nnunet_ext import __version__
+from nnunet_ext.labels import LEFT_OUT_KEY
 from nnunet_ext.metrics import METRICS, image_diagonal_mm, presence, score_organ
 
 logger = logging.getLogger(__name__)
@@ -67,6 +70,7 @@ DEFINITIONS = {
     "missed": "Organ in the reference only: DSC 0, HD95 = image diagonal, surface dice 0; counted in the means.",
     "invented": "Organ in the prediction only: scored like a missed organ; counted in the means.",
     "left_out": "Organ in neither mask: no score, not counted in the means.",
+    "not_segmented": "Organ that the model leaves out: no score, not counted in the means.",
     "failed": (
         "Case that could not be scored: every organ of its reference counts as missed in the means. "
         "A case whose reference cannot be read is in no mean."
@@ -81,7 +85,7 @@ class EvaluationSummary:
     """Scores of one folder of predictions.
 
     `rows` is the CSV: one dict per case and organ, with `case`, `organ`, `METRICS`, `tolerance_mm` and `flag` (empty,
-    or one of missed, invented, left_out, failed). Statistics are `{"mean", "sd", "median", "n"}` per metric.
+    or one of missed, invented, left_out, not_segmented, failed). Statistics are `{"mean", "sd", "median", "n"}` per metric.
     """
 
     labels: dict[str, int]
@@ -95,6 +99,7 @@ class EvaluationSummary:
     left_out: list[tuple[str, str]]
     failed: dict[str, str]
     ignored: tuple[str, ...]
+    not_segmented: tuple[str, ...]
     table_markdown: str = field(repr=False)
 
     @property
@@ -153,12 +158,23 @@ def evaluate(
     ]
     results = dict(tqdm(_run(jobs, n_processes), total=len(jobs), desc="Scoring", disable=not show_progress))
 
+    not_segmented = organs_not_segmented(predictions, organs)
     rows = [row for case in sorted(results) for row in results[case][0]]
+    for row in rows:
+        if row["organ"] in not_segmented:
+            row.update(dict.fromkeys(METRICS, float("nan")), flag="not_segmented")
     failed = {case: results[case][1] for case in sorted(results) if results[case][1]}
     ignored = tuple(sorted(set(prediction_of) - set(reference_of)))
     if ignored:
         logger.warning("No reference for %d prediction(s), ignored: %s", len(ignored), ", ".join(ignored))
-    summary = summarise(rows, labels=labels, tolerance_mm=tolerances_mm, failed=failed, ignored=ignored)
+    summary = summarise(
+        rows,
+        labels=labels,
+        tolerance_mm=tolerances_mm,
+        failed=failed,
+        ignored=ignored,
+        not_segmented=not_segmented,
+    )
 
     out.mkdir(parents=True, exist_ok=True)
     _write(out / "evaluation.csv", _csv(summary.rows))
@@ -209,6 +225,13 @@ def labels_from_dataset_json(predictions: Path, references: Path) -> dict[str, i
         + ", ".join(str(path) for path in looked)
         + ". Copy the one of the dataset there, or name the labels yourself."
     )
+
+
+def organs_not_segmented(predictions: Path, organs: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
+    """Those of the organs that the `dataset.json` beside the predictions says their model leaves out."""
+    path = predictions / "dataset.json"
+    left_out = json.loads(path.read_text(encoding="utf-8")).get(LEFT_OUT_KEY, ()) if path.is_file() else ()
+    return tuple(organ for organ in organs if organ in left_out)
 
 
 def organ_values(labels: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
@@ -273,6 +296,7 @@ def summarise(
     tolerance_mm: Mapping[str, float],
     failed: Mapping[str, str],
     ignored: Sequence[str] = (),
+    not_segmented: Sequence[str] = (),
 ) -> EvaluationSummary:
     """Means over cases, lists of what went wrong, and the table, from the rows of `evaluate`."""
     organs = list(tolerance_mm)
@@ -298,7 +322,10 @@ def summarise(
         all_organs=all_organs,
         failed=dict(failed),
         ignored=tuple(ignored),
-        table_markdown=_markdown(per_organ, all_organs, tolerance_mm, len(cases), failed, ignored, **named),
+        not_segmented=tuple(not_segmented),
+        table_markdown=_markdown(
+            per_organ, all_organs, tolerance_mm, len(cases), failed, ignored, not_segmented, **named
+        ),
         **named,
     )
 
@@ -495,6 +522,7 @@ def _markdown(
     n_cases: int,
     failed: Mapping[str, str],
     ignored: Sequence[str],
+    not_segmented: Sequence[str],
     *,
     missed: Sequence[tuple[str, str]],
     invented: Sequence[tuple[str, str]],
@@ -528,6 +556,7 @@ HD95: the larger of the two directed 95th percentiles of the surface distances, 
 - Missed (DSC 0, HD95 = image diagonal, counted): {pairs(missed)}
 - Invented (no such organ in the reference; DSC 0, HD95 = image diagonal, counted): {pairs(invented)}
 - Left out (in neither mask, not counted): {pairs(left_out)}
+- Not segmented by this model (no score, not counted): {", ".join(not_segmented) or "none"}
 - Failed cases (every organ counted as missed):{reasons}
 - Predictions without a reference (ignored): {", ".join(ignored) or "none"}
 """
@@ -579,6 +608,7 @@ def _json(summary: EvaluationSummary, predictions: Path, references: Path) -> st
         "left_out": pairs(summary.left_out),
         "failed": summary.failed,
         "ignored": list(summary.ignored),
+        "not_segmented": list(summary.not_segmented),
         "per_case": per_case,
     }
     return json.dumps(_nan_to_none(content), indent=1, allow_nan=False) + "\n"

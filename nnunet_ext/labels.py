@@ -17,6 +17,10 @@ else:
 #: Default labels in label order (value = position + 1), TG-263 names; the eye excludes its lens.
 ORGANS = ("Eye_L", "Eye_R", "Lens_L", "Lens_R", "OpticNrv_L", "OpticNrv_R", "OpticChiasm")
 
+#: Key of `dataset.json`, beside a model and beside its predictions, with the names of organs that the model leaves out
+#: because they do not fit its crop.
+LEFT_OUT_KEY = "left_out_organs"
+
 #: How sides are written beside an organ's name, before or after it: `Lens_L`, `left_lens`, `LENS-LT`, `Linse rechts`.
 SIDES = {
     "L": ("L", "LT", "Left", "左", "左侧", "左側", "Links", "Linkes", "Linke", "Li", "Gauche", "G"),

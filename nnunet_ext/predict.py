@@ -1,4 +1,7 @@
-"""Both stages of the cascade in one process: images in, organ masks on the input's own grid out."""
+"""Both stages of the cascade in one process: images in, organ masks on the input's own grid out.
+
+A configuration without a previous stage, such as the whole-volume baseline, predicts the same way in its one stage.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +30,13 @@ from nnunet_ext import roi
 from nnunet_ext.channels import ChannelOptions, prepare_channels, reference_channel
 from nnunet_ext.geometry import CANONICAL, back_to_grid, to_canonical
 from nnunet_ext.image_io import find_channel_files, read_image, write_image
-from nnunet_ext.labels import left_right_pairs
+from nnunet_ext.labels import LEFT_OUT_KEY, left_right_pairs
 from nnunet_ext.mirroring import swap_channels
 from nnunet_ext.modality_dropout import optional_channels
 from nnunet_ext.preprocessor import BOX_REQUEST_KEY, PROPERTIES_KEY
 from nnunet_ext.recipe import TrainingRecipe
 
-LOCALIZER, SEGMENTER = "3d_lowres", "3d_cascade_fullres"
+SEGMENTER = "3d_cascade_fullres"
 #: How far a box side is moved out when an organ touches it; one redo per case.
 REGROW_MM = 10.0
 
@@ -44,17 +47,17 @@ class CasePrediction:
 
     Attributes:
         label_map: Shape `(Z, Y, X)` as the reader gave the images, uint8 (uint16 from 255 labels on).
-        localizer_map: The localizer's label map, same grid.
-        box: ROI in voxels along `(Z, Y, X)`, upper excluded.
+        localizer_map: The localizer's label map, same grid; None without a localizer.
+        box: ROI in voxels along `(Z, Y, X)`, upper excluded; without a localizer the body's box.
         fallback_whole_volume: The localizer found no organ, so the whole body was segmented.
         regrown: An organ touched the box, which was enlarged and segmented again.
-        missing: Names of organs without a voxel.
+        missing: Names of organs without a voxel, those that the model leaves out not counted.
         channels: The channels the case had; fewer than the model's where it was trained with modality dropout.
         warnings: One line each, for a person.
     """
 
     label_map: np.ndarray
-    localizer_map: np.ndarray
+    localizer_map: np.ndarray | None
     box: roi.Box
     fallback_whole_volume: bool = False
     regrown: bool = False
@@ -80,8 +83,8 @@ class CascadePredictor:
     Both are nnU-Net's predictors: they load the checkpoints, slide the window and average the folds.
 
     Args:
-        localizer_folder, segmenter_folder: Trained models, `.../CascadeOARTrainer__CascadeOARPlans__3d_lowres` and
-            `..._3d_cascade_fullres`.
+        segmenter_folder: Trained model, e.g. `.../CascadeOARTrainer__CascadeOARPlans__3d_cascade_fullres`. The localizer is
+            the previous stage that its plan names, in the folder beside it; a plan that names none segments the whole body.
         folds: Folds to average; None for all that are trained.
         checkpoint: File name of the weights in each fold's folder.
         device: Where the networks run.
@@ -93,7 +96,6 @@ class CascadePredictor:
 
     def __init__(
         self,
-        localizer_folder: Path,
         segmenter_folder: Path,
         *,
         folds: Sequence[int | str] | None = None,
@@ -102,15 +104,23 @@ class CascadePredictor:
         use_mirroring: bool = False,
     ) -> None:
         self.use_mirroring = use_mirroring
-        self.localizer = load_stage(localizer_folder, folds=folds, checkpoint=checkpoint, device=device)
-        self.segmenter = load_stage(segmenter_folder, folds=folds, checkpoint=checkpoint, device=device)
+        options = {"folds": folds, "checkpoint": checkpoint, "device": device}
+        self.models = [Path(segmenter_folder)]
+        self.segmenter = load_stage(segmenter_folder, **options)
+        self.localizer = None
+        if (previous := self.segmenter.configuration_manager.previous_stage_name) is not None:
+            trained_by = Path(segmenter_folder).name.rpartition("__")[0]
+            self.models.insert(0, Path(segmenter_folder).with_name(f"{trained_by}__{previous}"))
+            self.localizer = load_stage(self.models[0], **options)
+        self.stages = [stage for stage in (self.localizer, self.segmenter) if stage is not None]
         self.dataset_json = self.segmenter.dataset_json
         self.reader = self.segmenter.plans_manager.image_reader_writer_class()
         plans = self.segmenter.plans_manager.plans
         self.left_right_axis = int(plans["left_right_axis"])
         self.pairs = left_right_pairs(self.dataset_json["labels"])
+        self.left_out = tuple(self.dataset_json.get(LEFT_OUT_KEY, ()))
         self.channels = channel_list(self.dataset_json)
-        can_lack = all(recipe_of(stage).modality_dropout > 0 for stage in (self.localizer, self.segmenter))
+        can_lack = all(recipe_of(stage).modality_dropout > 0 for stage in self.stages)
         #: Channels a case may lack: those that modality dropout blanked in the training of both stages.
         self.optional = [self.channels[i] for i in optional_channels(self.channels)] if can_lack else []
 
@@ -157,6 +167,23 @@ class CascadePredictor:
             images: Shape `(C, Z, Y, X)`, channels in the order of `dataset.json`.
             properties: The reader's, with `spacing` in mm along `(Z, Y, X)`.
         """
+        if self.localizer is None:
+            label_map, used = self._run_stage(self.segmenter, images, None, properties)
+            result = CasePrediction(label_map, None, ())
+        else:
+            result, used = self._predict_roi(images, properties)
+        backward = self.segmenter.plans_manager.transpose_backward
+        box = used["bbox_used_for_cropping"]
+        result.box = tuple((int(box[i][0]), int(box[i][1])) for i in backward)
+        present = set(np.unique(result.label_map).tolist())
+        organs = {n: v for n, v in self.dataset_json["labels"].items() if n not in ("background", *self.left_out)}
+        result.missing = [n for n, v in organs.items() if v not in present]
+        if result.missing:
+            result.warnings.append(f"no voxel of {', '.join(result.missing)}")
+        return result
+
+    def _predict_roi(self, images: np.ndarray, properties: Mapping) -> tuple[CasePrediction, dict]:
+        """Localize, crop and segment; with the properties of the crop."""
         localizer_map, _ = self._run_stage(self.localizer, images, None, properties)
         label_map, used = self._run_stage(self.segmenter, images, localizer_map[None], properties)
         result = CasePrediction(label_map, localizer_map, ())
@@ -164,19 +191,11 @@ class CascadePredictor:
         if result.fallback_whole_volume:
             result.warnings.append("the localizer found no organ: the whole body was segmented instead of the ROI")
         else:
-            label_map, used = self._regrow(images, localizer_map, label_map, properties, used, result)
-            result.label_map = label_map
+            result.label_map, used = self._regrow(images, localizer_map, label_map, properties, used, result)
         if outliers := used[PROPERTIES_KEY]["outliers"]:
             names = ", ".join(self.organ_name(v) for v in outliers)
             result.warnings.append(f"the localizer saw {names} far from where the other organs place them: ignored")
-        backward = self.segmenter.plans_manager.transpose_backward
-        box = used["bbox_used_for_cropping"]
-        result.box = tuple((int(box[i][0]), int(box[i][1])) for i in backward)
-        present = set(np.unique(label_map).tolist())
-        result.missing = [n for n, v in self.dataset_json["labels"].items() if n != "background" and v not in present]
-        if result.missing:
-            result.warnings.append(f"no voxel of {', '.join(result.missing)}")
-        return result
+        return result, used
 
     def _regrow(
         self,
@@ -340,6 +359,7 @@ def predict(
     dataset_id: int | str,
     images: Path,
     out: Path,
+    configuration: str = SEGMENTER,
     folds: Sequence[int | str] | None = None,
     trainer: str = "CascadeOARTrainer",
     plans: str = "CascadeOARPlans",
@@ -349,16 +369,17 @@ def predict(
     overwrite: bool = False,
     show_progress: bool = True,
 ) -> PredictionSummary:
-    """Segment every case with both stages, in one process.
+    """Segment every case, with both stages in one process.
 
     Writes `out/<case><file ending>` on each case's own grid, `out/dataset.json` (so that `nnunet_ext evaluate` knows the
-    labels) and `out/predictions.json` (per case: box, fallback, warnings, seconds). A case that fails is named and the
-    others are finished; a case whose mask exists is skipped unless `overwrite`.
+    labels, and the organs that the configuration leaves out) and `out/predictions.json` (per case: box, fallback, warnings,
+    seconds). A case that fails is named and the others are finished; a case whose mask exists is skipped unless `overwrite`.
 
     Args:
         dataset_id: nnU-Net dataset the models were trained on: id or name.
         images: Folder with `<case>_0000<ending>`, `<case>_0001<ending>`, ..., or with one folder per case that holds one
             image per channel; those are prepared as `nnunet_ext convert` prepared the training images.
+        configuration: Any configuration that is trained. Its localizer, if it has one, is the one its plan names.
         folds: Folds to average; None for all that are trained.
         device: `cuda`, `cpu` or `mps`; None for the GPU if there is one.
         use_mirroring: See `CascadePredictor`.
@@ -375,7 +396,7 @@ def predict(
         )
     models = join(nnUNet_results, maybe_convert_to_dataset_name(dataset_id))
     predictor = CascadePredictor(
-        *(Path(models, f"{trainer}__{plans}__{c}") for c in (LOCALIZER, SEGMENTER)),
+        Path(models, f"{trainer}__{plans}__{configuration}"),
         folds=folds,
         checkpoint=checkpoint,
         device=choose_device(device),
@@ -398,7 +419,7 @@ def predict(
     manifest.update(
         {
             "nnunet_ext": nnunet_ext.__version__,
-            "models": [f"{trainer}__{plans}__{c}" for c in (LOCALIZER, SEGMENTER)],
+            "models": [folder.name for folder in predictor.models],
             "channels": predictor.channels,
             "use_mirroring": use_mirroring,
         }

@@ -11,7 +11,7 @@ place: a position in mm is then the same on the original and on the resampled gr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -26,6 +26,8 @@ MIN_SPREAD_MM = 1.0
 #: A vote further from the others than this many spreads (but never nearer than `MIN_OUTLIER_MM`) is dropped.
 OUTLIER_SPREADS = 4.0
 MIN_OUTLIER_MM = 15.0
+#: An organ fits a crop of given size that holds it wholly in this share of the training cases.
+FITTING_SHARE = 0.95
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,14 @@ class RoiRule:
         offset_mm: Label value -> organ centroid minus box centre, median over the training cases.
         spread_mm: Label value -> typical distance of an organ's vote from the box centre; small means reliable.
         jitter_mm: Largest shift of the box in training along each axis, uniform: the localizer's expected error.
+        left_out: Label values of organs too large for the patch. They vote, but the segmenter takes them for background.
     """
 
     size_mm: tuple[float, ...]
     offset_mm: Mapping[int, tuple[float, ...]]
     spread_mm: Mapping[int, float]
     jitter_mm: float = 0.0
+    left_out: tuple[int, ...] = ()
 
     def to_plan(self) -> dict:
         """The rule as plain JSON types."""
@@ -59,6 +63,7 @@ class RoiRule:
         plan["offset_mm"] = {str(k): [float(x) for x in v] for k, v in self.offset_mm.items()}
         plan["spread_mm"] = {str(k): float(v) for k, v in self.spread_mm.items()}
         plan["size_mm"] = [float(x) for x in self.size_mm]
+        plan["left_out"] = [int(k) for k in self.left_out]
         return plan
 
     @classmethod
@@ -74,6 +79,7 @@ class RoiRule:
                 offset_mm={int(k): tuple(float(x) for x in v) for k, v in plan["offset_mm"].items()},
                 spread_mm={int(k): float(v) for k, v in plan["spread_mm"].items()},
                 jitter_mm=float(plan["jitter_mm"]),
+                left_out=tuple(int(k) for k in plan.get("left_out", ())),
             )
         except KeyError as e:
             raise ValueError(f"the plan's 'roi' has no {e}. Plan the dataset again with -pl CascadeOARPlanner.") from e
@@ -331,3 +337,44 @@ def fit_roi(cases: Mapping[str, Mapping[int, OrganExtent]], *, margin_mm: float,
         needed_mm=tuple(float(x) for x in 2 * half),
         incomplete_cases=sorted(n for n, organs in cases.items() if len(organs) < len(every_label)),
     )
+
+
+def too_large(
+    cases: Mapping[str, Mapping[int, OrganExtent]],
+    size_mm: Sequence[float],
+    *,
+    voxel_mm: Sequence[float],
+    pairs: Sequence[tuple[int, int]] = (),
+) -> dict[int, tuple[float, ...]]:
+    """Organs that do not fit a crop of given size around them: label value -> edge lengths in mm that they need.
+
+    An organ fits that the crop holds wholly in `FITTING_SHARE` of the cases that have it; half a voxel on each side is
+    lost to placing the crop at whole voxels.
+
+    Args:
+        cases: Case -> extents of its organs, plan axes.
+        size_mm: Edge lengths of the crop.
+        voxel_mm: Voxel size of the grid it is cut from.
+        pairs: Labels of left and right organs. A pair fits together or not at all: training mirrors one into the other.
+    """
+    usable = np.subtract(size_mm, voxel_mm)
+    excess, needed = {}, {}
+    for k in sorted(set().union(*cases.values())):
+        extents = [np.subtract(o[k].upper_mm, o[k].lower_mm) for o in cases.values() if k in o]
+        ratios = np.max(np.divide(extents, usable), axis=1)
+        # The case at the quantile: so many of the cases need no more.
+        case = np.argsort(ratios, kind="stable")[int(np.ceil(FITTING_SHARE * len(ratios))) - 1]
+        excess[k], needed[k] = ratios[case], tuple(float(x) for x in extents[case])
+    large = {k for k in excess if excess[k] > 1 + 1e-6}
+    large |= {k for pair in pairs if large & set(pair) for k in pair if k in needed}
+    return {k: needed[k] for k in sorted(large)}
+
+
+def left_out_labels(configuration: Mapping) -> tuple[int, ...]:
+    """Label values that a configuration of the plan leaves out of its crop; none where it doesn't crop."""
+    return tuple(int(k) for k in (configuration.get("roi") or {}).get("left_out", ()))
+
+
+def without(label_map: np.ndarray, left_out: Collection[int]) -> np.ndarray:
+    """The label map with some labels taken for background; itself where there are none."""
+    return np.where(np.isin(label_map, list(left_out)), 0, label_map).astype(label_map.dtype) if left_out else label_map

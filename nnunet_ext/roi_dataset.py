@@ -79,8 +79,10 @@ class RoiDataset(nnUNetDatasetBlosc2):
             np.add(centre, self._jitter_mm()), self.rule.size_mm, spacing_mm=self.spacing_mm, shape=shape
         )
         index = (slice(None), *roi.slices(box))
-        properties = {**properties, "class_locations": _locations_inside(properties["class_locations"], box)}
-        return data[index], seg[index], localizer_map[index[1:]] if self.guidance else None, properties
+        locations = {k: v for k, v in properties["class_locations"].items() if k not in self.rule.left_out}
+        properties = {**properties, "class_locations": _locations_inside(locations, box)}
+        seg = roi.without(seg[index], self.rule.left_out)
+        return data[index], seg, localizer_map[index[1:]] if self.guidance else None, properties
 
     def _jitter_mm(self) -> np.ndarray:
         """How far this time's box lies from where the reference organs place it, along each axis."""
@@ -105,7 +107,7 @@ class RoiDataset(nnUNetDatasetBlosc2):
         else:
             box = roi.whole(original_shape)
         edges = [(lower * s, upper * s) for (lower, upper), s in zip(box, scale, strict=True)]
-        reference = np.asarray(seg[0])
+        reference = roi.without(np.asarray(seg[0]), self.rule.left_out)
         index = np.argwhere(reference > 0) + 0.5
         inside = np.all([(index[:, i] > e[0]) & (index[:, i] < e[1]) for i, e in enumerate(edges)], axis=0)
         self.records[identifier] = {

@@ -1,4 +1,4 @@
-"""Planners of the cascade: one plans file with localizer, whole-volume baseline and segmenter.
+"""Planners of the cascade: one plans file with localizer, whole-volume baselines, segmenter and crops of given size.
 
 Run by `nnUNetv2_plan_and_preprocess -d ID -pl CascadeOARPlanner` (or `CascadeOARPlannerSmall`).
 """
@@ -10,12 +10,11 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from batchgenerators.utilities.file_and_folder_operations import load_json, save_json
-from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (
     ResEncUNetPlanner,
@@ -29,13 +28,17 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from tqdm import tqdm
 
 from nnunet_ext import roi
-from nnunet_ext.networks import MaxPoolUNet
+from nnunet_ext.labels import left_right_pairs
+from nnunet_ext.networks import CascadeUNet
 from nnunet_ext.preprocessor import body_box
 from nnunet_ext.recipe import TrainingRecipe
 from nnunet_ext.resampling import resample_label_map
 from nnunet_ext.schedule import TrainingSchedule
 
 LOCALIZER, WHOLE_VOLUME, SEGMENTER = "3d_lowres", "3d_fullres", "3d_cascade_fullres"
+#: The reference study's patches in voxels, coarsest axis first; its grid is 1.25 x 0.8 x 0.8 mm.
+STUDY_WHOLE_VOLUME = (80, 256, 256)
+STUDY_CROPS = ((32, 128, 128), (32, 96, 96), (16, 64, 64))
 
 #: One case far finer than the rest must not set the grid of all: no target spacing below this share of the median.
 FINEST_SHARE_OF_MEDIAN = 0.6
@@ -114,8 +117,23 @@ def transposed(organs: Mapping[int, roi.OrganExtent], forward: Sequence[int]) ->
     return {k: roi.OrganExtent(move(o.centroid_mm), move(o.lower_mm), move(o.upper_mm)) for k, o in organs.items()}
 
 
+def by(size: Sequence[int]) -> str:
+    """A size in voxels as it stands in a configuration's name."""
+    return "x".join(str(n) for n in size)
+
+
+def millimetres(size_mm: Sequence[float]) -> str:
+    """A size for a person."""
+    return " x ".join(f"{x:.0f}" for x in size_mm) + " mm"
+
+
 class CascadeOARPlanner(ResEncUNetPlanner):
     """Plans `3d_lowres` (localizer), `3d_fullres` (whole-volume baseline) and `3d_cascade_fullres` (segmenter).
+
+    Beside them the reference study's `3d_fullres_80x256x256` and `3d_cascade_32x128x128`, `..._32x96x96`,
+    `..._16x64x64`: `3d_fullres` and `3d_cascade_fullres` with the patch named, from the same preprocessed data. Organs
+    too large for a crop are left out of it (`roi.left_out`), and a crop that holds no organ is not planned; both are said.
+    A patch is never larger than the largest body.
 
     Differences from nnU-Net's planners:
 
@@ -244,31 +262,33 @@ class CascadeOARPlanner(ResEncUNetPlanner):
 
     # --- configurations ----------------------------------------------------------------------------------------------
 
-    def residual_unet(self, spacing_mm: Sequence[float], patch_size: Sequence[int]) -> tuple[tuple[int, ...], dict]:
-        """The segmenter's network: residual encoder, strided convolutions, InstanceNorm, LeakyReLU, dropout."""
+    def segmenter_unet(self, spacing_mm: Sequence[float], patch_size: Sequence[int]) -> tuple[tuple[int, ...], dict]:
+        """The segmenter's network: residual blocks, strided convolutions, InstanceNorm, LeakyReLU, dropout."""
         dropout = "torch.nn.modules.dropout.Dropout3d" if self.dropout else None
         return self.architecture(
-            ResidualEncoderUNet,
             spacing_mm,
             patch_size,
             features=self.UNet_base_num_features,
-            blocks=("n_blocks_per_stage", self.UNet_blocks_per_stage_encoder),
-            decoder=self.UNet_blocks_per_stage_decoder,
+            n_blocks_per_stage=self.UNet_blocks_per_stage_encoder,
+            n_conv_per_stage_decoder=self.UNet_blocks_per_stage_decoder,
+            residual_blocks=True,
+            downsampling="strided_convolution",
             norm_op="torch.nn.modules.instancenorm.InstanceNorm3d",
             dropout_op=dropout,
             dropout_op_kwargs={"p": self.dropout} if dropout else None,
             nonlin="torch.nn.LeakyReLU",
         )
 
-    def max_pool_unet(self, spacing_mm: Sequence[float], patch_size: Sequence[int]) -> tuple[tuple[int, ...], dict]:
-        """The localizer's network: conv-BN-ReLU, max pooling."""
+    def localizer_unet(self, spacing_mm: Sequence[float], patch_size: Sequence[int]) -> tuple[tuple[int, ...], dict]:
+        """The localizer's network: conv-BN-ReLU, two a stage, and max pooling."""
         return self.architecture(
-            MaxPoolUNet,
             spacing_mm,
             patch_size,
             features=self.localizer_features,
-            blocks=("n_conv_per_stage", (2,) * 16),
-            decoder=(2,) * 16,
+            n_blocks_per_stage=(1,) * 16,
+            n_conv_per_stage_decoder=(2,) * 16,
+            residual_blocks=False,
+            downsampling="max_pooling",
             norm_op="torch.nn.modules.batchnorm.BatchNorm3d",
             dropout_op=None,
             dropout_op_kwargs=None,
@@ -277,38 +297,35 @@ class CascadeOARPlanner(ResEncUNetPlanner):
 
     def architecture(
         self,
-        network: type,
         spacing_mm: Sequence[float],
         patch_size: Sequence[int],
         *,
         features: int,
-        blocks: tuple[str, Sequence[int]],
-        decoder: Sequence[int],
-        **options: str | dict | None,
+        n_blocks_per_stage: Sequence[int],
+        n_conv_per_stage_decoder: Sequence[int],
+        **options: str | bool | dict | None,
     ) -> tuple[tuple[int, ...], dict]:
         """Patch size rounded up to what the network divides, and the plan's `architecture` entry.
 
         Args:
-            network: Class whose arguments are those of dynamic-network-architectures' U-Nets.
             features: Features of the first stage; doubled per stage up to nnU-Net's limit.
-            blocks: Name of the argument for the encoder's depth, and blocks or convolutions per stage.
-            decoder: Convolutions per stage of the decoder.
-            options: Further arguments, classes by dotted name.
+            n_blocks_per_stage, n_conv_per_stage_decoder: Of `CascadeUNet`, for at least as many stages as there will be.
+            options: Further arguments of `CascadeUNet`, classes by dotted name.
         """
         _, strides, kernels, patch, _ = get_pool_and_conv_props(
             spacing_mm, patch_size, self.UNet_featuremap_min_edge_length, 999999
         )
         n = len(strides)
         return tuple(int(p) for p in patch), {
-            "network_class_name": f"{network.__module__}.{network.__name__}",
+            "network_class_name": f"{CascadeUNet.__module__}.{CascadeUNet.__name__}",
             "arch_kwargs": {
                 "n_stages": n,
                 "features_per_stage": [min(self.UNet_max_features_3d, features * 2**i) for i in range(n)],
                 "conv_op": "torch.nn.modules.conv.Conv3d",
                 "kernel_sizes": kernels,
                 "strides": strides,
-                blocks[0]: list(blocks[1][:n]),
-                "n_conv_per_stage_decoder": list(decoder[: n - 1]),
+                "n_blocks_per_stage": list(n_blocks_per_stage[:n]),
+                "n_conv_per_stage_decoder": list(n_conv_per_stage_decoder[: n - 1]),
                 "conv_bias": True,
                 "norm_op_kwargs": {"eps": 1e-5, "affine": True},
                 "nonlin_kwargs": {"inplace": True},
@@ -347,7 +364,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         while patch is None or np.prod(patch) > self.localizer_voxels:
             cube_mm *= COARSEN_STEP
             spacing = np.maximum(fullres_spacing_mm, cube_mm)
-            patch, architecture = self.max_pool_unet(spacing, [int(n) for n in np.ceil(extent_mm / spacing - 1e-6)])
+            patch, architecture = self.localizer_unet(spacing, [int(n) for n in np.ceil(extent_mm / spacing - 1e-6)])
         return {
             "data_identifier": self.generate_data_identifier(LOCALIZER),
             "spacing": [float(s) for s in spacing],
@@ -364,30 +381,82 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         covered by sliding window, as nnU-Net does.
         """
         wanted = [int(np.ceil(size / s - 1e-6)) for size, s in zip(fit.rule.size_mm, spacing_mm, strict=True)]
-        box, architecture = self.residual_unet(spacing_mm, wanted)
+        box, architecture = self.segmenter_unet(spacing_mm, wanted)
         patch = box
         while self.feature_map_size(patch, architecture) > self.segmenter_memory_factor * self.memory_budget():
             axis = int(np.argmax(patch))
             smaller = list(patch)
             smaller[axis] -= 2 ** sum(s[axis] == 2 for s in architecture["arch_kwargs"]["strides"])
-            patch, architecture = self.residual_unet(spacing_mm, smaller)
+            patch, architecture = self.segmenter_unet(spacing_mm, smaller)
         if patch != box:
             print(f"The ROI of {box} voxels exceeds the GPU memory target: patches of {patch} will slide over it.")
         # The box is exactly as large as its patch, so that one crop fills the network.
-        rule = roi.RoiRule(
-            size_mm=tuple(float(n * s) for n, s in zip(box, spacing_mm, strict=True)),
-            offset_mm=fit.rule.offset_mm,
-            spread_mm=fit.rule.spread_mm,
-            jitter_mm=fit.rule.jitter_mm,
-        )
+        rule = replace(fit.rule, size_mm=tuple(float(n * s) for n, s in zip(box, spacing_mm, strict=True)))
         return {
-            "inherits_from": WHOLE_VOLUME,
+            **self.patch_entries(WHOLE_VOLUME, patch, architecture, batch_size=self.segmenter_batch_size),
             "previous_stage": LOCALIZER,
-            "patch_size": list(patch),
-            "batch_size": self.segmenter_batch_size or self.batch_size(patch, architecture),
-            "architecture": architecture,
             "roi": {**rule.to_plan(), "margin_mm": self.roi_margin_mm, "needed_mm": list(fit.needed_mm)},
         }
+
+    def patch_entries(
+        self, parent: str, patch: Sequence[int], architecture: Mapping, *, batch_size: int | None = None
+    ) -> dict:
+        """What a configuration with the data of `parent` and a patch of its own adds to it."""
+        return {
+            "inherits_from": parent,
+            "patch_size": list(patch),
+            "batch_size": batch_size or self.batch_size(patch, architecture),
+            "architecture": architecture,
+            "deep_supervision": True,
+        }
+
+    def plan_study_whole_volume(self, spacing_mm: np.ndarray, largest_body: np.ndarray) -> tuple[str, dict]:
+        """Name and entries of the reference study's whole-volume configuration; `largest_body` in voxels."""
+        patch, architecture = self.segmenter_unet(spacing_mm, np.minimum(STUDY_WHOLE_VOLUME, largest_body).tolist())
+        return f"{WHOLE_VOLUME}_{by(STUDY_WHOLE_VOLUME)}", self.patch_entries(WHOLE_VOLUME, patch, architecture)
+
+    def plan_study_crops(
+        self,
+        spacing_mm: np.ndarray,
+        largest_body: np.ndarray,
+        cases: Mapping[str, Mapping[int, roi.OrganExtent]],
+        segmenter: Mapping,
+    ) -> dict[str, dict]:
+        """Name -> entries of the reference study's crops that hold an organ; says which organs each leaves out.
+
+        The study cuts one crop around each organ. Here patches of that size are trained all over the ROI, a share of them
+        around organs (`recipe.organ_patches`), and slide over it at prediction, as nnU-Net does.
+
+        Args:
+            spacing_mm, largest_body: Of the grid, in plan axes; the body in voxels.
+            cases: Extents of the organs.
+            segmenter: Entries of `3d_cascade_fullres`, whose ROI they share.
+        """
+        planned = {}
+        names = {v: n for n, v in self.dataset_json["labels"].items()}
+        pairs = left_right_pairs(self.dataset_json["labels"])
+        for crop in STUDY_CROPS:
+            name = f"{SEGMENTER.removesuffix('fullres')}{by(crop)}"
+            patch, architecture = self.segmenter_unet(spacing_mm, np.minimum(crop, largest_body).tolist())
+            crop_mm = np.multiply(patch, spacing_mm)
+            large = roi.too_large(cases, crop_mm, voxel_mm=spacing_mm, pairs=pairs)
+            for label, needed_mm in large.items():
+                print(
+                    f"{name}: {names[label]} is left out: it is {millimetres(needed_mm)}, the crop {millimetres(crop_mm)}"
+                )
+            if large.keys() == set().union(*cases.values()):
+                print(f"{name} is left out: no organ fits it")
+                continue
+            planned[name] = {
+                **self.patch_entries(WHOLE_VOLUME, patch, architecture, batch_size=self.segmenter_batch_size),
+                "previous_stage": LOCALIZER,
+                "roi": {
+                    **segmenter["roi"],
+                    "size_mm": np.maximum(segmenter["roi"]["size_mm"], crop_mm).tolist(),
+                    "left_out": list(large),
+                },
+            }
+        return planned
 
     def plan_experiment(self) -> dict:
         """Write `<plans_name>.json` and return its content."""
@@ -407,20 +476,22 @@ class CascadeOARPlanner(ResEncUNetPlanner):
             {},
         )
         # Same patch size, our network: dropout, and the block counts of this planner.
-        patch, fullres["architecture"] = self.residual_unet(spacing, fullres["patch_size"])
+        patch, fullres["architecture"] = self.segmenter_unet(spacing, fullres["patch_size"])
         fullres.update({"patch_size": list(patch), "batch_dice": True, "deep_supervision": True})
         lowres = {**fullres, **self.plan_localizer(spacing, forward)}
-        fit = roi.fit_roi(
-            {name: transposed(c.organs, forward) for name, c in cases.items()},
-            margin_mm=self.roi_margin_mm,
-            jitter_mm=self.roi_jitter_mm,
-        )
+        organs = {name: transposed(c.organs, forward) for name, c in cases.items()}
+        fit = roi.fit_roi(organs, margin_mm=self.roi_margin_mm, jitter_mm=self.roi_jitter_mm)
+        largest_body = np.max(shapes, axis=0)[forward]
         configurations = {LOCALIZER: lowres, WHOLE_VOLUME: fullres, SEGMENTER: self.plan_segmenter(spacing, fit)}
+        configurations.update([self.plan_study_whole_volume(spacing, largest_body)])
+        configurations.update(self.plan_study_crops(spacing, largest_body, organs, configurations[SEGMENTER]))
         lowres["median_image_size_in_voxels"] = [
             round(float(n * s / t)) for n, s, t in zip(median_shape, spacing, lowres["spacing"], strict=True)
         ]
         for name, configuration in configurations.items():
-            configuration["training"] = dict(vars(self.schedules[name]))
+            cropped = configuration.get("previous_stage") is not None
+            like = name if name in self.schedules else SEGMENTER if cropped else WHOLE_VOLUME
+            configuration["training"] = dict(vars(self.schedules[like]))
             configuration["recipe"] = dict(vars(TrainingRecipe()))
 
         shutil.copy(
@@ -451,13 +522,15 @@ class CascadeOARPlanner(ResEncUNetPlanner):
 
     def report(self, fit: roi.RoiFit) -> None:
         """Print what was planned, in a line per configuration."""
-        for name in (LOCALIZER, WHOLE_VOLUME, SEGMENTER):
+        for name in self.plans["configurations"]:
             c = {**self.plans["configurations"][WHOLE_VOLUME], **self.plans["configurations"][name]}
             mm = ", ".join(f"{s:.2f}" for s in c["spacing"])
             print(f"{name}: spacing ({mm}) mm, patch {tuple(c['patch_size'])}, batch size {c['batch_size']}")
-        needed = " x ".join(f"{x:.0f}" for x in fit.needed_mm)
-        size = " x ".join(f"{x:.0f}" for x in self.plans["configurations"][SEGMENTER]["roi"]["size_mm"])
-        print(f"ROI: {size} mm (organs of all training cases need {needed} mm; margin {self.roi_margin_mm:g} mm)")
+        size_mm = self.plans["configurations"][SEGMENTER]["roi"]["size_mm"]
+        print(
+            f"ROI: {millimetres(size_mm)} (organs of all training cases need {millimetres(fit.needed_mm)}; "
+            f"margin {self.roi_margin_mm:g} mm)"
+        )
         if fit.incomplete_cases:
             print(f"Cases with organs missing: {', '.join(fit.incomplete_cases)}")
 

@@ -11,19 +11,20 @@ import pytest
 N_LABELS = 4  # background and three organs
 
 
-def architecture(network: str, features: Sequence[int] = (4, 8, 8)) -> dict:
+def architecture(*, localizer: bool = False, features: Sequence[int] = (4, 8, 8)) -> dict:
     n = len(features)
-    residual = network.endswith("ResidualEncoderUNet")
-    norm = "instancenorm.InstanceNorm3d" if residual else "batchnorm.BatchNorm3d"
+    norm = "batchnorm.BatchNorm3d" if localizer else "instancenorm.InstanceNorm3d"
     return {
-        "network_class_name": network,
+        "network_class_name": "nnunet_ext.networks.CascadeUNet",
         "arch_kwargs": {
             "n_stages": n,
             "features_per_stage": list(features),
             "conv_op": "torch.nn.modules.conv.Conv3d",
             "kernel_sizes": [[3, 3, 3]] * n,
             "strides": [[1, 1, 1]] + [[2, 2, 2]] * (n - 1),
-            "n_blocks_per_stage" if residual else "n_conv_per_stage": [1] * n,
+            "n_blocks_per_stage": [1] * n,
+            "residual_blocks": not localizer,
+            "downsampling": "max_pooling" if localizer else "strided_convolution",
             "n_conv_per_stage_decoder": [1] * (n - 1),
             "conv_bias": True,
             "norm_op": f"torch.nn.modules.{norm}",
@@ -69,7 +70,7 @@ def _cascade_plans(
         "resampling_fn_data_kwargs": resampling(3),
         "resampling_fn_seg_kwargs": {"force_separate_z": None},
         "resampling_fn_probabilities_kwargs": resampling(1),
-        "architecture": architecture("dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"),
+        "architecture": architecture(),
         "batch_dice": True,
         "deep_supervision": True,
         "training": {"num_epochs": 10, "iterations_per_epoch": 4, "val_iterations_per_epoch": 1},
@@ -78,7 +79,7 @@ def _cascade_plans(
         **fullres,
         "data_identifier": "CascadeOARPlans_3d_lowres",
         "spacing": list(localizer_spacing_mm or spacing_mm),
-        "architecture": architecture("nnunet_ext.networks.MaxPoolUNet"),
+        "architecture": architecture(localizer=True),
         "next_stage": "3d_cascade_fullres",
     }
     segmenter = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres", "roi": roi}

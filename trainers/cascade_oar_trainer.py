@@ -29,13 +29,13 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
-from nnunet_ext.labels import left_right_pairs
+from nnunet_ext.labels import LEFT_OUT_KEY, left_right_pairs
 from nnunet_ext.mirroring import LeftRightMirrorTransform
 from nnunet_ext.modality_dropout import ModalityDropoutTransform, optional_channels
-from nnunet_ext.networks import keep_channels
+from nnunet_ext.networks import keep_channels, never_predict
 from nnunet_ext.preprocessor import PROPERTIES_KEY
 from nnunet_ext.recipe import ADAM, DICE, MEASURED, OFF, SGD, TrainingRecipe
-from nnunet_ext.roi import RoiRule, find_roi, label_crop_pass_rate, vote_centre
+from nnunet_ext.roi import RoiRule, find_roi, label_crop_pass_rate, left_out_labels, vote_centre
 from nnunet_ext.roi_dataset import RoiDatasets
 from nnunet_ext.schedule import TrainingSchedule, learning_rate_factor, wind_down_epochs, wind_down_start
 
@@ -77,6 +77,8 @@ class CascadeOARTrainer(nnUNetTrainer):
     localizer's out-of-fold label map, end to end. The network sees the image channels only, unless the recipe asks for
     guidance. `validation/label_crop_pass_rate.json` says for every case which organs placed the box, which share of the
     organ voxels it holds, and which cases the localizer missed.
+    Organs that the plan leaves out of a crop are background to it: never predicted, not scored, and named in the model's
+    `dataset.json`, for `nnunet_ext predict` and `evaluate`.
 
     **Left and right.** Axes are mirrored in training only along the patient's left-right axis, with the labels exchanged;
     nnU-Net's predictor, which can't exchange channels, is told not to mirror.
@@ -116,6 +118,10 @@ class CascadeOARTrainer(nnUNetTrainer):
         self.left_right_axis = int(self.plans_manager.plans["left_right_axis"])
         self.left_right_pairs = left_right_pairs(dataset_json["labels"])
         self.oversample_foreground_percent = self.recipe.organ_patches
+        self.left_out = left_out_labels(plan)
+        if self.left_out:
+            names = [name for name, value in dataset_json["labels"].items() if value in self.left_out]
+            self.dataset_json = {**dataset_json, LEFT_OUT_KEY: names}  # nnU-Net copies it beside model and predictions
         self.is_segmenter = self.is_cascaded
         if self.is_segmenter:
             # nnU-Net would append the previous stage's labels to the input; see `build_network_architecture`.
@@ -159,6 +165,8 @@ class CascadeOARTrainer(nnUNetTrainer):
         )
         if drop:
             network.register_forward_pre_hook(keep_channels(n_image_channels))
+        if left_out := left_out_labels(configuration_manager.configuration):
+            network.register_forward_hook(never_predict(left_out))
         return network
 
     def _build_loss(self) -> nn.Module:
@@ -451,6 +459,20 @@ class CascadeOARTrainer(nnUNetTrainer):
             dist.all_gather_object(records, datasets.records)
         if self.local_rank == 0:
             self._report_boxes({case: record for part in records for case, record in part.items()})
+            self._report_left_out()
+
+    def _report_left_out(self) -> None:
+        """Take the organs left out of the crop out of nnU-Net's summary, where they would count as missed."""
+        if not self.left_out:
+            return
+        folder = Path(self.output_folder, "validation")
+        summary = without_labels(load_json(str(folder / "summary.json")), self.left_out)
+        save_json(summary, str(folder / "summary.json"), sort_keys=False)
+        save_json(self.dataset_json, str(folder / "dataset.json"), sort_keys=False)
+        self.print_to_log_file(
+            f"Not in this crop and not scored: {', '.join(self.dataset_json[LEFT_OUT_KEY])}. "
+            f"Mean validation Dice of the others: {summary['foreground_mean']['Dice']}"
+        )
 
     def _localizer_maps(self, cases: Sequence[str], *, for_guidance: bool = False) -> Path:
         """Folder with the localizer's label maps of these cases: out-of-fold; for fold `all`, else those of its fold `all`.
@@ -502,6 +524,22 @@ class CascadeOARTrainer(nnUNetTrainer):
         )
 
 
+def without_labels(summary: dict, labels: Sequence[int]) -> dict:
+    """nnU-Net's `summary.json` without some labels; the foreground mean is taken over the others, as nnU-Net takes it."""
+    gone = {str(label) for label in labels}
+
+    def kept(metrics: Mapping) -> dict:
+        return {label: values for label, values in metrics.items() if str(label) not in gone}
+
+    mean = kept(summary["mean"])
+    return {
+        **summary,
+        "metric_per_case": [{**case, "metrics": kept(case["metrics"])} for case in summary["metric_per_case"]],
+        "mean": mean,
+        "foreground_mean": {m: float(np.mean([v[m] for v in mean.values()])) for m in summary["foreground_mean"]},
+    }
+
+
 def is_missed(record: Mapping) -> bool:
     """Whether the localizer missed a case: no organ found, or a box with less than half of the organs' voxels."""
     rate = record["label_crop_pass_rate"]
@@ -510,6 +548,8 @@ def is_missed(record: Mapping) -> bool:
 
 class CascadeOARTrainerReference(CascadeOARTrainer):
     """The reference study's recipe: soft Dice, Adam 2e-4, batch size 1, early stopping, flips and Gaussian noise.
+
+    Its localizer is a plain 3D U-Net, so the localizer is trained without deep supervision whatever the plan says.
 
     The learning rate is constant: without a decay there is nothing for early stopping to cut off, so the training simply
     ends when patience runs out. Flips along the left-right axis exchange left and right labels.
@@ -532,6 +572,9 @@ class CascadeOARTrainerReference(CascadeOARTrainer):
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.initial_lr = self.initial_lr_default  # the plan's is for the other recipe
+        self.probabilistic_oversampling = True  # of one patch per batch, nnU-Net would centre all or none on an organ
+        if self.configuration_manager.next_stage_names is not None:
+            self.enable_deep_supervision = False
 
     def _set_batch_size_and_oversample(self) -> None:
         super()._set_batch_size_and_oversample()

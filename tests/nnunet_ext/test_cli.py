@@ -88,11 +88,12 @@ def test_convert_passes_its_options_on(calls, capsys):
 
 def test_predict_passes_its_options_on_and_prints_warnings(calls, capsys):
     calls.summary = SimpleNamespace(**{**vars(SUMMARY), "warnings": {"head_01": ["no organ found"]}})
-    assert run("predict -d 501 -i in -o out -f 0 1 -tr T -p P -chk best.pth -device cpu --mirror") == 0
+    assert run("predict -d 501 -i in -o out -c C -f 0 1 -tr T -p P -chk best.pth -device cpu --mirror") == 0
     assert calls.kwargs == {
         "dataset_id": 501,
         "images": Path("in"),
         "out": Path("out"),
+        "configuration": "C",
         "folds": ["0", "1"],
         "trainer": "T",
         "plans": "P",

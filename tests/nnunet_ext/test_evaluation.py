@@ -14,6 +14,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_ext.evaluation import evaluate, find_label_maps, grid_difference, on_grid_of
+from nnunet_ext.labels import LEFT_OUT_KEY
 
 SHAPE = (5, 7, 11)
 SPACING_MM = (3.0, 0.8, 0.7)
@@ -120,6 +121,27 @@ def test_missed_invented_and_left_out_organs_are_flagged_and_listed(folders):
     summary = score(folders)
     assert summary.missed == [("case_1", "Lens_L")]
     assert summary.left_out == [("case_1", "OpticChiasm"), ("case_3", "Lens_L")]
+
+
+def test_an_organ_that_the_model_leaves_out_has_no_score_in_any_case(folders):
+    predictions, references, out = folders
+    write(references, "case_1", REFERENCE)
+    write(predictions, "case_1", label_map((LENS, 1)))
+    write(references, "case_2", REFERENCE)  # failed: no prediction
+    note = {"labels": LABELS, LEFT_OUT_KEY: ["OpticChiasm"]}
+    (predictions / "dataset.json").write_text(json.dumps(note))
+    summary = score(folders, labels=None)
+    assert summary.not_segmented == ("OpticChiasm",)
+    assert summary.missed == []
+    assert {row_of(summary, case, "OpticChiasm")["flag"] for case in ("case_1", "case_2")} == {"not_segmented"}
+    assert summary.per_organ["OpticChiasm"]["dsc_percent"]["n"] == 0
+    assert summary.all_organs["dsc_percent"]["mean"] == pytest.approx((100 + 0) / 2)  # the lens alone
+    table = (out / "evaluation.md").read_text()
+    assert "| OpticChiasm | - | - | - | 0 |" in table
+    assert "Not segmented by this model (no score, not counted): OpticChiasm" in table
+    content = json.loads((out / "evaluation.json").read_text())
+    assert content["not_segmented"] == ["OpticChiasm"]
+    assert content["per_case"]["case_1"]["OpticChiasm"]["dsc_percent"] is None
 
 
 def test_case_without_prediction_fails_and_counts_as_worst(folders):

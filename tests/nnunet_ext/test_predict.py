@@ -19,6 +19,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ext import predict as predict_module
 from nnunet_ext import roi
+from nnunet_ext.labels import LEFT_OUT_KEY
 from nnunet_ext.predict import CascadePredictor, load_stage, predict
 
 SHAPE = (31, 53, 47)  # z, y, x in RAS order
@@ -106,12 +107,15 @@ def stages(cascade_plans, monkeypatch, tmp_path) -> SimpleNamespace:
     made = SimpleNamespace(
         localizer=ReadsOrgansOffTheCT(plans, "3d_lowres", {EYE_L, EYE_R}),
         segmenter=ReadsOrgansOffTheCT(plans, "3d_cascade_fullres", set(ORGANS)),
+        whole_volume=ReadsOrgansOffTheCT(plans, "3d_fullres", set(ORGANS)),
         rule=rule,
     )
     monkeypatch.setattr(
         predict_module,
         "load_stage",
-        lambda folder, **_: made.localizer if str(folder).endswith("3d_lowres") else made.segmenter,
+        lambda folder, **_: {"3d_lowres": made.localizer, "3d_fullres": made.whole_volume}.get(
+            Path(folder).name.rpartition("__")[2], made.segmenter
+        ),
     )
     for name in ("raw", "preprocessed", "results"):
         (tmp_path / name / "Dataset501_Test").mkdir(parents=True)
@@ -121,7 +125,7 @@ def stages(cascade_plans, monkeypatch, tmp_path) -> SimpleNamespace:
 
 @pytest.fixture
 def predictor(stages) -> CascadePredictor:
-    return CascadePredictor(Path("3d_lowres"), Path("3d_cascade_fullres"), device=torch.device("cpu"))
+    return CascadePredictor(Path("T__P__3d_cascade_fullres"), device=torch.device("cpu"))
 
 
 @pytest.fixture
@@ -428,6 +432,35 @@ def test_warnings_of_a_case_are_in_the_summary_and_the_manifest(run, tmp_path, s
     assert summary.warnings == {"head_a": ["no voxel of Eye_L"]}
     record = manifest(tmp_path)["cases"]["head_a"]
     assert (record["missing"], record["warnings"]) == (["Eye_L"], ["no voxel of Eye_L"])
+
+
+def test_another_configuration_predicts_with_the_localizer_its_plan_names(run, tmp_path):
+    write_case(tmp_path / "in", "head_a")
+    assert run(configuration="3d_cascade_16x64x64").written == ["head_a"]
+    assert manifest(tmp_path)["models"] == [
+        "CascadeOARTrainer__CascadeOARPlans__3d_lowres",
+        "CascadeOARTrainer__CascadeOARPlans__3d_cascade_16x64x64",
+    ]
+
+
+def test_a_configuration_without_a_localizer_segments_the_whole_body(run, tmp_path, stages):
+    write_case(tmp_path / "in", "head_a")
+    run(configuration="3d_fullres")
+    np.testing.assert_array_equal(read(tmp_path / "out" / "head_a.nii.gz"), label_map())
+    assert manifest(tmp_path)["models"] == ["CascadeOARTrainer__CascadeOARPlans__3d_fullres"]
+    assert manifest(tmp_path)["cases"]["head_a"]["warnings"] == []
+    assert stages.localizer.shapes == []
+    box = manifest(tmp_path)["cases"]["head_a"]["box"]
+    assert [b - a for a, b in box] == [stages.whole_volume.shapes[0][1:][FORWARD.index(i)] for i in range(3)]
+
+
+def test_organs_that_the_model_leaves_out_are_not_missed_and_noted_for_the_evaluation(run, tmp_path, stages):
+    write_case(tmp_path / "in", "head_a")
+    stages.segmenter.sees = {CHIASM}
+    stages.segmenter.dataset_json = {**DATASET, LEFT_OUT_KEY: ["Eye_L", "Eye_R"]}
+    assert run().warnings == {}
+    assert manifest(tmp_path)["cases"]["head_a"]["missing"] == []
+    assert json.loads((tmp_path / "out" / "dataset.json").read_text())[LEFT_OUT_KEY] == ["Eye_L", "Eye_R"]
 
 
 # ------------------------------------------------------------------------------------------------ what is not there

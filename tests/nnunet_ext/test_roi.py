@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnunet_ext import roi
-from nnunet_ext.roi import OrganExtent, RoiRule, box_around, find_roi, fit_roi, organ_extents, vote_centre
+from nnunet_ext.roi import OrganExtent, RoiRule, box_around, find_roi, fit_roi, organ_extents, too_large, vote_centre
 
 SHAPE = (14, 40, 60)
 SPACING_MM = (3.0, 0.8, 0.7)  # the volume is 42 x 32 x 42 mm
@@ -372,3 +373,55 @@ def test_a_plan_without_a_key_is_named(key):
     del plan[key]
     with pytest.raises(ValueError, match=f"no '{key}'.*-pl CascadeOARPlanner"):
         RoiRule.from_plan(plan)
+
+
+# ------------------------------------------------------------------------------------------------ crops of given size
+
+#: Eyes of 10 mm, a gland of 6 mm and a nerve of 6 x 6 x 30 mm.
+NERVE = OrganExtent((0, 20, 0), (-3, 5, -3), (3, 35, 3))
+FACE = {1: at(0, 0, -30, half_mm=5), 2: at(0, 0, 30, half_mm=5), 3: at(0, 0, 0, half_mm=3), 4: NERVE}
+
+
+def large_for(size_mm, cases=None, *, pairs=((1, 2),), voxel_mm=(1.0, 1.0, 1.0)) -> dict:
+    return too_large(cases or {"face": FACE}, size_mm, voxel_mm=voxel_mm, pairs=pairs)
+
+
+def test_organs_too_large_for_a_crop_around_them_are_named_with_their_size():
+    assert large_for((11, 31, 11)) == {}
+    assert large_for((11, 30, 11)) == {4: pytest.approx((6, 30, 6))}
+    assert large_for((10, 31, 11)) == {1: pytest.approx((10, 10, 10)), 2: pytest.approx((10, 10, 10))}
+    assert set(large_for((5, 5, 5))) == {1, 2, 3, 4}
+
+
+def test_a_crop_loses_half_a_voxel_on_each_side_to_whole_voxels():
+    assert large_for((11, 31, 11), voxel_mm=(1.1, 1.0, 1.0)).keys() == {1, 2}
+
+
+def test_a_pair_of_which_one_is_too_large_is_left_out_together():
+    cases = {"face": FACE | {2: at(0, 0, 30, half_mm=7)}}
+    assert large_for((12, 40, 40), cases).keys() == {1, 2}
+    assert large_for((12, 40, 40), cases, pairs=()).keys() == {2}
+    assert large_for((12, 40, 40), {"face": {2: cases["face"][2]}}).keys() == {2}  # no case has its partner
+
+
+@pytest.mark.parametrize(("n_large", "left_out"), [(1, set()), (2, {3})])
+def test_an_organ_fits_that_is_held_in_95_percent_of_its_cases(n_large, left_out):
+    cases = {f"face_{i:02d}": FACE | ({3: at(0, 0, 0, half_mm=30)} if i < n_large else {}) for i in range(20)}
+    assert large_for((40, 50, 40), cases).keys() == left_out
+
+
+def test_the_organs_left_out_are_read_back_from_the_plan_and_older_plans_have_none():
+    plan = json.loads(json.dumps(replace(fitted(), left_out=(1, 2)).to_plan()))
+    assert RoiRule.from_plan(plan).left_out == (1, 2)
+    assert roi.left_out_labels({"roi": plan}) == (1, 2)
+    del plan["left_out"]
+    assert RoiRule.from_plan(plan).left_out == ()
+    assert roi.left_out_labels({"roi": plan}) == roi.left_out_labels({}) == ()
+
+
+def test_labels_taken_for_background_keep_the_label_maps_type_and_the_callers_array():
+    label_map = head()
+    changed = roi.without(label_map, (EYE_L, CHIASM))
+    assert changed.dtype == label_map.dtype
+    assert set(np.unique(changed)) == {0, EYE_R, LENS_L}
+    assert set(np.unique(label_map)) == {0, EYE_L, EYE_R, LENS_L, CHIASM}

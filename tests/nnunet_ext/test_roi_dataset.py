@@ -36,9 +36,9 @@ def numbered(shape=SHAPE) -> np.ndarray:
     return np.arange(2 * np.prod(shape), dtype=np.float32).reshape(2, *shape)
 
 
-def rule(jitter_mm: float = 0.0, size_mm=SIZE_MM) -> roi.RoiRule:
+def rule(jitter_mm: float = 0.0, size_mm=SIZE_MM, left_out=()) -> roi.RoiRule:
     fit = roi.fit_roi({"case": roi.organ_extents(label_map()[0], spacing_mm=SPACING_MM)}, margin_mm=1, jitter_mm=0)
-    return roi.RoiRule(size_mm, fit.rule.offset_mm, fit.rule.spread_mm, jitter_mm)
+    return roi.RoiRule(size_mm, fit.rule.offset_mm, fit.rule.spread_mm, jitter_mm, left_out)
 
 
 def save(
@@ -135,6 +135,31 @@ def test_a_case_without_organs_is_cropped_anywhere_to_the_same_size(tmp_path):
         assert data.shape[1:] == seg.shape[1:] == PATCH
         starts.add(located(data))
     assert len(starts) > 4
+
+
+@pytest.mark.parametrize("from_localizer", [True, False])
+def test_labels_left_out_place_the_box_and_are_background_in_it(tmp_path, from_localizer):
+    save(tmp_path, localizer_map=label_map()[0])
+    datasets, (data, seg, _, _) = load(tmp_path, from_localizer=from_localizer, left_out=(2,))
+    _, (as_before, complete, _, _) = load(tmp_path, from_localizer=from_localizer)
+    np.testing.assert_array_equal(data, as_before)
+    np.testing.assert_array_equal(seg, np.where(complete == 2, 0, complete))
+    assert (complete == 2).any()
+    if from_localizer:
+        assert datasets.records["case"]["voters"] == [1, 2]
+
+
+def test_the_pass_rate_counts_only_the_organs_that_the_crop_is_made_for(tmp_path):
+    save(tmp_path, localizer_map=label_map()[0])
+    narrow = {"size_mm": (28.0, 27.0, 12.5)}  # 10 voxels along x, where the organs span 16
+    box = roi.find_roi(label_map()[0], rule(**narrow), spacing_mm=SPACING_MM).box
+    rates = []
+    for left_out in ((), (1,)):
+        datasets, _ = load(tmp_path, from_localizer=True, left_out=left_out, **narrow)
+        kept = label_map({k: v for k, v in ORGANS.items() if k not in left_out})[0]
+        rates.append(datasets.records["case"]["label_crop_pass_rate"])
+        assert rates[-1] == pytest.approx(roi.label_crop_pass_rate(kept, box))
+    assert rates[0] != rates[1]
 
 
 def test_a_case_of_another_preprocessor_raises_naming_case_and_command(tmp_path):

@@ -11,12 +11,15 @@ import pytest
 import SimpleITK as sitk
 import torch
 from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiment_dataset
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ext.plans.cascade_oar_planner import CascadeOARPlanner, CascadeOARPlannerSmall, ScannedCase
 from nnunet_ext.roi import RoiRule, find_roi, label_crop_pass_rate
 from nnunet_ext.schedule import TrainingSchedule
+from nnunet_ext.trainers.cascade_oar_trainer import CascadeOARTrainer, CascadeOARTrainerReference
 
 NAME = "Dataset501_Heads"
 LABELS = {"background": 0, "Eye_L": 1, "Eye_R": 2, "OpticChiasm": 3}
@@ -135,9 +138,15 @@ def plans_file(root: Path, name: str = "CascadeOARPlansSmall") -> Path:
 # ------------------------------------------------------------------------------------------------ configurations
 
 
-def test_the_plan_has_localizer_baseline_and_segmenter_and_nothing_else(planned, shared_root):
+STUDY = ["3d_fullres_80x256x256", "3d_cascade_32x128x128", "3d_cascade_32x96x96", "3d_cascade_16x64x64"]
+CONFIGURATIONS = ["3d_lowres", "3d_fullres", "3d_cascade_fullres", *STUDY]
+#: A grid on which these small heads are as many voxels as real ones on the study's.
+FINE_ZYX = [0.7, 0.23, 0.23]
+
+
+def test_the_plan_has_localizer_baseline_segmenter_and_the_studys_patches_and_nothing_else(planned, shared_root):
     plan = planned()
-    assert list(plan["configurations"]) == ["3d_lowres", "3d_fullres", "3d_cascade_fullres"]
+    assert list(plan["configurations"]) == CONFIGURATIONS
     assert json.loads(plans_file(shared_root).read_text()) == json.loads(json.dumps(plan))
     segmenter = PlansManager(plan).get_configuration("3d_cascade_fullres")
     assert segmenter.previous_stage_name == "3d_lowres"
@@ -161,7 +170,7 @@ def test_planning_twice_leaves_no_copy_of_the_same_plan(own_raw, tmp_path):
     assert names == ["CascadeOARPlansSmall.json", "dataset.json", "dataset_fingerprint.json"]
 
 
-@pytest.mark.parametrize("configuration", ["3d_lowres", "3d_fullres", "3d_cascade_fullres"])
+@pytest.mark.parametrize("configuration", CONFIGURATIONS)
 def test_nnunet_reads_every_configuration_and_builds_its_network(planned, configuration):
     plans = PlansManager(json.loads(json.dumps(planned())))
     c = plans.get_configuration(configuration)
@@ -297,6 +306,146 @@ def test_a_roi_too_large_for_the_gpu_is_covered_by_smaller_patches(planned, memo
     assert c["roi"]["size_mm"] == whole_roi["roi"]["size_mm"]
     assert np.prod(c["patch_size"]) < np.prod(whole_roi["patch_size"])
     assert min(c["patch_size"]) >= 4  # nnU-Net's smallest feature map
+
+
+# ------------------------------------------------------------------------------------------------ the study's patches
+
+
+@pytest.mark.parametrize(
+    ("name", "patch"), zip(STUDY, [(80, 256, 256), (32, 128, 128), (32, 96, 96), (16, 64, 64)], strict=True)
+)
+def test_the_studys_patches_are_exact_where_the_bodies_are_large_enough(planned, name, patch):
+    plan = planned(overwrite_target_spacing=FINE_ZYX)
+    c = PlansManager(plan).get_configuration(name)
+    assert tuple(c.patch_size) == patch
+    assert c.data_identifier == "CascadeOARPlansSmall_3d_fullres"
+    assert c.spacing == FINE_ZYX
+    assert c.configuration["deep_supervision"] is True
+    cropped = "cascade" in name
+    assert c.previous_stage_name == ("3d_lowres" if cropped else None)
+    assert (
+        c.configuration["training"]
+        == plan["configurations"]["3d_cascade_fullres" if cropped else "3d_fullres"]["training"]
+    )
+    if cropped:
+        complete = plan["configurations"]["3d_cascade_fullres"]["roi"]
+        size_mm = np.maximum(complete["size_mm"], np.multiply(patch, FINE_ZYX))
+        assert c.configuration["roi"]["size_mm"] == pytest.approx(size_mm)
+        assert c.configuration["roi"]["offset_mm"] == complete["offset_mm"]
+
+
+def test_the_studys_patches_are_never_larger_than_the_largest_body(planned):
+    plan = planned()
+    spacing = plan["configurations"]["3d_fullres"]["spacing"]
+    bodies = [np.multiply(c.body_shape, c.spacing_mm) / spacing for c in CascadeOARPlannerSmall(501).scan().values()]
+    for name in STUDY:
+        c = plan["configurations"][name]
+        divisor = np.prod(c["architecture"]["arch_kwargs"]["strides"], axis=0)
+        assert (np.array(c["patch_size"]) < np.ceil(np.max(bodies, axis=0)) + divisor).all()
+        assert (np.array(c["patch_size"]) % divisor == 0).all()
+
+
+def test_organs_too_large_for_a_crop_are_left_out_and_said(planned, capsys):
+    """Eyes of 9 mm, a chiasm of 7 mm; 16x64x64 is 11 x 8 x 15 mm."""
+    plan = planned(overwrite_target_spacing=[0.7, 0.13, 0.23])
+    said = capsys.readouterr().out
+    left_out = {n: c["roi"]["left_out"] for n, c in plan["configurations"].items() if "roi" in c}
+    assert left_out.pop("3d_cascade_16x64x64") == [1, 2]
+    assert left_out == {"3d_cascade_fullres": [], "3d_cascade_32x128x128": [], "3d_cascade_32x96x96": []}
+    roi_entry = plan["configurations"]["3d_cascade_16x64x64"]["roi"]
+    assert set(roi_entry["offset_mm"]) == {"1", "2", "3"}  # all of them vote
+    assert [line.split(" is left out: it is ")[0] for line in said.splitlines() if "left out" in line] == [
+        "3d_cascade_16x64x64: Eye_L",
+        "3d_cascade_16x64x64: Eye_R",
+    ]
+    assert "the crop 11 x 8 x 15 mm" in said
+
+
+def test_a_crop_that_holds_no_organ_is_not_planned_and_said(planned, capsys):
+    plan = planned(overwrite_target_spacing=[0.7, 0.1, 0.23])  # 16x64x64 is 11 x 6 x 15 mm
+    assert "3d_cascade_16x64x64 is left out: no organ fits it" in capsys.readouterr().out
+    assert list(plan["configurations"]) == CONFIGURATIONS[:-1]
+
+
+# ------------------------------------------------------------------------------------------------ every system trains
+
+
+@pytest.fixture(scope="module")
+def preprocessed(shared_root) -> Path:
+    """The data of both grids, and a plan with schedules of two iterations."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        set_paths(monkeypatch, shared_root)
+        plan = CascadeOARPlannerSmall(501).plan_experiment()
+        for c in plan["configurations"].values():
+            c["training"].update(num_epochs=1, iterations_per_epoch=2, val_iterations_per_epoch=1)
+        plans_file(shared_root).write_text(json.dumps(plan))
+        plans, raw = PlansManager(plan), shared_root / "raw" / NAME
+        dataset_json = json.loads((raw / "dataset.json").read_text())
+        for name in ("3d_lowres", "3d_fullres"):
+            configuration = plans.get_configuration(name)
+            folder = shared_root / "preprocessed" / NAME / configuration.data_identifier
+            folder.mkdir()
+            for label in sorted((raw / "labelsTr").glob("*.nii.gz")):
+                case = label.name.removesuffix(".nii.gz")
+                images = [str(raw / "imagesTr" / f"{case}_{i:04d}.nii.gz") for i in range(2)]
+                configuration.preprocessor_class(verbose=False).run_case_save(
+                    str(folder / case), images, str(label), plans, configuration, dataset_json
+                )
+    return shared_root
+
+
+@pytest.fixture
+def train(preprocessed, monkeypatch, tmp_path) -> Callable[..., nnUNetTrainer]:
+    """Trains a configuration of the plan for two iterations; `change` edits the configuration first."""
+    set_paths(monkeypatch, preprocessed)
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    monkeypatch.setattr(nnUNetTrainer, "plot_network_architecture", lambda self: None)
+    monkeypatch.setattr("nnunetv2.training.logging.nnunet_logger.LocalLogger.plot_progress_png", lambda *_: None)
+
+    def run(cls, name: str, change: Callable[[dict], None] = lambda c: None) -> nnUNetTrainer:
+        plan = json.loads(plans_file(preprocessed).read_text())
+        change(plan["configurations"][name])
+        plan["continue_training"] = False
+        dataset_json = json.loads((preprocessed / "raw" / NAME / "dataset.json").read_text())
+        trainer = cls(plan, name, 0, dataset_json, torch.device("cpu"))
+        trainer.run_training()
+        return trainer
+
+    return run
+
+
+def predictor_of(trainer: nnUNetTrainer) -> nnUNetPredictor:
+    predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(trainer.output_folder_base, (0,), "checkpoint_final.pth")
+    return predictor
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_every_system_of_the_study_trains_by_its_recipe_from_one_plan(train, name):
+    trainer = train(CascadeOARTrainerReference, name)
+    assert trainer.current_epoch == 1
+    assert trainer.batch_size == 1
+    assert np.isfinite(trainer.logger.get_value("train_losses", step=0))
+    patch = trainer.configuration_manager.patch_size
+    logits = predictor_of(trainer).predict_logits_from_preprocessed_data(torch.zeros(2, *patch))
+    assert tuple(logits.shape) == (len(LABELS), *patch)
+
+
+def plain(configuration: dict) -> None:
+    """Every one of the study's improvements switched off."""
+    configuration["architecture"]["arch_kwargs"].update(residual_blocks=False, downsampling="max_pooling")
+    configuration["deep_supervision"] = False
+
+
+def test_the_segmenter_trains_and_predicts_without_the_studys_improvements(train):
+    trainer = train(CascadeOARTrainer, "3d_cascade_fullres", plain)
+    assert not trainer.enable_deep_supervision
+    network = predictor_of(trainer).network
+    assert [m for m in network.modules() if isinstance(m, torch.nn.MaxPool3d)]
+    assert not [m for m in network.modules() if type(m).__name__ == "BasicBlockD"]
+    patch = trainer.configuration_manager.patch_size
+    assert predictor_of(trainer).predict_logits_from_preprocessed_data(torch.zeros(2, *patch)).isfinite().all()
 
 
 # ------------------------------------------------------------------------------------------------ what can't be planned

@@ -20,6 +20,7 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 
 from nnunet_ext import roi
+from nnunet_ext.labels import LEFT_OUT_KEY
 from nnunet_ext.mirroring import LeftRightMirrorTransform
 from nnunet_ext.preprocessor import PROPERTIES_KEY
 from nnunet_ext.roi_dataset import RoiDatasets
@@ -41,10 +42,10 @@ def label_map() -> np.ndarray:
     return seg
 
 
-def rule() -> roi.RoiRule:
+def rule(left_out=()) -> roi.RoiRule:
     extents = roi.organ_extents(label_map()[0], spacing_mm=SPACING_MM)
     fit = roi.fit_roi({"case": extents}, margin_mm=1.0, jitter_mm=2.0).rule
-    return roi.RoiRule((32.0, 32.0, 32.0), fit.offset_mm, fit.spread_mm, fit.jitter_mm)
+    return roi.RoiRule((32.0, 32.0, 32.0), fit.offset_mm, fit.spread_mm, fit.jitter_mm, left_out)
 
 
 @pytest.fixture
@@ -90,9 +91,12 @@ def make(folders, cascade_plans) -> Callable[..., CascadeOARTrainer]:
         patch=PATCH,
         fold=0,
         recipe=None,
+        left_out=(),
         **training,
     ):
-        plans = cascade_plans(spacing_mm=SPACING_MM, roi=rule().to_plan(), patch_size=patch, transpose_forward=forward)
+        plans = cascade_plans(
+            spacing_mm=SPACING_MM, roi=rule(left_out).to_plan(), patch_size=patch, transpose_forward=forward
+        )
         plans["configurations"]["3d_lowres"]["recipe"] = plans["configurations"]["3d_fullres"]["recipe"] = recipe
         for c in plans["configurations"].values():
             if "training" in c:
@@ -169,6 +173,45 @@ def test_the_segmenters_weights_fit_a_network_of_the_image_channels(make):
     cascaded = CascadeOARTrainer.build_network_architecture(plans, c, n, 4, False)
     plain = nnUNetTrainer.build_network_architecture(plans, c, 3, 4, False)
     plain.load_state_dict(cascaded.state_dict())
+
+
+# ------------------------------------------------------------------------------------------------ organs left out
+
+
+@pytest.mark.parametrize("cls", [CascadeOARTrainer, CascadeOARTrainerReference])
+def test_organs_left_out_are_background_in_every_batch_and_never_predicted(make, cls):
+    trainer = make(cls, left_out=(1, 2))
+    trainer.initialize()
+    loaders = trainer.get_dataloaders()
+    for batch in (next(loader) for _ in range(4) for loader in loaders):  # mirrored or not
+        assert set(batch["target"][0].unique().tolist()) <= {0, 3}
+    with torch.no_grad():
+        assert set(trainer.network(torch.randn(2, 3, *PATCH))[0].argmax(1).unique().tolist()) <= {0, 3}
+
+
+def test_the_models_dataset_json_names_the_organs_left_out(make):
+    assert make(left_out=(1, 2)).dataset_json == {**DATASET, LEFT_OUT_KEY: ["Eye_L", "Eye_R"]}
+    assert make().dataset_json == DATASET
+    assert make(configuration="3d_fullres", left_out=(1, 2)).dataset_json == DATASET
+
+
+def test_nnunets_summary_loses_the_organs_left_out_and_means_the_others(make):
+    trainer = make(left_out=(1, 2))
+    folder = Path(trainer.output_folder, "validation")
+    folder.mkdir()
+    metrics = {str(k): {"Dice": d, "FN": n} for k, d, n in ((1, 0.0, 50), (2, 0.0, 60), (3, 0.8, 4))}
+    summary = {
+        "metric_per_case": [{"metrics": metrics, "prediction_file": "a.nii.gz", "reference_file": "b.nii.gz"}],
+        "mean": metrics,
+        "foreground_mean": {"Dice": 0.8 / 3, "FN": 38.0},
+    }
+    (folder / "summary.json").write_text(json.dumps(summary))
+    trainer._report_left_out()
+    written = json.loads((folder / "summary.json").read_text())
+    assert written["mean"] == written["metric_per_case"][0]["metrics"] == {"3": {"Dice": 0.8, "FN": 4}}
+    assert written["foreground_mean"] == {"Dice": 0.8, "FN": 4.0}
+    assert json.loads((folder / "dataset.json").read_text())[LEFT_OUT_KEY] == ["Eye_L", "Eye_R"]
+    assert "not scored: Eye_L, Eye_R" in Path(trainer.log_file).read_text()
 
 
 # ------------------------------------------------------------------------------------------------ loss
@@ -249,8 +292,10 @@ def test_a_training_batch_has_the_planned_size_and_a_target_per_output(make, cls
         batch = next(loader)
         n = 1 if cls is CascadeOARTrainerReference else 2
         assert batch["data"].shape == (n, 3, *PATCH)
-        assert [tuple(t.shape) for t in batch["target"]] == [(n, 1, 16, 16, 16), (n, 1, 8, 8, 8)]
-        assert set(batch["target"][0].unique().tolist()) <= {0, 1, 2, 3}
+        plain = cls is CascadeOARTrainerReference and configuration == "3d_lowres"  # no deep supervision there
+        targets = [batch["target"]] if plain else batch["target"]
+        assert [tuple(t.shape) for t in targets] == [(n, 1, 16, 16, 16), (n, 1, 8, 8, 8)][: len(targets)]
+        assert set(targets[0].unique().tolist()) <= {0, 1, 2, 3}
 
 
 def test_the_sample_is_mirrored_before_anything_else_with_its_labels_exchanged(make):
@@ -295,6 +340,33 @@ def test_the_reference_recipe_is_soft_dice_with_adam_at_a_constant_2e_4_and_batc
     log_epochs(trainer, [0.5] * 5)
     trainer.lr_scheduler.step()
     assert trainer.optimizer.param_groups[0]["lr"] == 2e-4
+
+
+@pytest.mark.parametrize("configuration", STAGES)
+def test_the_reference_recipes_loss_is_the_soft_dice_of_the_organs_and_nothing_else(make, configuration):
+    trainer = make(CascadeOARTrainerReference, configuration)
+    loss = inner(trainer._build_loss())
+    target = torch.zeros(1, 1, 4, 4, 4)
+    target[0, 0, 0] = 1  # 16 voxels; labels 2 and 3 are absent
+    logits = torch.zeros(1, 4, 4, 4, 4)
+    logits[:, 0] = 50.0  # all background ...
+    logits[0, 0, 0, :2], logits[0, 1, 0, :2] = 0.0, 50.0  # ... but half of label 1: Dice 2 * 8 / (8 + 16)
+    assert loss(logits, target).item() == pytest.approx(-(2 / 3 + 1 + 1) / 3, abs=1e-4)
+
+
+def test_the_reference_recipe_centres_the_plans_share_of_its_single_patches_on_organs(make):
+    trainer = make(CascadeOARTrainerReference, "3d_fullres", patch=(8, 8, 8), recipe={"organ_patches": 0.5})
+    trainer.initialize()
+    np.random.seed(0)
+    loader = trainer.get_dataloaders()[0].data_loader
+    assert 0.3 < np.mean([loader.get_do_oversample(0) for _ in range(200)]) < 0.7
+
+
+def test_the_reference_recipes_localizer_has_no_deep_supervision_and_its_segmenters_have(make):
+    for configuration in STAGES:
+        trainer = make(CascadeOARTrainerReference, configuration)
+        assert trainer.enable_deep_supervision is (configuration != "3d_lowres")
+        assert make(configuration=configuration).enable_deep_supervision
 
 
 def test_the_reference_recipe_ends_when_patience_runs_out(make):
