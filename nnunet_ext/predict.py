@@ -83,8 +83,9 @@ class CascadePredictor:
     Both are nnU-Net's predictors: they load the checkpoints, slide the window and average the folds.
 
     Args:
-        segmenter_folder: Trained model, e.g. `.../CascadeOARTrainer__CascadeOARPlans__3d_cascade_fullres`. The localizer is
-            the previous stage that its plan names, in the folder beside it; a plan that names none segments the whole body.
+        segmenter_folder: Trained model, e.g. `.../CascadeOARTrainer__CascadeOARPlans__3d_cascade_fullres`. Where its plan
+            names no previous stage, it segments the whole body, without a localizer.
+        localizer_folder: Trained model; None for the previous stage in the folder beside `segmenter_folder`.
         folds: Folds to average; None for all that are trained.
         checkpoint: File name of the weights in each fold's folder.
         device: Where the networks run.
@@ -98,6 +99,7 @@ class CascadePredictor:
         self,
         segmenter_folder: Path,
         *,
+        localizer_folder: Path | None = None,
         folds: Sequence[int | str] | None = None,
         checkpoint: str = "checkpoint_final.pth",
         device: torch.device,
@@ -110,7 +112,8 @@ class CascadePredictor:
         self.localizer = None
         if (previous := self.segmenter.configuration_manager.previous_stage_name) is not None:
             trained_by = Path(segmenter_folder).name.rpartition("__")[0]
-            self.models.insert(0, Path(segmenter_folder).with_name(f"{trained_by}__{previous}"))
+            beside = Path(segmenter_folder).with_name(f"{trained_by}__{previous}")
+            self.models.insert(0, Path(localizer_folder or beside))
             self.localizer = load_stage(self.models[0], **options)
         self.stages = [stage for stage in (self.localizer, self.segmenter) if stage is not None]
         self.dataset_json = self.segmenter.dataset_json

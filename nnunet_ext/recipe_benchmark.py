@@ -273,7 +273,7 @@ def _predict(study: Study, out: Path, trainer_name: str, plans_name: str, *, sto
     from nnunet_ext.predict import CascadePredictor, find_cases
 
     localizer = study.results / f"{TRAINER}__{PLANS}__{LOCALIZER}"
-    predictor = CascadePredictor(localizer, model, folds=(0,), device=torch.device("cpu"))
+    predictor = CascadePredictor(model, localizer_folder=localizer, folds=(0,), device=torch.device("cpu"))
     cases, _ = find_cases(study.raw / "imagesTs", ".nii.gz")
     for case, files in cases.items():
         predictor.predict_files(dict(zip(predictor.channels, files, strict=True)), out / f"{case}.nii.gz")

@@ -149,9 +149,10 @@ def predict_stage(space: Workspace, configuration: str, out: Path, *more: str) -
     )
 
 
-def test_plans_hold_the_three_configurations_and_nothing_stale(space):
+def test_plans_hold_our_configurations_and_nothing_stale(space):
     plans = space.plans()
-    assert set(plans["configurations"]) == {"3d_lowres", "3d_fullres", "3d_cascade_fullres"}
+    study = ["3d_fullres_80x256x256", "3d_cascade_32x128x128", "3d_cascade_32x96x96", "3d_cascade_16x64x64"]
+    assert set(plans["configurations"]) == {"3d_lowres", "3d_fullres", "3d_cascade_fullres", *study}
     assert plans["configurations"]["3d_cascade_fullres"]["previous_stage"] == "3d_lowres"
     assert plans["configurations"]["3d_fullres"]["preprocessor_name"] == "CascadeOARPreprocessor"
 

@@ -262,7 +262,7 @@ def test_the_ct_may_not_be_missing_even_with_modality_dropout(stages, run, tmp_p
 
 def test_a_missing_channel_reaches_the_network_as_zeros(stages, tmp_path):
     set_recipe(stages, modality_dropout=0.3)
-    predictor = CascadePredictor(Path("3d_lowres"), Path("3d_cascade_fullres"), device=torch.device("cpu"))
+    predictor = CascadePredictor(Path("T__P__3d_cascade_fullres"), device=torch.device("cpu"))
     seen = []
     inner = stages.segmenter.predict_logits_from_preprocessed_data
     stages.segmenter.predict_logits_from_preprocessed_data = lambda data: seen.append(data) or inner(data)

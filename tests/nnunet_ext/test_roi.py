@@ -404,8 +404,8 @@ def test_a_pair_of_which_one_is_too_large_is_left_out_together():
     assert large_for((12, 40, 40), {"face": {2: cases["face"][2]}}).keys() == {2}  # no case has its partner
 
 
-@pytest.mark.parametrize(("n_large", "left_out"), [(1, set()), (2, {3})])
-def test_an_organ_fits_that_is_held_in_95_percent_of_its_cases(n_large, left_out):
+@pytest.mark.parametrize(("n_large", "left_out"), [(10, set()), (11, {3})])
+def test_an_organ_fits_that_is_held_in_half_of_its_cases(n_large, left_out):
     cases = {f"face_{i:02d}": FACE | ({3: at(0, 0, 0, half_mm=30)} if i < n_large else {}) for i in range(20)}
     assert large_for((40, 50, 40), cases).keys() == left_out
 

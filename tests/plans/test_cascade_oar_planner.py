@@ -311,27 +311,23 @@ def test_a_roi_too_large_for_the_gpu_is_covered_by_smaller_patches(planned, memo
 # ------------------------------------------------------------------------------------------------ the study's patches
 
 
-@pytest.mark.parametrize(
-    ("name", "patch"), zip(STUDY, [(80, 256, 256), (32, 128, 128), (32, 96, 96), (16, 64, 64)], strict=True)
-)
-def test_the_studys_patches_are_exact_where_the_bodies_are_large_enough(planned, name, patch):
+def test_the_studys_patches_are_exact_where_the_bodies_are_large_enough(planned):
     plan = planned(overwrite_target_spacing=FINE_ZYX)
-    c = PlansManager(plan).get_configuration(name)
-    assert tuple(c.patch_size) == patch
-    assert c.data_identifier == "CascadeOARPlansSmall_3d_fullres"
-    assert c.spacing == FINE_ZYX
-    assert c.configuration["deep_supervision"] is True
-    cropped = "cascade" in name
-    assert c.previous_stage_name == ("3d_lowres" if cropped else None)
-    assert (
-        c.configuration["training"]
-        == plan["configurations"]["3d_cascade_fullres" if cropped else "3d_fullres"]["training"]
-    )
-    if cropped:
-        complete = plan["configurations"]["3d_cascade_fullres"]["roi"]
-        size_mm = np.maximum(complete["size_mm"], np.multiply(patch, FINE_ZYX))
-        assert c.configuration["roi"]["size_mm"] == pytest.approx(size_mm)
-        assert c.configuration["roi"]["offset_mm"] == complete["offset_mm"]
+    complete = plan["configurations"]["3d_cascade_fullres"]["roi"]
+    for name, patch in zip(STUDY, [(80, 256, 256), (32, 128, 128), (32, 96, 96), (16, 64, 64)], strict=True):
+        c = PlansManager(plan).get_configuration(name)
+        assert tuple(c.patch_size) == patch
+        assert c.data_identifier == "CascadeOARPlansSmall_3d_fullres"
+        assert c.spacing == FINE_ZYX
+        assert c.configuration["deep_supervision"] is True
+        cropped = "cascade" in name
+        assert c.previous_stage_name == ("3d_lowres" if cropped else None)
+        like = plan["configurations"]["3d_cascade_fullres" if cropped else "3d_fullres"]
+        assert c.configuration["training"] == like["training"]
+        if cropped:
+            size_mm = np.maximum(complete["size_mm"], np.multiply(patch, FINE_ZYX))
+            assert c.configuration["roi"]["size_mm"] == pytest.approx(size_mm)
+            assert c.configuration["roi"]["offset_mm"] == complete["offset_mm"]
 
 
 def test_the_studys_patches_are_never_larger_than_the_largest_body(planned):
@@ -436,6 +432,21 @@ def plain(configuration: dict) -> None:
     """Every one of the study's improvements switched off."""
     configuration["architecture"]["arch_kwargs"].update(residual_blocks=False, downsampling="max_pooling")
     configuration["deep_supervision"] = False
+
+
+def test_an_ablation_added_under_a_name_of_its_own_shares_data_and_localizer(planned, monkeypatch, tmp_path):
+    plan = json.loads(json.dumps(planned()))
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    plan["configurations"]["3d_cascade_plain"] = {"inherits_from": "3d_cascade_fullres", "deep_supervision": False}
+    plan["continue_training"] = False
+    dataset_json = {"channel_names": {"0": "CT", "1": "T1"}, "labels": LABELS, "file_ending": ".nii.gz"}
+    both = [
+        CascadeOARTrainer(plan, name, 0, dataset_json, torch.device("cpu"))
+        for name in ("3d_cascade_plain", "3d_cascade_fullres")
+    ]
+    assert [trainer.enable_deep_supervision for trainer in both] == [False, True]
+    for shared in ("preprocessed_dataset_folder", "folder_with_segs_from_previous_stage"):
+        assert getattr(both[0], shared) == getattr(both[1], shared)
 
 
 def test_the_segmenter_trains_and_predicts_without_the_studys_improvements(train):
