@@ -96,6 +96,12 @@ class DicomCase:
             warnings += [f"{channel}: {note}" for note in notes]
         return images
 
+    def same_frame(self) -> list[list[str]] | None:
+        frames: dict[str, list[str]] = {}
+        for channel, series in self.series.items():
+            frames.setdefault(series.frame_of_reference_uid, []).append(channel)
+        return None if "" in frames else list(frames.values())
+
     def read_labels(
         self, images: Mapping[str, sitk.Image], table: LabelTable, warnings: list[str]
     ) -> tuple[sitk.Image, dict[str, int]]:

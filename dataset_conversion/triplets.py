@@ -45,6 +45,7 @@ from nnunet_ext.labels import LabelTable, default_label_table, left_right_pairs,
 from nnunet_ext.organ_masks import merge_masks
 from nnunet_ext.preview import FOLDER as PREVIEWS
 from nnunet_ext.preview import PAGE, draw_previews, write_conversion_page
+from nnunet_ext.registration import RegistrationOptions
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +120,9 @@ class Case(Protocol):
     def read_images(self, warnings: list[str]) -> dict[str, tuple[sitk.Image, str]]:
         """Channel -> image, and where it is from in a word or two, in channel order."""
 
+    def same_frame(self) -> list[list[str]] | None:
+        """Channels in groups that share a frame of reference; None where the files do not say."""
+
     def read_labels(
         self, images: Mapping[str, sitk.Image], table: LabelTable, warnings: list[str]
     ) -> tuple[sitk.Image, dict[str, int]]:
@@ -169,6 +173,9 @@ class _Case:
             for modality, path in self.images.items()
         }
 
+    def same_frame(self) -> None:
+        return None  # NIfTI, NRRD and MetaImage have no word for it
+
     def read_labels(
         self, images: Mapping[str, sitk.Image], table: LabelTable, warnings: list[str]
     ) -> tuple[sitk.Image, dict[str, int]]:
@@ -217,6 +224,7 @@ def convert(
     clean_ct: bool = True,
     n4: bool = True,
     register: bool = False,
+    register_backend: str = "simpleitk",
     raw_folder: Path | None = None,
     show_progress: bool = True,
     preview: bool = True,
@@ -249,6 +257,7 @@ def convert(
         n4: Remove the bias field of channels that are not CT.
         register: Register the other channels to the CT (the first channel where there is no CT); the warnings say where
             elastic registration was not kept.
+        register_backend: Whose optimiser: `simpleitk`, or `elastix` (the package `itk-elastix`).
         raw_folder: nnU-Net's raw folder; the environment variable `nnUNet_raw` if None.
         show_progress: Show a progress bar.
         preview: Draw a picture of every step of every case, and `conversion.html` that shows them.
@@ -266,8 +275,19 @@ def convert(
     settings = _Settings(
         _checked_modalities(_default_modalities(layout) if modalities is None else modalities),
         _label_table(layout, labels_file),
-        ChannelOptions(clean_ct, n4, None if window_hu is None else _checked_window(window_hu), allow_non_hu, register),
+        ChannelOptions(
+            clean_ct,
+            n4,
+            None if window_hu is None else _checked_window(window_hu),
+            allow_non_hu,
+            register,
+            register_backend,
+        ),
     )
+    if register:
+        RegistrationOptions(backend=register_backend)  # an unknown or missing backend is no fault of every case
+    elif register_backend != "simpleitk":
+        raise ValueError(f"registration backend {register_backend!r} without registration: add --register")
     if dry_run:
         if key_file is None and (raw_folder is not None or os.environ.get("nnUNet_raw")):  # noqa: SIM112 nnU-Net's spelling
             dataset = _dataset_folder(raw_folder, dataset_id, name)
@@ -731,7 +751,12 @@ def _build(job: _Job, partial: Path) -> tuple[list[str], dict]:
             case, images, reference, settings.table, warnings, registered=settings.channels.register
         )
     organs = None if labels is None else sitk.GetArrayFromImage(labels)
-    channels = prepare_channels(images, settings.channels, keep=None if organs is None else organs > 0)
+    channels = prepare_channels(
+        images,
+        settings.channels,
+        keep=None if organs is None else organs > 0,
+        same_frame=case.same_frame(),
+    )
     warnings += channels.warnings
     if organs is not None:
         _check_organs_covered(organs, channels.fields_of_view, settings.table, warnings)

@@ -27,7 +27,7 @@ from nnunet_ext.cleaning import (
     window,
 )
 from nnunet_ext.geometry import describe_grid, field_of_view, resample_to, same_grid, to_canonical
-from nnunet_ext.registration import HEADER, register
+from nnunet_ext.registration import HEADER, RegistrationOptions, register
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +47,7 @@ class ChannelOptions:
         window_hu: Clip the CT to this window; None leaves it.
         allow_non_hu: Accept a CT whose values are not HU.
         register: Register the other channels to the reference channel before they are resampled.
+        register_backend: Whose optimiser, `simpleitk` or `elastix` (the package `itk-elastix`).
     """
 
     clean_ct: bool = True
@@ -54,6 +55,7 @@ class ChannelOptions:
     window_hu: tuple[float, float] | None = None
     allow_non_hu: bool = False
     register: bool = False
+    register_backend: str = "simpleitk"
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,11 @@ def reference_channel(modalities: Sequence[str]) -> str:
 
 
 def prepare_channels(
-    images: Mapping[str, sitk.Image], options: ChannelOptions, *, keep: np.ndarray | None = None
+    images: Mapping[str, sitk.Image],
+    options: ChannelOptions,
+    *,
+    keep: np.ndarray | None = None,
+    same_frame: Sequence[Sequence[str]] | None = None,
 ) -> Channels:
     """Channels as read -> channels as nnU-Net gets them: one canonical grid, clean CT, MR without bias field.
 
@@ -91,6 +97,7 @@ def prepare_channels(
         images: Channel name -> image as read, in channel order; the CT (else the first) gives the grid.
         options: What to do.
         keep: Bool `(Z, Y, X)` on the canonical reference grid, voxels the CT cleaning never touches.
+        same_frame: Groups of channels that share a frame of reference; None where it is not known. See `register`.
 
     Raises:
         ValueError: If a CT is not in HU, or a channel lies elsewhere in space than the reference.
@@ -118,7 +125,7 @@ def prepare_channels(
     fields_of_view = {}
     registered: dict[str, sitk.Transform] = {}
     if options.register and len(images) > 1:
-        registered = _register(images, name, record, warnings)
+        registered = _register(images, name, options, same_frame, record, warnings)
     for modality, original in images.items():
         if modality in done:
             continue
@@ -148,16 +155,30 @@ def prepare_channels(
 
 
 def _register(
-    images: Mapping[str, sitk.Image], name: str, record: dict[str, dict], warnings: list[str]
+    images: Mapping[str, sitk.Image],
+    name: str,
+    options: ChannelOptions,
+    same_frame: Sequence[Sequence[str]] | None,
+    record: dict[str, dict],
+    warnings: list[str],
 ) -> dict[str, sitk.Transform]:
     """Transforms of the channels that registration moves; what was kept goes to the record and the warnings."""
-
     moving = {modality: image for modality, image in images.items() if modality != name}
-    result = register(images[name], moving, fixed_is_ct=is_ct(name))
+    result = register(
+        images[name],
+        moving,
+        fixed_is_ct=is_ct(name),
+        options=RegistrationOptions(backend=options.register_backend),
+        same_frame=same_frame,
+    )
     warnings += result.warnings
     found = result.as_dict()
     for modality in moving:
-        record[modality]["registration"] = found["images"][modality]
+        shared = [group for group in found["together"] if modality in group]
+        record[modality]["registration"] = {
+            **found["images"][modality],
+            "together": shared[0] if shared else [modality],
+        }
     return {m: channel.transform for m, channel in result.channels.items() if channel.kept != HEADER}
 
 

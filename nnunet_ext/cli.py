@@ -236,6 +236,9 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--no-clean", dest="clean_ct", action="store_false", help="keep couch and mask in the CT")
     verb.add_argument("--no-n4", dest="n4", action="store_false", help="leave the bias field in T1 and T2")
     verb.add_argument("--register", action="store_true", help="register T1 and T2 to the CT first")
+    verb.add_argument(
+        "--register-backend", choices=("simpleitk", "elastix"), help="elastix needs the package itk-elastix"
+    )
     verb.add_argument("--no-preview", dest="preview", action="store_false", help="draw no pictures of the steps")
     _add_processes(verb)
 
@@ -248,6 +251,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("moving", metavar="MOVING", type=Path, nargs="+", help="images to bring onto it")
     verb.add_argument("-o", dest="out", metavar="OUT", type=Path, required=True, help="folder for the results")
     verb.add_argument("--rigid-only", action="store_true", help="leave the elastic step out")
+    verb.add_argument("--backend", choices=("simpleitk", "elastix"), help="elastix needs the package itk-elastix")
     verb.add_argument("--separate", action="store_true", help="MOVING were not acquired in one position")
     verb.add_argument("--fixed-mr", dest="fixed_is_ct", action="store_false", help="FIXED is an MR")
     verb.add_argument("--seed", metavar="S", type=int, help="of the sampling; the same seed, the same result")

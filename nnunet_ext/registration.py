@@ -17,7 +17,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy import ndimage
 
+from nnunet_ext import elastix
 from nnunet_ext.cleaning import AIR_HU, SMALLEST_BODY_ML, body_mask_array, n4, voxel_ml
 from nnunet_ext.geometry import resample_to, to_canonical
 from nnunet_ext.image_io import image_stem, read_image, write_image
@@ -36,6 +37,7 @@ from nnunet_ext.overlays import PLANES, picture_spacing_mm, slice_picture
 log = logging.getLogger(__name__)
 
 HEADER, RIGID, ELASTIC = "header", "rigid", "elastic"
+BACKENDS = ("simpleitk", "elastix")
 #: CT values that tell tissues apart: fat to compact bone. Beyond, MR shows nothing more.
 CT_RANGE_HU = (-300.0, 1200.0)
 #: The search from afar looks this far beyond the skin, so that the skin itself counts ...
@@ -52,8 +54,11 @@ STILL_MM = 0.5
 JACOBIAN_RANGE = (0.5, 2.0)
 #: Edge of the blocks hidden from the elastic fit, and which part of them.
 BLOCK_MM, HIDDEN_SHARE = 12.0, 0.2
-#: Squares of the checkerboard picture.
+#: Squares of the checkerboard picture, the moving image's colour in it, and depths below the crown: what is shown, what
+#: the head's width is taken from, where the eyes are.
 SQUARE_MM = 25.0
+AMBER = np.array([1.0, 0.75, 0.35])
+SHOWN_MM, HEAD_MM, EYES_MM = 220.0, 150.0, 105.0
 #: The strongest tenth of gradients counts as edges.
 EDGE_SHARE = 0.1
 COARSE_MM, FINE_MM, ELASTIC_MM = 6.0, 2.5, 3.0
@@ -72,6 +77,7 @@ class RegistrationOptions:
         samples: Voxels the metric looks at.
         elastic_iterations: Most iterations of the elastic fit.
         together: Try one transform for all moving images; False registers each on its own.
+        backend: Whose optimiser: `simpleitk`, or `elastix` (the package `itk-elastix`; ModuleNotFoundError without).
     """
 
     elastic: bool = True
@@ -80,6 +86,13 @@ class RegistrationOptions:
     samples: int = 100_000
     elastic_iterations: int = 10
     together: bool = True
+    backend: str = "simpleitk"
+
+    def __post_init__(self) -> None:
+        if self.backend not in BACKENDS:
+            raise ValueError(f"registration backend {self.backend!r} is not one of {', '.join(BACKENDS)}")
+        if self.backend == "elastix":
+            elastix.require_elastix()
 
 
 @dataclass(frozen=True)
@@ -101,10 +114,10 @@ class ChannelRegistration:
 
 @dataclass(frozen=True)
 class RegistrationResult:
-    """What `register` found: one entry per moving image, those that share one transform, and the time it took."""
+    """What `register` found: one entry per moving image, groups that share one transform, and the time it took."""
 
     channels: dict[str, ChannelRegistration]
-    together: list[str]
+    together: list[list[str]]
     options: RegistrationOptions
     runtime_s: float
 
@@ -141,6 +154,7 @@ def register(
     fixed_is_ct: bool = True,
     options: RegistrationOptions | None = None,
     bias_corrected: bool = False,
+    same_frame: Collection[Collection[str]] | None = None,
 ) -> RegistrationResult:
     """Transforms that bring each moving image onto the fixed one.
 
@@ -150,6 +164,8 @@ def register(
         fixed_is_ct: False where the fixed image is an MR.
         options: See `RegistrationOptions`.
         bias_corrected: The moving images went through N4 already; otherwise a copy does.
+        same_frame: Groups of names of moving images that share a frame of reference (DICOM); only these may share one
+            transform. None where it is not known: then all may. Either way they have to show the head in one position.
 
     Returns:
         Transforms and, per image, these numbers: `mutual_information` (nats, 32 x 32 bins, voxels inside the head and
@@ -172,14 +188,28 @@ def register(
     with ThreadPoolExecutor(2) as pool:  # ITK leaves Python's lock, so two images use two cores
         sources = dict(zip(moving, pool.map(lambda m: _Source.of(*m, bias_corrected), moving.items()), strict=True))
         rigid = dict(zip(moving, pool.map(lambda s: _rigid(target, s, options), sources.values()), strict=True))
-        links = _links(sources, rigid, options) if options.together and len(moving) > 1 else {}
         found: dict[str, ChannelRegistration] = {}
-        together = [name for name in moving if name in links]
-        groups = ([together] if together else []) + [[name] for name in moving if name not in links]
-        for group in groups:
-            members = {name: (sources[name], links.get(name, sitk.Transform(3, sitk.sitkIdentity))) for name in group}
-            found |= _register_group(target, members, {name: rigid[name] for name in group}, options, pool)
+        together: list[list[str]] = []
+        for names in _frames(moving, same_frame) if options.together else [[name] for name in moving]:
+            links = _links({name: sources[name] for name in names}, options)
+            together += [list(links)] if len(links) > 1 else []
+            for group in [list(links), *([name] for name in names if name not in links)]:
+                members = {
+                    name: (sources[name], links.get(name, sitk.Transform(3, sitk.sitkIdentity))) for name in group
+                }
+                found |= _register_group(target, members, {name: rigid[name] for name in group}, options, pool)
     return RegistrationResult({name: found[name] for name in moving}, together, options, time.perf_counter() - started)
+
+
+def _frames(moving: Collection[str], same_frame: Collection[Collection[str]] | None) -> list[list[str]]:
+    """Names in groups that may share one transform, each name once, in the order given."""
+    if same_frame is None:
+        return [list(moving)]
+    groups = [[name for name in moving if name in frame] for frame in same_frame]
+    grouped = [name for group in groups for name in group]
+    if len(set(grouped)) != len(grouped):
+        raise ValueError(f"same_frame {same_frame}: an image has one frame of reference, not two")
+    return [group for group in groups if group] + [[name] for name in moving if name not in grouped]
 
 
 # ---------------------------------------------------------------------------------------------- the two sides
@@ -326,6 +356,11 @@ def _fit_rigid(
     last_step_mm: float,
 ) -> sitk.Euler3DTransform:
     fixed, moving = _shrink(fixed, voxel_mm), _shrink(moving, voxel_mm)
+    if options.backend == "elastix":
+        return elastix.fit_rigid(
+            fixed, mask, moving, start,
+            iterations=300, samples=4000, largest_step_mm=step_mm, seed=options.seed,
+        )  # fmt: skip
     method = _method(fixed, mask, samples, options.seed)
     method.SetOptimizerAsRegularStepGradientDescent(
         learningRate=step_mm,
@@ -369,21 +404,19 @@ def _rigid(target: _Target, source: _Source, options: RegistrationOptions) -> si
     )  # fmt: skip
 
 
-def _links(
-    sources: Mapping[str, _Source], rigid: Mapping[str, sitk.Euler3DTransform], options: RegistrationOptions
-) -> dict[str, sitk.Transform]:
-    """Points of the first moving image -> points of each image that shows the head in the same position.
+def _links(sources: Mapping[str, _Source], options: RegistrationOptions) -> dict[str, sitk.Transform]:
+    """Points of the first moving image -> points of each image that shows the head in the same position, itself first.
 
-    Empty where none does. Rigid registration starts from the header, which is right within `SAME_POSITION_MM` where
-    images share a frame of reference.
+    Rigid registration starts from the header, which is right within `SAME_POSITION_MM` where images share a frame of
+    reference.
     """
-    first_name, first = next(iter(sources.items()))
+    (first_name, first), *others = sources.items()
+    links = {first_name: sitk.Transform(3, sitk.sitkIdentity)}
+    if not others:
+        return links
     target = _Target.of(first.image, is_ct=False)
     head = _points(target.grid, target.head)
-    links: dict[str, sitk.Transform] = {}
-    for name, source in sources.items():
-        if name == first_name:
-            continue
+    for name, source in others:
         start = sitk.Euler3DTransform()
         start.SetCenter(target.center_mm.tolist())
         try:
@@ -398,7 +431,7 @@ def _links(
             links[name] = sitk.Transform(3, sitk.sitkIdentity)
         elif moved <= SAME_POSITION_MM:
             links[name] = link
-    return {first_name: sitk.Transform(3, sitk.sitkIdentity), **links} if links else {}
+    return links
 
 
 def _fit_elastic(
@@ -406,6 +439,15 @@ def _fit_elastic(
 ) -> sitk.BSplineTransform | None:
     """A B-spline applied before `start`; None where the optimiser gives up."""
     fixed, moving = _shrink(target.image, ELASTIC_MM), _shrink(source.image, ELASTIC_MM)
+    if options.backend == "elastix":
+        try:
+            return elastix.fit_elastic(
+                fixed, mask, moving, _euler(start, target.center_mm),
+                knots_mm=options.knots_mm, iterations=100, samples=4000, largest_step_mm=0.5, seed=options.seed,
+            )  # fmt: skip
+        except RuntimeError as error:
+            log.debug("elastic fit of %s: %s", source.name, error)
+            return None
     method = _method(fixed, mask, options.samples, options.seed)
     extent_mm = np.asarray(target.image.GetSize()) * target.image.GetSpacing()
     mesh = [max(1, round(float(mm) / options.knots_mm)) for mm in extent_mm]
@@ -677,6 +719,7 @@ def register_files(
     rigid_only: bool = False,
     seed: int | None = None,
     separate: bool = False,
+    backend: str = "simpleitk",
 ) -> RegistrationResult:
     """Register image files; what `nnunet_ext register` does.
 
@@ -691,6 +734,7 @@ def register_files(
         rigid_only: Leave the elastic step out.
         seed: Of the sampling.
         separate: Do not look for one transform that fits all moving images.
+        backend: Whose optimiser, `simpleitk` or `elastix`.
 
     Raises:
         FileNotFoundError, ValueError: If an image cannot be read or registered.
@@ -700,15 +744,10 @@ def register_files(
     if len({name.casefold() for name in names}) != len(names):
         raise ValueError(f"moving images {', '.join(names)}: two have one name, so results would overwrite each other")
     images = {name: read_image(Path(path)) for name, path in zip(names, moving, strict=True)}
-    default = RegistrationOptions()
-    result = register(
-        fixed_image,
-        images,
-        fixed_is_ct=fixed_is_ct,
-        options=replace(
-            default, elastic=not rigid_only, seed=default.seed if seed is None else seed, together=not separate
-        ),
-    )
+    options = RegistrationOptions(elastic=not rigid_only, together=not separate, backend=backend)
+    if seed is not None:
+        options = replace(options, seed=seed)
+    result = register(fixed_image, images, fixed_is_ct=fixed_is_ct, options=options)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     registered = {}
@@ -747,53 +786,87 @@ def draw_checkerboard(
     before: Mapping[str, sitk.Image],
     registered: Mapping[str, sitk.Image],
 ) -> Figure:
-    """Fixed and moving image in turn on a checkerboard: two rows per moving image, before and after.
+    """Fixed (grey) and moving (amber) image in turn on a checkerboard: two rows per moving image, before and after.
 
-    Columns: axial slices through the middle of the head and near the eyes' height, the middle coronal and sagittal ones.
-    Radiological view: the patient's right is on the left of axial and coronal pictures.
+    Columns: the axial slice near the eyes' height, the same around the orbits in smaller squares, the middle coronal and
+    sagittal slices. Radiological view: the patient's right is on the left of axial and coronal pictures. Titles give what
+    was kept (red where it is the header's alignment) and the numbers of the report.
     """
     fixed_lps = to_canonical(fixed)
     array = sitk.GetArrayFromImage(fixed_lps).astype(np.float32)
     spacing = fixed_lps.GetSpacing()[::-1]
     body = body_mask_array(array, spacing_mm=spacing, is_ct=float(array.min()) <= -500)
     body = body if body.any() else np.ones_like(body)
-    box = ndimage.find_objects(body.view(np.uint8))[0]
-    middle = [(s.start + s.stop) // 2 for s in box]
-    top = box[0].stop
-    views = [("axial", max(box[0].start, top - round(mm / spacing[0]))) for mm in (60.0, 105.0)]
-    views += [("coronal", middle[1]), ("sagittal", middle[2])]
-    rows = [(name, "before", before[name]) for name in result.channels]
-    rows += [(name, "after", registered[name]) for name in result.channels]
-    rows.sort(key=lambda row: list(result.channels).index(row[0]))
-    figure = Figure(figsize=(3.4 * len(views) + 0.2, 3.7 * len(rows) + 0.2), dpi=100, facecolor="black")
+    views = _views(body, spacing)
+    rows = []
+    for name, found in result.channels.items():
+        rows += [(name, found, "before", before[name]), (name, found, "after", registered[name])]
+    figure = Figure(figsize=(3.4 * len(views) + 0.2, 3.5 * len(rows) + 0.2), dpi=100, facecolor="black")
     FigureCanvasAgg(figure)
     board = figure.subplots(len(rows), len(views), squeeze=False)
     grey_fixed = _grey(array, body)
-    for line, (name, when, image) in zip(board, rows, strict=True):
+    for line, (name, found, when, image) in zip(board, rows, strict=True):
         grey_moving = _grey(sitk.GetArrayFromImage(to_canonical(image)).astype(np.float32), body)
-        found = result.channels[name]
-        for axes, (plane, index) in zip(line, views, strict=True):
+        for axes, (plane, index, box, square_mm) in zip(line, views, strict=True):
             pixel_mm = picture_spacing_mm(spacing, plane)
-            pair = [slice_picture(volume, plane, index) for volume in (grey_fixed, grey_moving)]
+            pair = [slice_picture(volume[box], plane, index) for volume in (grey_fixed, grey_moving)]
             rows_mm, columns_mm = (np.arange(n) * mm for n, mm in zip(pair[0].shape, pixel_mm, strict=True))
-            odd = ((rows_mm[:, None] // SQUARE_MM + columns_mm[None] // SQUARE_MM) % 2).astype(bool)
-            axes.imshow(
-                np.where(odd, pair[1], pair[0]),
-                cmap="gray",
-                vmin=0,
-                vmax=1,
-                extent=(0, pair[0].shape[1] * pixel_mm[1], pair[0].shape[0] * pixel_mm[0], 0),
-            )
+            odd = ((rows_mm[:, None] // square_mm + columns_mm[None] // square_mm) % 2).astype(bool)
+            height, width = (n * mm for n, mm in zip(pair[0].shape, pixel_mm, strict=True))
+            colours = np.where(odd[..., None], pair[1][..., None] * AMBER, pair[0][..., None])
+            axes.imshow(colours, extent=(0, width, height, 0))
             axes.set(xticks=[], yticks=[])
             left, right, upper, lower = PLANES[plane][1]
             for letter, x, y in ((left, 0.04, 0.5), (right, 0.96, 0.5), (upper, 0.5, 0.96), (lower, 0.5, 0.04)):
                 axes.text(x, y, letter, color="yellow", ha="center", va="center", transform=axes.transAxes)
-            axes.plot([8, 58], [6, 6], color="yellow", linewidth=2)
-            axes.text(62, 6, "50 mm", color="yellow", fontsize=7, va="center")
-        kept = "header's alignment" if when == "before" else f"kept: {found.kept}"
-        line[0].set_title(f"{name}, {when} ({kept})", color="white", fontsize=11, loc="left")
-    figure.tight_layout()
+            scale_mm = 2 * square_mm
+            axes.plot([0.03 * width, 0.03 * width + scale_mm], [0.97 * height] * 2, color="yellow", linewidth=2)
+            axes.text(0.03 * width, 0.94 * height, f"{scale_mm:g} mm", color="yellow", fontsize=8)
+        level = HEADER if when == "before" else found.kept
+        line[0].set_title(
+            f"{name} {when}: {_NAMES[level]}{' kept' if when == 'after' else ''}; "
+            f"mutual information {found.quality['mutual_information'][level]:.3f}, "
+            f"edge overlap {found.quality['edge_overlap'][level]:.2f}, "
+            f"moved by {found.quality['moved_mm']['mean'] if when == 'after' else 0:.1f} mm on average "
+            f"(grey: fixed image, amber: {name})",
+            color="tomato" if when == "after" and level == HEADER else "white",
+            fontsize=11,
+            loc="left",
+        )
+    # Not `tight_layout`: a title runs over all columns.
+    figure.subplots_adjust(left=0.01, right=0.99, top=1 - 0.1 / len(rows), bottom=0.01, wspace=0.03, hspace=0.12)
     return figure
+
+
+def _views(body: np.ndarray, spacing: Sequence[float]) -> list[tuple[str, int, tuple[slice, slice, slice], float]]:
+    """Plane, index inside the box, box to show, edge of the squares in mm; from the body on a canonical grid.
+
+    Only the upper part of the body counts: a CT may go down to the shoulders.
+    """
+    top = int(np.flatnonzero(body.any(axis=(1, 2)))[-1]) + 1
+    depth = [max(0, top - round(mm / spacing[0])) for mm in (SHOWN_MM, HEAD_MM, EYES_MM)]
+    head = ndimage.find_objects(body[depth[1] : top].view(np.uint8))[0]
+    margin = [round(10.0 / mm) for mm in spacing]
+    rows, columns = (
+        slice(max(0, s.start - m), min(n, s.stop + m))
+        for s, m, n in zip(head[1:], margin[1:], body.shape[1:], strict=True)
+    )
+    box = slice(depth[0], min(body.shape[0], top + margin[0])), rows, columns
+    middle = [(s.start + s.stop) // 2 for s in head[1:]]
+    front = np.flatnonzero(body[depth[2], :, head[2]].any(axis=1))
+    front = int(front[0]) if front.size else head[1].start
+    half = round(60.0 / spacing[2])
+    orbits = (
+        slice(depth[2], depth[2] + 1),
+        slice(max(0, front - margin[1] // 2), front + round(90.0 / spacing[1])),
+        slice(max(0, middle[1] - half), middle[1] + half),
+    )
+    return [
+        ("axial", depth[2] - box[0].start, box, SQUARE_MM),
+        ("axial", 0, orbits, SQUARE_MM / 2),
+        ("coronal", middle[0] - rows.start, box, SQUARE_MM),
+        ("sagittal", middle[1] - columns.start, box, SQUARE_MM),
+    ]
 
 
 def _grey(volume: np.ndarray, body: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_ext.phantom import FILES, TRANSFORM_FILE, make_phantoms
-from nnunet_ext.registration import RegistrationOptions, register
+from nnunet_ext.registration import BACKENDS, RegistrationOptions, register
 
 #: Mean error over the organs that a case may have.
 TARGET_MM = 1.0
@@ -70,11 +70,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", choices=("tiny", "small", "full"), default="tiny")
     parser.add_argument("--seed", type=int, default=11, metavar="S", help="of the phantoms")
     parser.add_argument("--rigid-only", action="store_true")
+    parser.add_argument("--backend", choices=BACKENDS, default="simpleitk")
     arguments = parser.parse_args(argv)
     print("case  image  kept  header_mm  error_mm  worst_organ_mm  wall_s  cpu_s")
     rows = benchmark(
         arguments.out, n_cases=arguments.cases, size=arguments.size, seed=arguments.seed,
-        options=RegistrationOptions(elastic=not arguments.rigid_only),
+        options=RegistrationOptions(elastic=not arguments.rigid_only, backend=arguments.backend),
     )  # fmt: skip
     errors: dict[str, list[float]] = {}
     for row in rows:
