@@ -531,3 +531,19 @@ def test_contours_of_a_tilted_gantry_land_where_they_were_drawn(tmp_path: Path):
     assert len(drawn) == 4 * 5
     centre = label.TransformContinuousIndexToPhysicalPoint(drawn.mean(axis=0)[::-1].tolist())
     assert np.linalg.norm(np.array(centre) - square.mean(axis=0)) < 0.5 * SPACING_MM[1]
+
+
+@pytest.mark.parametrize(("frames", "together"), [("122", ["T1", "T2"]), ("123", ["T2"]), ("111", ["T1", "T2"])])
+def test_only_series_of_one_frame_of_reference_share_a_registration(tmp_path, frames, together):
+    summary = run(write_patient(tmp_path / "src", frames=frames), register=True)
+    record = json.loads((summary.dataset_folder / "provenance" / "case_001.json").read_text())
+    assert record["channels"]["T2"]["registration"]["together"] == together
+
+
+def test_one_series_without_a_frame_of_reference_leaves_it_to_the_images(tmp_path):
+    root = write_patient(tmp_path / "src", frames="123", drawn=())
+    for path in (root / f"{NAME}_2" / "DICOM").iterdir():
+        edit(path, lambda dataset: setattr(dataset, "FrameOfReferenceUID", ""))
+    summary = run(root, register=True)
+    record = json.loads((summary.dataset_folder / "provenance" / "case_001.json").read_text())
+    assert record["channels"]["T2"]["registration"]["together"] == ["T1", "T2"]

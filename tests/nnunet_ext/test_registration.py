@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from nnunet_ext import elastix
 from nnunet_ext.channels import ChannelOptions, prepare_channels
 from nnunet_ext.cli import main
+from nnunet_ext.dataset_conversion.triplets import convert
 from nnunet_ext.phantom import make_phantom
 from nnunet_ext.registration import (
     RegistrationOptions,
     _chain,
+    _frames,
     mutual_information,
     register,
 )
@@ -152,6 +155,144 @@ def test_command_writes_images_transforms_report_and_picture(unregistered, tmp_p
     assert _mean_error_mm(unregistered, sitk.ReadTransform(str(out / "T1.tfm"))) <= 1.0
     assert sitk.ReadImage(str(out / "T1_registered.nii.gz")).GetSize() == unregistered.ct.GetSize()
     assert json.loads((out / "registration.json").read_text())["images"]["T1"]["kept"] == "rigid"
+
+
+def test_images_may_share_a_transform_only_within_their_frame_of_reference():
+    names = ["T1", "T2", "FLAIR"]
+    assert _frames(names, None) == [names]
+    assert _frames(names, [["CT", "FLAIR"], ["T2", "T1"]]) == [["FLAIR"], ["T1", "T2"]]
+    assert _frames(names, [["T1"]]) == [["T1"], ["T2"], ["FLAIR"]]
+    with pytest.raises(ValueError, match="one frame of reference"):
+        _frames(names, [["T1", "T2"], ["T2"]])
+
+
+def _slab(image: sitk.Image, point_mm, depth_mm: float) -> sitk.Image:
+    """The slices within half the depth of a point."""
+    middle, half = image.TransformPhysicalPointToContinuousIndex(point_mm)[2], depth_mm / image.GetSpacing()[2] / 2
+    return image[:, :, max(0, round(middle - half)) : min(image.GetSize()[2], round(middle + half) + 1)]
+
+
+def _tilted(image: sitk.Image, spacing_mm) -> sitk.Image:
+    """The same head on a grid of its own, tilted by 25 and turned by 15 degrees."""
+    turn = sitk.Euler3DTransform()
+    turn.SetRotation(np.deg2rad(25), np.deg2rad(5), np.deg2rad(15))
+    axes = np.reshape(turn.GetMatrix(), (3, 3))
+    size = [int(n * mm / new) for n, mm, new in zip(image.GetSize(), image.GetSpacing(), spacing_mm, strict=True)]
+    middle = image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()])
+    origin = np.subtract(middle, axes @ ((np.array(size) - 1) / 2 * spacing_mm))
+    return sitk.Resample(
+        image, size, sitk.Transform(), sitk.sitkLinear, origin.tolist(), spacing_mm, axes.ravel().tolist(), 0.0
+    )
+
+
+def _with_shoulders(ct: sitk.Image) -> sitk.Image:
+    """120 mm of water below, 440 mm wide."""
+    mm = ct.GetSpacing()
+    assert ct.GetDirection()[8] > 0  # first slice is the lowest
+    below, beside = round(120 / mm[2]), round(100 / mm[0])
+    larger = sitk.ConstantPad(ct, [beside, 0, below], [beside, 0, 0], -1000)
+    array = sitk.GetArrayFromImage(larger)
+    y, x = (np.arange(n) - n / 2 for n in array.shape[1:])
+    array[:below, ((y * mm[1] / 100) ** 2)[:, None] + (x * mm[0] / 220) ** 2 < 1] = 40
+    result = sitk.GetImageFromArray(array)
+    result.CopyInformation(larger)
+    return result
+
+
+def test_ct_down_to_the_shoulders_is_registered_within_a_millimetre(unregistered):
+    result = register(_with_shoulders(unregistered.ct), {"T1": unregistered.t1}, options=RIGID)
+    assert _mean_error_mm(unregistered, result.channels["T1"].transform) <= 1.0
+
+
+@pytest.mark.parametrize("kind", ["slab of 60 mm", "tilted", "thick slices"])
+def test_unusual_fields_of_view_and_grids_are_registered_within_a_millimetre(unregistered, kind):
+    label = sitk.GetArrayViewFromImage(unregistered.label)
+    middle = np.argwhere(label > 0).mean(axis=0)[::-1].tolist()
+    point = unregistered.mr_to_ct.TransformPoint(unregistered.label.TransformContinuousIndexToPhysicalPoint(middle))
+    change = {
+        "slab of 60 mm": lambda: _slab(unregistered.t1, point, 60.0),
+        "tilted": lambda: _tilted(unregistered.t1, (2.0, 2.2, 2.7)),
+        "thick slices": lambda: _tilted(unregistered.t1, (1.5, 1.5, 5.0)),
+    }
+    result = register(unregistered.ct, {"T1": change[kind]()}, options=RIGID)
+    assert result.channels["T1"].kept == "rigid"
+    assert _mean_error_mm(unregistered, result.channels["T1"].transform) <= 1.0
+    assert any("of the head, little to register by" in line for line in result.warnings) == kind.startswith("slab")
+
+
+def test_missing_elastix_says_what_to_install(unregistered, tmp_path, monkeypatch, capsys):
+    def missing(name: str) -> str:
+        raise elastix.PackageNotFoundError(name)
+
+    monkeypatch.setattr(elastix, "version", missing)
+    with pytest.raises(ModuleNotFoundError, match="pip install itk-elastix"):
+        RegistrationOptions(backend="elastix")
+    with pytest.raises(ModuleNotFoundError, match="pip install itk-elastix"):
+        convert(tmp_path, dataset_id=1, name="X", layout="folders", register=True, register_backend="elastix")
+    with pytest.raises(ValueError, match="add --register"):
+        convert(tmp_path, dataset_id=1, name="X", layout="folders", register_backend="elastix")
+    with pytest.raises(ValueError, match="'ants' is not one of simpleitk, elastix"):
+        RegistrationOptions(backend="ants")
+    sitk.WriteImage(unregistered.t1, str(tmp_path / "T1.nii.gz"))
+    arguments = ["register", *[str(tmp_path / "T1.nii.gz")] * 2, "-o", str(tmp_path / "out"), "--backend", "elastix"]
+    assert main(arguments) == 1
+    assert "pip install itk-elastix" in capsys.readouterr().err
+
+
+def test_carried_back_image_is_the_image_through_its_transform(unregistered):
+    move = _known_move()
+    move.SetCenter((10.0, -20.0, 30.0))
+    carried = sitk.Resample(elastix._carried_back(unregistered.t1, move), unregistered.ct)
+    through = sitk.Resample(unregistered.t1, unregistered.ct, move)
+    assert np.allclose(*map(sitk.GetArrayFromImage, (carried, through)), atol=1e-2)
+
+
+def test_elastix_finds_a_known_warp_on_an_oblique_grid():
+    pytest.importorskip("itk", reason="itk-elastix is not installed: pip install itk-elastix")
+    rng = np.random.default_rng(0)
+    fixed = sitk.GetImageFromArray(rng.random((26, 30, 34)).astype(np.float32))
+    fixed.SetSpacing((2.0, 2.5, 3.0))
+    fixed.SetOrigin((-30.0, 10.0, 5.0))
+    fixed.SetDirection(np.roll(np.reshape(_known_move().GetMatrix(), (3, 3)), 1, axis=1).ravel().tolist())
+    fixed = sitk.SmoothingRecursiveGaussian(fixed, 4.0) * 1000
+    start = _known_move()
+    start.SetCenter(fixed.TransformContinuousIndexToPhysicalPoint((17.0, 15.0, 13.0)))
+    true = sitk.BSplineTransformInitializer(fixed, [2, 2, 2], 3)
+    true.SetParameters(rng.uniform(-3, 3, len(true.GetParameters())).tolist())
+    # Fixed points go through the warp, then through `start`, into the moving image: so it holds the values of `fixed`.
+    moving = _moved(sitk.Resample(fixed, fixed, sitk.DisplacementFieldTransform(_inverse_field(true, fixed))), start)
+    mask = sitk.Cast(fixed > -1e9, sitk.sitkUInt8)
+    options = {"knots_mm": 40.0, "iterations": 150, "samples": 3000, "largest_step_mm": 0.5, "seed": 1}
+    found, again = (elastix.fit_elastic(fixed, mask, moving, start, **options) for _ in range(2))
+    assert found.GetParameters() == again.GetParameters()
+    points = [
+        fixed.TransformIndexToPhysicalPoint((i, j, k)) for i in (10, 17, 24) for j in (9, 15, 21) for k in (8, 13, 18)
+    ]
+    before, after = (
+        np.mean([np.linalg.norm(np.subtract(t.TransformPoint(p), true.TransformPoint(p))) for p in points])
+        for t in (sitk.Transform(3, sitk.sitkIdentity), found)
+    )
+    assert before > 1.0
+    assert after < 0.4 * before
+
+
+def _inverse_field(transform: sitk.Transform, grid: sitk.Image) -> sitk.Image:
+    field = sitk.TransformToDisplacementField(
+        transform, sitk.sitkVectorFloat64, grid.GetSize(), grid.GetOrigin(), grid.GetSpacing(), grid.GetDirection()
+    )
+    return sitk.InverseDisplacementField(
+        field, grid.GetSize(), grid.GetOrigin(), grid.GetSpacing(), subsamplingFactor=4
+    )
+
+
+def test_elastix_registers_a_phantom_within_a_millimetre(unregistered):
+    pytest.importorskip("itk", reason="itk-elastix is not installed: pip install itk-elastix")
+    options = RegistrationOptions(backend="elastix")
+    result = register(unregistered.ct, {"T1": unregistered.t1}, options=options)
+    found = result.channels["T1"]
+    assert found.kept in ("rigid", "elastic")
+    assert _mean_error_mm(unregistered, found.transform) <= 1.0
+    assert result.as_dict()["options"]["backend"] == "elastix"
 
 
 @pytest.mark.skipif(not TEMPLATES.is_dir(), reason="the template triplet is not here")
