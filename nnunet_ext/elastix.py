@@ -36,7 +36,7 @@ COMMON = {
     "WriteTransformParametersEachResolution": "false",
 }
 
-_ONE_AT_A_TIME = Lock()  # elastix keeps state that all threads share
+_ONE_AT_A_TIME = Lock()  # elastix keeps state that all threads share, and so does the loading of ITK's modules
 
 
 def require_elastix() -> None:
@@ -135,13 +135,12 @@ def _run(
     fixed: sitk.Image, mask: sitk.Image, moving: sitk.Image, parameters: Mapping[str, str | list[str]]
 ) -> dict[str, tuple[str, ...]]:
     """The parameters of the transform that elastix finds, as in its parameter files."""
-    import itk
-
-    chosen = itk.ParameterObject.New()
-    chosen.AddParameterMap(
-        {name: tuple([value] if isinstance(value, str) else value) for name, value in parameters.items()}
-    )
+    words = {name: tuple([value] if isinstance(value, str) else value) for name, value in parameters.items()}
     with _ONE_AT_A_TIME:
+        import itk
+
+        chosen = itk.ParameterObject.New()
+        chosen.AddParameterMap(words)
         _, found = itk.elastix_registration_method(
             _itk_image(fixed, np.float32),
             _itk_image(moving, np.float32),

@@ -47,7 +47,8 @@ MARGIN_MM = 6.0
 DEPTH_MM = 8.0
 #: Below the crown: head and upper neck. Shoulders, in a CT that goes so far down, lie otherwise in the MR scanner, and
 #: a region this much larger than the head spoils the optimiser's scales: 1.4 and 3.6 mm of error instead of below 1.
-REACH_MM = 200.0
+#: The head's width is that of its upper part.
+REACH_MM, HEAD_MM = 200.0, 150.0
 BINS = 32
 #: Images of one session: a rigid T2 -> T1 registration that moves no part of the head further than this.
 SAME_POSITION_MM = 4.0
@@ -59,11 +60,11 @@ JACOBIAN_RANGE = (0.5, 2.0)
 BLOCK_MM, HIDDEN_SHARE = 12.0, 0.2
 #: Share of the head that an image has to show to be registered without a warning.
 LEAST_OVERLAP = 0.5
-#: Squares of the checkerboard picture, the moving image's colour in it, and depths below the crown: what is shown, what
-#: the head's width is taken from, where the eyes are.
+#: Squares of the checkerboard picture, the moving image's colour in it, and depths below the crown: what is shown, where
+#: the eyes are.
 SQUARE_MM = 25.0
 AMBER = np.array([1.0, 0.75, 0.35])
-SHOWN_MM, HEAD_MM, EYES_MM = 220.0, 150.0, 105.0
+SHOWN_MM, EYES_MM = 220.0, 105.0
 #: The strongest tenth of gradients counts as edges.
 EDGE_SHARE = 0.1
 COARSE_MM, FINE_MM, ELASTIC_MM = 6.0, 2.5, 3.0
@@ -244,8 +245,7 @@ class _Target:
     def of(cls, image: sitk.Image, *, is_ct: bool) -> _Target:
         array, body = _values(image, "the fixed image", is_ct=is_ct)
         spacing = np.asarray(image.GetSpacing()[::-1])
-        top = int(np.flatnonzero(body.any(axis=(1, 2)))[-1]) + 1
-        body[: max(0, top - round(REACH_MM / spacing[0]))] = False
+        body = _head_only(body, spacing)
         reach = _dilate(body, MARGIN_MM, spacing)
         box = ndimage.find_objects(reach.view(np.uint8))[0]
         region = [s.stop - s.start for s in box[::-1]], [s.start for s in box[::-1]]
@@ -299,6 +299,19 @@ def _values(image: sitk.Image, name: str, *, is_ct: bool, correct_bias: bool = T
     if correct_bias:
         array = sitk.GetArrayFromImage(n4(image, body=body)).astype(np.float32)
     return np.clip(array, array.min(), np.percentile(array[body], 99.5)).astype(np.float32), body
+
+
+def _head_only(body: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+    """The body down to `REACH_MM` below the crown and as wide as the head is, to 10 mm."""
+    top = int(np.flatnonzero(body.any(axis=(1, 2)))[-1]) + 1
+    lowest, head = (max(0, top - round(mm / spacing[0])) for mm in (REACH_MM, HEAD_MM))
+    _, *box = ndimage.find_objects(body[head:top].view(np.uint8))[0]
+    rows, columns = (
+        slice(max(0, s.start - round(10 / mm)), s.stop + round(10 / mm)) for s, mm in zip(box, spacing[1:], strict=True)
+    )
+    result = np.zeros_like(body)
+    result[lowest:top, rows, columns] = body[lowest:top, rows, columns]
+    return result
 
 
 def _middle_and_top(body: np.ndarray, image: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
