@@ -38,7 +38,8 @@ PLANS, TRAINER = "CascadeOARPlansSmall", "CascadeOARTrainer"
 LOCALIZER, WHOLE, SEGMENTER = "3d_lowres", "3d_fullres", "3d_cascade_fullres"
 N_FOLDS = 3
 #: Iterations timed before a training, after as many that warm up.
-TIMED_ITERATIONS = 6
+TIMED_ITERATIONS = 3
+FEWEST_EPOCHS = 5
 #: Stock nnU-Net with its own plan, and its recipe on our whole-volume network (8 features, our grid).
 STOCK_PLAN, STOCK_RECIPE = "stock nnU-Net 3d_fullres", "stock recipe, our 3d_fullres"
 
@@ -195,7 +196,7 @@ def train_and_score(study: Study, variant: str, seed: int, cpu_seconds: float) -
         plans["configurations"][configuration] = edited
     file = study.preprocessed / f"{name}.json"
 
-    def trainer(epochs: int):
+    def trainer(epochs: int, iterations: int = 25):
         from nnunetv2.run.run_training import get_trainer_from_args
 
         if not stock:
@@ -206,7 +207,7 @@ def train_and_score(study: Study, variant: str, seed: int, cpu_seconds: float) -
         torch.manual_seed(seed)
         made = get_trainer_from_args(str(ID), configuration, 0, trainer_name, name, device=torch.device("cpu"))
         if stock:
-            made.num_epochs, made.num_iterations_per_epoch, made.num_val_iterations_per_epoch = epochs, 25, 4
+            made.num_epochs, made.num_iterations_per_epoch, made.num_val_iterations_per_epoch = epochs, iterations, 1
         return made
 
     if not stock:  # the localizer is shared
@@ -215,9 +216,11 @@ def train_and_score(study: Study, variant: str, seed: int, cpu_seconds: float) -
             link.symlink_to(study.results / f"{TRAINER}__{PLANS}__{LOCALIZER}")
     probe = trainer(1)
     cost_s = _seconds_per_epoch(probe)
-    epochs = max(2, round(cpu_seconds / cost_s))
+    # A network so large that few epochs fit gets shorter ones; its learning rate falls by the epoch.
+    iterations = max(1, min(25, int(25 * cpu_seconds / cost_s / FEWEST_EPOCHS)))
+    epochs = max(1, round(cpu_seconds / cost_s * 25 / iterations))
     started = time.process_time()
-    network = trainer(epochs)
+    network = trainer(epochs, iterations)
     network.run_training()
     used_s = time.process_time() - started
     predictions = study.out / "predictions" / key_of(variant, seed)
