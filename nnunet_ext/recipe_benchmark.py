@@ -39,6 +39,7 @@ LOCALIZER, WHOLE, SEGMENTER = "3d_lowres", "3d_fullres", "3d_cascade_fullres"
 N_FOLDS = 3
 #: Iterations timed before a training, after as many that warm up.
 TIMED_ITERATIONS = 3
+#: The learning rate of stock nnU-Net falls epoch by epoch.
 FEWEST_EPOCHS = 5
 #: Stock nnU-Net with its own plan, and its recipe on our whole-volume network (8 features, our grid).
 STOCK_PLAN, STOCK_RECIPE = "stock nnU-Net 3d_fullres", "stock recipe, our 3d_fullres"
