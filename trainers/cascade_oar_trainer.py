@@ -6,11 +6,13 @@ Run by `nnUNetv2_train ID CONFIGURATION FOLD -tr CascadeOARTrainer -p CascadeOAR
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import time
 from types import MappingProxyType
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,11 +27,22 @@ from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.robust_ce_loss import RobustCrossEntropyLoss
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.crossval_split import generate_crossval_split
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
+from nnunet_ext.checkpoints import (
+    check_whole,
+    different_weights,
+    first_line,
+    read_checkpoint,
+    size_mb,
+    write_json,
+    write_whole,
+)
 from nnunet_ext.labels import LEFT_OUT_KEY, left_right_pairs
+from nnunet_ext.losses import GatheredCrossEntropyLoss
 from nnunet_ext.mirroring import LeftRightMirrorTransform
 from nnunet_ext.modality_dropout import ModalityDropoutTransform, optional_channels
 from nnunet_ext.networks import keep_channels, never_predict
@@ -39,6 +52,7 @@ from nnunet_ext.roi import RoiRule, find_roi, label_crop_pass_rate, left_out_lab
 from nnunet_ext.roi_dataset import RoiDatasets
 from nnunet_ext.schedule import TrainingSchedule, learning_rate_factor, wind_down_epochs, wind_down_start
 
+T = TypeVar("T")
 SECONDS_PER_HOUR = 3600.0
 STOP_FILE = "STOP"
 #: In `validation/`: per case, how the box was placed and which share of the organs it holds.
@@ -71,6 +85,14 @@ class CascadeOARTrainer(nnUNetTrainer):
     `wind_down_epochs`, and then the training ends. `checkpoint_final` holds the weights of the best epoch (nnU-Net's EMA
     pseudo Dice). A file named STOP in the fold's folder ends the training after the epoch. All of it is derived from the
     log in the checkpoint, so `--c` continues the same schedule.
+
+    **Running long.** Checkpoints are written every epoch, whole or not at all. Killed at any moment, `--c` goes on from the
+    last finished epoch with the learning rates and the time budget of an uninterrupted run (not its random numbers); the
+    time of the epoch that was cut off does not count. A training that had ended goes straight to the validation. The time
+    budget counts from the start of the first epoch of a run to the end of the last, with everything in between; it ends
+    the training after an iteration, that epoch's short validation and the checkpoint. STOP is deleted when the validation
+    is done; until then `--c` takes it for an end. Training anew in the same folder renames the checkpoints that are there.
+    With several GPUs, rank 0's clock and files decide, and loss and gradients are those of one GPU on the same batch.
 
     **Segmenter.** A configuration with a previous stage trains on the ROI (`nnunet_ext.roi_dataset`): in training around
     the reference organs, moved about by the localizer's measured errors or as planned; in the final validation around the
@@ -115,6 +137,7 @@ class CascadeOARTrainer(nnUNetTrainer):
         self.enable_deep_supervision = bool(plan.get("deep_supervision", True))
         self.save_every = 1  # a killed run loses at most the epoch it was in
         self.iterations_this_epoch = 0
+        self.last_epoch_end: float | None = None  # of this run
         self.left_right_axis = int(self.plans_manager.plans["left_right_axis"])
         self.left_right_pairs = left_right_pairs(dataset_json["labels"])
         self.oversample_foreground_percent = self.recipe.organ_patches
@@ -179,7 +202,8 @@ class CascadeOARTrainer(nnUNetTrainer):
             ignore = (
                 {} if self.label_manager.ignore_label is None else {"ignore_index": self.label_manager.ignore_label}
             )
-            inner.ce = RobustCrossEntropyLoss(weight=weight.to(self.device), **ignore)
+            cls = GatheredCrossEntropyLoss if self.is_ddp and not ignore else RobustCrossEntropyLoss
+            inner.ce = cls(weight=weight.to(self.device), **ignore)
             inner.weight_ce = 0 if self.recipe.loss == DICE else 1
         return loss
 
@@ -206,6 +230,35 @@ class CascadeOARTrainer(nnUNetTrainer):
         )
 
     # --- data --------------------------------------------------------------------------------------------------------
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """nnU-Net's split. Its file is written whole, for both stages may start, or be killed, at the same time.
+
+        Raises:
+            ValueError: If `splits_final.json` is not what it should be.
+        """
+        file = Path(self.preprocessed_dataset_folder_base, "splits_final.json")
+        if self.fold != "all" and not file.is_file():
+            folder = self.preprocessed_dataset_folder
+            cases = sorted(infer_dataset_class(folder).get_identifiers(folder))
+            write_json(generate_crossval_split(cases, seed=12345, n_splits=5), file)  # as nnU-Net does
+        try:
+            return super().do_split()
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{file} is not a list of splits with 'train' and 'val' ({first_line(error)}). If nnU-Net made it, delete "
+                "it: the next training makes the same splits again. If it is your own, put it back."
+            ) from error
+
+    def _set_batch_size_and_oversample(self) -> None:
+        if self.is_ddp:
+            batch_size, n_gpus = self.configuration_manager.batch_size, dist.get_world_size()
+            if batch_size % n_gpus:
+                raise ValueError(
+                    f"configuration '{self.configuration_name}': {n_gpus} GPUs can't share a batch of {batch_size} evenly. "
+                    f"Change -num_gpus, or batch_size in {self.plans_manager.plans_name}.json."
+                )
+        super()._set_batch_size_and_oversample()
 
     def initialize(self) -> None:
         super().initialize()
@@ -289,14 +342,23 @@ class CascadeOARTrainer(nnUNetTrainer):
         """EMA pseudo Dice of every finished epoch."""
         return list(self.logger.get_value("ema_fg_dice", step=None))[: self.current_epoch]
 
+    def from_rank_0(self, value: T) -> T:
+        """Rank 0's value on every rank: where clocks and files differ, ranks that disagree would wait for each other."""
+        if not self.is_ddp:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
     def elapsed_h(self) -> float:
-        """Hours spent in epochs so far, the current one and those of earlier runs included."""
+        """Hours trained so far, the current epoch and earlier runs included; all ranks must ask at the same time."""
         starts = self.logger.get_value("epoch_start_timestamps", step=None)
         ends = self.logger.get_value("epoch_end_timestamps", step=None)
         seconds = sum(end - start for start, end in zip(starts, ends, strict=False))
         if len(starts) > len(ends):
             seconds += time() - starts[-1]
-        return seconds / SECONDS_PER_HOUR
+        hours = seconds / SECONDS_PER_HOUR
+        return hours if self.schedule.time_budget_h is None else self.from_rank_0(hours)
 
     def over_budget(self) -> bool:
         budget_h = self.schedule.time_budget_h
@@ -312,14 +374,21 @@ class CascadeOARTrainer(nnUNetTrainer):
         if start is not None and self.current_epoch >= start + wind_down_epochs(self.schedule):
             return f"no better epoch for {self.schedule.patience_epochs} epochs, and the wind-down is over"
         stop_file = Path(self.output_folder, STOP_FILE)
-        if stop_file.is_file():
-            stop_file.unlink()
-            return f"a file named {STOP_FILE} asked for it"
+        if self.from_rank_0(self.current_epoch > 0 and stop_file.is_file()):
+            return f"the file {stop_file} asks for it"
         return None
 
     def run_training(self) -> None:
         """nnU-Net's loop, left when `reason_to_stop` says so; a time budget also ends an epoch early."""
+        was_final = self.from_rank_0(self.current_epoch > 0 and self._checkpoint("final").is_file())
+        if was_final and (reason := self.reason_to_stop()) is not None:
+            if self.local_rank == 0:  # the run may have been killed before it did
+                self._checkpoint("latest").unlink(missing_ok=True)
+            self.print_to_log_file(f"This training has ended before: {reason}. The validation follows.")
+            return
         self.on_train_start()
+        if self.local_rank == 0:
+            self._take_over_checkpoints()
         while (reason := self.reason_to_stop()) is None:
             self.on_epoch_start()
             self.on_train_epoch_start()
@@ -339,6 +408,12 @@ class CascadeOARTrainer(nnUNetTrainer):
         self.print_to_log_file(f"Training ends: {reason}.")
         self.on_train_end()
 
+    def on_epoch_start(self) -> None:
+        super().on_epoch_start()
+        # What lies between two epochs, checkpoints and pictures, counts for the time budget.
+        if self.last_epoch_end is not None:
+            self.logger.get_value("epoch_start_timestamps", step=None)[-1] = self.last_epoch_end
+
     def on_train_epoch_start(self) -> None:
         self.iterations_this_epoch = 0
         super().on_train_epoch_start()
@@ -353,6 +428,7 @@ class CascadeOARTrainer(nnUNetTrainer):
         patience_had_run_out = wind_down_start(self.scores(), self.schedule.patience_epochs) is not None
         super().on_epoch_end()
         self.iterations_this_epoch = 0
+        self.last_epoch_end = self.logger.get_value("epoch_end_timestamps", step=-1)
         if not patience_had_run_out and wind_down_start(self.scores(), self.schedule.patience_epochs) is not None:
             self.print_to_log_file(
                 f"No better epoch for {self.schedule.patience_epochs} epochs: the learning rate falls to zero over the next "
@@ -361,28 +437,125 @@ class CascadeOARTrainer(nnUNetTrainer):
 
     def on_train_end(self) -> None:
         """Put the best epoch's weights back, then finish as nnU-Net does."""
-        best = Path(self.output_folder, "checkpoint_best.pth")
+        best = self._checkpoint("best")  # written by rank 0 before it said that the training ends
         if best.is_file() and not self.disable_checkpointing:
-            checkpoint = torch.load(best, map_location=self.device, weights_only=False)
-            network = self.network.module if self.is_ddp else self.network
-            getattr(network, "_orig_mod", network).load_state_dict(checkpoint["network_weights"])
+            try:
+                checkpoint = read_checkpoint(best, self.device)
+            except ValueError as error:
+                raise ValueError(f"{error} {self._without(best)}") from error
+            self._bare_network().load_state_dict(checkpoint["network_weights"])
             self.print_to_log_file(f"Best weights are those of epoch {checkpoint['current_epoch'] - 1}.")
         super().on_train_end()
+        if self.is_ddp:  # what comes next may look for the files that rank 0 has written
+            dist.barrier()
+
+    # --- checkpoints -------------------------------------------------------------------------------------------------
+
+    def _checkpoint(self, name: str) -> Path:
+        return Path(self.output_folder, f"checkpoint_{name}.pth")
+
+    def _bare_network(self) -> nn.Module:
+        network = self.network.module if self.is_ddp else self.network
+        return getattr(network, "_orig_mod", network)
+
+    def _command(self) -> str:
+        options = "" if self.device.type == "cuda" else f" -device {self.device.type}"
+        options += f" -num_gpus {dist.get_world_size()}" if self.is_ddp else ""
+        return (
+            f"nnUNetv2_train {self.plans_manager.dataset_name} {self.configuration_name} {self.fold} "
+            f"-tr {self.__class__.__name__} -p {self.plans_manager.plans_name}{options}"
+        )
 
     def save_checkpoint(self, filename: str) -> None:
-        """Write to a temporary name, then rename: a killed run leaves the previous checkpoint whole."""
+        """Write to a temporary name, then rename: a killed run or a full disk leaves the previous checkpoint whole.
+
+        Raises:
+            OSError: If it can't be written.
+        """
         if self.local_rank != 0:
             return
-        temporary = Path(f"{filename}.tmp")
-        temporary.unlink(missing_ok=True)  # of a killed run
         try:
-            super().save_checkpoint(str(temporary))
-            if temporary.is_file():  # not where checkpointing is disabled
-                with temporary.open("rb") as file:
-                    os.fsync(file.fileno())
-                os.replace(temporary, filename)
-        finally:
-            temporary.unlink(missing_ok=True)
+            write_whole(Path(filename), lambda temporary: nnUNetTrainer.save_checkpoint(self, str(temporary)))
+        except (OSError, RuntimeError) as error:  # torch says RuntimeError where the disk is full
+            needed_mb = size_mb([self._bare_network().state_dict(), self.optimizer.state_dict()])
+            free_mb = shutil.disk_usage(Path(filename).parent).free / 1e6
+            earlier = any(self._checkpoint(name).is_file() for name in ("final", "latest", "best"))
+            state = "The checkpoints there are whole" if earlier else "There is no earlier one"
+            raise OSError(
+                f"{filename} could not be written ({first_line(error)}). It needs {needed_mb:.1f} MB and {free_mb:.1f} MB "
+                f"are free. {state}. Make room, then go on: {self._command()}{' --c' if earlier else ''}"
+            ) from error
+
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+        """nnU-Net's, with the best score taken from the log: nnU-Net saves `latest` before it compares.
+
+        Raises:
+            ValueError: If the file is damaged, not a checkpoint, or of another network; with the commands to go on.
+        """
+        if not self.was_initialized:
+            self.initialize()
+        is_file = isinstance(filename_or_checkpoint, str)
+        try:
+            if is_file:
+                check_whole(Path(filename_or_checkpoint))
+            super().load_checkpoint(filename_or_checkpoint)
+        except Exception as error:
+            if is_file:
+                self._explain(Path(filename_or_checkpoint), error)
+            raise
+        self._best_ema = max((score for score in self.scores() if not np.isnan(score)), default=None)
+
+    def _explain(self, file: Path, error: Exception) -> None:
+        """Raise a ValueError if a checkpoint could not be loaded because of what is in it."""
+        try:
+            checkpoint = read_checkpoint(file)
+        except ValueError as damage:
+            raise ValueError(f"{damage} {self._without(file)}") from error
+        if difference := different_weights(self._bare_network().state_dict(), checkpoint["network_weights"]):
+            made_by = checkpoint["init_args"]
+            plans = made_by["plans"]["plans_name"]
+            raise ValueError(
+                f"{file} does not fit the network of configuration '{self.configuration_name}' in "
+                f"{self.plans_manager.plans_name}: {difference}. It was made with plans "
+                f"'{plans}', configuration '{made_by['configuration']}'. Put back the plans it was trained with, or train "
+                "anew, without --c."
+            ) from error
+
+    def _without(self, file: Path) -> str:
+        """How to go on without a checkpoint that can't be used."""
+        move = f"Move it away, mv '{file}' '{file}.damaged', then {self._command()}"
+        for name in ("final", "latest", "best"):  # the order in which nnU-Net looks
+            other = self._checkpoint(name)
+            if other == file or not other.is_file():
+                continue
+            try:
+                epoch = read_checkpoint(other)["current_epoch"]
+            except ValueError:
+                continue
+            return f"{move} --c goes on from {other.name}, {epoch} epochs done."
+        return f"{move} trains anew: no other checkpoint here can be read."
+
+    def _take_over_checkpoints(self) -> None:
+        """Make the checkpoints in the folder those of the training that begins or goes on."""
+        for leftover in Path(self.output_folder).glob("checkpoint_*.tmp"):  # of a killed run
+            leftover.unlink()
+        if self.disable_checkpointing:
+            return
+        if self.current_epoch == 0:
+            # Else a kill before the first epoch's end would make `--c` go on with that other training.
+            old = [file for name in ("final", "latest", "best") if (file := self._checkpoint(name)).is_file()]
+            for file in old:
+                os.replace(file, f"{file}.old")
+            if old:
+                names = ", ".join(f"{file.name}.old" for file in old)
+                self.print_to_log_file(f"Training anew. The checkpoints of an earlier training are now {names}.")
+            return
+        if self._checkpoint("final").is_file():  # no longer; `--c` would prefer it to what is trained from now on
+            os.replace(self._checkpoint("final"), self._checkpoint("latest"))
+        if self.scores()[-1:] == [self._best_ema]:  # the run may have been killed before it wrote this one
+            self.current_epoch -= 1  # nnU-Net counts the epoch after saving
+            self.save_checkpoint(str(self._checkpoint("best")))
+            self.current_epoch += 1
 
     # --- validation --------------------------------------------------------------------------------------------------
 
@@ -407,6 +580,8 @@ class CascadeOARTrainer(nnUNetTrainer):
             self._validate_localizer(save_probabilities)
         else:
             super().perform_actual_validation(save_probabilities)
+        if self.local_rank == 0:
+            Path(self.output_folder, STOP_FILE).unlink(missing_ok=True)
 
     def _validate_localizer(self, save_probabilities: bool) -> None:
         base = self.output_folder_base
@@ -519,9 +694,8 @@ class CascadeOARTrainer(nnUNetTrainer):
         self.print_to_log_file(f"Label crop pass rate: {100 * mean:.2f} % (mean over {len(rates)} cases)")
         listed = f": {', '.join(missed)}" if missed else ""
         self.print_to_log_file(f"The localizer missed {len(missed)} of {len(records)} cases{listed}.")
-        save_json(
-            {"mean": mean, "missed": missed, "cases": records}, str(Path(self.output_folder, "validation", BOXES_FILE))
-        )
+        report = {"mean": mean, "missed": missed, "cases": records}
+        write_json(report, Path(self.output_folder, "validation", BOXES_FILE))
 
 
 def without_labels(summary: dict, labels: Sequence[int]) -> dict:
@@ -577,6 +751,8 @@ class CascadeOARTrainerReference(CascadeOARTrainer):
             self.enable_deep_supervision = False
 
     def _set_batch_size_and_oversample(self) -> None:
+        if self.is_ddp:
+            raise ValueError(f"{self.__class__.__name__} has a batch size of 1: train on one GPU, without -num_gpus.")
         super()._set_batch_size_and_oversample()
         self.batch_size = 1
 

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import copy
+import errno
+import importlib
 import json
+import multiprocessing.forkserver
+import os
+import shutil
+import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -604,11 +611,16 @@ def test_training_ends_when_patience_and_the_wind_down_are_over(make):
     assert trainer.reason_to_stop() == "no better epoch for 2 epochs, and the wind-down is over"
 
 
-def test_a_stop_file_ends_the_training_once(make):
-    trainer = make()
+def test_a_stop_file_ends_the_training_after_an_epoch_until_the_validation_is_done(make, monkeypatch):
+    trainer = make(configuration="3d_fullres")
     stop = Path(trainer.output_folder, "STOP")
     stop.touch()
-    assert trainer.reason_to_stop() == "a file named STOP asked for it"
+    assert trainer.reason_to_stop() is None  # nothing is trained yet
+    log_epochs(trainer, [0.1])
+    for _ in range(2):
+        assert trainer.reason_to_stop() == f"the file {stop} asks for it"
+    monkeypatch.setattr(nnUNetTrainer, "perform_actual_validation", lambda *_: None)
+    trainer.perform_actual_validation()
     assert not stop.exists()
     assert trainer.reason_to_stop() is None
 
@@ -616,34 +628,191 @@ def test_a_stop_file_ends_the_training_once(make):
 # ------------------------------------------------------------------------------------------------ checkpoints
 
 
-def test_a_checkpoint_that_fails_half_way_leaves_the_previous_one_and_nothing_else(make, monkeypatch):
-    trainer = make()
-    trainer.initialize()
-    file = Path(trainer.output_folder, "checkpoint_latest.pth")
-    trainer.save_checkpoint(str(file))
-    before = file.read_bytes()
+def checkpoint(trainer, name: str) -> Path:
+    return Path(trainer.output_folder, f"checkpoint_{name}.pth")
 
-    def full_disk(_checkpoint, name):
-        Path(name).write_bytes(b"half a checkpoint")
-        raise OSError("No space left on device")
 
-    monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+def saved(trainer, *names: str) -> list[Path]:
+    """Save checkpoints after the epochs in the log, as nnU-Net does before it counts the epoch."""
+    files = [checkpoint(trainer, name) for name in names]
+    trainer.current_epoch -= 1
+    for file in files:
         trainer.save_checkpoint(str(file))
-    assert file.read_bytes() == before
-    assert [f.name for f in file.parent.glob("checkpoint*")] == ["checkpoint_latest.pth"]
+    trainer.current_epoch += 1
+    return files
 
 
-def test_a_half_file_of_a_killed_run_never_becomes_a_checkpoint(make):
-    trainer = make()
+def trained(make, scores=(0.1,), **options) -> CascadeOARTrainer:
+    trainer = make(**options)
     trainer.initialize()
-    file = Path(trainer.output_folder, "checkpoint_latest.pth")
-    trainer.save_checkpoint(str(file))
+    log_epochs(trainer, list(scores))
+    return trainer
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own, of which all but 100 kB are taken."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if not mounted or mounted.returncode:
+        pytest.skip("may not mount a file system")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint_and_says_how_much_is_needed(make, small_disk):
+    trainer = trained(make)
+    trainer.output_folder = str(small_disk)
+    (file,) = saved(trainer, "latest")
     before = file.read_bytes()
-    Path(f"{file}.tmp").write_bytes(b"half a checkpoint")
-    trainer.disable_checkpointing = True
-    trainer.save_checkpoint(str(file))
+    (small_disk / "other").write_bytes(bytes(shutil.disk_usage(small_disk).free - len(before) // 2))
+    with pytest.raises(
+        OSError,
+        match=r"checkpoint_latest.pth could not be written \(.*\). It needs 0.\d MB and 0.\d MB are free. "
+        r"The checkpoints there are whole. Make room, then go on: nnUNetv2_train Dataset501_Test 3d_cascade_fullres 0 "
+        r"-tr CascadeOARTrainer -p CascadeOARPlans -device cpu --c",
+    ):
+        saved(trainer, "latest")
     assert file.read_bytes() == before
+    assert sorted(f.name for f in small_disk.iterdir()) == ["checkpoint_latest.pth", "other"]
+    (small_disk / "other").unlink()
+    saved(trainer, "latest")
+    make().load_checkpoint(str(file))
+
+
+def test_a_disk_that_fills_up_while_flushing_leaves_the_previous_checkpoint(make, monkeypatch):
+    trainer = trained(make)
+    (file,) = saved(trainer, "latest")
+    before = file.read_bytes()
+
+    def full(_descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device.*The checkpoints there are whole"):
+        saved(trainer, "latest")
+    assert file.read_bytes() == before
+    file.unlink()
+    with pytest.raises(OSError, match=r"There is no earlier one. Make room, then go on: .* -device cpu$"):
+        saved(trainer, "latest")
+    assert not list(file.parent.glob("checkpoint*"))
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut off", "text", "a byte"])
+def test_a_damaged_checkpoint_is_named_with_the_commands_to_go_on_from_another(make, damage):
+    trainer = trained(make, [0.1, 0.2])
+    latest, best = saved(trainer, "latest", "best")
+    whole = latest.read_bytes()
+    at = whole.index(trainer.network.state_dict()["encoder.stem.convs.0.conv.weight"].numpy().tobytes())
+    flipped = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
+    latest.write_bytes({"empty": b"", "cut off": whole[:-5000], "text": b"not ours", "a byte": flipped}[damage])
+    command = "nnUNetv2_train Dataset501_Test 3d_cascade_fullres 0 -tr CascadeOARTrainer -p CascadeOARPlans -device cpu"
+    with pytest.raises(ValueError, match=r"checkpoint_latest.pth is damaged \(\d+ bytes; .+\)") as error:
+        make().load_checkpoint(str(latest))
+    move = f"Move it away, mv '{latest}' '{latest}.damaged', then"
+    assert str(error.value).endswith(f"{move} {command} --c goes on from checkpoint_best.pth, 2 epochs done.")
+    best.write_bytes(b"")
+    with pytest.raises(ValueError, match=rf"{command} trains anew: no other checkpoint here can be read"):
+        make().load_checkpoint(str(latest))
+
+
+def test_a_file_that_is_not_a_checkpoint_or_not_of_this_network_is_named(make):
+    trainer = trained(make)
+    (file,) = saved(trainer, "latest")
+    with pytest.raises(
+        ValueError,
+        match=r"checkpoint_latest.pth does not fit the network of configuration '3d_lowres' in CascadeOARPlans: 'encoder.*'"
+        r" is .* in the network and .* in the file. It was made with plans 'CascadeOARPlans', configuration "
+        "'3d_cascade_fullres'",
+    ):
+        make(configuration="3d_lowres").load_checkpoint(str(file))
+    torch.save({"weights": 1}, file)
+    with pytest.raises(ValueError, match=r"is not a checkpoint of nnU-Net: it holds no .*network_weights"):
+        make().load_checkpoint(str(file))
+
+
+def test_a_damaged_best_checkpoint_is_not_taken_for_the_final_one(make):
+    trainer = trained(make)
+    latest, best = saved(trainer, "latest", "best")
+    best.write_bytes(best.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"checkpoint_best.pth is damaged.*--c goes on from checkpoint_latest.pth"):
+        trainer.on_train_end()
+    assert latest.is_file()
+    assert not checkpoint(trainer, "final").exists()
+
+
+def test_the_best_score_after_resuming_is_the_best_in_the_log(make):
+    """nnU-Net saves `latest` before it compares, so the score in it is an epoch old."""
+    trainer = trained(make, [0.3, 0.5])
+    trainer._best_ema = 0.3
+    (file,) = saved(trainer, "latest")
+    resumed = make()
+    resumed.load_checkpoint(str(file))
+    assert resumed._best_ema == 0.5
+
+
+@pytest.mark.parametrize(("scores", "rewritten"), [([0.3, 0.5], True), ([0.5, 0.3], False)])
+def test_the_best_checkpoint_is_written_after_resuming_if_the_last_epoch_was_the_best(make, scores, rewritten):
+    trainer = trained(make, scores)
+    latest, best = saved(trainer, "latest", "best")
+    best.write_bytes(b"of an epoch before")
+    resumed = make()
+    resumed.load_checkpoint(str(latest))
+    resumed._take_over_checkpoints()
+    assert (best.read_bytes() != b"of an epoch before") == rewritten
+    assert resumed.current_epoch == 2
+    if rewritten:
+        assert torch.load(best, weights_only=False)["current_epoch"] == 2
+
+
+def test_a_training_that_goes_on_leaves_no_checkpoint_that_looks_final(make):
+    trainer = trained(make, [0.5, 0.3])
+    (final,) = saved(trainer, "final")
+    debris = final.with_name("checkpoint_best.pth.77.tmp")
+    debris.touch()
+    resumed = make()
+    resumed.load_checkpoint(str(final))
+    resumed._take_over_checkpoints()
+    assert [f.name for f in final.parent.glob("checkpoint*")] == ["checkpoint_latest.pth"]
+
+
+def test_training_anew_keeps_the_checkpoints_of_an_earlier_training_under_another_name(make):
+    saved(trained(make, [0.5, 0.3]), "final", "best")
+    trainer = make()
+    trainer.disable_checkpointing = True
+    trainer._take_over_checkpoints()
+    names = {"checkpoint_final.pth", "checkpoint_best.pth"}
+    assert {f.name for f in Path(trainer.output_folder).glob("checkpoint*")} == names
+    trainer.disable_checkpointing = False
+    trainer._take_over_checkpoints()
+    assert {f.name for f in Path(trainer.output_folder).glob("checkpoint*")} == {f"{name}.old" for name in names}
+    assert "now checkpoint_final.pth.old, checkpoint_best.pth.old" in Path(trainer.log_file).read_text()
+
+
+def test_the_split_is_nnunets_and_a_damaged_file_is_named(make, folders):
+    file = folders / "preprocessed" / "Dataset501_Test" / "splits_final.json"
+    source = file.with_name("CascadeOARPlans_3d_fullres")
+    for case in range(4, 7):
+        for part in source.glob("head_0*"):
+            shutil.copy(part, source / part.name.replace("head_0", f"head_{case}"))
+    splits = []
+    for do_split in (nnUNetTrainer.do_split, CascadeOARTrainer.do_split):
+        file.unlink()
+        do_split(make(fold=1))
+        splits.append(json.loads(file.read_text()))
+    assert splits[0] == splits[1]
+    assert make(fold=1).do_split() == tuple(splits[1][1].values())
+    for text in (file.read_text()[:-20], '[{"train": []}]', "", "[3]"):
+        file.write_text(text)
+        with pytest.raises(
+            ValueError, match=r"splits_final.json is not a list of splits.*delete it: the next training"
+        ):
+            make().do_split()
+    file.write_text("")
+    assert len(make(fold="all").do_split()[0]) == 7
 
 
 def test_the_last_checkpoint_holds_the_weights_of_the_best_epoch(make, monkeypatch):
@@ -685,6 +854,7 @@ def test_a_run_of_two_epochs_and_its_resumption_end_with_a_final_checkpoint(make
     resumed = make(cls, **options)
     resumed.load_checkpoint(str(folder / "checkpoint_final.pth"))
     assert resumed.current_epoch == 1
+    (folder / "STOP").unlink()
     resumed.run_training()
     final = torch.load(folder / "checkpoint_final.pth", weights_only=False)
     assert final["current_epoch"] == 2
@@ -692,16 +862,183 @@ def test_a_run_of_two_epochs_and_its_resumption_end_with_a_final_checkpoint(make
     assert not list(folder.glob("*.tmp"))
 
 
-def test_a_time_budget_ends_the_epoch_it_runs_out_in(make, monkeypatch):
+def test_a_time_budget_ends_within_an_iteration_and_its_validation_with_a_usable_checkpoint(make, monkeypatch):
+    """An iteration takes 3 s, a validation 5 s, the pictures of an epoch 7 s: epochs of 4 iterations take 24 s."""
+    clock = [1e9]
+    monkeypatch.setattr(cascade_oar_trainer, "time", lambda: clock[0])
+    monkeypatch.setattr("nnunetv2.training.nnUNetTrainer.nnUNetTrainer.time", lambda: clock[0])
+    monkeypatch.setattr(nnUNetTrainer, "plot_network_architecture", lambda self: None)
+
+    def taking(seconds, function=lambda *_: None):
+        def slow(*args):
+            clock[0] += seconds
+            return function(*args)
+
+        return slow
+
+    monkeypatch.setattr("nnunetv2.training.logging.nnunet_logger.LocalLogger.plot_progress_png", taking(7))
+    options = {"num_epochs": 50, "iterations_per_epoch": 4, "val_iterations_per_epoch": 1, "time_budget_h": 30 / 3600}
+    trainer = make(**options)
+    trainer.train_step, trainer.validation_step = taking(3, trainer.train_step), taking(5, trainer.validation_step)
+    trainer.run_training()
+    # First epoch to 24 s, iterations to 27 and 30 s, validation to 35 s.
+    assert trainer.current_epoch == 2
+    assert trainer.elapsed_h() * 3600 == pytest.approx(35)
+    assert clock[0] - 1e9 == pytest.approx(35 + 7)
+    again = make(**options)
+    clock[0] += 1e6  # the time between two runs does not count
+    again.load_checkpoint(str(checkpoint(again, "final")))
+    assert again.elapsed_h() * 3600 == pytest.approx(35)
+    before = checkpoint(again, "final").read_bytes()
+    again.on_train_start = None  # must not be needed
+    again.run_training()
+    assert checkpoint(again, "final").read_bytes() == before
+    assert "This training has ended before: the time budget of 0.00833333 h is used" in Path(again.log_file).read_text()
+
+
+# ------------------------------------------------------------------------------------------------ killed
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
+    """`processes.py`, and a context whose processes have nnU-Net imported already."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parent))
+        module = importlib.import_module("processes")
+        module.context = multiprocessing.get_context("forkserver")
+        module.context.set_forkserver_preload([CascadeOARTrainer.__module__])
+        with pytest.MonkeyPatch.context() as elsewhere:  # it imports from where it starts, which is the source tree
+            elsewhere.chdir(tmp_path_factory.mktemp("elsewhere"))
+            multiprocessing.forkserver.ensure_running()
+        yield module
+
+
+@pytest.fixture
+def job(folders, cascade_plans) -> Callable[..., dict]:
+    def job(**training) -> dict:
+        plans = cascade_plans(spacing_mm=SPACING_MM, roi=rule().to_plan(), patch_size=PATCH)
+        for c in plans["configurations"].values():
+            if "training" in c:
+                c["training"] = {"iterations_per_epoch": 2, "val_iterations_per_epoch": 1, **training}
+        return {"folder": str(folders), "plans": plans, "dataset": DATASET, "configuration": "3d_cascade_fullres"}
+
+    return job
+
+
+MOMENTS = {
+    "in the first epoch": 0,
+    "half way through writing the first checkpoint": 0,
+    "before the second checkpoint gets its name": 1,
+    "after the latest, before the best checkpoint": 2,
+    "in the third epoch": 2,
+    "before the final checkpoint": 2,
+    "after the final checkpoint, before the latest is removed": 3,
+    "in the validation": 3,
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_at_any_moment_the_training_goes_on_with_the_learning_rates_of_an_uninterrupted_one(
+    job, processes, moment, monkeypatch
+):
+    job = job(num_epochs=3)
+    killed = processes.context.Process(target=processes.train_until_killed, args=(job, moment))
+    killed.start()
+    killed.join(120)
+    assert killed.exitcode == -signal.SIGKILL
     monkeypatch.setattr(nnUNetTrainer, "plot_network_architecture", lambda self: None)
     monkeypatch.setattr("nnunetv2.training.logging.nnunet_logger.LocalLogger.plot_progress_png", lambda *_: None)
-    trainer = make(num_epochs=50, iterations_per_epoch=100, time_budget_h=1e-6)
-    steps = []
-    train_step = trainer.train_step
-    trainer.train_step = lambda batch: steps.append(1) or train_step(batch)
-    trainer.run_training()
-    assert len(steps) == 1
-    assert trainer.current_epoch == 1
+    trainer, rates, done = processes.go_on(job)
+    assert done == MOMENTS[moment]
+    by_hand = [
+        (epoch, i, pytest.approx(1e-3 * (1 - (epoch + i / 2) / 3) ** 0.9 * (2 * epoch + i + 1) / 30))
+        for epoch in range(done, 3)
+        for i in range(2)
+    ]
+    assert rates == by_hand
+    names = sorted(f.name for f in Path(trainer.output_folder).glob("checkpoint*"))
+    assert names == ["checkpoint_best.pth", "checkpoint_final.pth"]
+    final = torch.load(checkpoint(trainer, "final"), weights_only=False)
+    best = torch.load(checkpoint(trainer, "best"), weights_only=False)
+    log = final["logging"]
+    assert final["current_epoch"] == 3
+    assert {len(values) for values in log.values()} == {3}
+    assert log["lrs"] == pytest.approx([1e-3 * (1 - e / 3) ** 0.9 * (2 * e + 1) / 30 for e in range(3)])
+    assert best["_best_ema"] == max(log["ema_fg_dice"]) == log["ema_fg_dice"][best["current_epoch"] - 1]
+    weights = best["network_weights"]
+    assert all(torch.equal(v, weights[k]) for k, v in final["network_weights"].items())
+
+
+# ------------------------------------------------------------------------------------------------ two processes
+
+
+def on_two_ranks(processes, job: dict, task) -> list[dict]:
+    ranks = [processes.context.Process(target=processes.as_rank, args=(rank, job, task)) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(240)
+    assert [rank.exitcode for rank in ranks] == [0, 0]
+    return [torch.load(Path(job["folder"], f"rank_{rank}.pt"), weights_only=False) for rank in range(2)]
+
+
+def test_two_processes_have_the_loss_and_the_gradients_of_one_on_the_same_batch(make, job, processes):
+    """The first sample holds three organs, the second a corner of one."""
+    trainer = make()
+    trainer.initialize()
+    target = torch.zeros(2, 1, *PATCH)
+    target[0, 0, 2:8, 2:8, 2:8], target[0, 0, 9:15, 2:9, 3:9], target[0, 0, 2:5, 10:14, 10:14] = 1, 2, 3
+    target[1, 0, :2, :2, :2] = 1
+    data = torch.randn(2, 3, *PATCH) + target
+    batch = {"data": data, "target": [target, target[:, :, ::2, ::2, ::2]]}
+    job = job()
+    torch.save(batch, Path(job["folder"], "batch.pt"))
+    torch.save(trainer.network.state_dict(), Path(job["folder"], "weights.pt"))
+    ranks = on_two_ranks(processes, job, processes.step_on_a_part)
+    one = processes.one_step(trainer, {k: processes.copied(v) for k, v in batch.items()})
+    for name in ("loss", "validation"):
+        assert np.mean([rank[name] for rank in ranks]) == pytest.approx(one[name], rel=1e-5)
+    norm = torch.cat([g.flatten() for g in one["gradients"].values()]).norm()
+    for rank in ranks:
+        off = torch.cat([(rank["gradients"][k] - g).flatten() for k, g in one["gradients"].items()]).norm()
+        assert off < 1e-4 * norm
+    # The test can fail: nnU-Net's mean over processes of means over voxels is something else.
+    output = trainer.network(data)[0].detach()
+    ce = torch.nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5, 5, 5]))
+    whole, parts = ce(output, target[:, 0].long()), [ce(output[[i]], target[[i], 0].long()) for i in range(2)]
+    assert abs(float(whole - sum(parts) / 2)) > 1e-2
+
+
+def test_two_processes_agree_when_to_end_whatever_their_clocks_say(make, job, processes):
+    job = job(num_epochs=5)
+    splits = Path(job["folder"], "preprocessed", "Dataset501_Test", "splits_final.json")
+    splits.write_text(json.dumps([{"train": CASES[:2], "val": CASES[2:]}]))
+    write_localizer_maps(make())
+    first, second = on_two_ranks(processes, job, processes.train_together)
+    assert first["stop"]["epochs"] == second["stop"]["epochs"] == 2
+    assert first["budget"]["rates"] == second["budget"]["rates"]
+    assert first["budget"]["epochs"] == second["budget"]["epochs"] >= 1
+    assert len(first["budget"]["rates"]) >= 2  # rank 1's clock would have ended it after the first iteration
+    assert first["again"] == second["again"] == 2
+    folder = Path(make().output_folder)
+    final = torch.load(folder / "checkpoint_final.pth", weights_only=False)["network_weights"]
+    for rank in (first, second):
+        assert all(torch.equal(final[k], v) for k, v in rank["stop"]["weights"].items())
+    report = json.loads((folder / "validation" / "label_crop_pass_rate.json").read_text())
+    assert set(report["cases"]) == set(CASES[2:])
+    assert not (folder / "STOP").exists()
+
+
+def test_gpus_that_can_not_share_a_batch_evenly_are_refused(make, monkeypatch):
+    trainer = make()
+    trainer.is_ddp = True
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
+    with pytest.raises(ValueError, match=r"3 GPUs can't share a batch of 2 evenly. Change -num_gpus, or batch_size in"):
+        trainer._set_batch_size_and_oversample()
+    reference = make(CascadeOARTrainerReference)
+    reference.is_ddp = True
+    with pytest.raises(ValueError, match="batch size of 1: train on one GPU"):
+        reference._set_batch_size_and_oversample()
 
 
 # ------------------------------------------------------------------------------------------------ validation

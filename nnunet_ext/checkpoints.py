@@ -1,0 +1,103 @@
+"""Files that a killed run or a full disk never leaves half, and checkpoints that say what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+#: What nnU-Net's trainer reads from a checkpoint.
+KEYS = {"network_weights", "optimizer_state", "grad_scaler_state", "logging", "_best_ema", "current_epoch", "init_args"}
+BYTES_PER_MB = 1e6
+
+
+def write_whole(file: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file beside `file`, flush it to the disk, then give it the name.
+
+    Killed at any moment, `file` is what it was before or what it should be. Nothing happens if `write` writes nothing.
+    """
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)  # of a killed run that had the same number
+    try:
+        write(temporary)
+        if not temporary.is_file():
+            return
+        _flush(temporary)
+        os.replace(temporary, file)
+        if os.name != "nt":  # Windows can't open folders, and has no need to
+            _flush(file.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(content: object, file: Path) -> None:
+    """Write JSON as `write_whole` does."""
+    write_whole(file, lambda temporary: temporary.write_text(json.dumps(content, indent=4), encoding="utf-8"))
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def check_whole(file: Path) -> None:
+    """Compare what is in a file of `torch.save` with the checksums in it, which `torch.load` does not look at.
+
+    Raises:
+        zipfile.BadZipFile: If they differ.
+    """
+    with zipfile.ZipFile(file) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"the checksum of '{damaged}' is wrong")
+
+
+def read_checkpoint(file: Path, map_location: torch.device | str = "cpu") -> dict:
+    """A checkpoint of nnU-Net's trainer.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is damaged, or something else.
+    """
+    try:
+        check_whole(file)
+        checkpoint = torch.load(file, map_location=map_location, weights_only=False)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # torch, zipfile and pickle each have their own
+        raise ValueError(f"{file} is damaged ({file.stat().st_size} bytes; {first_line(error)}).") from error
+    missing = KEYS - set(checkpoint) if isinstance(checkpoint, Mapping) else KEYS
+    if missing:
+        raise ValueError(f"{file} is not a checkpoint of nnU-Net: it holds no {', '.join(sorted(missing))}.")
+    return checkpoint
+
+
+def different_weights(ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]) -> str | None:
+    """An example of the weights in which two state dicts differ in name or shape, in words; None if they fit."""
+    for name in (*ours, *theirs):
+        shapes = [str(tuple(state[name].shape)) if name in state else "not there" for state in (ours, theirs)]
+        if shapes[0] != shapes[1]:
+            return f"'{name}' is {shapes[0]} in the network and {shapes[1]} in the file"
+    return None
+
+
+def size_mb(state: object) -> float:
+    """Size of all tensors in nested dicts and lists, in MB; a checkpoint is hardly larger."""
+    if isinstance(state, torch.Tensor):
+        return state.numel() * state.element_size() / BYTES_PER_MB
+    if isinstance(state, Mapping):
+        state = state.values()
+    elif not isinstance(state, (list, tuple)):
+        return 0.0
+    return sum(size_mb(part) for part in state)
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,192 @@
+"""What the tests of long runs do in processes of their own: train until killed, and train as one of two ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from nnunetv2.run.run_training import maybe_load_checkpoint
+from nnunetv2.training.logging.nnunet_logger import LocalLogger
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as stock
+
+from nnunet_ext.trainers import cascade_oar_trainer
+from nnunet_ext.trainers.cascade_oar_trainer import CascadeOARTrainer
+
+DDP = stock.DDP
+
+
+class OnCPU(CascadeOARTrainer):
+    """Honours the CPU in a process group: nnU-Net takes it for granted that several processes mean several GPUs."""
+
+    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cpu")) -> None:  # noqa: B008
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.device, self.grad_scaler = device, None
+
+
+OnCPU.__name__ = CascadeOARTrainer.__name__
+
+
+def make(job: dict, cls=CascadeOARTrainer) -> CascadeOARTrainer:
+    """The trainer of a job: `folder` of nnU-Net's folders, `plans`, `dataset` and `configuration`."""
+    folders = {f"nnUNet_{name}": str(Path(job["folder"], name)) for name in ("raw", "preprocessed", "results")}
+    os.environ.update(folders | {"nnUNet_n_proc_DA": "0"})
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    stock.nnUNetTrainer.plot_network_architecture = LocalLogger.plot_progress_png = lambda *_: None
+    stock.DDP = lambda network, device_ids: DDP(network)
+    plans = {**json.loads(json.dumps(job["plans"])), "continue_training": False}
+    return cls(plans, job["configuration"], 0, job["dataset"], torch.device("cpu"))
+
+
+def kill(*_args, **_kwargs) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def rates_of(trainer: CascadeOARTrainer) -> list[tuple[int, int, float]]:
+    """Filled while it trains: epoch, iteration, learning rate."""
+    rates, train_step = [], trainer.train_step
+
+    def step(batch):
+        iteration = trainer.iterations_this_epoch
+        output = train_step(batch)
+        rates.append((trainer.current_epoch, iteration, trainer.optimizer.param_groups[0]["lr"]))
+        return output
+
+    trainer.train_step = step
+    return rates
+
+
+def train_until_killed(job: dict, moment: str) -> None:
+    trainer = make(job)
+    if moment == "in the first epoch":
+        trainer.on_validation_epoch_start = kill
+    elif moment == "half way through writing the first checkpoint":
+        save = torch.save
+
+        def half(checkpoint, name):
+            save(checkpoint, name)
+            os.truncate(name, os.path.getsize(name) // 2)
+            kill()
+
+        torch.save = half
+    elif moment == "before the second checkpoint gets its name":
+        replace = os.replace
+        os.replace = lambda a, b: (
+            kill() if trainer.current_epoch == 1 and str(b).endswith("latest.pth") else replace(a, b)
+        )
+    elif moment == "after the latest, before the best checkpoint":
+        save_checkpoint = trainer.save_checkpoint
+
+        def save(name):
+            save_checkpoint(name)
+            if trainer.current_epoch == 1 and name.endswith("latest.pth"):
+                kill()
+
+        trainer.save_checkpoint = save
+    elif moment == "in the third epoch":
+        start = trainer.on_validation_epoch_start
+        trainer.on_validation_epoch_start = lambda: kill() if trainer.current_epoch == 2 else start()
+    elif moment == "before the final checkpoint":
+        trainer.on_train_end = kill
+    elif moment == "after the final checkpoint, before the latest is removed":
+        os.remove = kill
+    trainer.run_training()
+    assert moment == "in the validation", "should be dead by now"
+    kill()
+
+
+def go_on(job: dict) -> tuple[CascadeOARTrainer, list, int]:
+    """What `nnUNetv2_train ... --c` does before the validation; the learning rates and the epochs that were done."""
+    trainer = make(job)
+    maybe_load_checkpoint(trainer, continue_training=True, validation_only=False)
+    done, rates = trainer.current_epoch, rates_of(trainer)
+    trainer.run_training()
+    return trainer, rates, done
+
+
+def as_rank(rank: int, job: dict, task: Callable[[int, dict], dict]) -> None:
+    """One of two processes; what the task returns goes to `rank_*.pt`."""
+    dist.init_process_group(
+        "gloo", init_method=f"file://{job['folder']}/init", rank=rank, world_size=2, timeout=timedelta(seconds=90)
+    )
+    torch.save(task(rank, job), Path(job["folder"], f"rank_{rank}.pt"))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def one_step(trainer: CascadeOARTrainer, batch: dict) -> dict:
+    """Loss and gradients of a training step, loss of a validation step."""
+    network = trainer.network.module if trainer.is_ddp else trainer.network
+    with torch.no_grad():
+        trainer.network.eval()
+        validation = float(trainer.validation_step({k: copied(v) for k, v in batch.items()})["loss"])
+    trainer.network.train()
+    loss = float(trainer.train_step(batch)["loss"])
+    # One process gives the coarsest output no weight, several give it 1e-6: nnU-Net's, lest DDP miss a gradient.
+    gradients = {k: torch.zeros_like(p) if p.grad is None else p.grad.clone() for k, p in network.named_parameters()}
+    return {"loss": loss, "validation": validation, "gradients": gradients}
+
+
+def copied(value):
+    return [v.clone() for v in value] if isinstance(value, list) else value.clone()
+
+
+def step_on_a_part(rank: int, job: dict) -> dict:
+    trainer = make(job, OnCPU)
+    trainer.initialize()
+    assert trainer.batch_size == 1
+    batch = torch.load(Path(job["folder"], "batch.pt"))
+    part = {"data": batch["data"][rank : rank + 1], "target": [t[rank : rank + 1] for t in batch["target"]]}
+    trainer.network.module.load_state_dict(torch.load(Path(job["folder"], "weights.pt")))
+    return one_step(trainer, part)
+
+
+def train_together(rank: int, job: dict) -> dict:
+    """Three trainings: one ended by a time budget, where the clock of rank 1 runs fast; one by STOP; that one again."""
+    said = {}
+    cascade_oar_trainer.time = lambda: time.time() + 1000 * rank
+    trainer = make(job, OnCPU)
+    rates = rates_of(trainer)
+    on_epoch_start = trainer.on_epoch_start
+
+    def start_epoch():
+        on_epoch_start()
+        if rank == 1 and trainer.current_epoch == 1:
+            Path(trainer.output_folder, "STOP").touch()
+
+    trainer.on_epoch_start = start_epoch
+    trainer.run_training()
+    said["stop"] = {"epochs": trainer.current_epoch, "rates": rates, "weights": trainer.network.module.state_dict()}
+    maybe_load_checkpoint(again := make(job, OnCPU), continue_training=True, validation_only=False)
+    again.train_step = None  # can't
+    again.run_training()
+    said["again"] = again.current_epoch
+
+    # What nnU-Net's validation does with the cases, without networks and export.
+    def read_own_cases(self, _save_probabilities=False):
+        cases = self.do_split()[1][rank::2]
+        dataset = self.dataset_class(self.preprocessed_dataset_folder, cases, self.folder_with_segs_from_previous_stage)
+        for case in cases:
+            dataset.load_case(case)
+
+    stock.nnUNetTrainer.perform_actual_validation = read_own_cases
+    Path(again.output_folder, "validation").mkdir(exist_ok=True)
+    again.perform_actual_validation()
+
+    budget = json.loads(json.dumps(job))
+    budget["plans"]["plans_name"] = "Budget"
+    for c in budget["plans"]["configurations"].values():
+        if "training" in c:
+            c["training"] |= {"num_epochs": 10**4, "time_budget_h": 2.0 / 3600}
+    trainer = make(budget, OnCPU)
+    rates = rates_of(trainer)
+    trainer.run_training()
+    said["budget"] = {"epochs": trainer.current_epoch, "rates": rates}
+    return said
