@@ -114,7 +114,7 @@ def go_on(job: dict) -> tuple[CascadeOARTrainer, list, int]:
 def as_rank(rank: int, job: dict, task: Callable[[int, dict], dict]) -> None:
     """One of two processes; what the task returns goes to `rank_*.pt`."""
     dist.init_process_group(
-        "gloo", init_method=f"file://{job['folder']}/init", rank=rank, world_size=2, timeout=timedelta(seconds=90)
+        "gloo", init_method=f"file://{job['folder']}/init", rank=rank, world_size=2, timeout=timedelta(seconds=300)
     )
     torch.save(task(rank, job), Path(job["folder"], f"rank_{rank}.pt"))
     dist.barrier()
