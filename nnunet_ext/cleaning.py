@@ -80,6 +80,8 @@ FIELD_LAGS_MM = (5.0, 10.0, 20.0, 30.0, 40.0)
 SAME_TISSUE = 0.1
 #: One level: finer splines take anatomy for a field.
 N4_ITERATIONS = (30,)
+#: Voxels around the image given to N4.
+N4_FRAME = 2
 
 _BINS = 128
 
@@ -681,14 +683,16 @@ def n4(image: sitk.Image, *, body: np.ndarray | None = None, iterations: Sequenc
     values = sitk.GetArrayFromImage(small)
     log_field = field_from_gradients(values, (share > 0.99) & (values > 0), spacing_mm=small.GetSpacing()[::-1])
     if any(iterations):
-        # On an axis-aligned grid: on an oblique one ITK takes border voxels for outside and leaves arbitrary values there.
-        flat = sitk.GetImageFromArray(values / np.exp(log_field))
+        # In a frame that is thrown away: ITK may take voxels at the border of the spline's domain for outside, and leaves
+        # arbitrary values there, other ones at every run.
+        flat = sitk.GetImageFromArray(np.pad(values / np.exp(log_field), N4_FRAME, mode="edge"))
         flat.SetSpacing(small.GetSpacing())
         filter_ = sitk.N4BiasFieldCorrectionImageFilter()
         filter_.SetMaximumNumberOfIterations([int(n) for n in iterations])
         filter_.SetConvergenceThreshold(1e-3)
-        filter_.Execute(flat, image_like((share > 0.5).astype(np.uint8), flat))
-        log_field += sitk.GetArrayViewFromImage(filter_.GetLogBiasFieldAsImage(flat))
+        filter_.Execute(flat, image_like(np.pad(share > 0.5, N4_FRAME).astype(np.uint8), flat))
+        inner = (slice(N4_FRAME, -N4_FRAME),) * 3
+        log_field += sitk.GetArrayViewFromImage(filter_.GetLogBiasFieldAsImage(flat))[inner]
     # Evaluating the B-spline at every voxel of a 512 x 512 grid takes a minute; the field bends over centimetres.
     log_field = sitk.GetArrayFromImage(_enlarge_field(image_like(log_field, small), image))
     inside = log_field[body]

@@ -66,7 +66,9 @@ AMBER = np.array([1.0, 0.75, 0.35])
 SHOWN_MM, EYES_MM = 220.0, 105.0
 #: The strongest tenth of gradients counts as edges.
 EDGE_SHARE = 0.1
-COARSE_MM, FINE_MM, ELASTIC_MM = 6.0, 2.5, 3.0
+COARSE_MM, MIDDLE_MM, FINE_MM, ELASTIC_MM = 6.0, 4.0, 2.5, 3.0
+#: Shifts along the body that the search from afar tries, and from how many of all starts it goes on.
+SEARCH_MM, STARTS = tuple(range(-40, 41, 10)), 3
 #: Root mean square change of the B-spline's coefficients in the first and the last step of the elastic fit.
 FIRST_STEP_MM, LAST_STEP_MM = 0.05, 0.01
 
@@ -401,15 +403,25 @@ def _fit_rigid(
 
 
 def _rigid(target: _Target, source: _Source, options: RegistrationOptions) -> sitk.Euler3DTransform:
-    """The best of three starts (header, middles of the heads, crowns), refined."""
-    starts = []
-    for shift_mm in (np.zeros(3), source.center_mm - target.center_mm, source.top_mm - target.top_mm):
+    """The most promising of many starts, refined level by level; a level that is not better is not kept.
+
+    Starts: header, middles of the heads, crowns, each also shifted along the body: of a slab, or of a head that does not
+    fill its image, the middle says little.
+    """
+    base_mm = (np.zeros(3), source.center_mm - target.center_mm, source.top_mm - target.top_mm)
+    tried = []
+    for shift_mm in [base + np.array([0.0, 0.0, along]) for base in base_mm for along in SEARCH_MM]:
         start = sitk.Euler3DTransform()
         start.SetCenter(target.center_mm.tolist())
         start.SetTranslation(shift_mm.tolist())
-        if all(np.linalg.norm(shift_mm - np.asarray(other.GetTranslation())) > 3.0 for other in starts):
+        tried.append((_information(target, source, start, target.head, everywhere=True), start))
+    tried.sort(key=lambda pair: -pair[0])
+    starts: list[sitk.Euler3DTransform] = []
+    for _, start in tried:
+        apart = [np.linalg.norm(np.subtract(start.GetTranslation(), other.GetTranslation())) for other in starts]
+        if len(starts) < STARTS and all(mm > 5.0 for mm in apart):
             starts.append(start)
-    tried = []
+    found = []
     for start in starts:
         try:
             fitted = _fit_rigid(
@@ -418,14 +430,19 @@ def _rigid(target: _Target, source: _Source, options: RegistrationOptions) -> si
             )  # fmt: skip
         except RuntimeError:  # ITK: all samples map outside the moving image
             continue
-        tried.append((_information(target, source, fitted, target.head, everywhere=True), fitted))
-    if not tried:
+        found.append((_information(target, source, fitted, target.head, everywhere=True), fitted))
+    if not found:
         raise ValueError(f"{source.name} and the fixed image cannot be brought to overlap; check what they show")
-    best = max(tried, key=lambda pair: pair[0])[1]
-    return _fit_rigid(
-        target.image, target.core, source.image, best, options,
-        voxel_mm=FINE_MM, samples=options.samples, step_mm=0.5, last_step_mm=5e-4,
-    )  # fmt: skip
+    best = max(found, key=lambda pair: pair[0])[1]
+    information = _information(target, source, best, target.inside, everywhere=True)
+    for voxel_mm, samples, step_mm in ((MIDDLE_MM, options.samples // 2, 1.0), (FINE_MM, options.samples, 0.5)):
+        fitted = _fit_rigid(
+            target.image, target.core, source.image, best, options,
+            voxel_mm=voxel_mm, samples=samples, step_mm=step_mm, last_step_mm=step_mm / 1000,
+        )  # fmt: skip
+        if (new := _information(target, source, fitted, target.inside, everywhere=True)) > information:
+            best, information = fitted, new
+    return best
 
 
 def _links(sources: Mapping[str, _Source], options: RegistrationOptions) -> dict[str, sitk.Transform]:
