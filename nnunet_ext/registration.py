@@ -53,6 +53,8 @@ BINS = 32
 SAME_POSITION_MM = 4.0
 #: Where T2 -> T1 finds less than this, patient and scanner did not move and the header is exact.
 STILL_MM = 0.5
+#: A registration that moves less than this is noise, and not worth a resampling.
+LEAST_MOVE_MM = 0.1
 #: Local change of volume that soft tissue and registration error can explain.
 JACOBIAN_RANGE = (0.5, 2.0)
 #: Edge of the blocks hidden from the elastic fit, and which part of them.
@@ -602,12 +604,20 @@ def _choose(
         level: mutual_information(fixed[seen & target.hidden], view[0][seen & target.hidden])
         for level, view in views.items()
     }
-    if information[RIGID] <= information[HEADER] and (
+    points = _points(target.grid, target.head)
+
+    def moves_mm(level: str) -> np.ndarray:
+        return np.linalg.norm(_apply(levels[level], points) - points, axis=1)
+
+    stays = moves_mm(RIGID).max() < LEAST_MOVE_MM
+    if (stays or information[RIGID] <= information[HEADER]) and (
         reason_against_elastic or hidden.get(ELASTIC, -1.0) <= hidden[HEADER]
     ):
         kept = HEADER
         numbers = f"{information[HEADER]:.4f} to {information[RIGID]:.4f}"
         reason = f"registration does not raise the mutual information ({numbers})"
+        if stays:
+            reason = f"registration moves no part of the head by {LEAST_MOVE_MM:g} mm"
     elif not options.elastic:
         kept, reason = RIGID, "elastic registration was not asked for"
     elif reason_against_elastic:
@@ -616,8 +626,7 @@ def _choose(
         kept = ELASTIC
         reason = f"mutual information of the hidden blocks {hidden[RIGID]:.4f} to {hidden[ELASTIC]:.4f}"
     edges = _edges(fixed, target.inside)
-    points = _points(target.grid, target.head)
-    moved = np.linalg.norm(_apply(levels[kept], points) - points, axis=1)
+    moved = moves_mm(kept)
     quality = {
         "mutual_information": _rounded(information),
         "hidden_mutual_information": _rounded(hidden),
