@@ -8,7 +8,15 @@ from dataclasses import dataclass, fields
 DICE_CE, DICE = "dice_ce", "dice"
 ADAMW, ADAM, SGD = "adamw", "adam", "sgd"
 MEASURED, PLANNED, OFF = "measured", "planned", "off"
-CHOICES = {"loss": (DICE_CE, DICE), "optimizer": (ADAMW, ADAM, SGD), "box_jitter": (MEASURED, PLANNED, OFF)}
+AUTO, WORKERS, DEVICE = "auto", "workers", "device"
+CHOICES = {
+    "loss": (DICE_CE, DICE),
+    "optimizer": (ADAMW, ADAM, SGD),
+    "box_jitter": (MEASURED, PLANNED, OFF),
+    "augmentation": (AUTO, WORKERS, DEVICE),
+}
+#: Numbers that are no share.
+UNBOUNDED = ("foreground_weight", "cache_mb")
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,11 @@ class TrainingRecipe:
             the patch is smaller than what it is cut from; where the ROI is one patch there is nothing to choose.
         modality_dropout: Probability with which each channel but the first CT (else the first channel) is blanked in a
             training sample, so that one model predicts with and without it.
+        augmentation: Where training samples are augmented, the same way: in the `workers` that load them, or on the
+            training `device`. `auto`: on the device where that is a GPU, except with guidance, whose transforms only run
+            in the workers.
+        cache_mb: Memory for training and validation cases held ready, in MB of 10^6 bytes; cases beyond it are read from
+            disk every time. 0: all of them. The same samples either way.
     """
 
     loss: str = DICE_CE
@@ -41,6 +54,8 @@ class TrainingRecipe:
     guidance: bool = False
     organ_patches: float = 0.33
     modality_dropout: float = 0.0
+    augmentation: str = AUTO
+    cache_mb: float = 4000.0
 
     @classmethod
     def from_plan(cls, plan: Mapping | None, *, where: str = "the plan") -> TrainingRecipe:
@@ -59,7 +74,13 @@ class TrainingRecipe:
             if known[name] is bool and not isinstance(value, bool):
                 raise ValueError(f"{where}: recipe.{name} is {value!r}; it must be true or false.")
             if known[name] is float:
-                highest = float("inf") if name == "foreground_weight" else 1.0
+                highest = float("inf") if name in UNBOUNDED else 1.0
                 if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= highest:
                     raise ValueError(f"{where}: recipe.{name} is {value!r}; it must be a number in [0, {highest:g}].")
-        return cls(**plan)
+        recipe = cls(**plan)
+        if recipe.guidance and recipe.augmentation == DEVICE:
+            raise ValueError(
+                f"{where}: recipe.augmentation is 'device', but the transforms of recipe.guidance run in the workers only. "
+                "Set augmentation to 'auto' or 'workers', or guidance to false."
+            )
+        return recipe

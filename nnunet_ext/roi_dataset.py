@@ -1,4 +1,4 @@
-"""nnU-Net dataset whose cases are the ROI: cut out of the whole-body data of `3d_fullres` while they are read."""
+"""nnU-Net datasets that hold cases in memory, and whose cases are the ROI, cut out of the data of `3d_fullres`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,102 @@ from nnunet_ext.preprocessor import PROPERTIES_KEY, shift
 SPLINE_MARGIN = 8
 
 
-class RoiDataset(nnUNetDatasetBlosc2):
+@dataclass(frozen=True)
+class StoredCase:
+    """A preprocessed case, or the part of it that lies in `box`.
+
+    Attributes:
+        data: Images `(C, *plan_axes)`, in memory or lazily read from disk, as the next two.
+        seg: Label map `(1, *plan_axes)`.
+        localizer_map: Shape `(*plan_axes)`, or None.
+        properties: nnU-Net's; `class_locations` count from the box's first voxel.
+        box: Where the arrays lie in the preprocessed volume.
+        shape: Of that volume.
+    """
+
+    data: np.ndarray
+    seg: np.ndarray
+    localizer_map: np.ndarray | None
+    properties: dict
+    box: roi.Box
+    shape: tuple[int, ...]
+
+    def cut(self, box: roi.Box) -> StoredCase:
+        """A copy of the part in a smaller box: nnU-Net's transforms work in place. From disk only its blocks are read."""
+        inner = tuple((a - start, b - start) for (a, b), (start, _) in zip(box, self.box, strict=True))
+        index = (slice(None), *roi.slices(inner))
+        locations = self.properties["class_locations"]
+        if box != self.box:
+            locations = _locations_inside(locations, inner)
+        return StoredCase(
+            np.array(self.data[index]),
+            np.array(self.seg[index]),
+            None if self.localizer_map is None else np.array(self.localizer_map[index[1:]]),
+            {**self.properties, "class_locations": locations},
+            box,
+            self.shape,
+        )
+
+    @property
+    def bytes_per_voxel(self) -> int:
+        arrays = [self.data, self.seg, *([] if self.localizer_map is None else [self.localizer_map])]
+        return sum(a.dtype.itemsize * (a.shape[0] if a.ndim > len(self.shape) else 1) for a in arrays)
+
+
+class InMemoryDataset(nnUNetDatasetBlosc2):
+    """Cases that `hold` has decompressed once; the others are read from disk every time, as nnU-Net does.
+
+    Hold before the loader's processes start: where they are forked (Linux) they share the memory. Where they are started
+    anew, the held cases stay behind, and are read from disk.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        identifiers: list[str] | None = None,
+        folder_with_segs_from_previous_stage: str | None = None,
+    ) -> None:
+        super().__init__(folder, identifiers, folder_with_segs_from_previous_stage)
+        self.held: dict[str, StoredCase] = {}
+
+    def __getstate__(self) -> dict:
+        return {**vars(self), "held": {}}
+
+    def hold(self, limit_bytes: float) -> int:
+        """Take cases into memory, one after the other while they fit; returns the bytes they take."""
+        used = 0
+        for identifier in self.identifiers:
+            case = self.stored(identifier)
+            box = self.part_to_hold(identifier, case)
+            if box is None:
+                continue
+            n = int(np.prod(np.diff(box, axis=1))) * case.bytes_per_voxel
+            if used + n > limit_bytes:
+                break
+            self.held[identifier] = case.cut(box)
+            used += n
+        return used
+
+    def part_to_hold(self, identifier: str, case: StoredCase) -> roi.Box | None:
+        """Box that holds whatever `load_case` may ask for; None: nothing smaller than the volume, so not worth holding."""
+        return case.box
+
+    def stored(self, identifier: str) -> StoredCase:
+        """The case from memory, else from disk, lazily."""
+        if identifier in self.held:
+            return self.held[identifier]
+        data, seg, localizer_map, properties = super().load_case(identifier)
+        shape = tuple(data.shape[1:])
+        return StoredCase(data, seg, localizer_map, properties, roi.whole(shape), shape)
+
+    def load_case(self, identifier: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, dict]:
+        case = self.stored(identifier)
+        if identifier in self.held:
+            case = case.cut(case.box)
+        return case.data, case.seg, case.localizer_map, case.properties
+
+
+class RoiDataset(InMemoryDataset):
     """Cases as `(images, label map, localizer's label map or None, properties)`, cropped to the ROI.
 
     In training (`from_localizer=False`) the box lies where the reference organs vote for it, moved by one of `errors_mm`,
@@ -61,28 +156,45 @@ class RoiDataset(nnUNetDatasetBlosc2):
         Raises:
             ValueError: If the preprocessed case was not made by `CascadeOARPreprocessor`.
         """
-        data, seg, localizer_map, properties = super().load_case(identifier)
+        case = self.stored(identifier)
         if self.from_localizer:
-            return self._localized_crop(identifier, data, seg, localizer_map[:], properties)
+            return self._localized_crop(identifier, case.data, case.seg, case.localizer_map[:], case.properties)
+        centre = self._centre_mm(identifier, case)
+        if centre is None:  # no organ in this case: anywhere
+            centre = np.random.uniform(0, 1, len(case.shape)) * case.shape * self.spacing_mm
+        crop = case.cut(self._box(np.add(centre, self._jitter_mm()), case))
+        locations = {k: v for k, v in crop.properties["class_locations"].items() if k not in self.rule.left_out}
+        properties = {**crop.properties, "class_locations": locations}
+        seg = roi.without(crop.seg, self.rule.left_out)
+        return crop.data, seg, crop.localizer_map if self.guidance else None, properties
+
+    def part_to_hold(self, identifier: str, case: StoredCase) -> roi.Box | None:
+        """The ROI with all that jitter can bring into it; None for a case without organs, whose box lies anywhere."""
+        centre = self._centre_mm(identifier, case)
+        if self.from_localizer or centre is None:
+            return None
+        first, last = (self._box(np.add(centre, reach), case) for reach in self._jitter_range_mm())
+        return tuple((a, b) for (a, _), (_, b) in zip(first, last, strict=True))
+
+    def _centre_mm(self, identifier: str, case: StoredCase) -> tuple[float, ...] | None:
         try:
-            extents = properties[PROPERTIES_KEY]["organ_extents"]
+            extents = case.properties[PROPERTIES_KEY]["organ_extents"]
         except KeyError:
             raise ValueError(
                 f"case '{identifier}' in {self.source_folder} was not preprocessed by CascadeOARPreprocessor. "
                 "Preprocess again: nnUNetv2_preprocess -c 3d_fullres -plans_name CascadeOARPlans"
             ) from None
-        shape = data.shape[1:]
-        centre, _, _ = roi.vote_centre(extents, self.rule)
-        if centre is None:  # no organ in this case: anywhere
-            centre = np.random.uniform(0, 1, len(shape)) * shape * self.spacing_mm
-        box = roi.box_around(
-            np.add(centre, self._jitter_mm()), self.rule.size_mm, spacing_mm=self.spacing_mm, shape=shape
-        )
-        index = (slice(None), *roi.slices(box))
-        locations = {k: v for k, v in properties["class_locations"].items() if k not in self.rule.left_out}
-        properties = {**properties, "class_locations": _locations_inside(locations, box)}
-        seg = roi.without(seg[index], self.rule.left_out)
-        return data[index], seg, localizer_map[index[1:]] if self.guidance else None, properties
+        return roi.vote_centre(extents, self.rule)[0]
+
+    def _box(self, centre_mm: np.ndarray, case: StoredCase) -> roi.Box:
+        return roi.box_around(centre_mm, self.rule.size_mm, spacing_mm=self.spacing_mm, shape=case.shape)
+
+    def _jitter_range_mm(self) -> tuple[np.ndarray, np.ndarray]:
+        """Smallest and largest value of `_jitter_mm` along each axis."""
+        if len(self.errors_mm):
+            return self.errors_mm.min(0) - self.spacing_mm, self.errors_mm.max(0) + self.spacing_mm
+        reach = np.full(len(self.spacing_mm), self.rule.jitter_mm)
+        return -reach, reach
 
     def _jitter_mm(self) -> np.ndarray:
         """How far this time's box lies from where the reference organs place it, along each axis."""

@@ -32,6 +32,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
+from nnunet_ext.augmentation import augment_batch, replace_transforms
 from nnunet_ext.checkpoints import (
     check_whole,
     different_weights,
@@ -47,9 +48,9 @@ from nnunet_ext.mirroring import LeftRightMirrorTransform
 from nnunet_ext.modality_dropout import ModalityDropoutTransform, optional_channels
 from nnunet_ext.networks import keep_channels, never_predict
 from nnunet_ext.preprocessor import PROPERTIES_KEY
-from nnunet_ext.recipe import ADAM, DICE, MEASURED, OFF, SGD, TrainingRecipe
+from nnunet_ext.recipe import ADAM, AUTO, DEVICE, DICE, MEASURED, OFF, SGD, TrainingRecipe
 from nnunet_ext.roi import RoiRule, find_roi, label_crop_pass_rate, left_out_labels, vote_centre
-from nnunet_ext.roi_dataset import RoiDatasets
+from nnunet_ext.roi_dataset import InMemoryDataset, RoiDatasets
 from nnunet_ext.schedule import TrainingSchedule, learning_rate_factor, wind_down_epochs, wind_down_start
 
 T = TypeVar("T")
@@ -145,6 +146,8 @@ class CascadeOARTrainer(nnUNetTrainer):
         if self.left_out:
             names = [name for name, value in dataset_json["labels"].items() if value in self.left_out]
             self.dataset_json = {**dataset_json, LEFT_OUT_KEY: names}  # nnU-Net copies it beside model and predictions
+        #: Applied in `train_step`, where the loader's workers do not augment; set by `get_training_transforms`.
+        self.device_transforms: BasicTransform | None = None
         self.is_segmenter = self.is_cascaded
         if self.is_segmenter:
             # nnU-Net would append the previous stage's labels to the input; see `build_network_architecture`.
@@ -267,6 +270,18 @@ class CascadeOARTrainer(nnUNetTrainer):
             if self.recipe.guidance:
                 train, val = self.do_split()
                 self.folder_with_segs_from_previous_stage = str(self._localizer_maps([*train, *val], for_guidance=True))
+        elif self.configuration_manager.next_stage_names:
+            self.dataset_class = InMemoryDataset
+
+    def get_tr_and_val_datasets(self):
+        """nnU-Net's, with as many cases held in memory as the recipe allows: the localizer's whole, the segmenter's ROIs."""
+        datasets = super().get_tr_and_val_datasets()
+        left_bytes = self.recipe.cache_mb * 1e6
+        for dataset in datasets:
+            if isinstance(dataset, InMemoryDataset):
+                left_bytes -= dataset.hold(left_bytes)
+                self.print_to_log_file(f"{len(dataset.held)} of {len(dataset.identifiers)} cases are held in memory.")
+        return datasets
 
     def _roi_datasets(self, *, from_localizer: bool) -> RoiDatasets:
         rule = RoiRule.from_plan(self.configuration_manager.configuration["roi"])
@@ -312,12 +327,30 @@ class CascadeOARTrainer(nnUNetTrainer):
         initial_patch_size = get_patch_size(patch_size, rotation, rotation, rotation, (0.85, 1.25))
         if dummy_2d:
             initial_patch_size[0] = patch_size[0]
+        if self.is_segmenter and self._roi_is_one_patch():
+            initial_patch_size = list(patch_size)  # around the ROI there is nothing to turn into the patch
         self.inference_allowed_mirroring_axes = None  # nnU-Net's predictor wants None, not (), for no mirroring
         return rotation, dummy_2d, initial_patch_size, ()
 
-    def get_training_transforms(self, *args, **kwargs) -> BasicTransform:
+    def get_training_transforms(self, *args, **kwargs) -> BasicTransform | None:
+        """What the loader's workers do to a sample: the augmentation, or nothing where `train_step` does it."""
+        transforms = self.augmentation(*args, **kwargs)
+        if not self.augments_on_device:
+            return transforms
+        self.device_transforms = transforms
+        return None
+
+    @property
+    def augments_on_device(self) -> bool:
+        if self.recipe.augmentation == AUTO:
+            return self.device.type == "cuda" and not self.recipe.guidance
+        return self.recipe.augmentation == DEVICE
+
+    def augmentation(self, *args, **kwargs) -> ComposeTransforms:
         """nnU-Net's augmentation, after a left/right-aware mirroring of the whole sample, before modality dropout."""
         transforms = nnUNetTrainer.get_training_transforms(*args, **kwargs)
+        if not any(kwargs.get("use_mask_for_norm") or ()):  # else the -1 outside the label map has a meaning
+            transforms = replace_transforms(transforms)
         transforms.transforms[:0] = [self.mirror_transform()]
         transforms.transforms += self.modality_dropout()
         return transforms
@@ -420,6 +453,9 @@ class CascadeOARTrainer(nnUNetTrainer):
 
     def train_step(self, batch: dict) -> dict:
         self.lr_scheduler.step()
+        if self.device_transforms is not None:
+            with torch.no_grad():
+                batch = augment_batch(batch, self.device_transforms, self.device)
         output = super().train_step(batch)
         self.iterations_this_epoch += 1
         return output
@@ -765,7 +801,7 @@ class CascadeOARTrainerReference(CascadeOARTrainer):
             return f"no better epoch for {patience} epochs"
         return super().reason_to_stop()
 
-    def get_training_transforms(self, *args, **kwargs) -> BasicTransform:
+    def augmentation(self, *args, **kwargs) -> ComposeTransforms:
         """Flips and Gaussian noise, then nnU-Net's bookkeeping transforms (those of its validation)."""
         keys = ("is_cascaded", "foreground_labels", "regions", "ignore_label")
         scales = kwargs["deep_supervision_scales"] if "deep_supervision_scales" in kwargs else args[2]

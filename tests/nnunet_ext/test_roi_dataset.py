@@ -15,7 +15,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ext import roi
 from nnunet_ext.preprocessor import PROPERTIES_KEY
-from nnunet_ext.roi_dataset import RoiDatasets, resample_box
+from nnunet_ext.roi_dataset import InMemoryDataset, RoiDatasets, resample_box
 
 SHAPE = (28, 40, 46)  # planned voxels of the body
 SPACING_MM = (2.0, 1.5, 1.25)  # 56 x 60 x 57.5 mm
@@ -188,6 +188,90 @@ def test_only_the_blocks_of_the_box_are_read(tmp_path, monkeypatch):
     monkeypatch.setattr(nnUNetDatasetBlosc2, "load_case", watched)
     load(tmp_path, from_localizer=False)
     assert [tuple(s.stop - s.start for s in index[1:]) for index in asked] == [PATCH]
+
+
+# ------------------------------------------------------------------------------------------------ in memory
+
+
+ERRORS_MM = [[4.0, -3.0, 0.5], [1.0, 2.0, -6.0], [-2.0, 0.0, 1.0]]
+
+
+@pytest.mark.parametrize("errors_mm", [[], ERRORS_MM])
+@pytest.mark.parametrize("guidance", [False, True])
+def test_a_held_case_gives_the_samples_that_the_disk_gives(tmp_path, monkeypatch, errors_mm, guidance):
+    locations = {v: np.argwhere(label_map() == v) for v in ORGANS}
+    save(tmp_path, localizer_map=label_map()[0], class_locations=locations)
+    datasets = RoiDatasets(
+        rule=rule(jitter_mm=5.0),
+        spacing_mm=SPACING_MM,
+        transpose_forward=(0, 1, 2),
+        guidance=guidance,
+        errors_mm=errors_mm,
+    )
+    disk, memory = (datasets(str(tmp_path), ["case"], str(tmp_path / "localizer")) for _ in range(2))
+    np.random.seed(1)
+    expected = [disk.load_case("case") for _ in range(50)]
+    assert len({located(data) for data, *_ in expected}) > 20
+    n_bytes = memory.hold(1e9)
+    held = memory.held["case"]
+    assert n_bytes == held.data.nbytes + held.seg.nbytes + (held.localizer_map.nbytes if guidance else 0)
+    assert n_bytes < 0.75 * (numbered().nbytes + label_map().nbytes + guidance * label_map().nbytes)
+    monkeypatch.setattr(nnUNetDatasetBlosc2, "load_case", None)  # the disk is not read again
+    np.random.seed(1)
+    for data, seg, localizer_map, properties in expected:
+        sample = memory.load_case("case")
+        np.testing.assert_array_equal(sample[0], data)
+        np.testing.assert_array_equal(sample[1], seg)
+        assert (sample[2] is None) == (localizer_map is None) == (not guidance)
+        if guidance:
+            np.testing.assert_array_equal(sample[2], localizer_map)
+        for value, voxels in properties["class_locations"].items():
+            np.testing.assert_array_equal(sample[3]["class_locations"][value], voxels)
+            assert (seg[tuple(voxels.T)] == value).all()
+
+
+@pytest.mark.parametrize("dataset_class", [InMemoryDataset, None])
+def test_what_is_done_to_a_sample_does_not_reach_the_held_case(tmp_path, dataset_class):
+    save(tmp_path)
+    make = dataset_class or RoiDatasets(rule=rule(), spacing_mm=SPACING_MM, transpose_forward=(0, 1, 2))
+    dataset = make(str(tmp_path), ["case"])
+    dataset.hold(1e9)
+    data, seg, *_ = dataset.load_case("case")
+    before = data.copy(), seg.copy()
+    data *= 0
+    seg -= 1
+    again = dataset.load_case("case")
+    np.testing.assert_array_equal(again[0], before[0])
+    np.testing.assert_array_equal(again[1], before[1])
+
+
+def test_cases_are_held_while_they_fit_and_the_others_are_read(tmp_path):
+    for case in ("a", "b", "c"):
+        save(tmp_path, case=case)
+    dataset = InMemoryDataset(str(tmp_path), ["a", "b", "c"])
+    each = numbered().nbytes + label_map().nbytes
+    assert dataset.hold(2.5 * each) == 2 * each
+    assert list(dataset.held) == ["a", "b"]
+    for case in ("a", "c"):
+        np.testing.assert_array_equal(dataset.load_case(case)[0][:], numbered())
+    assert InMemoryDataset(str(tmp_path), ["a"]).hold(0) == 0
+
+
+def test_a_case_without_organs_is_not_held(tmp_path):
+    save(tmp_path, seg=label_map({}))
+    dataset = RoiDatasets(rule=rule(), spacing_mm=SPACING_MM, transpose_forward=(0, 1, 2))(str(tmp_path), ["case"])
+    assert dataset.hold(1e9) == 0
+    assert dataset.load_case("case")[0].shape[1:] == PATCH
+
+
+def test_held_cases_do_not_travel_to_a_process_that_is_started_anew(tmp_path):
+    save(tmp_path)
+    dataset = InMemoryDataset(str(tmp_path), ["case"])
+    dataset.hold(1e9)
+    sent = pickle.loads(pickle.dumps(dataset))
+    assert dataset.held
+    assert not sent.held
+    np.testing.assert_array_equal(sent.load_case("case")[0][:], numbered())
 
 
 # ------------------------------------------------------------------------------------------------ validation

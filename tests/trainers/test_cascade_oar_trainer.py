@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ from nnunet_ext import roi
 from nnunet_ext.labels import LEFT_OUT_KEY
 from nnunet_ext.mirroring import LeftRightMirrorTransform
 from nnunet_ext.preprocessor import PROPERTIES_KEY
-from nnunet_ext.roi_dataset import RoiDatasets
+from nnunet_ext.roi_dataset import InMemoryDataset, RoiDatasets
 from nnunet_ext.trainers import cascade_oar_trainer
 from nnunet_ext.trainers.cascade_oar_trainer import CascadeOARTrainer, CascadeOARTrainerReference
 
@@ -277,7 +278,68 @@ def test_the_segmenter_trains_on_crops_and_the_other_stages_on_whole_cases(make)
     for configuration in STAGES[:2]:
         other = make(configuration=configuration)
         other.initialize()
-        assert other.dataset_class is nnUNetDatasetBlosc2
+        assert other.dataset_class is (InMemoryDataset if configuration == "3d_lowres" else nnUNetDatasetBlosc2)
+
+
+@pytest.mark.parametrize("configuration", ["3d_lowres", "3d_cascade_fullres"])
+def test_both_stages_hold_their_cases_in_memory_as_far_as_the_recipe_allows(make, configuration):
+    for cache_mb, held in ((4000, (3, 1)), (0, (0, 0))):
+        trainer = make(configuration=configuration, recipe={"cache_mb": cache_mb})
+        trainer.initialize()
+        assert tuple(len(dataset.held) for dataset in trainer.get_tr_and_val_datasets()) == held
+
+
+@pytest.mark.parametrize("cls", [CascadeOARTrainer, CascadeOARTrainerReference])
+@pytest.mark.parametrize("configuration", STAGES)
+def test_augmentation_on_the_device_gives_the_network_the_batches_the_workers_would(make, cls, configuration):
+    seen = []
+    for where in ("workers", "device"):
+        trainer = make(cls, configuration, recipe={"augmentation": where})
+        trainer.initialize()
+        train, validation = trainer.get_dataloaders()
+        assert (trainer.device_transforms is not None) == (where == "device") == (train.data_loader.transforms is None)
+        assert validation.data_loader.transforms is not None
+        trainer.network.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        targets = []
+        loss = trainer.loss
+        trainer.loss = lambda output, target, loss=loss, targets=targets: targets.append(target) or loss(output, target)
+        trainer.on_train_epoch_start()
+        for seed in range(4):
+            np.random.seed(seed)
+            torch.manual_seed(seed)
+            assert np.isfinite(trainer.train_step(next(train))["loss"])
+        seen.append(targets)
+    *workers, targets_workers = seen[:5]
+    *device, targets_device = seen[5:]
+    # Both draw from the same generators, but in another order: the samples differ, what they look like does not.
+    everything = [
+        [*images, *chain.from_iterable(t)] for images, t in ((workers, targets_workers), (device, targets_device))
+    ]
+    for a, b in zip(*everything, strict=True):
+        assert a.shape == b.shape
+        assert a.dtype == b.dtype
+    assert {v for t in targets_device for v in t[0].unique().tolist()} == {0, 1, 2, 3}
+    means = [torch.stack(images).mean().item() for images in (workers, device)]
+    assert means[0] == pytest.approx(means[1], abs=0.15)
+
+
+def test_augmentation_runs_on_a_gpu_and_in_the_workers_of_a_cpu_unless_told(make):
+    for recipe, device, expected in (
+        ({}, "cpu", False),
+        ({}, "cuda", True),
+        ({"guidance": True}, "cuda", False),
+        ({"augmentation": "workers"}, "cuda", False),
+        ({"augmentation": "device"}, "cpu", True),
+    ):
+        trainer = make(configuration="3d_lowres", recipe=recipe)
+        trainer.device = torch.device(device)
+        assert trainer.augments_on_device is expected
+
+
+def test_the_loader_reads_no_more_than_the_roi_where_that_is_one_patch(make):
+    for patch, one_patch in ((PATCH, True), ((8, 8, 8), False)):
+        _, _, initial, _ = make(patch=patch).configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        assert (list(initial) == list(patch)) is one_patch
 
 
 def test_nnunets_predictor_is_told_not_to_mirror(make):
