@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     options = vars(_parser().parse_args(argv))
     verb, run, debug = options.pop("verb"), options.pop("run"), options.pop("debug", False)
+    options.pop("kind", None)  # of a benchmark; `run` is its function
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # Chinese organ names on a console that has no such letters
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
@@ -138,6 +139,13 @@ def _demo(options: Options) -> int:
     return 0
 
 
+def _benchmark_train(options: Options) -> int:
+    from nnunet_ext.training_benchmark import benchmark_train
+
+    print(benchmark_train(**options))
+    return 0
+
+
 def _counts(summary: Any) -> str:
     done, skipped, failed = (_count(getattr(summary, name)) for name in ("written", "skipped", "failed"))
     return f"{done} written, {skipped} skipped (already there), {failed} failed"
@@ -169,10 +177,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"nnunet_ext {__version__}")
     verbs = parser.add_subparsers(title="verbs", dest="verb", required=True, metavar="VERB")
 
-    def add_verb(run: Callable[[Options], int], summary: str, *, example: str) -> argparse.ArgumentParser:
-        name = run.__name__.lstrip("_")
-        verb = verbs.add_parser(
-            name,
+    def add_verb(
+        run: Callable[[Options], int], summary: str, *, example: str, to: Any = verbs, name: str | None = None
+    ) -> argparse.ArgumentParser:
+        verb = to.add_parser(
+            name or run.__name__.lstrip("_"),
             help=summary,
             description=summary[0].upper() + summary[1:] + ".",
             epilog=f"example:\n  {example}",
@@ -307,6 +316,36 @@ def _parser() -> argparse.ArgumentParser:
         example="nnunet_ext demo demo",
     )
     verb.add_argument("out", metavar="OUT", type=Path, nargs="?", default=Path("demo"), help="folder to work in: demo")
+
+    verb = verbs.add_parser("benchmark", help="measure how fast something is", parents=[common])
+    kinds = verb.add_subparsers(title="what to measure", dest="kind", required=True, metavar="WHAT")
+    kind = add_verb(
+        _benchmark_train,
+        "iterations per second with real and with cached data, next to stock nnU-Net",
+        example="nnunet_ext benchmark train -d 501 -p CascadeOARPlans",
+        to=kinds,
+        name="train",
+    )
+    kind.add_argument(
+        "-d",
+        dest="dataset_id",
+        metavar="ID",
+        type=_positive_int,
+        help="preprocessed data set; without: phantoms made for it",
+    )
+    kind.add_argument(
+        "-p", dest="plans", metavar="PLANS", help="without: CascadeOARPlans, for phantoms CascadeOARPlansSmall"
+    )
+    kind.add_argument(
+        "-c", dest="configurations", nargs="+", metavar="CONF", help="without: 3d_lowres 3d_cascade_fullres"
+    )
+    kind.add_argument("-device", choices=("cuda", "cpu", "mps"), help="without: the GPU, if there is one")
+    kind.add_argument(
+        "-o", dest="out", metavar="OUT", type=Path, help="folder for the table and the JSON file: benchmark"
+    )
+    kind.add_argument("--iterations", metavar="N", type=_positive_int, help="timed with each kind of data")
+    kind.add_argument("--threads", dest="n_threads", metavar="N", type=_positive_int, help="of torch on the CPU")
+    kind.add_argument("--no-stock", dest="stock", action="store_false", help="leave stock nnU-Net out")
     return parser
 
 

@@ -169,6 +169,22 @@ def test_localizer_leaves_out_of_fold_maps_for_the_segmenter(space, localizer):
     assert sorted(f.stem for f in maps.glob("*.b2nd")) == sorted(split["val"])
 
 
+def test_benchmark_measures_a_training_and_leaves_the_data_sets_folders_as_they_are(space, segmenter):
+    def files() -> dict[Path, int]:
+        return {f: f.stat().st_mtime_ns for top in (space.preprocessed, space.results) for f in top.rglob("*")}
+
+    before, out = files(), space.folder / "benchmark"
+    options = ["-c", "3d_cascade_fullres", "-device", "cpu", "--iterations", "2", "--no-stock", "-o", str(out)]
+    output = space.run("nnunet_ext", "benchmark", "train", "-d", "601", "-p", PLANS, *options)
+    assert files() == before
+    (record,) = json.loads((out / "training.json").read_text())
+    assert (record["configuration"], record["batch_size"], record["workers"]) == ("3d_cascade_fullres", 2, 1)
+    assert record["ratio"] == pytest.approx(record["real_per_s"] / record["cached_per_s"])
+    assert 0 < record["loader_cpu_s"] < 10
+    assert 0 < record["network_cpu_s"] < 60
+    assert (out / "training.md").read_text().strip() in output
+
+
 def test_validation_is_end_to_end_and_says_what_the_box_held(space, segmenter):
     validation = segmenter / "fold_0" / "validation"
     record = json.loads((validation / "label_crop_pass_rate.json").read_text())

@@ -21,6 +21,7 @@ FUNCTIONS = {
     "hook": ("nnunet_ext.hooking", "write_hooks"),
     "doctor": ("nnunet_ext.doctor", "doctor"),
     "demo": ("nnunet_ext.demo", "demo"),
+    "benchmark train": ("nnunet_ext.training_benchmark", "benchmark_train"),
 }
 SUMMARY = SimpleNamespace(
     dataset_folder=Path("Dataset501_Head"),
@@ -38,7 +39,10 @@ def run(command: str) -> int:
 
 
 def verb_parsers():
-    return _parser()._subparsers._group_actions[0].choices
+    """Parsers by verb; those of a verb with sub-verbs by both names."""
+    parsers = _parser()._subparsers._group_actions[0].choices
+    kinds = parsers["benchmark"]._subparsers._group_actions[0].choices
+    return {**parsers, **{f"benchmark {kind}": parser for kind, parser in kinds.items()}}
 
 
 @pytest.fixture
@@ -116,6 +120,25 @@ def test_demo_works_in_the_folder_demo_unless_told(calls):
     assert calls.args == (Path("demo"),)
 
 
+def test_benchmark_train_passes_its_options_on_and_prints_the_table(calls, capsys):
+    calls.summary = "| training | ratio |"
+    command = "benchmark train -d 501 -p P -c 3d_lowres -device cpu -o out --iterations 5 --threads 1 --no-stock"
+    assert run(command) == 0
+    assert calls.kwargs == {
+        "dataset_id": 501,
+        "plans": "P",
+        "configurations": ["3d_lowres"],
+        "device": "cpu",
+        "out": Path("out"),
+        "iterations": 5,
+        "n_threads": 1,
+        "stock": False,
+    }
+    assert "| training | ratio |" in capsys.readouterr().out
+    assert run("benchmark train") == 0
+    assert calls.kwargs == {}
+
+
 @pytest.mark.parametrize("argv", ["evaluate pred ref -o out", "convert src -d 1 -n N", "predict -d 1 -i in -o out"])
 def test_options_not_given_are_left_to_the_function(calls, argv):
     assert run(argv) == 0
@@ -161,7 +184,10 @@ def test_a_missing_module_breaks_only_its_verb_and_points_to_the_doctor(monkeypa
     assert "nnunet_ext doctor" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("argv", ["", "nonsense", "phantom out", "phantom out --cases 0", "predict -d x -i in -o out"])
+@pytest.mark.parametrize(
+    "argv",
+    ["", "nonsense", "benchmark", "benchmark x", "phantom out", "phantom out --cases 0", "predict -d x -i in -o out"],
+)
 def test_arguments_that_make_no_sense_exit_2(argv):
     with pytest.raises(SystemExit) as error:
         run(argv)
@@ -179,7 +205,7 @@ def test_version(capsys):
 def test_help_of_each_verb_has_an_example_that_parses(verb):
     example = verb_parsers()[verb].epilog.splitlines()[-1].split()
     assert example[0] == "nnunet_ext"
-    assert _parser().parse_args(example[1:]).verb == verb
+    assert _parser().parse_args(example[1:]).verb == verb.split()[0]
 
 
 @pytest.mark.parametrize("verb", FUNCTIONS)
