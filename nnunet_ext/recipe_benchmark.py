@@ -183,11 +183,7 @@ def train_and_score(study: Study, variant: str, seed: int, cpu_seconds: float) -
     torch.set_num_threads(1)
     stock = variant in (STOCK_PLAN, STOCK_RECIPE)
     configuration = WHOLE if stock else SEGMENTER
-    trainer_name = TRAINER
-    if stock:
-        trainer_name = "nnUNetTrainerNoMirroring"
-    elif variant == REFERENCE:
-        trainer_name = "CascadeOARTrainerReference"
+    trainer_name = "CascadeOARTrainerReference" if variant == REFERENCE else TRAINER
     base = "nnUNetPlans" if variant == STOCK_PLAN else PLANS
     plans = json.loads((study.preprocessed / f"{base}.json").read_text())
     name = plans["plans_name"] = f"Recipe_{key_of(variant, seed)}"
@@ -206,9 +202,18 @@ def train_and_score(study: Study, variant: str, seed: int, cpu_seconds: float) -
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
-        made = get_trainer_from_args(str(ID), configuration, 0, trainer_name, name, device=torch.device("cpu"))
-        if stock:
-            made.num_epochs, made.num_iterations_per_epoch, made.num_val_iterations_per_epoch = epochs, iterations, 1
+        if not stock:
+            return get_trainer_from_args(str(ID), configuration, 0, trainer_name, name, device=torch.device("cpu"))
+        # Not by its name: nnU-Net's finder would import all its trainers, some of which need more than nnU-Net does.
+        from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoMirroring import (
+            nnUNetTrainerNoMirroring,
+        )
+
+        dataset_json = json.loads((study.preprocessed / "dataset.json").read_text())
+        made = nnUNetTrainerNoMirroring(
+            copy.deepcopy(plans) | {"continue_training": False}, configuration, 0, dataset_json, torch.device("cpu")
+        )
+        made.num_epochs, made.num_iterations_per_epoch, made.num_val_iterations_per_epoch = epochs, iterations, 1
         return made
 
     if not stock:  # the localizer is shared
@@ -233,8 +238,10 @@ def train_and_score(study: Study, variant: str, seed: int, cpu_seconds: float) -
         "patch_size": list(network.configuration_manager.patch_size),
         "batch_size": network.batch_size,
     }
-    del network, probe
-    _predict(study, predictions, trainer_name, name, stock=stock)
+    if stock:
+        _predict_stock(study, predictions, network)
+    else:
+        _predict(study, predictions, study.results / f"{trainer_name}__{name}__{SEGMENTER}")
     return record | _scores(study, predictions)
 
 
@@ -263,17 +270,23 @@ def _seconds_per_epoch(trainer) -> float:
     return trainer.num_iterations_per_epoch * train_s + trainer.num_val_iterations_per_epoch * val_s
 
 
-def _predict(study: Study, out: Path, trainer_name: str, plans_name: str, *, stock: bool) -> None:
+def _predict_stock(study: Study, out: Path, trainer) -> None:
+    import torch
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    trainer.set_deep_supervision_enabled(False)
+    predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
+    predictor.manual_initialization(
+        trainer.network, trainer.plans_manager, trainer.configuration_manager, [trainer.network.state_dict()],
+        trainer.dataset_json,
+        type(trainer).__name__, None,
+    )  # fmt: skip
+    predictor.predict_from_files_sequential(str(study.raw / "imagesTs"), str(out), save_probabilities=False)
+
+
+def _predict(study: Study, out: Path, model: Path) -> None:
     import torch
 
-    model = study.results / f"{trainer_name}__{plans_name}__{WHOLE if stock else SEGMENTER}"
-    if stock:
-        from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-
-        predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
-        predictor.initialize_from_trained_model_folder(str(model), (0,), "checkpoint_final.pth")
-        predictor.predict_from_files_sequential(str(study.raw / "imagesTs"), str(out), save_probabilities=False)
-        return
     from nnunet_ext.predict import CascadePredictor, find_cases
 
     localizer = study.results / f"{TRAINER}__{PLANS}__{LOCALIZER}"
