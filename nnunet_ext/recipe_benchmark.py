@@ -277,10 +277,14 @@ def _predict_stock(study: Study, out: Path, trainer) -> None:
     trainer.set_deep_supervision_enabled(False)
     predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
     predictor.manual_initialization(
-        trainer.network, trainer.plans_manager, trainer.configuration_manager, [trainer.network.state_dict()],
+        trainer.network,
+        trainer.plans_manager,
+        trainer.configuration_manager,
+        [trainer.network.state_dict()],
         trainer.dataset_json,
-        type(trainer).__name__, None,
-    )  # fmt: skip
+        type(trainer).__name__,
+        None,
+    )
     predictor.predict_from_files_sequential(str(study.raw / "imagesTs"), str(out), save_probabilities=False)
 
 
