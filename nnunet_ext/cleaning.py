@@ -70,7 +70,7 @@ CAUTION = 0.7
 #: Less of the CT's outline than this seen by the MR: it lies elsewhere, or the mask covers everything.
 LEAST_BARE_SKIN = 0.4
 
-#: Denser than any mask; with this much skin over it never taken off by the MR.
+#: Denser than any mask, so never taken off; by the MR, in which bone is dark, nor this much skin over it.
 BONE_HU, SKIN_OVER_BONE_MM = 200.0, 2.0
 
 #: The bias field is smooth over centimetres: estimated on voxels of this size.
@@ -224,6 +224,13 @@ def _find_ct(volume: np.ndarray, core_level: float, level: float, spacing: np.nd
     if not head.any():
         head = _deepest(tissue, spacing)
     body = _fill_slices(_grow(head, tissue, EDGE_MM, spacing))
+    if core_level == CORE_THRESHOLD_HU:
+        # No mask is as dense as bone, and the front wall of a frontal sinus may be thinner than the opening: bone that hangs
+        # together with the head's belongs to it, with the skin over it.
+        pieces, _ = ndimage.label(volume > BONE_HU, structure=np.ones((3, 3, 3)))
+        linked = np.isin(pieces, np.setdiff1d(np.unique(pieces[body]), [0]))
+        wall = _grow(linked & ~body, tissue, REACH_MM, spacing)
+        head, body = head | wall, _fill_slices(body | wall)
     rest = _fill_slices(_grow(head, tissue, REACH_MM, spacing)) & ~body
     thick = _grow(_open(rest, THICK_MM, spacing), rest, THICK_MM, spacing)
     return _fill_slices(body | thick) if thick.any() else body
@@ -256,7 +263,8 @@ def _without_sheet(body: np.ndarray, ct_hu: np.ndarray, spacing: np.ndarray) -> 
     mass = np.clip((ct.astype(np.float32) - AIR_HU) / -AIR_HU, 0, 1)
     mass[ct > SOLID_HU] = 1
     mass[ct < NOTHING_HU] = 0
-    cavities = _grow(deep & (ct < -300), inside & (ct < -300), 4.0, spacing)
+    bone = inside & (ct > BONE_HU)
+    cavities = _grow(deep & (ct < -300), inside & (ct < -300), 4.0, spacing) | (_fill_slices(bone) & (ct < -300))
     mass[deep | cavities] = 1
 
     feet_mm, normals = _outline(inside, spacing)
@@ -305,6 +313,7 @@ def _without_sheet(body: np.ndarray, ct_hu: np.ndarray, spacing: np.ndarray) -> 
     skin_mm = feet_mm + normals * depth_mm[:, None]
     kept = inside.copy()
     kept[_above(skin_mm, normals, sheet, feet_mm, inside & ~deep, spacing)] = False
+    kept |= bone
     result = body.copy()
     result[box] = inside & _fill_slices(kept)
     return result

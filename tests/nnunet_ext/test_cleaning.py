@@ -57,6 +57,22 @@ def test_body_mask_keeps_the_head_and_its_air_and_drops_mask_and_couch(spacing_m
     assert np.count_nonzero(body & (mask | couch)) < 0.01 * np.count_nonzero(mask | couch)
 
 
+def test_the_front_wall_of_a_large_sinus_stays_with_its_skin():
+    ct, truth, mask, couch = head()
+    spacing_mm = (3.0, 2.6, 2.4)
+    depth_mm = ndimage.distance_transform_edt(truth, sampling=spacing_mm)
+    z, y, x = np.ogrid[tuple(slice(n) for n in ct.shape)]
+    front = truth & (abs(z - 40) < 7) & (abs(x - 52) < 10) & (y < 40)
+    around = truth & (abs(z - 40) < 9) & (abs(x - 52) < 12) & (y < 40) & (depth_mm > 2.7) & (depth_mm < 12)
+    ct[around] = 900  # the wall hangs together with the skull
+    for low, high, hu in ((0.0, 2.7, 40), (2.7, 5.4, 900), (5.4, 22.0, -1000)):
+        ct[front & (depth_mm > low) & (depth_mm <= high)] = hu
+    body = body_mask_array(ct, spacing_mm=spacing_mm, is_ct=True)
+    wall = front & (depth_mm <= 5.4)
+    assert np.count_nonzero(front & ~body) < 0.03 * np.count_nonzero(wall)  # without its bone to hold on to, all of it
+    assert np.count_nonzero(body & (mask | couch)) < 0.01 * np.count_nonzero(mask | couch)
+
+
 def test_body_mask_is_refined_on_a_fine_grid():
     spacing_mm = (3.0, 0.9, 0.8)
     ct, truth, mask, couch = head((72, 300, 330), spacing_mm, gap_mm=3.0)
