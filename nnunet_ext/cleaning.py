@@ -70,7 +70,7 @@ CAUTION = 0.7
 #: Less of the CT's outline than this seen by the MR: it lies elsewhere, or the mask covers everything.
 LEAST_BARE_SKIN = 0.4
 
-#: Denser than any mask, so never taken off; by the MR, in which bone is dark, nor this much skin over it.
+#: Denser than any mask; with this much skin over it never taken off by the MR.
 BONE_HU, SKIN_OVER_BONE_MM = 200.0, 2.0
 
 #: The bias field is smooth over centimetres: estimated on voxels of this size.
@@ -263,8 +263,7 @@ def _without_sheet(body: np.ndarray, ct_hu: np.ndarray, spacing: np.ndarray) -> 
     mass = np.clip((ct.astype(np.float32) - AIR_HU) / -AIR_HU, 0, 1)
     mass[ct > SOLID_HU] = 1
     mass[ct < NOTHING_HU] = 0
-    bone = inside & (ct > BONE_HU)
-    cavities = _grow(deep & (ct < -300), inside & (ct < -300), 4.0, spacing) | (_fill_slices(bone) & (ct < -300))
+    cavities = _grow(deep & (ct < -300), inside & (ct < -300), 4.0, spacing)
     mass[deep | cavities] = 1
 
     feet_mm, normals = _outline(inside, spacing)
@@ -313,7 +312,6 @@ def _without_sheet(body: np.ndarray, ct_hu: np.ndarray, spacing: np.ndarray) -> 
     skin_mm = feet_mm + normals * depth_mm[:, None]
     kept = inside.copy()
     kept[_above(skin_mm, normals, sheet, feet_mm, inside & ~deep, spacing)] = False
-    kept |= bone
     result = body.copy()
     result[box] = inside & _fill_slices(kept)
     return result
