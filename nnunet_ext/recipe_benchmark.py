@@ -285,6 +285,7 @@ def _predict_stock(study: Study, out: Path, trainer) -> None:
         type(trainer).__name__,
         None,
     )
+    out.mkdir(parents=True, exist_ok=True)
     predictor.predict_from_files_sequential(str(study.raw / "imagesTs"), str(out), save_probabilities=False)
 
 
