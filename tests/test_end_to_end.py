@@ -199,7 +199,7 @@ def test_validation_is_end_to_end_and_says_what_the_box_held(space, segmenter):
 
 def test_val_repeats_the_validation(space, segmenter):
     shutil.rmtree(segmenter / "fold_0" / "validation")
-    space.run("nnUNetv2_train", "601", "3d_cascade_fullres", "0", *MODEL, "--val")
+    space.run("nnUNetv2_train", "601", "3d_cascade_fullres", "0", *MODEL, "--val", "--npz")
     assert (segmenter / "fold_0" / "validation" / "summary.json").is_file()
     assert (segmenter / "fold_0" / "validation" / "label_crop_pass_rate.json").is_file()
 
