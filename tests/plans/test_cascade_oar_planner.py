@@ -449,7 +449,7 @@ def test_an_ablation_added_under_a_name_of_its_own_shares_data_and_localizer(pla
 
 
 def test_the_segmenter_trains_and_predicts_without_the_studys_improvements(train):
-    trainer = train(CascadeOARTrainer, "3d_cascade_fullres", plain)
+    trainer = train(CascadeOARTrainerReference, "3d_cascade_fullres", plain)
     assert not trainer.enable_deep_supervision
     network = predictor_of(trainer).network
     assert [m for m in network.modules() if isinstance(m, torch.nn.MaxPool3d)]
