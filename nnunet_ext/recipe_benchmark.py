@@ -292,7 +292,8 @@ def _predict_stock(study: Study, out: Path, trainer) -> None:
 def _predict(study: Study, out: Path, model: Path) -> None:
     import torch
 
-    from nnunet_ext.predict import CascadePredictor, find_cases
+    from nnunet_ext.cascade_predictor import CascadePredictor
+    from nnunet_ext.predict import find_cases
 
     localizer = study.results / f"{TRAINER}__{PLANS}__{LOCALIZER}"
     predictor = CascadePredictor(model, localizer_folder=localizer, folds=(0,), device=torch.device("cpu"))

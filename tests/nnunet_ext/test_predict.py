@@ -17,10 +17,10 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIOWithReorient
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_ext import predict as predict_module
-from nnunet_ext import roi
+from nnunet_ext import cascade_predictor, roi
+from nnunet_ext.cascade_predictor import CascadePredictor, load_stage
 from nnunet_ext.labels import LEFT_OUT_KEY
-from nnunet_ext.predict import CascadePredictor, load_stage, predict
+from nnunet_ext.predict import predict
 
 SHAPE = (31, 53, 47)  # z, y, x in RAS order
 SPACING_MM = (2.3, 2.1, 1.3)
@@ -111,7 +111,7 @@ def stages(cascade_plans, monkeypatch, tmp_path) -> SimpleNamespace:
         rule=rule,
     )
     monkeypatch.setattr(
-        predict_module,
+        cascade_predictor,
         "load_stage",
         lambda folder, **_: {"3d_lowres": made.localizer, "3d_fullres": made.whole_volume}.get(
             Path(folder).name.rpartition("__")[2], made.segmenter
@@ -497,7 +497,7 @@ def test_a_fold_that_is_not_trained_is_named(tmp_path, folds, named):
 def test_without_named_folds_the_model_of_all_cases_is_not_averaged_with_the_others(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        predict_module.nnUNetPredictor,
+        cascade_predictor.nnUNetPredictor,
         "initialize_from_trained_model_folder",
         lambda _self, _folder, folds, _checkpoint: asked.append(folds),
     )

@@ -1,0 +1,337 @@
+"""Both stages of the cascade, loaded once: images of one case in, organ masks on the input's own grid out.
+
+A configuration without a previous stage, such as the whole-volume baseline, predicts the same way in its one stage.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from nnunetv2.imageio.nibabel_reader_writer import NibabelIOWithReorient
+from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
+
+from nnunet_ext import roi
+from nnunet_ext.channels import ChannelOptions, prepare_channels, reference_channel
+from nnunet_ext.geometry import CANONICAL, back_to_grid, to_canonical
+from nnunet_ext.image_io import find_channel_files, read_image, write_image
+from nnunet_ext.labels import LEFT_OUT_KEY, left_right_pairs
+from nnunet_ext.mirroring import swap_channels
+from nnunet_ext.modality_dropout import optional_channels
+from nnunet_ext.preprocessor import BOX_REQUEST_KEY, PROPERTIES_KEY
+from nnunet_ext.recipe import TrainingRecipe
+
+#: How far a box side is moved out when an organ touches it; one redo per case.
+REGROW_MM = 10.0
+
+
+@dataclass
+class CasePrediction:
+    """Result for one case.
+
+    Attributes:
+        label_map: Shape `(Z, Y, X)` as the reader gave the images, uint8 (uint16 from 255 labels on).
+        localizer_map: The localizer's label map, same grid; None without a localizer.
+        box: ROI in voxels along `(Z, Y, X)`, upper excluded; without a localizer the body's box.
+        fallback_whole_volume: The localizer found no organ, so the whole body was segmented.
+        regrown: An organ touched the box, which was enlarged and segmented again.
+        missing: Names of organs without a voxel, those that the model leaves out not counted.
+        channels: The channels the case had; fewer than the model's where it was trained with modality dropout.
+        warnings: One line each, for a person.
+    """
+
+    label_map: np.ndarray
+    localizer_map: np.ndarray | None
+    box: roi.Box
+    fallback_whole_volume: bool = False
+    regrown: bool = False
+    missing: list[str] = field(default_factory=list)
+    channels: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+class CascadePredictor:
+    """Localizer and segmenter, loaded once, for any number of cases.
+
+    Both are nnU-Net's predictors: they load the checkpoints, slide the window and average the folds.
+
+    Args:
+        segmenter_folder: Trained model, e.g. `.../CascadeOARTrainer__CascadeOARPlans__3d_cascade_fullres`. Where its plan
+            names no previous stage, it segments the whole body, without a localizer.
+        localizer_folder: Trained model; None for the previous stage in the folder beside `segmenter_folder`.
+        folds: Folds to average; None for all that are trained.
+        checkpoint: File name of the weights in each fold's folder.
+        device: Where the networks run.
+        use_mirroring: Average with the prediction of the mirrored image, left and right labels exchanged.
+
+    Raises:
+        FileNotFoundError: If a model or a fold is not there.
+    """
+
+    def __init__(
+        self,
+        segmenter_folder: Path,
+        *,
+        localizer_folder: Path | None = None,
+        folds: Sequence[int | str] | None = None,
+        checkpoint: str = "checkpoint_final.pth",
+        device: torch.device,
+        use_mirroring: bool = False,
+    ) -> None:
+        self.use_mirroring = use_mirroring
+        options = {"folds": folds, "checkpoint": checkpoint, "device": device}
+        self.models = [Path(segmenter_folder)]
+        self.segmenter = load_stage(segmenter_folder, **options)
+        self.localizer = None
+        if (previous := self.segmenter.configuration_manager.previous_stage_name) is not None:
+            trained_by = Path(segmenter_folder).name.rpartition("__")[0]
+            beside = Path(segmenter_folder).with_name(f"{trained_by}__{previous}")
+            self.models.insert(0, Path(localizer_folder or beside))
+            self.localizer = load_stage(self.models[0], **options)
+        self.stages = [stage for stage in (self.localizer, self.segmenter) if stage is not None]
+        self.dataset_json = self.segmenter.dataset_json
+        self.reader = self.segmenter.plans_manager.image_reader_writer_class()
+        plans = self.segmenter.plans_manager.plans
+        self.left_right_axis = int(plans["left_right_axis"])
+        self.pairs = left_right_pairs(self.dataset_json["labels"])
+        self.left_out = tuple(self.dataset_json.get(LEFT_OUT_KEY, ()))
+        self.channels = channel_list(self.dataset_json)
+        can_lack = all(recipe_of(stage).modality_dropout > 0 for stage in self.stages)
+        #: Channels a case may lack: those that modality dropout blanked in the training of both stages.
+        self.optional = [self.channels[i] for i in optional_channels(self.channels)] if can_lack else []
+
+    def _logits(self, stage: nnUNetPredictor, data: np.ndarray) -> torch.Tensor:
+        """Logits `(labels, *plan_axes)` for preprocessed images `(C, *plan_axes)`."""
+        images = torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32))
+        logits = stage.predict_logits_from_preprocessed_data(images).float().cpu()
+        if not self.use_mirroring:
+            return logits
+        axis = self.left_right_axis + 1
+        images = images.flip(axis)
+        n = len(self.channels)
+        if len(images) > n:  # guidance: a channel per organ, of which left and right are exchanged too
+            organs = [(left - 1, right - 1) for left, right in self.pairs]
+            images = torch.cat([images[:n], swap_channels(images[n:], organs)])
+        mirrored = stage.predict_logits_from_preprocessed_data(images).float().cpu().flip(axis)
+        return (logits + swap_channels(mirrored, self.pairs)) / 2
+
+    def _run_stage(
+        self, stage: nnUNetPredictor, images: np.ndarray, previous: np.ndarray | None, properties: Mapping
+    ) -> tuple[np.ndarray, dict]:
+        """Label map `(Z, Y, X)` on the images' grid, and the properties the preprocessor made."""
+        plans, configuration = stage.plans_manager, stage.configuration_manager
+        data, previous, new_properties = configuration.preprocessor_class(verbose=False).run_case_npy(
+            images, previous, dict(properties), plans, configuration, stage.dataset_json
+        )
+        if recipe_of(stage).guidance:
+            labels = stage.label_manager.foreground_labels
+            data = np.vstack([data, convert_labelmap_to_one_hot(previous[0], labels, output_dtype=data.dtype)])
+        label_map = convert_predicted_logits_to_segmentation_with_correct_shape(
+            self._logits(stage, data),
+            plans,
+            configuration,
+            stage.label_manager,
+            new_properties,
+            num_threads_torch=torch.get_num_threads(),
+        )
+        return label_map, new_properties
+
+    def predict_array(self, images: np.ndarray, properties: Mapping) -> CasePrediction:
+        """Segment one case given as the plan's reader reads it.
+
+        Args:
+            images: Shape `(C, Z, Y, X)`, channels in the order of `dataset.json`.
+            properties: The reader's, with `spacing` in mm along `(Z, Y, X)`.
+        """
+        if self.localizer is None:
+            label_map, used = self._run_stage(self.segmenter, images, None, properties)
+            result = CasePrediction(label_map, None, ())
+        else:
+            result, used = self._predict_roi(images, properties)
+        backward = self.segmenter.plans_manager.transpose_backward
+        box = used["bbox_used_for_cropping"]
+        result.box = tuple((int(box[i][0]), int(box[i][1])) for i in backward)
+        present = set(np.unique(result.label_map).tolist())
+        organs = {n: v for n, v in self.dataset_json["labels"].items() if n not in ("background", *self.left_out)}
+        result.missing = [n for n, v in organs.items() if v not in present]
+        if result.missing:
+            result.warnings.append(f"no voxel of {', '.join(result.missing)}")
+        return result
+
+    def _predict_roi(self, images: np.ndarray, properties: Mapping) -> tuple[CasePrediction, dict]:
+        """Localize, crop and segment; with the properties of the crop."""
+        localizer_map, _ = self._run_stage(self.localizer, images, None, properties)
+        label_map, used = self._run_stage(self.segmenter, images, localizer_map[None], properties)
+        result = CasePrediction(label_map, localizer_map, ())
+        result.fallback_whole_volume = not used[PROPERTIES_KEY]["found"]
+        if result.fallback_whole_volume:
+            result.warnings.append("the localizer found no organ: the whole body was segmented instead of the ROI")
+        else:
+            result.label_map, used = self._regrow(images, localizer_map, label_map, properties, used, result)
+        if outliers := used[PROPERTIES_KEY]["outliers"]:
+            names = ", ".join(self.organ_name(v) for v in outliers)
+            result.warnings.append(f"the localizer saw {names} far from where the other organs place them: ignored")
+        return result, used
+
+    def _regrow(
+        self,
+        images: np.ndarray,
+        localizer_map: np.ndarray,
+        label_map: np.ndarray,
+        properties: Mapping,
+        used: dict,
+        result: CasePrediction,
+    ) -> tuple[np.ndarray, dict]:
+        """Where an organ touches the box, move those sides out and segment once more."""
+        forward = self.segmenter.plans_manager.transpose_forward
+        box = tuple(tuple(b) for b in used["bbox_used_for_cropping"])
+        sides = roi.touches_border(label_map.transpose(forward), box)
+        if not sides:
+            return label_map, used
+        grown = [list(b) for b in box]
+        for side in sides:
+            axis, upper = divmod(side, 2)
+            step = int(np.ceil(REGROW_MM / properties["spacing"][forward[axis]]))
+            n = images.shape[1:][forward[axis]]
+            grown[axis][upper] = min(n, grown[axis][1] + step) if upper else max(0, grown[axis][0] - step)
+        if grown == [list(b) for b in box]:  # the box ends where the body does: nothing more to see
+            return label_map, used
+        result.regrown = True
+        request = {**properties, BOX_REQUEST_KEY: grown}
+        new_map, new_used = self._run_stage(self.segmenter, images, localizer_map[None], request)
+        still = roi.touches_border(new_map.transpose(forward), tuple(tuple(b) for b in grown))
+        result.warnings.append(
+            "an organ touched the border of the ROI, which was enlarged by "
+            f"{REGROW_MM:g} mm and segmented again" + ("; an organ still touches it" if still else "")
+        )
+        return new_map, new_used
+
+    def organ_name(self, value: int) -> str:
+        names = {v: n for n, v in self.dataset_json["labels"].items() if isinstance(v, int)}
+        return names.get(value, str(value))
+
+    def predict_folder(self, case_folder: Path, output_file: Path) -> CasePrediction:
+        """Segment one case given as a folder of channels (`CT.nii.gz`, `T1.nrrd`, ...), as `nnunet_ext convert` reads it.
+
+        The images get what the training images got (one grid, couch and mask off, N4, window), by the options recorded
+        in the model's `dataset.json`. The label map lies on the grid of the case's own CT (else of its first channel).
+        A channel without a file is left blank if the model was trained with modality dropout.
+
+        Raises:
+            ValueError: If a channel is missing or damaged, or the model's data were not made by `nnunet_ext convert`.
+        """
+        recorded = self.dataset_json.get("nnunet_ext")
+        if recorded is None:
+            raise ValueError(
+                "the model's dataset.json holds no conversion options: its images were not made by nnunet_ext convert. "
+                "Bring yours to the same form and name them <case>_0000, <case>_0001, ..."
+            )
+        files = find_channel_files(case_folder, self.channels, optional=self.optional)
+        originals = {m: read_image(f) for m, f in files.items()}
+        options = ChannelOptions(**{f.name: recorded[f.name] for f in fields(ChannelOptions) if f.name in recorded})
+        channels = prepare_channels(originals, options)
+        # The axis order of the arrays the networks were trained on: that of the plan's reader.
+        order = "RAS" if isinstance(self.reader, NibabelIOWithReorient) else CANONICAL
+        images = {m: sitk.DICOMOrient(image, order) for m, image in channels.images.items()}
+        grid = images[reference_channel(self.channels)]
+        blank = np.zeros(grid.GetSize()[::-1], np.float32)
+        data = np.stack([sitk.GetArrayFromImage(images[m]) if m in images else blank for m in self.channels])
+        result = self.predict_array(data.astype(np.float32), {"spacing": [float(s) for s in grid.GetSpacing()[::-1]]})
+        result.channels = list(images)
+        result.warnings[:0] = [*channels.warnings, *self._lacking(result.channels)]
+        mask = sitk.GetImageFromArray(result.label_map)
+        mask.CopyInformation(grid)
+        original = originals[reference_channel(self.channels)]
+        output_file.parent.mkdir(parents=True, exist_ok=True)
+        write_image(back_to_grid(to_canonical(mask), original), output_file)
+        return result
+
+    def _lacking(self, channels: Sequence[str]) -> list[str]:
+        lacking = [c for c in self.channels if c not in channels]
+        return [f"predicted from {' and '.join(channels)} alone, without {', '.join(lacking)}"] if lacking else []
+
+    def predict_files(self, image_files: Mapping[str, Path], output_file: Path) -> CasePrediction:
+        """Segment one case given as one file per channel; writes the label map on the input's own grid.
+
+        Args:
+            image_files: Channel name -> file. A channel that is not there is left blank if the model was trained with
+                modality dropout.
+            output_file: Where the label map goes.
+
+        Raises:
+            ValueError: If a channel is missing, or a file is damaged or holds something else than one 3D image.
+        """
+        needed = [c for c in self.channels if c not in self.optional and c not in image_files]
+        if needed:
+            raise ValueError(
+                f"the model was trained on {', '.join(self.channels)}; there is no file of {', '.join(needed)}, only "
+                f"{', '.join(f.name for f in image_files.values())}"
+                + ("" if self.optional else " (with modality dropout in its recipe a model also does without some)")
+            )
+        present = [c for c in self.channels if c in image_files]
+        for channel in present:
+            read_image(image_files[channel])  # nnU-Net's readers don't notice a truncated file
+        there, properties = self.reader.read_images([str(image_files[c]) for c in present])
+        images = np.zeros((len(self.channels), *there.shape[1:]), np.float32)
+        images[[self.channels.index(c) for c in present]] = there
+        result = self.predict_array(images, properties)
+        result.channels = present
+        result.warnings[:0] = self._lacking(present)
+        output_file.parent.mkdir(parents=True, exist_ok=True)
+        ending = self.dataset_json["file_ending"]
+        temporary = output_file.with_name(f".{output_file.name.removesuffix(ending)}.partial{ending}")
+        try:
+            self.reader.write_seg(result.label_map, str(temporary), properties)
+            os.replace(temporary, output_file)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return result
+
+
+def channel_list(dataset_json: Mapping) -> list[str]:
+    """Channel names of a `dataset.json`, in the order of their numbers."""
+    names = dataset_json["channel_names"]
+    return [names[k] for k in sorted(names, key=int)]
+
+
+def recipe_of(stage: nnUNetPredictor) -> TrainingRecipe:
+    """How the loaded configuration was trained."""
+    return TrainingRecipe.from_plan(stage.configuration_manager.configuration.get("recipe"))
+
+
+def load_stage(
+    folder: Path, *, folds: Sequence[int | str] | None, checkpoint: str, device: torch.device
+) -> nnUNetPredictor:
+    """nnU-Net's predictor for one trained configuration.
+
+    Raises:
+        FileNotFoundError: Naming the folder or fold that is not there, and how to train it.
+    """
+    folder = Path(folder)
+    if folds is None:
+        folds = [f.parent.name.removeprefix("fold_") for f in sorted(folder.glob(f"fold_*/{checkpoint}"))]
+        # A model trained on all cases is not averaged with those of the cross-validation unless asked for.
+        folds = [f for f in folds if f != "all"] or folds
+    missing = [f for f in folds if not (folder / f"fold_{f}" / checkpoint).is_file()]
+    if missing or not folds:
+        what = f"folds {', '.join(map(str, missing))}" if missing else "any fold"
+        raise FileNotFoundError(
+            f"no {checkpoint} for {what} in {folder}. Train it with nnUNetv2_train, or name other folds, plans or trainer."
+        )
+    predictor = nnUNetPredictor(use_mirroring=False, device=device, allow_tqdm=False, verbose=False)
+    predictor.initialize_from_trained_model_folder(str(folder), tuple(folds), checkpoint)
+    return predictor
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The named device, or the GPU if there is one."""
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
