@@ -5,11 +5,11 @@
     python -m nnunet_ext.recipe_benchmark OUT --table results/recipes.md
 
 All variants share phantoms, plan, preprocessed data and the localizer's folds; each is an edit of the plan's
-configuration `3d_cascade_fullres`. A variant first times a few of its iterations, then trains as many as fit into
-`--cpu-seconds` of its process, augmentation and validation included, on one thread: process time, unlike wall time, does
-not depend on what else the machine does. The learning rate is annealed over exactly these iterations. The scores are those
-of hold-out phantoms, located by the localizer (fold 0) and contoured by `nnunet_ext predict`'s code. Stock nnU-Net gets
-the processing time of localizer and segmenter together.
+configuration `3d_cascade_fullres`. The default trains for `--iterations`; a variant trains for as many iterations as cost
+the same processing time, augmentation and validation included. That ratio is measured in the variant's own process, by
+iterations of both in turns on one thread, so it does not depend on how fast or busy the machine is. The learning rate is
+annealed over exactly these iterations. The scores are those of hold-out phantoms, located by the localizer (fold 0) and
+contoured by `nnunet_ext predict`'s code. Stock nnU-Net gets the processing time of localizer and segmenter together.
 
 A run that is there already (`OUT/runs/*.json`) is not repeated.
 """
@@ -38,7 +38,7 @@ PLANS, TRAINER = "CascadeOARPlansSmall", "CascadeOARTrainer"
 LOCALIZER, WHOLE, SEGMENTER = "3d_lowres", "3d_fullres", "3d_cascade_fullres"
 N_FOLDS = 3
 #: Iterations timed before a training, after as many that warm up.
-TIMED_ITERATIONS = 3
+TIMED_ITERATIONS = 4
 #: The learning rate of stock nnU-Net falls epoch by epoch.
 FEWEST_EPOCHS = 5
 #: Stock nnU-Net with its own plan, and its recipe on our whole-volume network (8 features, our grid).
@@ -146,18 +146,22 @@ class Study:
         ]
         (self.preprocessed / "splits_final.json").write_text(json.dumps(folds))
         for fold in range(N_FOLDS):
-            d.step(
-                f"Train the localizer, fold {fold}",
-                ["nnUNetv2_train", str(ID), LOCALIZER, str(fold), "-tr", TRAINER, "-p", PLANS, "-device", "cpu"],
-            )
+            # On one thread, as everything here; nnU-Net's command takes all cores.
+            command = [sys.executable, "-m", "nnunet_ext.recipe_benchmark", str(self.out), "--run", LOCALIZER]
+            d.step(f"Train the localizer, fold {fold}", [*command, "--seeds", str(fold)])
 
-    def run(self, variant: str, seed: int, cpu_seconds: float) -> dict:
+    def localizer_iterations(self) -> int:
+        plans = json.loads((self.preprocessed / f"{PLANS}.json").read_text())
+        training = _resolved(plans, LOCALIZER)["training"]
+        return training["num_epochs"] * training["iterations_per_epoch"]
+
+    def run(self, variant: str, seed: int, iterations: int) -> dict:
         """Scores of one variant and seed, from an earlier run or from a process of its own."""
         file = self.runs / f"{key_of(variant, seed)}.json"
         if not file.is_file():
             print(f"{variant}, seed {seed} ...", flush=True)
             command = [sys.executable, "-m", "nnunet_ext.recipe_benchmark", str(self.out), "--run", variant]
-            command += ["--seeds", str(seed), "--cpu-seconds", str(cpu_seconds)]
+            command += ["--seeds", str(seed), "--iterations", str(iterations)]
             log = self.demo.logs / f"{key_of(variant, seed)}.log"
             with log.open("w") as stream:
                 done = subprocess.run(
@@ -176,73 +180,81 @@ class Study:
 # ------------------------------------------------------------------------------------------- in a run's own process
 
 
-def train_and_score(study: Study, variant: str, seed: int, cpu_seconds: float) -> dict:
-    """Train one variant for so many seconds of process time, contour the hold-out phantoms, score them."""
+def train_localizer(fold: int) -> None:
+    """As `nnUNetv2_train` does, with its maps for the next stage, on one thread."""
+    import torch
+    from nnunetv2.run.run_training import get_trainer_from_args
+
+    torch.set_num_threads(1)
+    trainer = get_trainer_from_args(str(ID), LOCALIZER, fold, TRAINER, PLANS, device=torch.device("cpu"))
+    trainer.run_training()
+    trainer.perform_actual_validation()
+
+
+def train_and_score(study: Study, variant: str, seed: int, default_iterations: int) -> dict:
+    """Train one variant for the processing time of so many iterations of the default, contour, score."""
     import torch
 
     torch.set_num_threads(1)
     stock = variant in (STOCK_PLAN, STOCK_RECIPE)
-    configuration = WHOLE if stock else SEGMENTER
-    trainer_name = "CascadeOARTrainerReference" if variant == REFERENCE else TRAINER
-    base = "nnUNetPlans" if variant == STOCK_PLAN else PLANS
-    plans = json.loads((study.preprocessed / f"{base}.json").read_text())
-    name = plans["plans_name"] = f"Recipe_{key_of(variant, seed)}"
-    if variant in VARIANTS:
-        edited = _resolved(plans, configuration)
-        VARIANTS[variant](edited)
-        plans["configurations"][configuration] = edited
-    file = study.preprocessed / f"{name}.json"
-
-    def trainer(epochs: int, iterations: int = 25):
-        from nnunetv2.run.run_training import get_trainer_from_args
-
-        if not stock:
-            plans["configurations"][configuration]["training"] |= {"num_epochs": epochs, "patience_epochs": None}
-        file.write_text(json.dumps(plans))
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
-        if not stock:
-            return get_trainer_from_args(str(ID), configuration, 0, trainer_name, name, device=torch.device("cpu"))
-        # Not by its name: nnU-Net's finder would import all its trainers, some of which need more than nnU-Net does.
-        from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoMirroring import (
-            nnUNetTrainerNoMirroring,
-        )
-
-        dataset_json = json.loads((study.preprocessed / "dataset.json").read_text())
-        made = nnUNetTrainerNoMirroring(
-            copy.deepcopy(plans) | {"continue_training": False}, configuration, 0, dataset_json, torch.device("cpu")
-        )
-        made.num_epochs, made.num_iterations_per_epoch, made.num_val_iterations_per_epoch = epochs, iterations, 1
-        return made
-
-    if not stock:  # the localizer is shared
-        link = study.results / f"{trainer_name}__{name}__{LOCALIZER}"
-        if not link.exists():
-            link.symlink_to(study.results / f"{TRAINER}__{PLANS}__{LOCALIZER}")
-    probe = trainer(1)
-    cost_s = _seconds_per_epoch(probe)
-    # A network so large that few epochs fit gets shorter ones; its learning rate falls by the epoch.
-    iterations = max(1, min(25, int(25 * cpu_seconds / cost_s / FEWEST_EPOCHS)))
-    epochs = max(1, round(cpu_seconds / cost_s * 25 / iterations))
+    cost, default_cost = _seconds_per_iteration(_trainer(study, variant, seed), _trainer(study, "default", seed))
+    wanted = default_iterations * default_cost / cost
+    # A network so large that few epochs fit gets shorter ones; stock's learning rate falls by the epoch.
+    per_epoch = max(1, min(25, int(wanted / FEWEST_EPOCHS)))
+    network = _trainer(study, variant, seed, epochs=max(1, round(wanted / per_epoch)), iterations=per_epoch)
     started = time.process_time()
-    network = trainer(epochs, iterations)
     network.run_training()
     used_s = time.process_time() - started
     predictions = study.out / "predictions" / key_of(variant, seed)
     record = {
         "variant": variant,
         "seed": seed,
+        "cost_of_iteration": round(cost / default_cost, 3),
         "cpu_s": round(used_s, 1),
-        "iterations": epochs * network.num_iterations_per_epoch,
+        "iterations": network.num_epochs * network.num_iterations_per_epoch,
         "patch_size": list(network.configuration_manager.patch_size),
         "batch_size": network.batch_size,
     }
     if stock:
         _predict_stock(study, predictions, network)
     else:
-        _predict(study, predictions, study.results / f"{trainer_name}__{name}__{SEGMENTER}")
+        _predict(study, predictions, Path(network.output_folder_base))
     return record | _scores(study, predictions)
+
+
+def _trainer(study: Study, variant: str, seed: int, *, epochs: int = 1, iterations: int = 25):
+    """The variant's trainer, from a plans file of its own."""
+    import torch
+    from nnunetv2.run.run_training import get_trainer_from_args
+
+    stock = variant in (STOCK_PLAN, STOCK_RECIPE)
+    configuration = WHOLE if stock else SEGMENTER
+    trainer_name = f"{TRAINER}Reference" if variant == REFERENCE else TRAINER
+    plans = json.loads((study.preprocessed / f"{'nnUNetPlans' if variant == STOCK_PLAN else PLANS}.json").read_text())
+    name = plans["plans_name"] = f"Recipe_{key_of(variant, seed)}"
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    if not stock:
+        edited = plans["configurations"][configuration] = _resolved(plans, configuration)
+        VARIANTS.get(variant, VARIANTS["default"])(edited)
+        edited["training"] |= {"num_epochs": epochs, "iterations_per_epoch": iterations, "patience_epochs": None}
+        (study.preprocessed / f"{name}.json").write_text(json.dumps(plans))
+        link = study.results / f"{trainer_name}__{name}__{LOCALIZER}"  # the localizer is shared
+        if not link.exists():
+            link.symlink_to(study.results / f"{TRAINER}__{PLANS}__{LOCALIZER}")
+        return get_trainer_from_args(str(ID), configuration, 0, trainer_name, name, device=torch.device("cpu"))
+    # Not by its name: nnU-Net's finder would import all its trainers, some of which need more than nnU-Net does.
+    from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoMirroring import (
+        nnUNetTrainerNoMirroring,
+    )
+
+    dataset_json = json.loads((study.preprocessed / "dataset.json").read_text())
+    made = nnUNetTrainerNoMirroring(
+        plans | {"continue_training": False}, configuration, 0, dataset_json, torch.device("cpu")
+    )
+    made.num_epochs, made.num_iterations_per_epoch, made.num_val_iterations_per_epoch = epochs, iterations, 1
+    return made
 
 
 def _resolved(plans: Mapping, configuration: str) -> dict:
@@ -252,22 +264,26 @@ def _resolved(plans: Mapping, configuration: str) -> dict:
     return own if parent is None else {**_resolved(plans, parent), **own}
 
 
-def _seconds_per_epoch(trainer) -> float:
-    """Process time of an epoch with its validation, from a few iterations of each."""
-    trainer.disable_checkpointing = True
-    trainer.on_train_start()
-    trainer.on_train_epoch_start()
-    seconds = []
+def _seconds_per_iteration(*trainers) -> list[float]:
+    """Process time of an iteration with its share of the validation, per trainer; all take turns."""
+    train_s: list[list[float]] = [[] for _ in trainers]
+    val_s: list[float] = []
+    for trainer in trainers:
+        trainer.disable_checkpointing = True
+        trainer.on_train_start()
+        trainer.on_train_epoch_start()
     for _ in range(2 * TIMED_ITERATIONS):
+        for seconds, trainer in zip(train_s, trainers, strict=True):
+            started = time.process_time()
+            trainer.train_step(next(trainer.dataloader_train))
+            seconds.append(time.process_time() - started)
+    for trainer in trainers:
+        trainer.network.eval()
         started = time.process_time()
-        trainer.train_step(next(trainer.dataloader_train))
-        seconds.append(time.process_time() - started)
-    train_s = float(np.mean(seconds[TIMED_ITERATIONS:]))
-    trainer.network.eval()
-    started = time.process_time()
-    trainer.validation_step(next(trainer.dataloader_val))
-    val_s = time.process_time() - started
-    return trainer.num_iterations_per_epoch * train_s + trainer.num_val_iterations_per_epoch * val_s
+        trainer.validation_step(next(trainer.dataloader_val))
+        share = trainer.num_val_iterations_per_epoch / trainer.num_iterations_per_epoch
+        val_s.append((time.process_time() - started) * share)
+    return [float(np.median(t[TIMED_ITERATIONS:])) + v for t, v in zip(train_s, val_s, strict=True)]
 
 
 def _predict_stock(study: Study, out: Path, trainer) -> None:
@@ -349,8 +365,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("--only", nargs="+", metavar="VARIANT", help="without: all of them")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="S", help="of weights and augmentation")
-    parser.add_argument("--cpu-seconds", type=float, default=240.0, metavar="X", help="of one training")
-    parser.add_argument("--stock-cpu-seconds", type=float, metavar="X", help="without: twice --cpu-seconds")
+    parser.add_argument("--iterations", type=int, default=500, metavar="N", help="of the default recipe")
     parser.add_argument("--train", type=int, default=18, metavar="N", help="training phantoms")
     parser.add_argument("--test", type=int, default=8, metavar="N", help="hold-out phantoms")
     parser.add_argument("--phantom-seed", type=int, default=40, metavar="S")
@@ -360,7 +375,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     study = Study(a.out, n_train=a.train, n_test=a.test, phantom_seed=a.phantom_seed)
     if a.run:
         os.environ |= {"nnUNet_n_proc_DA": "0"}  # augmentation in this process, so that its time counts
-        record = train_and_score(study, a.run, a.seeds[0], a.cpu_seconds)
+        if a.run == LOCALIZER:
+            train_localizer(a.seeds[0])
+            return 0
+        record = train_and_score(study, a.run, a.seeds[0], a.iterations)
         (study.runs / f"{key_of(a.run, a.seeds[0])}.json").write_text(json.dumps(record, indent=1) + "\n")
         return 0
     if a.table is None:
@@ -373,7 +391,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for seed in a.seeds:
             for variant in wanted:
                 stock = variant in (STOCK_RECIPE, STOCK_PLAN)
-                study.run(variant, seed, (a.stock_cpu_seconds or 2 * a.cpu_seconds) if stock else a.cpu_seconds)
+                # An iteration of the localizer costs about as much as one of the segmenter.
+                study.run(variant, seed, a.iterations + study.localizer_iterations() if stock else a.iterations)
     text = table([json.loads(f.read_text()) for f in sorted(study.runs.glob("*.json"))])
     print(text)
     if a.table is not None:
