@@ -1,6 +1,8 @@
 # Each target sets up what it needs: in a new clone, `make demo` or `make test` is all there is to type.
 PYTHON = python3
 VENV = .venv
+# Files of tests that run at a time; each takes 1 to 2 GB.
+TEST_PROCESSES = 2
 
 BIN = $(VENV)/bin
 # -qq: errors only
@@ -16,15 +18,18 @@ help:
 	@echo "make test     ruff and the tests, against the installed package"
 	@echo "make install  only set up $(VENV)"
 	@echo "make clean    remove $(VENV), demo/ and what building leaves behind"
-	@echo "Variables: PYTHON=$(PYTHON) (3.10 or newer), VENV=$(VENV), PYTEST_ARGS=..."
+	@echo "Variables: PYTHON=$(PYTHON) (3.10 or newer), VENV=$(VENV), TEST_PROCESSES=$(TEST_PROCESSES), PYTEST_ARGS=..."
 
 demo: install
 	$(BIN)/nnunet_ext demo demo
 
+# The test processes share the cores: one thread each, and none that spins while it waits.
+test: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS),1)
+test: export OMP_WAIT_POLICY := $(or $(OMP_WAIT_POLICY),passive)
 test: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pytest -q --durations=15 $(PYTEST_ARGS)
+	$(BIN)/pytest -q --durations=15 -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 install: $(VENV)/installed
 

@@ -42,6 +42,7 @@ class Demo:
         self.done: dict[str, float] = json.loads(self.done_file.read_text()) if self.done_file.is_file() else {}
         self.n_processes = max(1, min(8, os.cpu_count() or 1))
         self.environment = {
+            "OMP_WAIT_POLICY": "passive",  # threads that spin while they wait slow down a busy machine many times over
             **os.environ,
             "nnUNet_raw": str(self.out / "nnUNet_raw"),
             "nnUNet_preprocessed": str(self.out / "nnUNet_preprocessed"),

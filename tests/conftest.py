@@ -11,6 +11,11 @@ import pytest
 N_LABELS = 4  # background and three organs
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that several test processes end together."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 def architecture(*, localizer: bool = False, features: Sequence[int] = (4, 8, 8)) -> dict:
     n = len(features)
     norm = "batchnorm.BatchNorm3d" if localizer else "instancenorm.InstanceNorm3d"
