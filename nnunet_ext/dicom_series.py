@@ -617,22 +617,19 @@ def read_series(series: Series, notes: list[str] | None = None) -> sitk.Image:
         OSError: If a file cannot be read.
     """
     notes = [] if notes is None else notes
-    slices, (rows, columns, normal), gap, even = _arrange(series, notes)
-    positions = np.array([one.position_mm for one in slices])
-    along = positions @ normal
-    volume = np.stack(_pixels(slices, series.size))
-    shift = (positions - positions[0]) @ np.stack([rows, columns]).T  # mm along the row, down the column
-    origin = positions[0].copy()
-    if float(np.abs(shift).max()) > SHEAR_TOLERANCE_MM:
+    stack = _arrange(series, notes)
+    along, shift = stack.along_mm, stack.shift_mm
+    volume = np.stack(_pixels(stack.slices, series.size))
+    if stack.tilted:
         tilt = float(np.degrees(np.arctan2(np.linalg.norm(shift[-1]), along[-1] - along[0])))
-        volume, offset = _straighten(volume, shift, series)
-        origin += offset[0] * rows + offset[1] * columns
+        volume = _straighten(volume, shift, series)
         notes.append(f"tilted gantry ({tilt:.1f} degrees): slices were shifted in their plane to a straight grid")
-    if not even:
-        straight = along[0] + gap * np.arange(int(np.floor((along[-1] - along[0]) / gap + 1e-6)) + 1)
-        volume = _interpolate(volume, along, straight)
+    if not stack.even:
+        volume = _interpolate(volume, along, stack.planes_mm)
         gaps = np.diff(along)
-        notes.append(f"gaps between slices of {gaps.min():.3g} to {gaps.max():.3g} mm: interpolated to {gap:.3g} mm")
+        notes.append(
+            f"gaps between slices of {gaps.min():.3g} to {gaps.max():.3g} mm: interpolated to {stack.gap_mm:.3g} mm"
+        )
     if not np.all(np.isfinite(volume)):
         raise ValueError("it has values that are NaN or infinite; export it again")
     if np.array_equal(volume, np.rint(volume)) and volume.min() >= -32768 and volume.max() <= 32767:
@@ -640,11 +637,25 @@ def read_series(series: Series, notes: list[str] | None = None) -> sitk.Image:
     else:
         volume = volume.astype(np.float32)
     image = sitk.GetImageFromArray(volume)
-    between_rows, between_columns = series.spacing_mm
-    image.SetSpacing((between_columns, between_rows, gap))
-    image.SetDirection(np.stack([rows, columns, normal], axis=1).ravel().tolist())
-    image.SetOrigin(origin.tolist())
+    image.CopyInformation(_grid(series, stack))
     return image
+
+
+def series_grid(series: Series) -> tuple[sitk.Image, list[Slice | None]]:
+    """The grid of `read_series` as an image without values, and the image of each of its planes; pixels are not read.
+
+    Planes between the images, where uneven gaps are interpolated, have None.
+
+    Raises:
+        ValueError: As `read_series`, where the headers already say it.
+    """
+    stack = _arrange(series, [])
+    grid = _grid(series, stack)
+    if stack.even:
+        return grid, list(stack.slices)
+    apart = np.abs(stack.planes_mm[:, None] - stack.along_mm)
+    tolerance = max(GAP_TOLERANCE * stack.gap_mm, GAP_TOLERANCE_MM)
+    return grid, [stack.slices[int(mm.argmin())] if mm.min() <= tolerance else None for mm in apart]
 
 
 def check_series(series: Series) -> None:
@@ -652,10 +663,55 @@ def check_series(series: Series) -> None:
     _arrange(series, [])
 
 
-def _arrange(
-    series: Series, notes: list[str]
-) -> tuple[list[Slice], tuple[np.ndarray, np.ndarray, np.ndarray], float, bool]:
-    """Slices in order along the normal, unit vectors along rows, columns and normal, their gap, and whether it is even."""
+@dataclass(frozen=True)
+class _Stack:
+    """Slices in order along the normal, unit vectors, and the distance of the planes of the straight grid."""
+
+    slices: list[Slice]
+    rows: np.ndarray
+    columns: np.ndarray
+    normal: np.ndarray
+    gap_mm: float
+    even: bool
+
+    @property
+    def positions_mm(self) -> np.ndarray:
+        return np.array([one.position_mm for one in self.slices])
+
+    @property
+    def along_mm(self) -> np.ndarray:
+        return self.positions_mm @ self.normal
+
+    @property
+    def planes_mm(self) -> np.ndarray:
+        """Along the normal; the slices' own where these are even."""
+        along = self.along_mm
+        return along[0] + self.gap_mm * np.arange(int(np.floor((along[-1] - along[0]) / self.gap_mm + 1e-6)) + 1)
+
+    @property
+    def shift_mm(self) -> np.ndarray:
+        """How far each slice leaves the straight line through the first, along the row and down the column."""
+        return (self.positions_mm - self.positions_mm[0]) @ np.stack([self.rows, self.columns]).T
+
+    @property
+    def tilted(self) -> bool:
+        return float(np.abs(self.shift_mm).max()) > SHEAR_TOLERANCE_MM
+
+
+def _grid(series: Series, stack: _Stack) -> sitk.Image:
+    """The straight grid, which holds every slice of a tilted gantry whole."""
+    between_rows, between_columns = series.spacing_mm
+    low, high = _reach(stack.shift_mm, series) if stack.tilted else np.zeros((2, 2), dtype=int)
+    size = np.add(series.size[::-1], high - low)
+    grid = sitk.Image([*size.tolist(), len(stack.planes_mm)], sitk.sitkUInt8)
+    grid.SetSpacing((between_columns, between_rows, stack.gap_mm))
+    grid.SetDirection(np.stack([stack.rows, stack.columns, stack.normal], axis=1).ravel().tolist())
+    offset = low[0] * between_columns * stack.rows + low[1] * between_rows * stack.columns
+    grid.SetOrigin((stack.positions_mm[0] + offset).tolist())
+    return grid
+
+
+def _arrange(series: Series, notes: list[str]) -> _Stack:
     if series.problem:
         raise ValueError(series.problem)
     if len(series.slices) < FEWEST_SLICES:
@@ -676,7 +732,7 @@ def _arrange(
     slices = _without_twins(slices, series.size, normal, notes)
     along = np.array([one.position_mm for one in slices]) @ normal
     gap, even = _gap_mm(along, [one.thickness_mm for one in slices])
-    return slices, (rows, columns, normal), gap, even
+    return _Stack(slices, rows, columns, normal, gap, even)
 
 
 def _without_twins(slices: Sequence[Slice], size: tuple[int, int], normal: np.ndarray, notes: list[str]) -> list[Slice]:
@@ -787,16 +843,21 @@ def _decompress(path: Path) -> sitk.Image:
     return reader.Execute()
 
 
-def _straighten(volume: np.ndarray, shift_mm: np.ndarray, series: Series) -> tuple[np.ndarray, np.ndarray]:
-    """Slices on one rectangular grid that holds them all, and its first pixel's offset in mm (along row, down column).
+def _reach(shift_mm: np.ndarray, series: Series) -> tuple[np.ndarray, np.ndarray]:
+    """First and last whole pixel `(x, y)` that slices shifted by so much start at."""
+    pixel = np.array(series.spacing_mm[::-1])
+    low = np.floor(shift_mm.min(axis=0) / pixel + 1e-6).astype(int)
+    return low, np.ceil(shift_mm.max(axis=0) / pixel - 1e-6).astype(int)
+
+
+def _straighten(volume: np.ndarray, shift_mm: np.ndarray, series: Series) -> np.ndarray:
+    """Slices on one rectangular grid that holds them all.
 
     Cubic interpolation within each slice, clipped to the slice's own range; none across slices, so nothing is blurred
     along the normal. What no slice covers is air in CT and the image's minimum in MR.
     """
-    between_rows, between_columns = series.spacing_mm
-    pixel = np.array([between_columns, between_rows])
-    low = np.floor(shift_mm.min(axis=0) / pixel + 1e-6).astype(int)
-    high = np.ceil(shift_mm.max(axis=0) / pixel - 1e-6).astype(int)
+    pixel = np.array(series.spacing_mm[::-1])
+    low, high = _reach(shift_mm, series)
     n, rows, columns = volume.shape
     shape = (rows + high[1] - low[1], columns + high[0] - low[0])
     outside = AIR_HU if series.modality == "CT" else float(volume.min())
@@ -815,7 +876,7 @@ def _straighten(volume: np.ndarray, shift_mm: np.ndarray, series: Series) -> tup
         result[k] = np.where(covered, np.clip(moved, one.min(), one.max()), outside)
     if np.array_equal(volume, np.rint(volume)):
         result = np.rint(result)
-    return result, low * pixel
+    return result
 
 
 def _interpolate(volume: np.ndarray, along: np.ndarray, straight: np.ndarray) -> np.ndarray:

@@ -1,0 +1,366 @@
+"""RTSTRUCT that a planning system files with the patient and opens beside the CT.
+
+Patient and study are copied from the CT's own headers, in its character set; the structure set is a new series of the
+same study, in the CT's frame of reference, and refers to every image of the series. Contours run along the edges of the
+voxels, so `rtstruct.rasterise` gives the mask back voxel by voxel. Each lies in the plane of one image, where planning
+systems look for it; also for a tilted gantry, whose images are parallel. A hole is cut by a keyhole: one contour that
+runs inwards and back along one line (PS3.3 C.8.8.6.3). Planning systems disagree on contours within contours, some
+unite and some subtract them; a keyhole is the same for both.
+
+Written as Implicit VR Little Endian, in which a contour may have more than the 65,534 bytes of an explicit length.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from nnunet_ext import __version__
+from nnunet_ext.dicom_series import Series, Slice, find_series, series_grid
+from nnunet_ext.geometry import back_to_grid, grid_difference, orientation_code, same_grid
+from nnunet_ext.image_io import read_image
+from nnunet_ext.labels import load_label_table
+from nnunet_ext.rtstruct import readable_text, tolerant_dicom, trace_mask
+
+logger = logging.getLogger(__name__)
+
+#: Points are written to 0.1 micrometre: far below a voxel, and short as decimal strings (at most 16 characters).
+POINT_DECIMALS = 4
+#: Some planning systems cut the names of structures here, and TG-263 keeps to it.
+LONGEST_NAME = 16
+
+_RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
+_STUDY = "1.2.840.10008.3.1.2.3.1"  # retired, and what planning systems write as the class of the referenced study
+_IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
+_UTF_8 = "ISO_IR 192"
+
+#: Patient and study as the images have them; those of the first row must be there, empty where unknown.
+_COPIED = (
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "ReferringPhysicianName",
+    "StudyID", "AccessionNumber", "PositionReferenceIndicator",
+)  # fmt: skip
+_COPIED_IF_THERE = (
+    "IssuerOfPatientID", "OtherPatientIDs", "OtherPatientIDsSequence", "PatientBirthTime", "EthnicGroup",
+    "PatientComments", "PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence",
+    "PatientAge", "PatientSize", "PatientWeight", "StudyDescription", "IssuerOfAccessionNumberSequence",
+    "PhysiciansOfRecord", "ProcedureCodeSequence",
+)  # fmt: skip
+
+
+def rtstruct(
+    mask: Path,
+    ct_series: Path,
+    out: Path,
+    *,
+    labels_file: Path | None = None,
+    dataset_json: Path | None = None,
+) -> list[str]:
+    """Write the organs of a label map file as RTSTRUCT of the CT series they were contoured on.
+
+    Args:
+        mask: Label map on the grid of the series, in any orientation.
+        ct_series: Folder with the series, at any depth; of several CTs the one on whose grid the mask lies.
+        out: File to write.
+        labels_file: Label table, see `labels.load_label_table`.
+        dataset_json: `dataset.json` with the labels. Without either, the one beside the mask, or one folder above.
+
+    Returns:
+        Organs without a voxel: they are in the structure set, without contours.
+
+    Raises:
+        FileNotFoundError: If a file or folder is not there.
+        ValueError: If no series, or more than one, has the mask's grid, or a label has no name.
+    """
+    from nnunet_ext.evaluation import labels_from_dataset_json, organ_values, organs_not_segmented
+
+    mask = Path(mask)
+    label_map = read_image(mask)
+    if labels_file is not None:
+        labels: Mapping = load_label_table(labels_file).values
+    elif dataset_json is not None:
+        labels = json.loads(Path(dataset_json).read_text(encoding="utf-8"))["labels"]
+    else:
+        labels = labels_from_dataset_json(mask.parent, mask.parent)
+        left_out = organs_not_segmented(mask.parent, organ_values(labels))
+        labels = {organ: value for organ, value in labels.items() if organ not in left_out}
+    manifest = mask.parent / "predictions.json"
+    models = json.loads(manifest.read_text(encoding="utf-8")).get("models", []) if manifest.is_file() else []
+    series = _series_of(label_map, Path(ct_series))
+    return write_rtstruct(label_map, series, out, labels=labels, model=", ".join(map(str, models[-1:])))
+
+
+def _series_of(label_map: sitk.Image, folder: Path) -> Series:
+    """The one CT (or other image series, where there is no CT) on whose grid a label map lies."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"folder {folder} of the CT series does not exist")
+    found = find_series(folder).images
+    candidates = [one for one in found if one.modality == "CT"] or found
+    refused, fitting = [], []
+    for one in candidates:
+        try:
+            _on_grid(label_map, series_grid(one)[0])
+            fitting.append(one)
+        except ValueError as error:
+            refused.append(f"{one.label}: {error}")
+    if not fitting:
+        raise ValueError(
+            f"no image series in {folder} is the one that was contoured. " + ("; ".join(refused) or "There is none")
+        )
+    if len(fitting) > 1:
+        raise ValueError(
+            f"{len(fitting)} series in {folder} have the mask's grid: {'; '.join(one.label for one in fitting)}. Give a "
+            "folder with the one that was contoured"
+        )
+    return fitting[0]
+
+
+def write_rtstruct(
+    label_map: sitk.Image,
+    series: Series,
+    out: Path,
+    *,
+    labels: Mapping[str, int],
+    model: str = "",
+) -> list[str]:
+    """Write the organs of a label map as RTSTRUCT of the series they were contoured on.
+
+    Args:
+        label_map: On the grid of the series (`dicom_series.series_grid`), its axes in any order and direction.
+        series: The CT, from `dicom_series.find_series`.
+        out: File to write; replaced only when complete.
+        labels: Organ -> label value, as in `dataset.json`, without the organs that the model leaves out. Their order
+            gives the organs' numbers and colours, which are those of `overlays.colours`.
+        model: What drew the contours, for the description of every organ; its first 64 characters go there, all of
+            it into the description of the structure set.
+
+    Returns:
+        Organs without a voxel. They are in the structure set as organs without contours, and named in its description.
+
+    Raises:
+        ValueError: If the label map lies on another grid (the message names both), holds a value that `labels` does
+            not know or no organ at all, if an organ lies between the images of a series with uneven gaps, or if the
+            series does not say which study and frame of reference it belongs to.
+        OSError: If a file cannot be read or written.
+    """
+    from nnunet_ext.evaluation import organ_values
+
+    organs = organ_values(labels)
+    grid, planes = series_grid(series)
+    array = sitk.GetArrayFromImage(_on_grid(label_map, grid))
+    unknown = sorted(set(np.unique(array).tolist()) - {0} - {value for values in organs.values() for value in values})
+    if unknown:
+        raise ValueError(f"the label map holds the value {unknown[0]:g}, which is none of the labels {dict(labels)}")
+    masks = {organ: np.isin(array, values) for organ, values in organs.items()}
+    empty = [organ for organ, mask in masks.items() if not mask.any()]
+    if len(empty) == len(masks):
+        raise ValueError(f"the label map is empty, none of {', '.join(masks)} has a voxel: there is nothing to draw")
+    contours = {organ: _contours(organ, mask, grid, planes) for organ, mask in masks.items()}
+    write_contours(contours, series, out, labels=labels, model=model)
+    return empty
+
+
+def _on_grid(label_map: sitk.Image, grid: sitk.Image) -> sitk.Image:
+    turned = sitk.DICOMOrient(label_map, orientation_code(grid))
+    if not same_grid(turned, grid):
+        raise ValueError(f"the mask lies on another grid than the series: {grid_difference(label_map, grid)}")
+    return back_to_grid(turned, grid)
+
+
+def _contours(organ: str, mask: np.ndarray, grid: sitk.Image, planes: Sequence[Slice | None]) -> list[np.ndarray]:
+    """Polygons `(N, 3)` in mm, LPS, each in the plane of its image to the last digit of the image's own position."""
+    between = [int(k) for k in np.flatnonzero(mask.any(axis=(1, 2))) if planes[k] is None]
+    if between:
+        raise ValueError(
+            f"{organ} lies on {len(between)} planes between the images: the gaps of the series are uneven, and the mask "
+            "is on the straight grid it was interpolated to. A planning system shows contours on images only; "
+            "reconstruct the CT with even gaps and contour that"
+        )
+    normal = np.reshape(grid.GetDirection(), (3, 3))[:, 2]
+    polygons = []
+    for points in trace_mask(mask, grid):
+        plane = planes[round(grid.TransformPhysicalPointToContinuousIndex(points[0].tolist())[2])]
+        polygons.append(points + ((np.asarray(plane.position_mm) - points[0]) @ normal) * normal)
+    return polygons
+
+
+def write_contours(
+    contours: Mapping[str, Sequence[np.ndarray]],
+    series: Series,
+    out: Path,
+    *,
+    labels: Mapping[str, int] | None = None,
+    model: str = "",
+    headers: Mapping[str, object] | None = None,
+) -> None:
+    """Write closed planar contours as RTSTRUCT of a series.
+
+    Args:
+        contours: Organ -> polygons `(N, 3)` in mm, LPS, each in the plane of one image; none for an empty organ.
+        series: From `dicom_series.find_series`.
+        out: File to write; replaced only when complete.
+        labels: All organs in label order, for the colours; None for those of `contours`.
+        model: See `write_rtstruct`.
+        headers: More elements by keyword; they win over ours.
+
+    Raises:
+        ValueError: See `write_rtstruct`; also if a name is no name of a structure.
+        OSError: If a file cannot be read or written.
+    """
+    import pydicom
+
+    out = Path(out)
+    with tolerant_dicom():
+        image = pydicom.dcmread(series.paths[0], stop_before_pixels=True, force=True)
+        dataset = _structure_set(contours, series, image, labels, model)
+        for keyword, value in (headers or {}).items():
+            setattr(dataset, keyword, value)
+        dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+        try:
+            dataset.save_as(temporary, enforce_file_format=True)
+            os.replace(temporary, out)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _structure_set(contours: Mapping[str, Sequence[np.ndarray]], series: Series, image, labels, model: str):
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.sequence import Sequence as Items
+    from pydicom.uid import generate_uid
+
+    from nnunet_ext.overlays import colours
+
+    missing = [
+        keyword
+        for keyword, uid in (
+            ("StudyInstanceUID", series.study_uid),
+            ("SeriesInstanceUID", series.uid),
+            ("FrameOfReferenceUID", series.frame_of_reference_uid),
+            ("SOPInstanceUID", all(one.sop_uid for one in series.slices)),
+        )
+        if not uid
+    ]
+    if missing:
+        raise ValueError(
+            f"the series has no {', '.join(missing)}: no planning system could place contours on it; export it again"
+        )
+    now = datetime.now()
+    software = f"nnunet_ext {__version__}"
+    drawn_by = f"{software}: {model}" if model else software
+    empty = [organ for organ, polygons in contours.items() if not len(polygons)]
+
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = _IMPLICIT_LITTLE_ENDIAN
+    _copy_patient_and_study(image, dataset, "".join((*contours, model)))
+    dataset.SOPClassUID, dataset.SOPInstanceUID = _RTSTRUCT, generate_uid()
+    dataset.InstanceCreationDate, dataset.InstanceCreationTime = _date_and_time(now)
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = series.study_uid, generate_uid()
+    dataset.Modality, dataset.SeriesNumber, dataset.InstanceNumber = "RTSTRUCT", 99, 1
+    dataset.SeriesDate, dataset.SeriesTime = _date_and_time(now)
+    dataset.SeriesDescription = f"Contours by {software}"
+    dataset.OperatorsName = ""
+    dataset.Manufacturer = dataset.ManufacturerModelName = "nnunet_ext"
+    dataset.SoftwareVersions = __version__
+    dataset.FrameOfReferenceUID = series.frame_of_reference_uid
+    dataset.StructureSetLabel = "nnunet_ext auto"  # at most 16 characters
+    dataset.StructureSetDescription = f"Automatic, not reviewed. {drawn_by}." + (
+        f" Not found: {', '.join(empty)}." if empty else ""
+    )
+    dataset.StructureSetDate, dataset.StructureSetTime = _date_and_time(now)
+    dataset.ApprovalStatus = "UNAPPROVED"
+
+    def reference(one: Slice, *, frame: bool = True) -> Dataset:
+        item = Dataset()
+        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = image.SOPClassUID, one.sop_uid
+        if frame and one.frame is not None:
+            item.ReferencedFrameNumber = one.frame + 1
+        return item
+
+    of_series, of_study, frame = Dataset(), Dataset(), Dataset()
+    of_series.SeriesInstanceUID = series.uid
+    whole = {one.sop_uid: one for one in series.slices}.values()  # a multi-frame object once, for all its frames
+    of_series.ContourImageSequence = Items([reference(one, frame=False) for one in whole])
+    of_study.ReferencedSOPClassUID, of_study.ReferencedSOPInstanceUID = _STUDY, series.study_uid
+    of_study.RTReferencedSeriesSequence = Items([of_series])
+    frame.FrameOfReferenceUID = series.frame_of_reference_uid
+    frame.RTReferencedStudySequence = Items([of_study])
+    dataset.ReferencedFrameOfReferenceSequence = Items([frame])
+
+    colour = colours(labels or {organ: number for number, organ in enumerate(contours, start=1)})
+    normal = np.cross(series.direction[:3], series.direction[3:])
+    along_mm = np.array([one.position_mm for one in series.slices]) @ normal
+    rois, drawings, observations = [], [], []
+    for number, (organ, polygons) in enumerate(contours.items(), start=1):
+        _check_name(organ)
+        roi, drawing, observation = Dataset(), Dataset(), Dataset()
+        roi.ROINumber, roi.ReferencedFrameOfReferenceUID = number, series.frame_of_reference_uid
+        roi.ROIName, roi.ROIGenerationAlgorithm = organ, "AUTOMATIC"
+        roi.ROIGenerationDescription = drawn_by[:64]
+        drawing.ReferencedROINumber = number
+        drawing.ROIDisplayColor = [int(colour[organ][at : at + 2], 16) for at in (1, 3, 5)]
+        items = []
+        for at, polygon in enumerate(polygons, start=1):
+            item = Dataset()
+            item.ContourNumber, item.ContourGeometricType = at, "CLOSED_PLANAR"
+            item.ContourImageSequence = Items(
+                [reference(series.slices[int(np.abs(along_mm - polygon[0] @ normal).argmin())])]
+            )
+            item.NumberOfContourPoints = len(polygon)
+            item.ContourData = [_decimal(value) for value in np.ravel(polygon).tolist()]
+            items.append(item)
+        if items:  # a list without items is not allowed; an organ without the list is
+            drawing.ContourSequence = Items(items)
+        observation.ObservationNumber = observation.ReferencedROINumber = number
+        observation.RTROIInterpretedType, observation.ROIInterpreter = "ORGAN", ""
+        rois.append(roi)
+        drawings.append(drawing)
+        observations.append(observation)
+    dataset.StructureSetROISequence, dataset.ROIContourSequence = Items(rois), Items(drawings)
+    dataset.RTROIObservationsSequence = Items(observations)
+    return dataset
+
+
+def _copy_patient_and_study(image, dataset, our_text: str) -> None:
+    """Patient and study byte by byte as in the images, or in UTF-8 where our own text needs other letters than theirs."""
+    dataset.SpecificCharacterSet = image.get("SpecificCharacterSet") if our_text.isascii() else _UTF_8
+    for keyword in (*_COPIED, *_COPIED_IF_THERE):
+        if keyword not in image:
+            if keyword in _COPIED:
+                setattr(dataset, keyword, "")
+        elif keyword.endswith("Sequence"):
+            dataset[keyword] = image[keyword]
+        elif our_text.isascii():
+            dataset[keyword] = image.get_item(keyword)
+        else:
+            value = image[keyword].value
+            several = not isinstance(value, str) and image[keyword].VM > 1
+            setattr(
+                dataset, keyword, [readable_text(v, image) for v in value] if several else readable_text(value, image)
+            )
+
+
+def _check_name(organ: str) -> None:
+    if not 1 <= len(organ) <= 64 or "\\" in organ:
+        raise ValueError(f"{organ!r} cannot be the name of a structure: it needs 1 to 64 characters and no backslash")
+    if len(organ) > LONGEST_NAME:
+        logger.warning("%s: planning systems may cut the name after %d characters", organ, LONGEST_NAME)
+
+
+def _date_and_time(when: datetime) -> tuple[str, str]:
+    return when.strftime("%Y%m%d"), when.strftime("%H%M%S")
+
+
+def _decimal(value: float) -> str:
+    """A coordinate as decimal string: `-31.7`, never `-0.0` or `1e-05`."""
+    text = f"{value:.{POINT_DECIMALS}f}".rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text
