@@ -95,6 +95,15 @@ def _predict(options: Options) -> int:
     return _report_failed("predict", summary.failed)
 
 
+def _rtstruct(options: Options) -> int:
+    from nnunet_ext.rtstruct_writer import rtstruct
+
+    for organ in rtstruct(**options):
+        print(f"warning: {organ} has no voxel in {options['mask']}: it has no contour", file=sys.stderr)
+    print(options["out"])
+    return 0
+
+
 def _evaluate(options: Options) -> int:
     from nnunet_ext.evaluation import evaluate
 
@@ -285,6 +294,20 @@ def _parser() -> argparse.ArgumentParser:
         "--mirror", dest="use_mirroring", action="store_true", help="average over mirrored images: slower"
     )
     verb.add_argument("--overwrite", action="store_true", help="redo cases whose label map is there already")
+
+    verb = add_verb(
+        _rtstruct,
+        "write a label map as RTSTRUCT that a planning system opens beside the CT",
+        example="nnunet_ext rtstruct contours/case_01.nii.gz ct_series -o case_01_contours.dcm",
+    )
+    verb.add_argument("mask", metavar="MASK", type=Path, help="label map on the voxels of the CT")
+    verb.add_argument("ct_series", metavar="CT_SERIES", type=Path, help="folder with the CT's DICOM files")
+    verb.add_argument("-o", dest="out", metavar="FILE", type=Path, required=True, help="file to write")
+    names = verb.add_mutually_exclusive_group()
+    names.add_argument("--labels", dest="labels_file", metavar="FILE", type=Path, help="TOML label table")
+    names.add_argument(
+        "--dataset-json", metavar="FILE", type=Path, help="names of the labels; without: the one beside MASK"
+    )
 
     verb = add_verb(
         _evaluate,

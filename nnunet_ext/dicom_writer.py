@@ -1,6 +1,7 @@
-"""Images as classic DICOM series and organ contours as RTSTRUCT, with no more headers than readers need.
+"""Images as classic DICOM series, with no more headers than readers need.
 
-For phantoms and tests: every value is synthetic, dates are left empty, and the same input gives the same UIDs.
+For phantoms and tests: every value is synthetic, dates are left empty, and the same input gives the same UIDs. Contours
+on such a series are written by `rtstruct_writer`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import SimpleITK as sitk
 from nnunet_ext.geometry import index_to_world
 
 _CLASS = {"CT": "1.2.840.10008.5.1.4.1.1.2", "MR": "1.2.840.10008.5.1.4.1.1.4"}
-_RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
 _EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 
 
@@ -91,82 +91,6 @@ def write_series(
         files.append(folder / name.format(k + 1))
         dataset.save_as(files[-1], enforce_file_format=True)
     return files
-
-
-def write_rtstruct(
-    organs: Mapping[str, Sequence[np.ndarray]],
-    series_files: Sequence[Path],
-    path: Path,
-    *,
-    label: str = "contours",
-    headers: Mapping[str, object] | None = None,
-) -> Path:
-    """RTSTRUCT of closed planar contours on a written series.
-
-    Args:
-        organs: ROI name -> polygons `(N, 3)` in mm, LPS, each in the plane of one image; none is an empty ROI.
-        series_files: The files of the series.
-        path: File to write.
-        label: StructureSetLabel.
-        headers: More elements by keyword; they win over ours.
-    """
-    import pydicom
-    from pydicom.dataset import Dataset
-    from pydicom.uid import generate_uid
-
-    images = [pydicom.dcmread(file, stop_before_pixels=True) for file in series_files]
-    first = images[0]
-    normal = np.cross(*np.reshape(np.asarray(first.ImageOrientationPatient, float), (2, 3)))
-    along = np.array([np.dot(np.asarray(image.ImagePositionPatient, float), normal) for image in images])
-    study = Study(first.PatientID, str(first.PatientName))
-    dataset = _dataset(_RTSTRUCT, generate_uid(entropy_srcs=[first.SeriesInstanceUID, label]), study, "RTSTRUCT")
-    dataset.StudyInstanceUID = first.StudyInstanceUID
-    dataset.SeriesInstanceUID = generate_uid(entropy_srcs=[first.SeriesInstanceUID, label, "series"])
-    dataset.SeriesNumber = 99
-    dataset.FrameOfReferenceUID = first.FrameOfReferenceUID
-    dataset.StructureSetLabel = label
-
-    def reference(image: Dataset) -> Dataset:
-        item = Dataset()
-        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID
-        return item
-
-    series = Dataset()
-    series.SeriesInstanceUID = first.SeriesInstanceUID
-    series.ContourImageSequence = [reference(image) for image in images]
-    of_study = Dataset()
-    of_study.ReferencedSOPClassUID = "1.2.840.10008.3.1.2.3.1"
-    of_study.ReferencedSOPInstanceUID = first.StudyInstanceUID
-    of_study.RTReferencedSeriesSequence = [series]
-    frame = Dataset()
-    frame.FrameOfReferenceUID = first.FrameOfReferenceUID
-    frame.RTReferencedStudySequence = [of_study]
-    dataset.ReferencedFrameOfReferenceSequence = [frame]
-    dataset.StructureSetROISequence, dataset.ROIContourSequence = [], []
-    dataset.RTROIObservationsSequence = []
-    for number, (organ, polygons) in enumerate(organs.items(), start=1):
-        roi, drawn, observed = Dataset(), Dataset(), Dataset()
-        roi.ROINumber, roi.ROIName, roi.ROIGenerationAlgorithm = number, organ, "AUTOMATIC"
-        roi.ReferencedFrameOfReferenceUID = first.FrameOfReferenceUID
-        drawn.ReferencedROINumber = number
-        drawn.ContourSequence = []
-        for polygon in polygons:
-            contour = Dataset()
-            contour.ContourGeometricType = "CLOSED_PLANAR"
-            contour.NumberOfContourPoints = len(polygon)
-            contour.ContourData = _decimals(np.ravel(polygon))
-            contour.ContourImageSequence = [reference(images[int(np.argmin(np.abs(along - polygon[0] @ normal)))])]
-            drawn.ContourSequence.append(contour)
-        observed.ObservationNumber = observed.ReferencedROINumber = number
-        observed.RTROIInterpretedType, observed.ROIInterpreter = "ORGAN", ""
-        dataset.StructureSetROISequence.append(roi)
-        dataset.ROIContourSequence.append(drawn)
-        dataset.RTROIObservationsSequence.append(observed)
-    for keyword, value in (headers or {}).items():
-        setattr(dataset, keyword, value)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    dataset.save_as(path, enforce_file_format=True)
-    return path
 
 
 def _dataset(sop_class: str, sop_uid: str, study: Study, modality: str):

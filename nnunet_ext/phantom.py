@@ -199,20 +199,26 @@ def _write_case(folder: Path, options: dict) -> None:
 
 def _write_dicom(folder: Path, case: Phantom, name: str) -> None:
     """CT, T1 and T2 as series of one patient, and the organs as contours along the edges of the CT's voxels."""
-    from nnunet_ext.dicom_writer import Study, write_rtstruct, write_series
+    from nnunet_ext.dicom_series import find_series
+    from nnunet_ext.dicom_writer import Study, write_series
     from nnunet_ext.rtstruct import trace_mask
+    from nnunet_ext.rtstruct_writer import write_contours
 
     mr_frame = "1" if case.mr_to_ct is None else "2"
     times = {"T1": {"EchoTime": 12, "RepetitionTime": 550}, "T2": {"EchoTime": 95, "RepetitionTime": 4200}}
     study = Study(name, "Phantom", study="CT")
-    files = write_series(case.ct, folder / "CT", modality="CT", study=study, number=1, description="head phantom")
+    write_series(case.ct, folder / "CT", modality="CT", study=study, number=1, description="head phantom")
     study = Study(name, "Phantom", study="MR", frame_of_reference=mr_frame)
     for number, (channel, image) in enumerate((("T1", case.t1), ("T2", case.t2)), start=2):
         write_series(image, folder / channel, modality="MR", study=study, number=number, description=f"{channel} phantom",
                      headers=times[channel])  # fmt: skip
     labels = sitk.GetArrayViewFromImage(case.label)
     organs = {organ: trace_mask(labels == value, case.label) for value, organ in enumerate(ORGANS, start=1)}
-    write_rtstruct(organs, files, folder / "RTSTRUCT.dcm")
+    (ct,) = find_series(folder / "CT").images
+    moments = ("InstanceCreation", "Series", "StructureSet")  # none, so that the same case gives the same file
+    headers = {f"{moment}{part}": "" for moment in moments for part in ("Date", "Time")}
+    headers |= {f"{what}InstanceUID": study.uid("RTSTRUCT", what) for what in ("SOP", "Series")}
+    write_contours(organs, ct, folder / "RTSTRUCT.dcm", headers=headers)
 
 
 # ------------------------------------------------------------------------------------------------ one case

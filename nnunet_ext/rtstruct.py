@@ -84,7 +84,12 @@ def read_rtstruct(path: Path) -> StructureSet:
             raise ValueError("the RTSTRUCT has no list of regions (StructureSetROISequence); export it again")
         try:
             return _content(dataset)
-        except (TypeError, AttributeError, IndexError) as error:  # values missing where the standard demands them
+        except (
+            TypeError,
+            AttributeError,
+            IndexError,
+            OSError,
+        ) as error:  # values missing, or no sequence where one is due
             raise ValueError(f"the RTSTRUCT is damaged ({type(error).__name__}); export it again") from None
 
 

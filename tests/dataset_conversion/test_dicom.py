@@ -12,11 +12,13 @@ import SimpleITK as sitk
 
 from nnunet_ext.cli import main
 from nnunet_ext.dataset_conversion.triplets import convert, list_cases
-from nnunet_ext.dicom_writer import Study, write_rtstruct, write_series
+from nnunet_ext.dicom_series import Series, find_series
+from nnunet_ext.dicom_writer import Study, write_series
 from nnunet_ext.geometry import index_to_world, to_canonical
 from nnunet_ext.image_io import read_image
 from nnunet_ext.labels import ORGANS
 from nnunet_ext.rtstruct import trace_mask
+from nnunet_ext.rtstruct_writer import write_contours
 
 SHAPE, SPACING_MM = (24, 30, 36), (7.5, 6.6, 5.2)
 NAME, ID, BIRTH = "Zhangsan^Wei", "MRN0042817", "19610327"
@@ -72,7 +74,7 @@ def write_patient(
         study = Study(f"{ID}{number}{tag}", f"{NAME}{number}", study="ct" if channel == "CT" else "mr",
                       frame_of_reference=frames[n])  # fmt: skip
         more = {"PatientBirthDate": BIRTH, "StudyDate": "20230115", "AccessionNumber": "20230115", **headers}
-        files = write_series(
+        write_series(
             to_image(arrays[channel], code), root / f"{NAME}_{n}" / "DICOM", modality="CT" if channel == "CT" else "MR",
             study=study, number=n + 2, description=f"{description} {NAME.split('^')[0]}", headers=more, name="IM{:05d}",
         )  # fmt: skip
@@ -80,7 +82,9 @@ def write_patient(
             image = to_image(arrays["label"], code)
             label = sitk.GetArrayFromImage(image)
             organs = {name: trace_mask(label == value, image) for value, name in enumerate(drawn, start=1)}
-            write_rtstruct({**organs, "BODY": []}, files, root / "RS" / "plan", headers={"StudyDate": "20230115"})
+            write_contours(
+                {**organs, "BODY": []}, ct_series(root), root / "RS" / "plan", headers={"StudyDate": "20230115"}
+            )
     return root
 
 
@@ -92,6 +96,11 @@ def run(source: Path, **options):
 
 def ct_files(root: Path) -> list[Path]:
     return sorted((root / f"{NAME}_0" / "DICOM").iterdir())
+
+
+def ct_series(root: Path) -> Series:
+    (series,) = find_series(root / f"{NAME}_0").images
+    return series
 
 
 def edit(path: Path, change) -> None:
@@ -215,7 +224,7 @@ def test_anterior_and_posterior_parts_are_united_and_empty_regions_said(tmp_path
     front = label == 1
     front[:, 7:] = False
     organs = {"Eye_AL": front, "Eye_PL": (label == 1) & ~front, "Lens_R": label == 4, "Chiasm": label > 9}
-    write_rtstruct({name: trace_mask(mask, image) for name, mask in organs.items()}, ct_files(root), root / "RS")
+    write_contours({name: trace_mask(mask, image) for name, mask in organs.items()}, ct_series(root), root / "RS")
     summary = run(tmp_path / "src")
     result = sitk.GetArrayFromImage(read_image(summary.dataset_folder / "labelsTr" / "case_001.nii.gz"))
     np.testing.assert_array_equal(result, np.where(np.isin(label, (1, 4)), label, 0))
@@ -523,7 +532,7 @@ def test_contours_of_a_tilted_gantry_land_where_they_were_drawn(tmp_path: Path):
     axes = np.reshape(np.asarray(oblique().GetDirection()), (3, 3))
     i, j = np.array([8.5, 12.5, 12.5, 8.5]), np.array([9.5, 9.5, 14.5, 14.5])  # of slice 13 as it was measured
     square = corner + np.outer(i * SPACING_MM[2], axes[:, 0]) + np.outer(j * SPACING_MM[1], axes[:, 1])
-    write_rtstruct({"Lens_L": [square]}, ct_files(root), root / "RS")
+    write_contours({"Lens_L": [square]}, ct_series(root), root / "RS")
     summary = run(tmp_path / "src")
     assert any("tilted gantry" in line for line in summary.warnings["case_001"])
     label = read_image(summary.dataset_folder / "labelsTr" / "case_001.nii.gz")

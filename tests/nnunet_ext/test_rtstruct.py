@@ -6,8 +6,10 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
-from nnunet_ext.dicom_writer import Study, write_rtstruct, write_series
+from nnunet_ext.dicom_series import Series, find_series
+from nnunet_ext.dicom_writer import Study, write_series
 from nnunet_ext.rtstruct import Contour, fill_polygon, rasterise, read_rtstruct, readable_text, trace_mask
+from nnunet_ext.rtstruct_writer import write_contours
 
 SHAPE, SPACING_MM = (9, 13, 17), (3.0, 0.8, 0.7)
 
@@ -30,6 +32,12 @@ def lens(shape=SHAPE) -> np.ndarray:
 
 def contours(mask: np.ndarray, image: sitk.Image) -> list[Contour]:
     return [Contour(points) for points in trace_mask(mask, image)]
+
+
+def series(folder: Path) -> Series:
+    write_series(grid(), folder, modality="CT", study=Study("p"), number=1)
+    (found,) = find_series(folder).images
+    return found
 
 
 def polygon(image: sitk.Image, points, k: float) -> Contour:
@@ -157,9 +165,10 @@ def test_contours_that_do_not_belong_to_the_image_raise(points, message: str):
 
 def test_a_file_keeps_rois_references_and_chinese_names(tmp_path: Path):
     image = grid()
-    files = write_series(image, tmp_path / "ct", modality="CT", study=Study("p"), number=1)
+    ct = series(tmp_path / "ct")
     mask = lens()
-    path = write_rtstruct({"左晶体": trace_mask(mask, image), "empty": []}, files, tmp_path / "rs")
+    path = tmp_path / "rs"
+    write_contours({"左晶体": trace_mask(mask, image), "empty": []}, ct, path)
     structures = read_rtstruct(path)
     assert [(roi.name, bool(roi.contours)) for roi in structures.rois] == [("左晶体", True), ("empty", False)]
     assert len(structures.sop_uids) == SHAPE[0]
@@ -196,9 +205,10 @@ CHINESE = ("左眼球", "视交叉")
     ],
 )
 def test_chinese_names_are_read_whatever_character_set_is_stated(tmp_path: Path, stated: str, encoding: str):
-    files = write_series(grid(), tmp_path, modality="CT", study=Study("p"), number=1)
+    ct = series(tmp_path / "ct")
     holders = {letter * len(name.encode(encoding)): name for letter, name in zip("XY", CHINESE, strict=True)}
-    path = write_rtstruct({holder: [] for holder in holders}, files, tmp_path / "RS")
+    path = tmp_path / "RS"
+    write_contours({holder: [] for holder in holders}, ct, path)
     raw = path.read_bytes().replace(b"ISO_IR 192", stated.encode().ljust(10))
     for holder, name in holders.items():
         raw = raw.replace(holder.encode(), name.encode(encoding))
@@ -215,7 +225,7 @@ def test_western_names_stay_as_they_are():
     ("damage", "message"),
     [
         (lambda d: setattr(d.ROIContourSequence[0], "ReferencedROINumber", None), "region without a number"),
-        (lambda d: d.add_new("ROIContourSequence", "LO", "what"), r"is damaged \(AttributeError\)"),
+        (lambda d: d.add_new("ROIContourSequence", "LO", "what"), r"is damaged \(OSError\)"),
         (lambda d: setattr(d.StructureSetROISequence[1], "ROINumber", 1), "two regions with the number 1"),
         (
             lambda d: setattr(d.ROIContourSequence[0].ContourSequence[0], "ContourData", ["1", "2"]),
@@ -224,9 +234,10 @@ def test_western_names_stay_as_they_are():
     ],
 )
 def test_a_damaged_rtstruct_raises_one_line(tmp_path: Path, damage, message: str):
-    files = write_series(grid(), tmp_path, modality="CT", study=Study("p"), number=1)
+    ct = series(tmp_path / "ct")
     organs = {name: [c.points_mm for c in contours(lens(), grid())] for name in ("Lens_L", "Lens_R")}
-    path = write_rtstruct(organs, files, tmp_path / "RS")
+    path = tmp_path / "RS"
+    write_contours(organs, ct, path)
     dataset = pydicom.dcmread(path)
     damage(dataset)
     dataset.save_as(path)
