@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+from scipy import ndimage
 
 from nnunet_ext import __version__
 from nnunet_ext.dicom_series import Series, Slice, find_series, series_grid
@@ -41,16 +42,16 @@ _STUDY = "1.2.840.10008.3.1.2.3.1"  # retired, and what planning systems write a
 _IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 _UTF_8 = "ISO_IR 192"
 
-#: Patient and study as the images have them; those of the first row must be there, empty where unknown.
+#: Patient and study as the images have them: what must be there, empty where unknown, and what may be left out.
 _COPIED = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "ReferringPhysicianName",
     "StudyID", "AccessionNumber", "PositionReferenceIndicator",
 )  # fmt: skip
 _COPIED_IF_THERE = (
-    "IssuerOfPatientID", "OtherPatientIDs", "OtherPatientIDsSequence", "PatientBirthTime", "EthnicGroup",
-    "PatientComments", "PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence",
-    "PatientAge", "PatientSize", "PatientWeight", "StudyDescription", "IssuerOfAccessionNumberSequence",
-    "PhysiciansOfRecord", "ProcedureCodeSequence",
+    "SpecificCharacterSet", "IssuerOfPatientID", "OtherPatientIDs", "OtherPatientIDsSequence", "PatientBirthTime",
+    "EthnicGroup", "PatientComments", "PatientIdentityRemoved", "DeidentificationMethod", "PatientAge", "PatientSize",
+    "DeidentificationMethodCodeSequence", "PatientWeight", "StudyDescription", "PhysiciansOfRecord",
+    "IssuerOfAccessionNumberSequence", "ProcedureCodeSequence",
 )  # fmt: skip
 
 
@@ -154,14 +155,17 @@ def write_rtstruct(
     organs = organ_values(labels)
     grid, planes = series_grid(series)
     array = sitk.GetArrayFromImage(_on_grid(label_map, grid))
-    unknown = sorted(set(np.unique(array).tolist()) - {0} - {value for values in organs.values() for value in values})
-    if unknown:
-        raise ValueError(f"the label map holds the value {unknown[0]:g}, which is none of the labels {dict(labels)}")
-    masks = {organ: np.isin(array, values) for organ, values in organs.items()}
-    empty = [organ for organ, mask in masks.items() if not mask.any()]
-    if len(empty) == len(masks):
-        raise ValueError(f"the label map is empty, none of {', '.join(masks)} has a voxel: there is nothing to draw")
-    contours = {organ: _contours(organ, mask, grid, planes) for organ, mask in masks.items()}
+    box = next(iter(ndimage.find_objects((array != 0).astype(np.uint8))), None)
+    if box is None:
+        raise ValueError(f"the label map is empty, none of {', '.join(organs)} has a voxel: there is nothing to draw")
+    array, grid, planes = array[box], grid[box[::-1]], planes[box[0]]
+    known = np.isin(array, [0, *(value for values in organs.values() for value in values)])
+    if not known.all():
+        raise ValueError(
+            f"the label map holds the value {array[~known].min():g}, which is none of the labels {dict(labels)}"
+        )
+    contours = {organ: _contours(organ, np.isin(array, values), grid, planes) for organ, values in organs.items()}
+    empty = [organ for organ, polygons in contours.items() if not polygons]
     write_contours(contours, series, out, labels=labels, model=model)
     return empty
 
@@ -232,107 +236,72 @@ def write_contours(
             temporary.unlink(missing_ok=True)
 
 
-def _structure_set(contours: Mapping[str, Sequence[np.ndarray]], series: Series, image, labels, model: str):
+def _structure_set(
+    contours: Mapping[str, Sequence[np.ndarray]], series: Series, image, labels: Mapping[str, int] | None, model: str
+):
     from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.sequence import Sequence as Items
     from pydicom.uid import generate_uid
 
     from nnunet_ext.overlays import colours
 
-    missing = [
-        keyword
-        for keyword, uid in (
-            ("StudyInstanceUID", series.study_uid),
-            ("SeriesInstanceUID", series.uid),
-            ("FrameOfReferenceUID", series.frame_of_reference_uid),
-            ("SOPInstanceUID", all(one.sop_uid for one in series.slices)),
-        )
-        if not uid
-    ]
-    if missing:
+    uids = {
+        "StudyInstanceUID": series.study_uid,
+        "SeriesInstanceUID": series.uid,
+        "FrameOfReferenceUID": series.frame_of_reference_uid,
+        "SOPInstanceUID": all(one.sop_uid for one in series.slices),
+    }
+    if missing := [keyword for keyword, uid in uids.items() if not uid]:
         raise ValueError(
             f"the series has no {', '.join(missing)}: no planning system could place contours on it; export it again"
         )
-    now = datetime.now()
     software = f"nnunet_ext {__version__}"
     drawn_by = f"{software}: {model}" if model else software
     empty = [organ for organ, polygons in contours.items() if not len(polygons)]
+    description = f"Automatic, not reviewed. {drawn_by}." + (f" Not found: {', '.join(empty)}." if empty else "")
 
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = _IMPLICIT_LITTLE_ENDIAN
     _copy_patient_and_study(image, dataset, "".join((*contours, model)))
+    now = datetime.now()
+    for moment in ("InstanceCreation", "Series", "StructureSet"):
+        setattr(dataset, f"{moment}Date", now.strftime("%Y%m%d"))
+        setattr(dataset, f"{moment}Time", now.strftime("%H%M%S"))
     dataset.SOPClassUID, dataset.SOPInstanceUID = _RTSTRUCT, generate_uid()
-    dataset.InstanceCreationDate, dataset.InstanceCreationTime = _date_and_time(now)
     dataset.StudyInstanceUID, dataset.SeriesInstanceUID = series.study_uid, generate_uid()
     dataset.Modality, dataset.SeriesNumber, dataset.InstanceNumber = "RTSTRUCT", 99, 1
-    dataset.SeriesDate, dataset.SeriesTime = _date_and_time(now)
     dataset.SeriesDescription = f"Contours by {software}"
     dataset.OperatorsName = ""
     dataset.Manufacturer = dataset.ManufacturerModelName = "nnunet_ext"
     dataset.SoftwareVersions = __version__
     dataset.FrameOfReferenceUID = series.frame_of_reference_uid
     dataset.StructureSetLabel = "nnunet_ext auto"  # at most 16 characters
-    dataset.StructureSetDescription = f"Automatic, not reviewed. {drawn_by}." + (
-        f" Not found: {', '.join(empty)}." if empty else ""
-    )
-    dataset.StructureSetDate, dataset.StructureSetTime = _date_and_time(now)
+    dataset.StructureSetDescription = description[:1024]
     dataset.ApprovalStatus = "UNAPPROVED"
-
-    def reference(one: Slice, *, frame: bool = True) -> Dataset:
-        item = Dataset()
-        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = image.SOPClassUID, one.sop_uid
-        if frame and one.frame is not None:
-            item.ReferencedFrameNumber = one.frame + 1
-        return item
-
-    of_series, of_study, frame = Dataset(), Dataset(), Dataset()
-    of_series.SeriesInstanceUID = series.uid
-    whole = {one.sop_uid: one for one in series.slices}.values()  # a multi-frame object once, for all its frames
-    of_series.ContourImageSequence = Items([reference(one, frame=False) for one in whole])
-    of_study.ReferencedSOPClassUID, of_study.ReferencedSOPInstanceUID = _STUDY, series.study_uid
-    of_study.RTReferencedSeriesSequence = Items([of_series])
-    frame.FrameOfReferenceUID = series.frame_of_reference_uid
-    frame.RTReferencedStudySequence = Items([of_study])
-    dataset.ReferencedFrameOfReferenceSequence = Items([frame])
-
+    dataset.ReferencedFrameOfReferenceSequence = [_references(series, image.SOPClassUID)]
+    dataset.StructureSetROISequence, dataset.ROIContourSequence = [], []
+    dataset.RTROIObservationsSequence = []
     colour = colours(labels or {organ: number for number, organ in enumerate(contours, start=1)})
-    normal = np.cross(series.direction[:3], series.direction[3:])
-    along_mm = np.array([one.position_mm for one in series.slices]) @ normal
-    rois, drawings, observations = [], [], []
     for number, (organ, polygons) in enumerate(contours.items(), start=1):
         _check_name(organ)
-        roi, drawing, observation = Dataset(), Dataset(), Dataset()
-        roi.ROINumber, roi.ReferencedFrameOfReferenceUID = number, series.frame_of_reference_uid
-        roi.ROIName, roi.ROIGenerationAlgorithm = organ, "AUTOMATIC"
+        roi, drawn, observed = Dataset(), Dataset(), Dataset()
+        roi.ROINumber, roi.ROIName, roi.ROIGenerationAlgorithm = number, organ, "AUTOMATIC"
         roi.ROIGenerationDescription = drawn_by[:64]
-        drawing.ReferencedROINumber = number
-        drawing.ROIDisplayColor = [int(colour[organ][at : at + 2], 16) for at in (1, 3, 5)]
-        items = []
-        for at, polygon in enumerate(polygons, start=1):
-            item = Dataset()
-            item.ContourNumber, item.ContourGeometricType = at, "CLOSED_PLANAR"
-            item.ContourImageSequence = Items(
-                [reference(series.slices[int(np.abs(along_mm - polygon[0] @ normal).argmin())])]
-            )
-            item.NumberOfContourPoints = len(polygon)
-            item.ContourData = [_decimal(value) for value in np.ravel(polygon).tolist()]
-            items.append(item)
-        if items:  # a list without items is not allowed; an organ without the list is
-            drawing.ContourSequence = Items(items)
-        observation.ObservationNumber = observation.ReferencedROINumber = number
-        observation.RTROIInterpretedType, observation.ROIInterpreter = "ORGAN", ""
-        rois.append(roi)
-        drawings.append(drawing)
-        observations.append(observation)
-    dataset.StructureSetROISequence, dataset.ROIContourSequence = Items(rois), Items(drawings)
-    dataset.RTROIObservationsSequence = Items(observations)
+        roi.ReferencedFrameOfReferenceUID = series.frame_of_reference_uid
+        drawn.ReferencedROINumber = number
+        drawn.ROIDisplayColor = [int(colour[organ][at : at + 2], 16) for at in (1, 3, 5)]
+        if len(polygons):  # a list without items is not allowed; an organ without the list is
+            drawn.ContourSequence = _drawing(polygons, series, image.SOPClassUID)
+        observed.ObservationNumber = observed.ReferencedROINumber = number
+        observed.RTROIInterpretedType, observed.ROIInterpreter = "ORGAN", ""
+        dataset.StructureSetROISequence.append(roi)
+        dataset.ROIContourSequence.append(drawn)
+        dataset.RTROIObservationsSequence.append(observed)
     return dataset
 
 
 def _copy_patient_and_study(image, dataset, our_text: str) -> None:
-    """Patient and study byte by byte as in the images, or in UTF-8 where our own text needs other letters than theirs."""
-    dataset.SpecificCharacterSet = image.get("SpecificCharacterSet") if our_text.isascii() else _UTF_8
+    """Patient and study byte by byte as in the images, or in UTF-8 where our own text may need other letters than theirs."""
     for keyword in (*_COPIED, *_COPIED_IF_THERE):
         if keyword not in image:
             if keyword in _COPIED:
@@ -341,12 +310,56 @@ def _copy_patient_and_study(image, dataset, our_text: str) -> None:
             dataset[keyword] = image[keyword]
         elif our_text.isascii():
             dataset[keyword] = image.get_item(keyword)
+        elif image[keyword].VM > 1:
+            setattr(dataset, keyword, [readable_text(value, image) for value in image[keyword].value])
         else:
-            value = image[keyword].value
-            several = not isinstance(value, str) and image[keyword].VM > 1
-            setattr(
-                dataset, keyword, [readable_text(v, image) for v in value] if several else readable_text(value, image)
-            )
+            setattr(dataset, keyword, readable_text(image[keyword].value, image))
+    if not our_text.isascii():
+        dataset.SpecificCharacterSet = _UTF_8
+
+
+def _references(series: Series, sop_class: str):
+    """Frame of reference, study, series and all its images; a multi-frame object once, for all its frames."""
+    from pydicom.dataset import Dataset
+
+    frame, of_study, of_series = Dataset(), Dataset(), Dataset()
+    frame.FrameOfReferenceUID = series.frame_of_reference_uid
+    frame.RTReferencedStudySequence = [of_study]
+    of_study.ReferencedSOPClassUID, of_study.ReferencedSOPInstanceUID = _STUDY, series.study_uid
+    of_study.RTReferencedSeriesSequence = [of_series]
+    of_series.SeriesInstanceUID = series.uid
+    of_series.ContourImageSequence = [
+        _reference(sop_uid, sop_class) for sop_uid in dict.fromkeys(one.sop_uid for one in series.slices)
+    ]
+    return frame
+
+
+def _reference(sop_uid: str, sop_class: str, frame: int | None = None):
+    from pydicom.dataset import Dataset
+
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class, sop_uid
+    if frame is not None:
+        item.ReferencedFrameNumber = frame + 1
+    return item
+
+
+def _drawing(polygons: Sequence[np.ndarray], series: Series, sop_class: str) -> list:
+    """One item per polygon, which refers to the image in whose plane it lies."""
+    from pydicom.dataset import Dataset
+
+    normal = np.cross(series.direction[:3], series.direction[3:])
+    along_mm = np.array([one.position_mm for one in series.slices]) @ normal
+    items = []
+    for number, polygon in enumerate(polygons, start=1):
+        drawn_on = series.slices[int(np.abs(along_mm - polygon[0] @ normal).argmin())]
+        item = Dataset()
+        item.ContourNumber, item.ContourGeometricType = number, "CLOSED_PLANAR"
+        item.ContourImageSequence = [_reference(drawn_on.sop_uid, sop_class, drawn_on.frame)]
+        item.NumberOfContourPoints = len(polygon)
+        item.ContourData = [_decimal(value) for value in np.ravel(polygon).tolist()]
+        items.append(item)
+    return items
 
 
 def _check_name(organ: str) -> None:
@@ -354,10 +367,6 @@ def _check_name(organ: str) -> None:
         raise ValueError(f"{organ!r} cannot be the name of a structure: it needs 1 to 64 characters and no backslash")
     if len(organ) > LONGEST_NAME:
         logger.warning("%s: planning systems may cut the name after %d characters", organ, LONGEST_NAME)
-
-
-def _date_and_time(when: datetime) -> tuple[str, str]:
-    return when.strftime("%Y%m%d"), when.strftime("%H%M%S")
 
 
 def _decimal(value: float) -> str:
