@@ -509,7 +509,7 @@ def test_contours_on_an_enhanced_ct_give_the_same_labels(tmp_path: Path, to_enha
         items = [
             dataset.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0].RTReferencedSeriesSequence[0]
         ]
-        items += [contour for roi in dataset.ROIContourSequence for contour in roi.ContourSequence]
+        items += [contour for roi in dataset.ROIContourSequence for contour in roi.get("ContourSequence", ())]
         for item in items:
             item.ContourImageSequence = item.ContourImageSequence[:1]
             item.ContourImageSequence[0].ReferencedSOPInstanceUID = whole

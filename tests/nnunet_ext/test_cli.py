@@ -17,6 +17,7 @@ FUNCTIONS = {
     "phantom": ("nnunet_ext.phantom", "make_phantoms"),
     "convert": ("nnunet_ext.dataset_conversion.triplets", "convert"),
     "predict": ("nnunet_ext.predict", "predict"),
+    "rtstruct": ("nnunet_ext.rtstruct_writer", "rtstruct"),
     "evaluate": ("nnunet_ext.evaluation", "evaluate"),
     "hook": ("nnunet_ext.hooking", "write_hooks"),
     "doctor": ("nnunet_ext.doctor", "doctor"),
