@@ -197,7 +197,9 @@ def train_and_score(study: Study, variant: str, seed: int, default_iterations: i
 
     torch.set_num_threads(1)
     stock = variant in (STOCK_PLAN, STOCK_RECIPE)
-    cost, default_cost = _seconds_per_iteration(_trainer(study, variant, seed), _trainer(study, "default", seed))
+    cost = default_cost = 1.0
+    if variant != "default":
+        cost, default_cost = _seconds_per_iteration(_trainer(study, variant, seed), _trainer(study, "default", seed))
     wanted = default_iterations * default_cost / cost
     # A network so large that few epochs fit gets shorter ones; stock's learning rate falls by the epoch.
     per_epoch = max(1, min(25, int(wanted / FEWEST_EPOCHS)))
