@@ -311,13 +311,32 @@ def _parser() -> argparse.ArgumentParser:
 
     verb = add_verb(
         _evaluate,
-        "compare label maps with references: DSC, HD95, surface dice",
+        "compare label maps, or a model's cross-validation, with references: DSC, HD95, surface dice",
         example="nnunet_ext evaluate contours labelsTs -o evaluation",
     )
-    verb.add_argument("predictions", metavar="PRED", type=Path, help="folder of predicted label maps")
-    verb.add_argument("references", metavar="REF", type=Path, help="folder of reference label maps")
+    verb.add_argument(
+        "predictions", metavar="PRED", type=Path, help="folder of predicted label maps, or of a trained model"
+    )
+    verb.add_argument(
+        "references",
+        metavar="REF",
+        type=Path,
+        nargs="?",
+        default=None,
+        help="folder of reference label maps; for a trained model, without: those it was trained on",
+    )
     verb.add_argument("-o", dest="out", metavar="OUT", type=Path, required=True, help="folder for the tables")
-    verb.add_argument("--tolerance-mm", metavar="X", type=float, help="distance that counts as agreement of surfaces")
+    verb.add_argument(
+        "--localizer", metavar="FOLDER", type=Path, help="the localizer's label maps of the same cases, to compare with"
+    )
+    verb.add_argument(
+        "--tolerance-mm",
+        nargs="+",
+        metavar="X",
+        action=_ToleranceAction,
+        help="distance that counts as agreement of surfaces: 1.5, or by organ, Lens_L=1 Eye_L=2; without: "
+        "expert variability where it is published, else 1",
+    )
     _add_processes(verb)
 
     verb = add_verb(
@@ -377,6 +396,20 @@ class _PairAction(argparse.Action):
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
         setattr(namespace, self.dest, tuple(values))
+
+
+class _ToleranceAction(argparse.Action):
+    """`1.5` -> one number; `Lens_L=1 Eye_L=2` -> a mapping."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        try:
+            if len(values) == 1 and "=" not in values[0]:
+                tolerance = float(values[0])
+            else:
+                tolerance = {organ: float(mm) for organ, mm in (text.split("=") for text in values)}
+        except ValueError:
+            parser.error(f"{option_string} {' '.join(values)}: give one distance in mm, or ORGAN=MM for each organ")
+        setattr(namespace, self.dest, tolerance)
 
 
 def _add_processes(verb: argparse.ArgumentParser) -> None:

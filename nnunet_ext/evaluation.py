@@ -1,4 +1,4 @@
-"""Predictions against references: per-case scores, means over cases, and a table laid out as papers print it.
+"""Predictions against references: from two folders of label maps, or a trained model, to a score per case and organ.
 
 What counts, for each case that has a reference:
 
@@ -6,9 +6,10 @@ What counts, for each case that has a reference:
 - a FAILED case (no prediction, an unreadable file, another grid, an unknown label) scores as if every organ of its
   reference were missed: DSC 0, HD95 = image diagonal, surface dice 0. A lost case must not improve the mean. Only a
   reference that cannot be read stays out of the means: nobody knows which organs it holds;
-- mean, SD (sample SD, ddof = 1) and median are taken over cases; an organ in neither mask is left out and listed;
 - an organ that the model does not segment, because its crop is too small for it, has no score in any case: `left_out_organs`
   of the `dataset.json` beside the predictions names them.
+
+Means, tables and files are made in `nnunet_ext.evaluation_summary`.
 
 Label maps of one case are compared voxel by voxel, so their grids are compared first. A prediction on the reference's
 grid with other axis order or flips (another writer's orientation) is reoriented; any other difference fails the case.
@@ -16,18 +17,13 @@ grid with other axis order or flips (another writer's orientation) is reoriented
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 import multiprocessing
-import os
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
-from importlib import metadata
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,9 +31,11 @@ import SimpleITK as sitk
 from scipy import ndimage
 from tqdm import tqdm
 
-from nnunet_ext import __version__
+from nnunet_ext import roi
+from nnunet_ext.cross_validation import is_model, read_cross_validation, reference_folder
+from nnunet_ext.evaluation_summary import EvaluationSummary, write_evaluation
 from nnunet_ext.labels import LEFT_OUT_KEY
-from nnunet_ext.metrics import METRICS, image_diagonal_mm, presence, score_organ
+from nnunet_ext.metrics import METRICS, image_diagonal_mm, presence, score_organ, tolerance_mm_of
 
 logger = logging.getLogger(__name__)
 
@@ -49,89 +47,34 @@ GRID_TOLERANCE_VOXELS = 0.05
 
 KILLED = "a scoring process ended (out of memory? a script without `if __name__ == '__main__'`?); use n_processes=1"
 
-#: Metrics that get a mean over cases, with the decimals of our tables.
-SUMMARISED = {
-    "dsc_percent": 2,
-    "hd95_mm": 2,
-    "surface_dice": 3,
-    "mean_surface_distance_mm": 2,
-    "volume_difference_ml": 3,
-}
-
-DEFINITIONS = {
-    "dsc_percent": "Dice similarity coefficient, in percent.",
-    "hd95_mm": (
-        "Larger of the two directed 95th percentiles of the surface distances, weighted by surface area "
-        "(surface-distance library), in mm."
-    ),
-    "surface_dice": "Share of both surfaces, by area, within tolerance_mm of the other one, in [0, 1].",
-    "mean_surface_distance_mm": "Mean distance of both surfaces to the other one, weighted by area, in mm.",
-    "volume_difference_ml": "Volume of the prediction minus volume of the reference, in mL.",
-    "missed": "Organ in the reference only: DSC 0, HD95 = image diagonal, surface dice 0; counted in the means.",
-    "invented": "Organ in the prediction only: scored like a missed organ; counted in the means.",
-    "left_out": "Organ in neither mask: no score, not counted in the means.",
-    "not_segmented": "Organ that the model leaves out: no score, not counted in the means.",
-    "failed": (
-        "Case that could not be scored: every organ of its reference counts as missed in the means. "
-        "A case whose reference cannot be read is in no mean."
-    ),
-    "mean, sd, median": "Over cases; sd is the sample SD (ddof = 1), null for fewer than two cases; n = cases counted.",
-    "all_organs": "Mean over the organs of a case first, then mean, sd and median of that over cases.",
-}
-
-
-@dataclass(frozen=True)
-class EvaluationSummary:
-    """Scores of one folder of predictions.
-
-    `rows` is the CSV: one dict per case and organ, with `case`, `organ`, `METRICS`, `tolerance_mm` and `flag` (empty,
-    or one of missed, invented, left_out, not_segmented, failed). Statistics are `{"mean", "sd", "median", "n"}` per metric.
-    """
-
-    labels: dict[str, int]
-    tolerance_mm: dict[str, float]
-    cases: tuple[str, ...]
-    rows: list[dict] = field(repr=False)
-    per_organ: dict[str, dict[str, dict[str, float]]]
-    all_organs: dict[str, dict[str, float]]
-    missed: list[tuple[str, str]]
-    invented: list[tuple[str, str]]
-    left_out: list[tuple[str, str]]
-    failed: dict[str, str]
-    ignored: tuple[str, ...]
-    not_segmented: tuple[str, ...]
-    table_markdown: str = field(repr=False)
-
-    @property
-    def ok(self) -> bool:
-        """Whether every case with a reference could be scored."""
-        return not self.failed
-
-    def scores(self, case: str, metric: str = "dsc_percent") -> dict[str, float]:
-        """One metric of one case: organ -> value (NaN where left out)."""
-        return {row["organ"]: row[metric] for row in self.rows if row["case"] == case}
-
 
 def evaluate(
     predictions: Path,
-    references: Path,
+    references: Path | None,
     out: Path,
     *,
+    localizer: Path | None = None,
     labels: Mapping[str, int] | None = None,
-    tolerance_mm: float | Mapping[str, float] = 1.0,
+    tolerance_mm: float | Mapping[str, float] | None = None,
     n_processes: int = 2,
     show_progress: bool = True,
 ) -> EvaluationSummary:
     """Score every prediction that has a reference; write `evaluation.csv`, `evaluation.json` and `evaluation.md`.
 
     Args:
-        predictions: Folder with one label map per case; the file name without its ending is the case.
-        references: Folder with the reference label maps, same names; the file ending may differ.
+        predictions: Folder with one label map per case; the file name without its ending is the case. Or a trained model
+            (`.../CascadeOARTrainer__CascadeOARPlans__3d_cascade_fullres`): its cross-validation is scored, the cases of the
+            folds that have been validated.
+        references: Folder with the reference label maps, same names; the file ending may differ. None for a trained model:
+            `labelsTr` of its dataset in `$nnUNet_raw`, else `gt_segmentations` in `$nnUNet_preprocessed`.
         out: Folder for the three files; made if missing. Each replaces an old one only when it is complete.
+        localizer: Label maps of the localizer for the same cases, or its trained model, to compare with; scored into
+            `out/localizer`. None, for a trained model: that of the stage before, if it is there.
         labels: Organ -> label value, or a list of values for a region. Default: `labels` of the `dataset.json` in
             `predictions`, `references` or the folder above `references`. `background` is skipped; voxels that the
             reference marks `ignore` count as background in both.
-        tolerance_mm: Tolerance of the surface dice, for all organs or by organ.
+        tolerance_mm: Tolerance of the surface dice, for all organs or by organ; for organs not named,
+            `metrics.tolerance_mm_of`.
         n_processes: Processes that read and score cases; 1 stays in this process.
         show_progress: Draw a progress bar.
 
@@ -142,45 +85,139 @@ def evaluate(
         FileNotFoundError: If a folder does not exist, there is no reference, or no `dataset.json` names the labels.
         ValueError: If two files of a folder are the same case, a label or tolerance is unusable.
     """
-    predictions, references, out = Path(predictions), Path(references), Path(out)
-    prediction_of, reference_of = find_label_maps(predictions), find_label_maps(references)
-    if not reference_of:
-        raise FileNotFoundError(f"No label map ({', '.join(FILE_ENDINGS)}) in the references folder {references}.")
-    labels = dict(labels) if labels is not None else labels_from_dataset_json(predictions, references)
-    organs = organ_values(labels)
-    tolerances_mm = _tolerances(organs, tolerance_mm)
     if n_processes < 1:
         raise ValueError(f"n_processes is {n_processes}; give 1 or more.")
+    folders = _find(Path(predictions), references)
+    labels = dict(labels) if labels is not None else labels_from_dataset_json(folders.dataset, folders.references)
+    options = {"labels": labels, "tolerance_mm": tolerance_mm, "n_processes": n_processes}
+    options["show_progress"] = show_progress
+    summary = _score(folders, title="Scoring", **options)
+    localizer = localizer or folders.localizer
+    if localizer is not None:
+        try:
+            before = _find(Path(localizer), folders.references)
+        except FileNotFoundError as error:
+            if folders.localizer is None:  # asked for
+                raise
+            logger.warning("Not compared with the localizer: %s", error)
+        else:
+            cases = folders.reference_of.keys() & before.reference_of.keys()
+            before = replace(before, reference_of={case: before.reference_of[case] for case in cases})
+            summary = replace(summary, localizer=_score(before, title="Scoring the localizer", **options))
+    write_evaluation(summary, Path(out))
+    return summary
 
+
+@dataclass(frozen=True)
+class _Box:
+    """What the segmenter saw of a case: voxels along `(Z, Y, X)` of its grid with the axes running to `axes` (x, y, z)."""
+
+    voxels: roi.Box
+    axes: str
+
+
+@dataclass(frozen=True)
+class _Folders:
+    """What is to be scored: case -> prediction, case -> reference, and what is known about the predictions."""
+
+    dataset: Path  # where a dataset.json may lie beside the predictions
+    references: Path
+    prediction_of: Mapping[str, Path]
+    reference_of: Mapping[str, Path]
+    boxes: Mapping[str, _Box] = field(default_factory=dict)
+    pass_rates: Mapping[str, float] = field(default_factory=dict)
+    model: Path | None = None
+    folds: tuple[str, ...] = ()
+    localizer: Path | None = None
+
+
+def _find(predictions: Path, references: Path | None) -> _Folders:
+    """Files of both folders; for a trained model those of its validated folds, and its references where none are named."""
+    if is_model(predictions):
+        references = reference_folder(predictions) if references is None else Path(references)
+        found = read_cross_validation(predictions)
+        reference_of = _references(references)
+        if missing := sorted(set(found.cases) - set(reference_of)):
+            raise FileNotFoundError(
+                f"No reference for {len(missing)} of the {len(found.cases)} validated cases, e.g. '{missing[0]}', in "
+                f"{references}. Is it the dataset this model was trained on?"
+            )
+        validated = {fold: find_label_maps(folder) for fold, folder in found.validation_folders.items()}
+        return _Folders(
+            predictions,
+            references,
+            {case: validated[fold][case] for case, fold in found.cases.items() if case in validated[fold]},
+            {case: reference_of[case] for case in found.cases},
+            pass_rates=found.pass_rates,
+            model=found.model,
+            folds=found.folds,
+            localizer=found.localizer,
+        )
+    prediction_of = find_label_maps(predictions)
+    if references is None:
+        raise FileNotFoundError(
+            f"{predictions} is no trained model (plans.json, fold_*), so name the folder of the references too."
+        )
+    references = Path(references)
+    return _Folders(predictions, references, prediction_of, _references(references), boxes=_boxes(predictions))
+
+
+def _references(folder: Path) -> dict[str, Path]:
+    found = find_label_maps(folder)
+    if not found:
+        raise FileNotFoundError(f"No label map ({', '.join(FILE_ENDINGS)}) in the references folder {folder}.")
+    return found
+
+
+def _score(
+    folders: _Folders,
+    *,
+    labels: Mapping[str, int],
+    tolerance_mm: float | Mapping[str, float] | None,
+    n_processes: int,
+    show_progress: bool,
+    title: str,
+) -> EvaluationSummary:
+    organs = organ_values(labels)
+    tolerances_mm = _tolerances(organs, tolerance_mm)
+    not_segmented = organs_not_segmented(folders.dataset, organs)
     jobs = [
-        (case, prediction_of.get(case), reference_of[case], organs, _values(labels.get("ignore", ())), tolerances_mm)
-        for case in sorted(reference_of)
+        _Job(
+            case,
+            folders.prediction_of.get(case),
+            reference,
+            organs,
+            _values(labels.get("ignore", ())),
+            tolerances_mm,
+            folders.boxes.get(case),
+            not_segmented,
+        )
+        for case, reference in sorted(folders.reference_of.items())
     ]
-    results = dict(tqdm(_run(jobs, n_processes), total=len(jobs), desc="Scoring", disable=not show_progress))
-
-    not_segmented = organs_not_segmented(predictions, organs)
-    rows = [row for case in sorted(results) for row in results[case][0]]
+    results = dict(tqdm(_run(jobs, n_processes), total=len(jobs), desc=title, disable=not show_progress))
+    rows = [row for job in jobs for row in results[job.case].rows]
     for row in rows:
         if row["organ"] in not_segmented:
             row.update(dict.fromkeys(METRICS, float("nan")), flag="not_segmented")
-    failed = {case: results[case][1] for case in sorted(results) if results[case][1]}
-    ignored = tuple(sorted(set(prediction_of) - set(reference_of)))
-    if ignored:
+    ignored = tuple(sorted(set(folders.prediction_of) - set(folders.reference_of)))
+    if ignored and folders.model is None:
         logger.warning("No reference for %d prediction(s), ignored: %s", len(ignored), ", ".join(ignored))
-    summary = summarise(
-        rows,
-        labels=labels,
+    names = _dataset_json(folders.dataset).get("channel_names", {})
+    measured = {case: result.pass_rate for case, result in results.items() if result.pass_rate is not None}
+    rates = {case: rate for case, rate in {**measured, **folders.pass_rates}.items() if case in results}
+    return EvaluationSummary(
+        labels=dict(labels),
         tolerance_mm=tolerances_mm,
-        failed=failed,
-        ignored=ignored,
+        rows=rows,
+        files={job.case: (_absolute(job.prediction), _absolute(job.reference)) for job in jobs},
+        failed={job.case: results[job.case].failed for job in jobs if results[job.case].failed},
+        ignored=() if folders.model else ignored,
         not_segmented=not_segmented,
+        pass_rates=dict(sorted(rates.items())),
+        channels=tuple(name for _, name in sorted(names.items(), key=lambda item: int(item[0]))),
+        model=folders.model,
+        folds=folders.folds,
     )
-
-    out.mkdir(parents=True, exist_ok=True)
-    _write(out / "evaluation.csv", _csv(summary.rows))
-    _write(out / "evaluation.json", _json(summary, predictions, references))
-    _write(out / "evaluation.md", summary.table_markdown)
-    return summary
 
 
 def find_label_maps(folder: Path) -> dict[str, Path]:
@@ -229,8 +266,7 @@ def labels_from_dataset_json(predictions: Path, references: Path) -> dict[str, i
 
 def organs_not_segmented(predictions: Path, organs: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
     """Those of the organs that the `dataset.json` beside the predictions says their model leaves out."""
-    path = predictions / "dataset.json"
-    left_out = json.loads(path.read_text(encoding="utf-8")).get(LEFT_OUT_KEY, ()) if path.is_file() else ()
+    left_out = _dataset_json(predictions).get(LEFT_OUT_KEY, ())
     return tuple(organ for organ in organs if organ in left_out)
 
 
@@ -289,138 +325,113 @@ def on_grid_of(prediction: sitk.Image, reference: sitk.Image) -> sitk.Image:
     return reoriented
 
 
-def summarise(
-    rows: Sequence[Mapping],
-    *,
-    labels: Mapping[str, int],
-    tolerance_mm: Mapping[str, float],
-    failed: Mapping[str, str],
-    ignored: Sequence[str] = (),
-    not_segmented: Sequence[str] = (),
-) -> EvaluationSummary:
-    """Means over cases, lists of what went wrong, and the table, from the rows of `evaluate`."""
-    organs = list(tolerance_mm)
-    cases = tuple(dict.fromkeys(row["case"] for row in rows))
-    per_organ = {
-        organ: {metric: _statistics(row[metric] for row in rows if row["organ"] == organ) for metric in SUMMARISED}
-        for organ in organs
-    }
-    all_organs = {
-        metric: _statistics(_mean(row[metric] for row in rows if row["case"] == case) for case in cases)
-        for metric in SUMMARISED
-    }
-    named = {
-        flag: [(row["case"], row["organ"]) for row in rows if row["flag"] == flag]
-        for flag in ("missed", "invented", "left_out")
-    }
-    return EvaluationSummary(
-        labels=dict(labels),
-        tolerance_mm=dict(tolerance_mm),
-        cases=cases,
-        rows=[dict(row) for row in rows],
-        per_organ=per_organ,
-        all_organs=all_organs,
-        failed=dict(failed),
-        ignored=tuple(ignored),
-        not_segmented=tuple(not_segmented),
-        table_markdown=_markdown(
-            per_organ, all_organs, tolerance_mm, len(cases), failed, ignored, not_segmented, **named
-        ),
-        **named,
-    )
-
-
 # One case -------------------------------------------------------------------------------------------------------------
 
 
-def _run(jobs: list[tuple], n_processes: int) -> Iterator[tuple[str, tuple[list[dict], str]]]:
-    """Yield `(case, (rows, reason it failed or ""))` in the order the cases finish."""
+@dataclass(frozen=True)
+class _Job:
+    """One case, and all that a process needs to score it."""
+
+    case: str
+    prediction: Path | None
+    reference: Path
+    organs: Mapping[str, tuple[int, ...]]
+    ignore: tuple[int, ...]
+    tolerances_mm: Mapping[str, float]
+    box: _Box | None
+    not_segmented: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Result:
+    rows: list[dict]
+    failed: str = ""
+    pass_rate: float | None = None
+
+
+def _run(jobs: list[_Job], n_processes: int) -> Iterator[tuple[str, _Result]]:
+    """Yield case and result in the order the cases finish."""
     n_processes = min(n_processes, len(jobs))
     if n_processes == 1:
         for job in jobs:
-            yield job[0], _score_case(*job)
+            yield job.case, _score_case(job)
         return
     # Not fork: a forked child inherits ITK's thread pool without its threads and can wait for them forever.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(n_processes, mp_context=context, initializer=_single_threaded) as pool:
-        futures = {pool.submit(_score_case, *job): job for job in jobs}
+        futures = {pool.submit(_score_case, job): job for job in jobs}
         for future in as_completed(futures):
             job = futures[future]
             try:
-                yield job[0], future.result()
+                yield job.case, future.result()
             except BrokenProcessPool:
-                yield job[0], _failed_case(*job, KILLED)
+                yield job.case, _failed_case(job, KILLED)
 
 
 def _single_threaded() -> None:
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # one case per process already fills the cores
 
 
-def _score_case(
-    case: str,
-    prediction_path: Path | None,
-    reference_path: Path,
-    organs: Mapping[str, tuple[int, ...]],
-    ignore: tuple[int, ...],
-    tolerances_mm: Mapping[str, float],
-) -> tuple[list[dict], str]:
-    """Rows of one case and the reason it failed, or an empty string."""
-    job = (case, prediction_path, reference_path, organs, ignore, tolerances_mm)
+def _score_case(job: _Job) -> _Result:
+    """Rows of one case, or of a failed one with the reason."""
     try:
-        if prediction_path is None:
+        if job.prediction is None:
             raise FileNotFoundError("no prediction")
-        reference_image = _read(reference_path)
-        prediction_image = on_grid_of(_read(prediction_path), reference_image)
-        known = {value for values in organs.values() for value in values} | set(ignore)
-        reference, reference_boxes = _label_boxes(reference_image, known, reference_path)
-        prediction, prediction_boxes = _label_boxes(prediction_image, known, prediction_path)
+        reference_image = _read(job.reference)
+        prediction_image = on_grid_of(_read(job.prediction), reference_image)
+        known = {value for values in job.organs.values() for value in values} | set(job.ignore)
+        reference, reference_boxes = _label_boxes(reference_image, known, job.reference)
+        prediction, prediction_boxes = _label_boxes(prediction_image, known, job.prediction)
     except (OSError, RuntimeError, ValueError, MemoryError) as error:  # SimpleITK: RuntimeError
-        return _failed_case(*job, _one_line(error))
+        return _failed_case(job, _one_line(error))
 
-    if any(value in reference_boxes for value in ignore):
-        ignored = np.isin(reference, ignore)
+    if any(value in reference_boxes for value in job.ignore):
+        ignored = np.isin(reference, job.ignore)
         reference, prediction = np.where(ignored, 0, reference), np.where(ignored, 0, prediction)
     spacing_mm = reference_image.GetSpacing()[::-1]
     worst_mm = image_diagonal_mm(reference.shape, spacing_mm)
     rows = []
-    for organ, values in organs.items():
+    for organ, values in job.organs.items():
         box = _union([boxes[v] for boxes in (reference_boxes, prediction_boxes) for v in values if v in boxes])
         masks = _mask(reference[box], values), _mask(prediction[box], values)
-        scores = score_organ(*masks, spacing_mm=spacing_mm, tolerance_mm=tolerances_mm[organ], worst_mm=worst_mm)
+        tolerance_mm = job.tolerances_mm[organ]
+        scores = score_organ(*masks, spacing_mm=spacing_mm, tolerance_mm=tolerance_mm, worst_mm=worst_mm)
         flag = presence(*masks)
-        rows.append(_row(case, organ, scores, tolerances_mm[organ], "" if flag == "scored" else flag))
-    return rows, ""
+        rows.append(_row(job, organ, scores, "" if flag == "scored" else flag))
+    return _Result(rows, pass_rate=_pass_rate(job, reference_image))
 
 
-def _failed_case(
-    case: str,
-    prediction_path: Path | None,
-    reference_path: Path,
-    organs: Mapping[str, tuple[int, ...]],
-    ignore: tuple[int, ...],
-    tolerances_mm: Mapping[str, float],
-    reason: str,
-) -> tuple[list[dict], str]:
+def _failed_case(job: _Job, reason: str) -> _Result:
     """Rows of a case that could not be scored: every organ of its reference counts as missed."""
+    nan = float("nan")
     try:
-        image = _read(reference_path)
+        image = _read(job.reference)
         reference = sitk.GetArrayViewFromImage(image)
         spacing_mm = image.GetSpacing()[::-1]
-        masks = {organ: _mask(reference, values) for organ, values in organs.items()}
-        scores = {
-            organ: score_organ(mask, np.zeros_like(mask), spacing_mm=spacing_mm, tolerance_mm=tolerances_mm[organ])
-            for organ, mask in masks.items()
-        }
+        masks = {organ: _mask(reference, values) for organ, values in job.organs.items()}
+        scores = {organ: score_organ(mask, np.zeros_like(mask), spacing_mm=spacing_mm) for organ, mask in masks.items()}
     except (OSError, RuntimeError, ValueError):  # unreadable reference: no organ to count as missed
-        nothing = np.zeros((1, 1, 1), bool)
-        scores = {organ: score_organ(nothing, nothing, spacing_mm=(1, 1, 1)) for organ in organs}
-        scores = {organ: dict.fromkeys(found, float("nan")) for organ, found in scores.items()}
-    unknown = {"prediction_ml": float("nan"), "volume_difference_ml": float("nan")}
-    return [_row(case, organ, scores[organ] | unknown, tolerances_mm[organ], "failed") for organ in organs], reason
+        scores = {organ: dict.fromkeys(METRICS, nan) for organ in job.organs}
+    unknown = {"prediction_ml": nan, "volume_difference_ml": nan, "volume_difference_percent": nan}
+    return _Result([_row(job, organ, scores[organ] | unknown, "failed") for organ in job.organs], failed=reason)
 
 
-def _row(case: str, organ: str, scores: Mapping[str, float], tolerance_mm: float, flag: str) -> dict:
-    return {"case": case, "organ": organ, **scores, "tolerance_mm": tolerance_mm, "flag": flag}
+def _pass_rate(job: _Job, reference: sitk.Image) -> float | None:
+    """Share of the reference's organ voxels in the box that `predictions.json` names, organs the model leaves out aside."""
+    if job.box is None:
+        return None
+    left_out = [value for organ in job.not_segmented for value in job.organs[organ]]
+    label_map = sitk.GetArrayFromImage(sitk.DICOMOrient(reference, job.box.axes))
+    if any(upper > size for (_, upper), size in zip(job.box.voxels, label_map.shape, strict=True)):
+        return None  # a box on another grid: the record belongs to other images
+    rate = roi.label_crop_pass_rate(
+        np.where(np.isin(label_map, [*left_out, *job.ignore]), 0, label_map), job.box.voxels
+    )
+    return None if np.isnan(rate) else rate
+
+
+def _row(job: _Job, organ: str, scores: Mapping[str, float], flag: str) -> dict:
+    return {"case": job.case, "organ": organ, **scores, "tolerance_mm": job.tolerances_mm[organ], "flag": flag}
 
 
 def _read(path: Path) -> sitk.Image:
@@ -484,155 +495,48 @@ def _values(label: int | Sequence[int]) -> tuple[int, ...]:
     return (int(label),) if np.isscalar(label) else tuple(int(v) for v in label)
 
 
-def _tolerances(organs: Mapping[str, tuple[int, ...]], tolerance_mm: float | Mapping[str, float]) -> dict[str, float]:
-    if not isinstance(tolerance_mm, Mapping):
-        tolerance_mm = dict.fromkeys(organs, tolerance_mm)
-    missing = [organ for organ in organs if organ not in tolerance_mm]
-    if missing:
-        raise ValueError(f"tolerance_mm names no tolerance for {', '.join(missing)}. Add one, in mm.")
-    for organ in organs:
-        if not 0 <= tolerance_mm[organ] < np.inf:
-            raise ValueError(f"tolerance_mm of '{organ}' is {tolerance_mm[organ]}; give a distance of 0 mm or more.")
-    return {organ: float(tolerance_mm[organ]) for organ in organs}
+def _tolerances(
+    organs: Mapping[str, tuple[int, ...]], tolerance_mm: float | Mapping[str, float] | None
+) -> dict[str, float]:
+    given = tolerance_mm if isinstance(tolerance_mm, Mapping) else {}
+    if unknown := [organ for organ in given if organ not in organs]:
+        raise ValueError(f"tolerance_mm names {', '.join(unknown)}; the organs are {', '.join(organs)}.")
+    if tolerance_mm is not None and not isinstance(tolerance_mm, Mapping):
+        given = dict.fromkeys(organs, tolerance_mm)
+    tolerances_mm = {organ: float(given.get(organ, tolerance_mm_of(organ))) for organ in organs}
+    for organ, tolerance in tolerances_mm.items():
+        if not 0 <= tolerance < np.inf:
+            raise ValueError(f"tolerance_mm of '{organ}' is {tolerance:g}; give a distance of 0 mm or more.")
+    return tolerances_mm
 
 
-# Means and files ------------------------------------------------------------------------------------------------------
-
-
-def _statistics(values: Iterator[float]) -> dict[str, float]:
-    """Mean, sample SD (ddof = 1) and median of the values that are not NaN, and how many these are."""
-    kept = [value for value in values if not np.isnan(value)]
-    nan = float("nan")
-    return {
-        "mean": float(np.mean(kept)) if kept else nan,
-        "sd": float(np.std(kept, ddof=1)) if len(kept) > 1 else nan,
-        "median": float(np.median(kept)) if kept else nan,
-        "n": len(kept),
-    }
-
-
-def _mean(values: Iterator[float]) -> float:
-    return _statistics(values)["mean"]
-
-
-def _markdown(
-    per_organ: Mapping[str, Mapping],
-    all_organs: Mapping[str, Mapping],
-    tolerance_mm: Mapping[str, float],
-    n_cases: int,
-    failed: Mapping[str, str],
-    ignored: Sequence[str],
-    not_segmented: Sequence[str],
-    *,
-    missed: Sequence[tuple[str, str]],
-    invented: Sequence[tuple[str, str]],
-    left_out: Sequence[tuple[str, str]],
-) -> str:
-    one_tolerance = len(set(tolerance_mm.values())) == 1
-    at = f" at {next(iter(tolerance_mm.values())):g} mm" if one_tolerance else ""
-    header = ["organ", "DSC %", "HD95 mm", f"surface dice{at}", "n"]
-    lines = [[organ, *_cells(found), str(found["dsc_percent"]["n"])] for organ, found in per_organ.items()]
-    lines.append(["all organs", *_cells(all_organs), str(all_organs["dsc_percent"]["n"])])
-    if not one_tolerance:
-        header.insert(4, "tolerance mm")
-        for line in lines:
-            line.insert(4, f"{tolerance_mm[line[0]]:g}" if line[0] in tolerance_mm else "-")
-    table = "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *lines])
-
-    def pairs(found: Sequence[tuple[str, str]]) -> str:
-        by_case: dict[str, list[str]] = {}
-        for case, organ in found:
-            by_case.setdefault(case, []).append(organ)
-        return "; ".join(f"{case}: {', '.join(organs)}" for case, organs in by_case.items()) or "none"
-
-    reasons = "".join(f"\n  - {case}: {reason}" for case, reason in failed.items()) or " none"
-    return f"""\
-{table}
-
-{n_cases} case{"s" * (n_cases != 1)}. Mean +- SD over n cases (sample SD); all organs: mean over the organs of a case,
-then over cases.
-HD95: the larger of the two directed 95th percentiles of the surface distances, weighted by area.
-
-- Missed (DSC 0, HD95 = image diagonal, counted): {pairs(missed)}
-- Invented (no such organ in the reference; DSC 0, HD95 = image diagonal, counted): {pairs(invented)}
-- Left out (in neither mask, not counted): {pairs(left_out)}
-- Not segmented by this model (no score, not counted): {", ".join(not_segmented) or "none"}
-- Failed cases (every organ counted as missed):{reasons}
-- Predictions without a reference (ignored): {", ".join(ignored) or "none"}
-"""
-
-
-def _cells(found: Mapping[str, Mapping[str, float]]) -> list[str]:
-    return [_plus_minus(found[metric], SUMMARISED[metric]) for metric in ("dsc_percent", "hd95_mm", "surface_dice")]
-
-
-def _plus_minus(statistics: Mapping[str, float], decimals: int) -> str:
-    if not statistics["n"]:
-        return "-"
-    sd = "-" if np.isnan(statistics["sd"]) else f"{statistics['sd']:.{decimals}f}"
-    return f"{statistics['mean']:.{decimals}f} +- {sd}"
-
-
-def _csv(rows: Sequence[Mapping]) -> str:
-    """One line per case and organ; an empty field where there is no number."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, ["case", "organ", *METRICS, "tolerance_mm", "flag"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: "" if _is_nan(value) else value for key, value in row.items()} for row in rows)
-    return buffer.getvalue()
-
-
-def _json(summary: EvaluationSummary, predictions: Path, references: Path) -> str:
-    def pairs(found: Sequence[tuple[str, str]]) -> list[dict]:
-        return [{"case": case, "organ": organ} for case, organ in found]
-
-    per_case: dict[str, dict] = {case: {} for case in summary.cases}
-    for row in summary.rows:
-        per_case[row["case"]][row["organ"]] = {k: v for k, v in row.items() if k not in ("case", "organ")}
-    content = {
-        "predictions": str(predictions),
-        "references": str(references),
-        "definitions": DEFINITIONS,
-        "versions": {
-            "nnunet_ext": __version__,
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in ("surface-distance", "SimpleITK", "numpy", "scipy")},
-        },
-        "labels": summary.labels,
-        "tolerance_mm": summary.tolerance_mm,
-        "n_cases": len(summary.cases),
-        "per_organ": summary.per_organ,
-        "all_organs": summary.all_organs,
-        "missed": pairs(summary.missed),
-        "invented": pairs(summary.invented),
-        "left_out": pairs(summary.left_out),
-        "failed": summary.failed,
-        "ignored": list(summary.ignored),
-        "not_segmented": list(summary.not_segmented),
-        "per_case": per_case,
-    }
-    return json.dumps(_nan_to_none(content), indent=1, allow_nan=False) + "\n"
-
-
-def _nan_to_none(value: object) -> object:
-    if isinstance(value, Mapping):
-        return {key: _nan_to_none(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_nan_to_none(item) for item in value]
-    return None if _is_nan(value) else value
-
-
-def _is_nan(value: object) -> bool:
-    return isinstance(value, float) and np.isnan(value)
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def _boxes(predictions: Path) -> dict[str, _Box]:
+    """Case -> box of the segmenter, from the `predictions.json` that `nnunet_ext predict` writes beside label maps."""
+    path = predictions / "predictions.json"
+    if not path.is_file():
+        return {}
     try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
+    except (KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}). Delete it to score without label crop pass rates.") from error
+    dataset = _dataset_json(predictions)
+    reader = dataset.get("overwrite_image_reader_writer", "None")
+    # The planner's choice: nnU-Net's reorienting reader for NIfTI; other readers get images whose axes are in LPS order.
+    reorients = reader == "NibabelIOWithReorient" or (
+        reader == "None" and dataset.get("file_ending", "").startswith(".nii")
+    )
+    axes = "RAS" if reorients else "LPS"
+    return {case: _Box(tuple(map(tuple, record["box"])), axes) for case, record in cases.items() if record.get("box")}
+
+
+def _dataset_json(folder: Path) -> dict:
+    """The `dataset.json` beside predictions or of a model; empty where there is none."""
+    path = folder / "dataset.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else Path(path).resolve()
 
 
 def _one_line(error: Exception) -> str:

@@ -42,6 +42,7 @@ from nnunet_ext.checkpoints import (
     write_json,
     write_whole,
 )
+from nnunet_ext.cross_validation import BOXES_FILE
 from nnunet_ext.labels import LEFT_OUT_KEY, left_right_pairs
 from nnunet_ext.losses import GatheredCrossEntropyLoss
 from nnunet_ext.mirroring import LeftRightMirrorTransform
@@ -56,8 +57,6 @@ from nnunet_ext.schedule import TrainingSchedule, learning_rate_factor, wind_dow
 T = TypeVar("T")
 SECONDS_PER_HOUR = 3600.0
 STOP_FILE = "STOP"
-#: In `validation/`: per case, how the box was placed and which share of the organs it holds.
-BOXES_FILE = "label_crop_pass_rate.json"
 #: With fewer out-of-fold boxes measured, the jitter is the planned one.
 LEAST_MEASURED_BOXES = 3
 

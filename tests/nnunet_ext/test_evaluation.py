@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_ext.evaluation import evaluate, find_label_maps, grid_difference, on_grid_of
+from nnunet_ext.evaluation_summary import read_evaluation
 from nnunet_ext.labels import LEFT_OUT_KEY
 
 SHAPE = (5, 7, 11)
@@ -59,7 +61,8 @@ def folders(tmp_path: Path) -> tuple[Path, Path, Path]:
 
 
 def score(folders: tuple[Path, Path, Path], **options):
-    return evaluate(*folders, **({"labels": LABELS, "n_processes": 1, "show_progress": False} | options))
+    fixed = {"labels": LABELS, "tolerance_mm": 1.0, "n_processes": 1, "show_progress": False}
+    return evaluate(*folders, **(fixed | options))
 
 
 def row_of(summary, case: str, organ: str) -> dict:
@@ -137,7 +140,7 @@ def test_an_organ_that_the_model_leaves_out_has_no_score_in_any_case(folders):
     assert summary.per_organ["OpticChiasm"]["dsc_percent"]["n"] == 0
     assert summary.all_organs["dsc_percent"]["mean"] == pytest.approx((100 + 0) / 2)  # the lens alone
     table = (out / "evaluation.md").read_text()
-    assert "| OpticChiasm | - | - | - | 0 |" in table
+    assert "| OpticChiasm | - | - | - | - | - | 1 | 0 |" in table
     assert "Not segmented by this model (no score, not counted): OpticChiasm" in table
     content = json.loads((out / "evaluation.json").read_text())
     assert content["not_segmented"] == ["OpticChiasm"]
@@ -334,12 +337,16 @@ def test_table_is_laid_out_as_papers_print_it(folders):
     write(predictions, "case_2", HALF_LENS)
     write(predictions, "case_7", HALF_LENS)
     lines = score(folders, tolerance_mm=2.0).table_markdown.splitlines()
+    # Of the lens only surface elements at 0.7 and 1.4 mm from the other surface count: 0.25 mm on average.
     assert lines[:5] == [
-        "| organ | DSC % | HD95 mm | surface dice at 2 mm | n |",
-        "| --- | --- | --- | --- | --- |",
-        "| Lens_L | 83.33 +- 23.57 | 0.70 +- 0.99 | 1.000 +- 0.000 | 2 |",
-        "| OpticChiasm | 50.00 +- 70.71 | 8.88 +- 12.56 | 0.500 +- 0.707 | 2 |",
-        "| all organs | 66.67 +- 23.57 | 4.79 +- 5.79 | 0.750 +- 0.354 | 2 |",
+        "| organ | DSC % | HD95 mm | mean surface distance mm | surface dice | volume difference % | tolerance mm | n |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| Lens_L | 83.33 +- 23.57 (83.33) | 0.70 +- 0.99 (0.70) | 0.12 +- 0.18 (0.12) | 1.000 +- 0.000 (1.000) "
+        "| -25.0 +- 35.4 (-25.0) | 2 | 2 |",
+        "| OpticChiasm | 50.00 +- 70.71 (50.00) | 8.88 +- 12.56 (8.88) | 8.88 +- 12.56 (8.88) | 0.500 +- 0.707 (0.500) "
+        "| -50.0 +- 70.7 (-50.0) | 2 | 2 |",
+        "| all organs | 66.67 +- 23.57 (66.67) | 4.79 +- 5.79 (4.79) | 4.50 +- 6.19 (4.50) | 0.750 +- 0.354 (0.750) "
+        "| -37.5 +- 17.7 (-37.5) | - | 2 |",
     ]
     text = "\n".join(lines)
     assert "counted): case_1: OpticChiasm\n" in text
@@ -353,9 +360,9 @@ def test_table_of_one_case_shows_no_sd_and_each_tolerance(folders):
     write(references, "case_1", label_map((LENS, 1)))
     write(predictions, "case_1", label_map((np.s_[2, 2:4, 2:4], 1)))
     table = score(folders, tolerance_mm={"Lens_L": 1.5, "OpticChiasm": 1.0}).table_markdown
-    assert "| organ | DSC % | HD95 mm | surface dice | tolerance mm | n |" in table
-    assert "| Lens_L | 66.67 +- - | 1.40 +- - | 1.000 +- - | 1.5 | 1 |" in table
-    assert "| OpticChiasm | - | - | - | 1 | 0 |" in table
+    assert "| Lens_L | 66.67 +- - (66.67) | 1.40 +- - (1.40) |" in table
+    assert "| 1.000 +- - (1.000) | -50.0 +- - (-50.0) | 1.5 | 1 |" in table
+    assert "| OpticChiasm | - | - | - | - | - | 1 | 0 |" in table
 
 
 def test_tolerance_is_looked_up_per_organ(folders):
@@ -365,6 +372,172 @@ def test_tolerance_is_looked_up_per_organ(folders):
     near = score(folders, tolerance_mm={"Lens_L": 0.1, "OpticChiasm": 2.0}).scores("case_1", "surface_dice")
     far = score(folders, tolerance_mm={"Lens_L": 2.0, "OpticChiasm": 0.1}).scores("case_1", "surface_dice")
     assert near["Lens_L"] < far["Lens_L"] == 1.0
+
+
+def test_organs_not_named_get_the_tolerance_of_the_table(folders):
+    predictions, references, _ = folders
+    write(references, "case_1", REFERENCE)
+    write(predictions, "case_1", HALF_LENS)
+    assert score(folders, tolerance_mm={"Lens_L": 0.3}).tolerance_mm == {"Lens_L": 0.3, "OpticChiasm": 2.5}
+    labels = {"Eye_R": 1, "Pituitary": 2}
+    assert score(folders, labels=labels, tolerance_mm=None).tolerance_mm == {"Eye_R": 1.65, "Pituitary": 1.0}
+
+
+@pytest.mark.parametrize(("reader", "axes"), [("NibabelIOWithReorient", "RAS"), ("SimpleITKIO", "LPS")])
+def test_pass_rate_of_the_predicted_box_counts_voxels_as_the_reader_orders_them(folders, reader, axes):
+    """The box holds the chiasm (4 voxels) and 6 of the lens's 8, on the axes of the arrays that the network saw."""
+    predictions, references, out = folders
+    write(references, "case_1", image(REFERENCE))
+    write(references, "case_2", image(REFERENCE))
+    write(predictions, "case_1", sitk.DICOMOrient(image(REFERENCE), "ASL"))  # another writer's axes
+    write(predictions, "case_2", image(REFERENCE))
+    seen = sitk.GetArrayFromImage(sitk.DICOMOrient(image(REFERENCE), axes))
+    lens, chiasm = np.argwhere(seen == 1), np.argwhere(seen == 2)
+    lower = np.minimum(lens.min(axis=0), chiasm.min(axis=0))
+    upper = np.maximum(lens.max(axis=0), chiasm.max(axis=0)) + 1
+    if axes == "RAS":  # flips x: the lens's first column is its last there
+        upper[2] = lens[:, 2].max()
+    else:
+        lower[2] = lens[:, 2].min() + 1
+    box = [[int(a), int(b)] for a, b in zip(lower, upper, strict=True)]
+    record = {"cases": {"case_1": {"box": box}, "case_2": {"failed": "no"}}}
+    (predictions / "predictions.json").write_text(json.dumps(record))
+    (predictions / "dataset.json").write_text(json.dumps({"labels": LABELS, "overwrite_image_reader_writer": reader}))
+    summary = score(folders)
+    assert summary.pass_rates == {"case_1": pytest.approx(10 / 12)}
+    assert "below 100 %: case_1: 83.33 %" in (out / "evaluation.md").read_text()
+
+
+def test_evaluation_is_read_back_as_it_was_written(folders):
+    predictions, references, out = folders
+    write(references, "case_1", REFERENCE)
+    write(references, "case_2", REFERENCE)
+    write(predictions, "case_1", label_map((LENS, 1)))
+    summary = score(folders, localizer=predictions)
+    found = read_evaluation(out)
+    assert json.dumps(found.rows) == json.dumps(summary.rows)  # NaN is not equal to itself
+    assert found.table_markdown == summary.table_markdown
+    assert "| Lens_L | 50.00 +- 70.71 | 50.00 +- 70.71 |" in found.table_markdown  # the localizer, the segmenter
+    assert found.files == {
+        "case_1": (predictions / "case_1.nii.gz", references / "case_1.nii.gz"),
+        "case_2": (None, references / "case_2.nii.gz"),
+    }
+    assert found.failed == {"case_2": "no prediction"}
+    content = json.loads((out / "evaluation.json").read_text())
+    del content["per_case"]["case_1"]["Lens_L"]["volume_difference_percent"]
+    (out / "evaluation.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"older version .*volume_difference_percent.*again"):
+        read_evaluation(out)
+    with pytest.raises(FileNotFoundError, match=r"references holds no evaluation\.json"):
+        read_evaluation(references)
+
+
+# A trained model ------------------------------------------------------------------------------------------------------
+
+CASES = {"0": ("case_1", "case_2"), "1": ("case_3",)}
+
+
+def validated_model(folder: Path, predictions: dict[str, np.ndarray], rates: dict[str, float]) -> Path:
+    """What nnU-Net and our trainer leave of the folds in `CASES`; cases without a prediction are lost."""
+    folder.mkdir(parents=True)
+    (folder / "dataset.json").write_text(json.dumps({"labels": LABELS, "channel_names": {"0": "CT", "1": "T1"}}))
+    configurations = {"3d_fullres": {}, "3d_lowres": {}}
+    configurations["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+    configurations["3d_cascade_32x96x96"] = {"inherits_from": "3d_cascade_fullres"}
+    (folder / "plans.json").write_text(json.dumps({"configurations": configurations}))
+    for fold, cases in CASES.items():
+        validation = folder / f"fold_{fold}" / "validation"
+        there = [case for case in cases if case in predictions]
+        for case in there:
+            write(validation, case, predictions[case])
+        summary = {"metric_per_case": [{"prediction_file": f"/elsewhere/{case}.nii.gz"} for case in there]}
+        (validation / "summary.json").write_text(json.dumps(summary))
+        boxes = {case: {"label_crop_pass_rate": rates[case]} for case in cases if case in rates}
+        (validation / "label_crop_pass_rate.json").write_text(json.dumps({"cases": boxes}))
+    return folder
+
+
+@pytest.fixture
+def trained(tmp_path: Path, monkeypatch) -> tuple[Path, Path, Path]:
+    """Results, raw and preprocessed folder of a dataset of four cases, three of them validated by two folds."""
+    results, raw, preprocessed = (tmp_path / name / "Dataset501_Head" for name in ("results", "raw", "preprocessed"))
+    for case in ("case_1", "case_2", "case_3", "case_4"):
+        write(raw / "labelsTr", case, REFERENCE)
+        write(preprocessed / "gt_segmentations", case, REFERENCE)
+    splits = [{"train": [], "val": list(cases)} for cases in CASES.values()] + [{"train": [], "val": ["case_4"]}]
+    (preprocessed / "splits_final.json").write_text(json.dumps(splits))
+    monkeypatch.setenv("nnUNet_raw", str(raw.parent))
+    monkeypatch.setenv("nnUNet_preprocessed", str(preprocessed.parent))
+    return results, raw, preprocessed
+
+
+def test_cross_validation_of_a_model_is_scored_with_its_localizer(trained, tmp_path, caplog):
+    results, raw, _ = trained
+    only_lens = label_map((LENS, 1))
+    maps = {"case_1": REFERENCE, "case_2": HALF_LENS, "case_3": REFERENCE}
+    rates = {"case_1": 1.0, "case_2": 0.875, "case_3": None}
+    model = validated_model(results / "CascadeOARTrainer__Plans__3d_cascade_32x96x96", maps, rates)
+    validated_model(results / "CascadeOARTrainer__Plans__3d_lowres", dict.fromkeys(maps, only_lens), {})
+    (model / "fold_2").mkdir()  # not validated yet
+    (model / "fold_all" / "validation").mkdir(parents=True)
+    out = tmp_path / "out"
+    summary = evaluate(model, None, out, n_processes=1, show_progress=False)
+    assert summary.cases == ("case_1", "case_2", "case_3")
+    assert summary.folds == ("0", "1")
+    assert summary.channels == ("CT", "T1")
+    assert summary.ignored == ()
+    assert "not validated yet, left out: fold 2" in caplog.text
+    assert summary.scores("case_2")["Lens_L"] == pytest.approx(200 / 3)
+    assert summary.files["case_3"] == (model / "fold_1/validation/case_3.nii.gz", raw / "labelsTr/case_3.nii.gz")
+    assert summary.pass_rates == {"case_1": 1.0, "case_2": 0.875}
+    assert summary.localizer.per_organ["OpticChiasm"]["dsc_percent"]["mean"] == 0.0
+    text = (out / "evaluation.md").read_text()
+    assert "Cross-validation, folds 0, 1." in text
+    assert "| Lens_L | 100.00 +- 0.00 | 88.89 +- 19.25 |" in text  # localizer, segmenter
+    assert "Missed by the localizer: case_1: OpticChiasm; case_2: OpticChiasm; case_3: OpticChiasm" in text
+    assert read_evaluation(out / "localizer").missed == summary.localizer.missed
+
+
+def test_case_that_the_validation_lost_counts_as_failed(trained, tmp_path):
+    results, _, _ = trained
+    model = validated_model(results / "T__P__3d_fullres", {"case_1": REFERENCE, "case_3": REFERENCE}, {})
+    summary = evaluate(model, None, tmp_path / "out", n_processes=1, show_progress=False)
+    assert summary.failed == {"case_2": "no prediction"}
+    assert summary.per_organ["Lens_L"]["dsc_percent"]["mean"] == pytest.approx(200 / 3)
+    assert summary.localizer is None
+
+
+def test_what_is_no_cross_validation_is_named(trained, tmp_path, monkeypatch):
+    results, raw, preprocessed = trained
+    model = validated_model(results / "T__P__3d_fullres", {c: REFERENCE for f in CASES.values() for c in f}, {})
+
+    def score_model(references: Path | None = None):
+        return evaluate(model, references, tmp_path / "out", n_processes=1, show_progress=False)
+
+    shutil.rmtree(raw)
+    assert score_model().files["case_1"][1].parent == preprocessed / "gt_segmentations"
+    write(tmp_path / "others", "head_7", REFERENCE)
+    with pytest.raises(FileNotFoundError, match=r"No reference for 3 of the 3 validated cases, e\.g\. 'case_1'"):
+        score_model(tmp_path / "others")
+    monkeypatch.delenv("nnUNet_raw")
+    monkeypatch.delenv("nnUNet_preprocessed")
+    with pytest.raises(FileNotFoundError, match="neither nnUNet_raw nor nnUNet_preprocessed is set"):
+        score_model()
+    references = preprocessed / "gt_segmentations"
+    summary_file = model / "fold_1" / "validation" / "summary.json"
+    summary_file.write_text(json.dumps({"metric_per_case": [{"prediction_file": "a/case_1.nii.gz"}]}))
+    with pytest.raises(ValueError, match="'case_1' was validated by fold 0 and fold 1"):
+        score_model(references)
+    summary_file.write_text("{")
+    with pytest.raises(ValueError, match=r"summary\.json is damaged"):
+        score_model(references)
+    for fold in CASES:
+        (model / f"fold_{fold}").rename(model / f"old_{fold}")
+    (model / "fold_all" / "validation").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="Fold all validates on its training cases"):
+        score_model(references)
+    with pytest.raises(FileNotFoundError, match=r"is no trained model .* name the folder of the references"):
+        evaluate(references, None, tmp_path / "out")
 
 
 def test_csv_and_json_hold_the_same_numbers(folders):
@@ -422,8 +595,8 @@ def test_bad_folders_and_settings_are_named(folders, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
         score((tmp_path / "nowhere", references, out))
     write(references, "case_1", REFERENCE)
-    with pytest.raises(ValueError, match="no tolerance for OpticChiasm"):
-        score(folders, tolerance_mm={"Lens_L": 1.0})
+    with pytest.raises(ValueError, match="tolerance_mm names Lens; the organs are Lens_L, OpticChiasm"):
+        score(folders, tolerance_mm={"Lens": 1.0})
     with pytest.raises(ValueError, match="tolerance_mm of 'Lens_L' is -1"):
         score(folders, tolerance_mm=-1)
     with pytest.raises(ValueError, match="name no organ"):
@@ -452,7 +625,9 @@ def test_stopped_write_leaves_the_old_file(folders, monkeypatch):
     score(folders)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     write(predictions, "case_1", HALF_LENS)
-    monkeypatch.setattr("nnunet_ext.evaluation.os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(
+        "nnunet_ext.evaluation_summary.os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full"))
+    )
     with pytest.raises(OSError, match="disk full"):
         score(folders)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before

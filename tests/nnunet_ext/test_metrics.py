@@ -42,6 +42,21 @@ def test_two_single_voxels_2_mm_apart():
     assert metrics.volume_difference_ml(first, second, spacing_mm=spacing_mm) == 0.0
 
 
+def test_volume_difference_is_signed_and_in_percent_of_the_reference():
+    two, three, none = mask((2, 3, 2), (2, 3, 4)), mask((2, 3, 2), (2, 3, 3), (2, 3, 4)), mask()
+    assert metrics.volume_difference_percent(two, three) == pytest.approx(50.0)
+    assert metrics.volume_difference_percent(three, two) == pytest.approx(-100 / 3)
+    assert metrics.volume_difference_percent(two, none) == -100.0
+    assert math.isnan(metrics.volume_difference_percent(none, two))
+    # 3.0 x 0.8 x 0.7 mm: a voxel is 1.68 mm^3, so one voxel more is 0.00168 mL.
+    assert metrics.volume_difference_ml(two, three, spacing_mm=SPACING_MM) == pytest.approx(0.00168)
+
+
+@pytest.mark.parametrize(("organ", "mm"), [("Lens_L", 0.98), ("OpticNrv_R", 2.5), ("Brainstem", 2.5), ("Uterus", 1.0)])
+def test_tolerance_is_found_by_the_name_without_its_side(organ: str, mm: float):
+    assert metrics.tolerance_mm_of(organ) == mm
+
+
 @pytest.mark.parametrize(("axis", "step_mm"), [(0, 3.0), (1, 0.8), (2, 0.7)])
 def test_box_shifted_by_one_voxel_is_one_voxel_edge_away(axis: int, step_mm: float):
     reference = np.zeros((8, 12, 12), bool)

@@ -1,0 +1,141 @@
+"""A trained model's cross-validation as nnU-Net leaves it: one folder of label maps per fold, references elsewhere."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+#: In `validation/`: per case, how the box was placed and which share of the organs it holds.
+BOXES_FILE = "label_crop_pass_rate.json"
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """Cases of the validated folds.
+
+    Attributes:
+        model: Folder such as `CascadeOARTrainer__CascadeOARPlans__3d_cascade_fullres`.
+        folds: Validated folds.
+        cases: Case -> fold that validated it, or should have.
+        validation_folders: Fold -> folder of its label maps.
+        pass_rates: Case -> label crop pass rate, where the trainer measured it.
+        localizer: Model of the stage before, if it is there; None where the plan names none.
+    """
+
+    model: Path
+    folds: tuple[str, ...]
+    cases: Mapping[str, str]
+    validation_folders: Mapping[str, Path]
+    pass_rates: Mapping[str, float] = field(default_factory=dict)
+    localizer: Path | None = None
+
+
+def is_model(folder: Path) -> bool:
+    """Whether a folder is a trained model of nnU-Net: `plans.json` and folds, no label maps."""
+    return (folder / "plans.json").is_file() and any(path.is_dir() for path in folder.glob("fold_*"))
+
+
+def read_cross_validation(model: Path) -> CrossValidation:
+    """Which fold of a trained model validated which case.
+
+    A fold's cases are those of its `splits_final.json` (in `$nnUNet_preprocessed`), so that a case without a label map
+    counts as failed; without that file, those with a label map. Fold `all` validates on its training cases and is left out.
+
+    Raises:
+        FileNotFoundError: If no fold has been validated.
+        ValueError: If two folds validated the same case.
+    """
+    model = Path(model).resolve()
+    numbered = sorted(model.glob("fold_[0-9]*"), key=lambda path: int(path.name.removeprefix("fold_")))
+    validated = {path.name.removeprefix("fold_"): path / "validation" for path in numbered}
+    unfinished = [fold for fold, folder in validated.items() if not (folder / "summary.json").is_file()]
+    folders = {fold: folder for fold, folder in validated.items() if fold not in unfinished}
+    if not folders:
+        only_all = "Fold all validates on its training cases, which says nothing about new ones. "
+        raise FileNotFoundError(
+            f"{model} has no validated fold (fold_N/validation/summary.json). "
+            f"{only_all if (model / 'fold_all').is_dir() else ''}Train a fold of the cross-validation to its end, or "
+            "repeat its validation: nnUNetv2_train ... --val"
+        )
+    if unfinished:
+        logger.warning("%s: not validated yet, left out: fold %s", model.name, ", ".join(unfinished))
+
+    splits = _splits(model)
+    cases: dict[str, str] = {}
+    for fold, folder in folders.items():
+        expected = splits[int(fold)]["val"] if splits and int(fold) < len(splits) else ()
+        scored = {_case(entry["prediction_file"]) for entry in _read(folder / "summary.json")["metric_per_case"]}
+        for case in sorted({*expected, *scored}):
+            if case in cases:
+                raise ValueError(
+                    f"case '{case}' was validated by fold {cases[case]} and fold {fold} of {model}; every case belongs to "
+                    "one fold. Were they trained with different splits_final.json? Train one of them again."
+                )
+            cases[case] = fold
+    pass_rates = {}
+    for folder in folders.values():
+        boxes = _read(folder / BOXES_FILE)["cases"] if (folder / BOXES_FILE).is_file() else {}
+        found = {case: record["label_crop_pass_rate"] for case, record in boxes.items()}
+        pass_rates.update({case: rate for case, rate in found.items() if rate is not None})
+    return CrossValidation(model, tuple(folders), cases, folders, pass_rates, _localizer(model))
+
+
+def reference_folder(model: Path) -> Path:
+    """Where the references of a model's training cases lie: `labelsTr` in nnUNet_raw, else `gt_segmentations`.
+
+    Raises:
+        FileNotFoundError: If neither is there.
+    """
+    looked = []
+    for variable, name in (("nnUNet_raw", "labelsTr"), ("nnUNet_preprocessed", "gt_segmentations")):
+        if folder := _dataset_folder(variable, Path(model).resolve()):
+            looked.append(folder / name)
+            if looked[-1].is_dir():
+                return looked[-1]
+    where = ", ".join(map(str, looked)) or "nowhere: neither nnUNet_raw nor nnUNet_preprocessed is set"
+    raise FileNotFoundError(
+        f"No references for the cross-validation of {model}. Looked for {where}. Set nnUNet_raw, or name their folder."
+    )
+
+
+def _localizer(model: Path) -> Path | None:
+    """The model of the previous stage, beside this one; None where the plan names none or it is not there."""
+    trained_by, _, configuration = model.name.rpartition("__")
+    configurations = _read(model / "plans.json").get("configurations", {})
+    entry = configurations.get(configuration, {})
+    while "previous_stage" not in entry and entry.get("inherits_from") in configurations:
+        entry = configurations[entry["inherits_from"]]
+    previous = entry.get("previous_stage")
+    beside = model.with_name(f"{trained_by}__{previous}")
+    return beside if previous and is_model(beside) else None
+
+
+def _splits(model: Path) -> list[dict] | None:
+    folder = _dataset_folder("nnUNet_preprocessed", model)
+    path = folder and folder / "splits_final.json"
+    return _read(path) if path and path.is_file() else None
+
+
+def _dataset_folder(variable: str, model: Path) -> Path | None:
+    """The model's dataset below the folder that nnU-Net's environment variable names; None where it is not set."""
+    root = os.environ.get(variable)
+    return Path(root, model.parent.name) if root else None
+
+
+def _case(file: str) -> str:
+    """Case of a label map of which only the path is known; endings as nnU-Net's readers know them."""
+    name = file.replace("\\", "/").rpartition("/")[2]
+    return name.removesuffix(".gz").rpartition(".")[0]
+
+
+def _read(path: Path) -> dict | list:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged: {error}. Repeat the validation: nnUNetv2_train ... --val") from error
