@@ -112,6 +112,19 @@ def _evaluate(options: Options) -> int:
     return _report_failed("evaluate", report.failed)
 
 
+def _report(options: Options) -> int:
+    from nnunet_ext.report import report
+
+    content = report(options.pop("runs"), options.pop("out"), **options)
+    for remark in content.remarks:
+        print(f"note: {remark}", file=sys.stderr)
+    print(
+        f"{content.out / 'report.md'}: {len(content.experiments)} experiments, {len(content.cases)} cases, "
+        f"{len(content.tables)} tables, {len(content.pictures)} figures"
+    )
+    return 0
+
+
 def _hook(options: Options) -> int:
     from nnunet_ext.hooking import write_hooks
 
@@ -340,6 +353,34 @@ def _parser() -> argparse.ArgumentParser:
     _add_processes(verb)
 
     verb = add_verb(
+        _report,
+        "compare experiments: tables with tests, box plots, overlays, 3D views, training curves",
+        example="nnunet_ext report CT=eval_ct CT+MR=eval_ctmr -o report",
+    )
+    verb.add_argument(
+        "runs",
+        metavar="RUN",
+        nargs="+",
+        type=_run,
+        help="NAME=FOLDER: a folder `evaluate` wrote, or of a trained model, or of predictions (with --references); the "
+        "others are tested against the first",
+    )
+    verb.add_argument("-o", dest="out", metavar="OUT", type=Path, required=True, help="folder for the report")
+    verb.add_argument("--references", metavar="REF", type=Path, help="reference label maps, for runs of predictions")
+    verb.add_argument(
+        "--images", metavar="IN", type=Path, help="images to draw on; without: those beside the references"
+    )
+    verb.add_argument(
+        "--models", nargs="+", metavar="MODEL", type=Path, help="trained models whose training curves to draw too"
+    )
+    verb.add_argument("--box-organ", metavar="ORGAN", help="organ of the box plots; without: the hardest")
+    verb.add_argument(
+        "--cases", nargs="+", metavar="CASE", help="cases to draw; without: the worst, the median and the best"
+    )
+    verb.add_argument("--reference-study", action="store_true", help="show the reference study's published values too")
+    _add_processes(verb)
+
+    verb = add_verb(
         _hook,
         "put our lookup modules into an editable nnU-Net, or for an editable install of ours",
         example="nnunet_ext hook",
@@ -414,6 +455,12 @@ class _ToleranceAction(argparse.Action):
 
 def _add_processes(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("-np", dest="n_processes", metavar="N", type=_positive_int, help="processes to run at a time")
+
+
+def _run(text: str) -> tuple[str, Path]:
+    """`NAME=FOLDER`, or a folder named as itself; of a trained model, its configuration's name."""
+    name, _, folder = text.rpartition("=")
+    return name or Path(folder).name.rpartition("__")[2], Path(folder)
 
 
 def _positive_int(text: str) -> int:

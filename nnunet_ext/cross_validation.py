@@ -83,7 +83,7 @@ def read_cross_validation(model: Path) -> CrossValidation:
         boxes = _read(folder / BOXES_FILE)["cases"] if (folder / BOXES_FILE).is_file() else {}
         found = {case: record["label_crop_pass_rate"] for case, record in boxes.items()}
         pass_rates.update({case: rate for case, rate in found.items() if rate is not None})
-    return CrossValidation(model, tuple(folders), cases, folders, pass_rates, _localizer(model))
+    return CrossValidation(model, tuple(folders), cases, folders, pass_rates, localizer_of(model))
 
 
 def reference_folder(model: Path) -> Path:
@@ -94,7 +94,7 @@ def reference_folder(model: Path) -> Path:
     """
     looked = []
     for variable, name in (("nnUNet_raw", "labelsTr"), ("nnUNet_preprocessed", "gt_segmentations")):
-        if folder := _dataset_folder(variable, Path(model).resolve()):
+        if folder := dataset_folder(variable, Path(model).resolve().parent.name):
             looked.append(folder / name)
             if looked[-1].is_dir():
                 return looked[-1]
@@ -104,8 +104,8 @@ def reference_folder(model: Path) -> Path:
     )
 
 
-def _localizer(model: Path) -> Path | None:
-    """The model of the previous stage, beside this one; None where the plan names none or it is not there."""
+def localizer_of(model: Path) -> Path | None:
+    """The trained model of the previous stage, beside this one; None where the plan names none or it is not there."""
     trained_by, _, configuration = model.name.rpartition("__")
     configurations = _read(model / "plans.json").get("configurations", {})
     entry = configurations.get(configuration, {})
@@ -117,15 +117,15 @@ def _localizer(model: Path) -> Path | None:
 
 
 def _splits(model: Path) -> list[dict] | None:
-    folder = _dataset_folder("nnUNet_preprocessed", model)
+    folder = dataset_folder("nnUNet_preprocessed", model.parent.name)
     path = folder and folder / "splits_final.json"
     return _read(path) if path and path.is_file() else None
 
 
-def _dataset_folder(variable: str, model: Path) -> Path | None:
-    """The model's dataset below the folder that nnU-Net's environment variable names; None where it is not set."""
+def dataset_folder(variable: str, name: str) -> Path | None:
+    """A dataset's folder below the one that nnU-Net's environment variable names; None where that is not set."""
     root = os.environ.get(variable)
-    return Path(root, model.parent.name) if root else None
+    return Path(root, name) if root else None
 
 
 def _case(file: str) -> str:

@@ -243,6 +243,27 @@ def find_label_maps(folder: Path) -> dict[str, Path]:
     return found
 
 
+def channel_files(folder: Path, case: str, channel_names: Mapping[str, str]) -> dict[str, Path]:
+    """Channel name -> image of a case in nnU-Net's `imagesTr` or `imagesTs`, in channel order.
+
+    Args:
+        folder: Holds `<case>_0000.nii.gz`, one file per channel.
+        case: Its name.
+        channel_names: As in `dataset.json`: number -> name.
+
+    Raises:
+        FileNotFoundError: If a channel is missing.
+    """
+    found = {}
+    for number, name in sorted(channel_names.items(), key=lambda item: int(item[0])):
+        stem = f"{case}_{int(number):04d}"
+        path = next((p for p in (folder / f"{stem}{ending}" for ending in FILE_ENDINGS) if p.is_file()), None)
+        if path is None:
+            raise FileNotFoundError(f"no image {stem}{FILE_ENDINGS[0]} (channel {name}) in {folder}")
+        found[name if name not in found else f"{name} ({number})"] = path
+    return found
+
+
 def labels_from_dataset_json(predictions: Path, references: Path) -> dict[str, int]:
     """`labels` of the first `dataset.json` beside the predictions, beside the references, or one folder above these.
 

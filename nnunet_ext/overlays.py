@@ -23,7 +23,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from tqdm import tqdm
 
-from nnunet_ext.evaluation import FILE_ENDINGS, find_label_maps, grid_difference, organ_values
+from nnunet_ext.evaluation import channel_files, find_label_maps, grid_difference, organ_values
 
 logger = logging.getLogger(__name__)
 
@@ -83,15 +83,7 @@ def plot_case(
     if reference is None and prediction is None:
         raise ValueError(f"case '{case}': neither reference nor prediction, nothing to draw.")
     organ_values(labels)  # names a bad label before any file is read
-    grid, volumes = None, {}
-    for name, path in images.items():
-        image = _lps(path)
-        grid = image if grid is None else grid
-        volumes[name] = sitk.GetArrayFromImage(_on_grid(image, grid, sitk.sitkLinear))
-    reference_map, prediction_map = (
-        None if path is None else sitk.GetArrayFromImage(_on_grid(_lps(path), grid, sitk.sitkNearestNeighbor))
-        for path in (reference, prediction)
-    )
+    grid, volumes, (reference_map, prediction_map) = read_case(images, (reference, prediction))
     figure = draw_case(case, grid, volumes, reference_map, prediction_map, labels=labels, scores=scores)
 
     out_png = Path(out_png)
@@ -105,6 +97,22 @@ def plot_case(
     return out_png
 
 
+def read_case(
+    images: Mapping[str, Path], label_maps: Sequence[Path | None]
+) -> tuple[sitk.Image, dict[str, np.ndarray], list[np.ndarray | None]]:
+    """Images and label maps of a case as arrays `(Z, Y, X)` on one LPS grid, that of the first image, which comes first."""
+    grid, volumes = None, {}
+    for name, path in images.items():
+        image = _lps(path)
+        grid = image if grid is None else grid
+        volumes[name] = sitk.GetArrayFromImage(_on_grid(image, grid, sitk.sitkLinear))
+    maps = [
+        None if path is None else sitk.GetArrayFromImage(_on_grid(_lps(path), grid, sitk.sitkNearestNeighbor))
+        for path in label_maps
+    ]
+    return grid, volumes, maps
+
+
 def draw_case(
     case: str,
     grid: sitk.Image,
@@ -116,20 +124,72 @@ def draw_case(
     scores: Mapping[str, float] | None = None,
 ) -> Figure:
     """The figure `plot_case` writes, from arrays of shape `(Z, Y, X)` that all lie on the LPS image `grid`."""
+    window_box = _box_around(reference, prediction, grid.GetSpacing()[::-1])
+    columns = [
+        _Column(name, volume, display_window(name, volume, window_box), prediction) for name, volume in volumes.items()
+    ]
+    return _draw(case, grid, columns, reference, labels=labels, scores=scores or {})
+
+
+def draw_comparison(
+    case: str,
+    grid: sitk.Image,
+    channel: str,
+    volume: np.ndarray,
+    reference: np.ndarray,
+    predictions: Mapping[str, np.ndarray | None],
+    *,
+    labels: Mapping[str, int],
+    scores: Mapping[str, Mapping[str, float]],
+) -> Figure:
+    """The same slices of one channel with the prediction of every experiment, side by side.
+
+    Args:
+        case: Name in the title.
+        grid: LPS image on which all arrays, of shape `(Z, Y, X)`, lie.
+        channel: Name of the channel `volume`, for its window.
+        volume: The channel.
+        reference: Label map.
+        predictions: Experiment -> label map, or None where it has none.
+        labels: Organ -> label value.
+        scores: Experiment -> organ -> DSC in percent, printed in the pictures.
+    """
+    window = display_window(channel, volume, _box_around(reference, None, grid.GetSpacing()[::-1]))
+    columns = [_Column(name, volume, window, found, scores.get(name, {})) for name, found in predictions.items()]
+    return _draw(f"{case}, {channel}", grid, columns, reference, labels=labels, scores={})
+
+
+@dataclass(frozen=True)
+class _Column:
+    """One column of pictures: a title, the volume shown in a window, and the prediction drawn on it."""
+
+    title: str
+    volume: np.ndarray
+    window: tuple[float, float]
+    prediction: np.ndarray | None
+    scores: Mapping[str, float] | None = None  # organ -> DSC in percent, printed in the pictures
+
+
+def _draw(
+    title: str,
+    grid: sitk.Image,
+    columns: Sequence[_Column],
+    reference: np.ndarray | None,
+    *,
+    labels: Mapping[str, int],
+    scores: Mapping[str, float],
+) -> Figure:
+    """Rows are slices near the smallest organs; a narrow first column shows where they lie."""
     organs, colour = organ_values(labels), colours(labels)
     spacing_mm = grid.GetSpacing()[::-1]
-    views = choose_views(reference, prediction, labels)
-    windows = {
-        name: display_window(name, volume, _box_around(reference, prediction, spacing_mm))
-        for name, volume in volumes.items()
-    }
-
-    figure = Figure(figsize=(2.9 + 4.1 * len(volumes), 3.12 * len(views) + 1.45), dpi=110, facecolor="black")
+    first = columns[0].prediction
+    views = choose_views(reference, first, labels)
+    figure = Figure(figsize=(2.9 + 4.1 * len(columns), 3.12 * len(views) + 1.45), dpi=110, facecolor="black")
     FigureCanvasAgg(figure)
     grid_spec = figure.add_gridspec(
         len(views),
-        1 + len(volumes),
-        width_ratios=[0.66] + [1.0] * len(volumes),
+        1 + len(columns),
+        width_ratios=[0.66] + [1.0] * len(columns),
         left=0.008,
         right=0.992,
         top=1 - 0.92 / figure.get_figheight(),
@@ -138,32 +198,36 @@ def draw_case(
         hspace=0.03,
     )
     for row, view in enumerate(views):
-        masks = [
+        reference_masks, *predicted = (
             None if m is None else {o: np.isin(slice_picture(m, view.plane, view.index), v) for o, v in organs.items()}
-            for m in (reference, prediction)
-        ]
+            for m in (reference, *(column.prediction for column in columns))
+        )
         pixel_mm = picture_spacing_mm(spacing_mm, view.plane)
-        window_mm = _zoom_mm(masks, view.organs, pixel_mm)
-        for column, (name, volume) in enumerate(volumes.items()):
-            picture = slice_picture(volume, view.plane, view.index)
-            if column == 0:
+        # Around the reference, so that all columns show the same place; without one, around the prediction.
+        about = [reference_masks, predicted[0] if len(columns) == 1 or reference is None else None]
+        window_mm = _zoom_mm(about, view.organs, pixel_mm)
+        for number, (column, masks) in enumerate(zip(columns, predicted, strict=True)):
+            picture = slice_picture(column.volume, view.plane, view.index)
+            if number == 0:
                 whole = figure.add_subplot(grid_spec[row, 0])
-                draw_picture(whole, picture, pixel_mm, windows[name])
+                draw_picture(whole, picture, pixel_mm, column.window)
                 _draw_frame(whole, window_mm)
                 whole.set_anchor("N")
                 position = _position(grid, view)
                 whole.set_title(
                     f"{view.shows}\n{view.plane}, {position}", color="white", fontsize=10, loc="left", pad=3
                 )
-            axes = figure.add_subplot(grid_spec[row, 1 + column])
-            draw_picture(axes, picture, pixel_mm, windows[name])
-            _draw_contours(axes, masks, pixel_mm, colour)
+            axes = figure.add_subplot(grid_spec[row, 1 + number])
+            draw_picture(axes, picture, pixel_mm, column.window)
+            _draw_contours(axes, [reference_masks, masks], pixel_mm, colour)
             axes.set(xlim=window_mm[:2], ylim=window_mm[:1:-1])
             draw_marks(axes, view.plane, window_mm)
+            if column.scores is not None:
+                _draw_scores(axes, view.organs, column.scores, colour, missing=column.prediction is None)
             if row == 0:
-                axes.set_title(name, color="white", fontsize=13, pad=4)
-    figure.suptitle(case, color="white", fontsize=15, x=0.008, ha="left", y=1 - 0.1 / figure.get_figheight(), va="top")
-    _draw_legend(figure, organs, colour, reference, prediction, scores or {})
+                axes.set_title(column.title, color="white", fontsize=13, pad=4)
+    figure.suptitle(title, color="white", fontsize=15, x=0.008, ha="left", y=1 - 0.1 / figure.get_figheight(), va="top")
+    _draw_legend(figure, organs, colour, reference, first, scores, one_prediction=columns[0].scores is None)
     return figure
 
 
@@ -202,7 +266,7 @@ def overlay_folder(
         try:
             pictures[case] = plot_case(
                 case,
-                _channels(Path(images_folder), case, channel_names),
+                channel_files(Path(images_folder), case, channel_names),
                 reference_of.get(case),
                 prediction_of.get(case),
                 Path(out) / f"{case}.png",
@@ -327,17 +391,6 @@ def _position(grid: sitk.Image, view: View) -> str:
     return f"{'zyx'[axis]} = {point_mm[2 - axis]:.1f} mm\nslice {view.index + 1} of {size[2 - axis]}"
 
 
-def _channels(folder: Path, case: str, channel_names: Mapping[str, str]) -> dict[str, Path]:
-    found = {}
-    for number, name in sorted(channel_names.items(), key=lambda item: int(item[0])):
-        stem = f"{case}_{int(number):04d}"
-        path = next((p for p in (folder / f"{stem}{ending}" for ending in FILE_ENDINGS) if p.is_file()), None)
-        if path is None:
-            raise FileNotFoundError(f"no image {stem}{FILE_ENDINGS[0]} (channel {name}) in {folder}")
-        found[name if name not in found else f"{name} ({number})"] = path
-    return found
-
-
 # Drawing, in mm from the centre of a picture's first pixel ------------------------------------------------------------
 
 
@@ -423,6 +476,26 @@ def draw_marks(axes: Axes, plane: str, window_mm: tuple[float, float, float, flo
     axes.text(start + share / 2, 0.06, f"{bar_mm} mm", ha="center", va="bottom", fontsize=9, **style)
 
 
+def _draw_scores(
+    axes: Axes, organs: Sequence[str], scores: Mapping[str, float], colour: Mapping[str, str], *, missing: bool
+) -> None:
+    """DSC of the organs a picture is about, in its upper left corner."""
+    lines = [(organ, scores[organ]) for organ in organs if not np.isnan(scores.get(organ, float("nan")))]
+    texts = [("white", "no prediction")] if missing else [(colour[o], f"{o}  DSC {dsc:.1f}") for o, dsc in lines]
+    for number, (text_colour, text) in enumerate(texts):
+        axes.text(
+            0.015,
+            0.975 - 0.075 * number,
+            text,
+            transform=axes.transAxes,
+            ha="left",
+            va="top",
+            fontsize=10,
+            color=text_colour,
+            path_effects=[patheffects.withStroke(linewidth=2.5, foreground="black")],
+        )
+
+
 def _draw_legend(
     figure: Figure,
     organs: Mapping[str, tuple[int, ...]],
@@ -430,14 +503,15 @@ def _draw_legend(
     reference: np.ndarray | None,
     prediction: np.ndarray | None,
     scores: Mapping[str, float],
+    *,
+    one_prediction: bool,
 ) -> None:
     """Organs with their DSC, or what became of them; above, which line is whose."""
     handles = []
     for organ, values in organs.items():
         found = [None if m is None else bool(np.isin(m, values).any()) for m in (reference, prediction)]
-        note = {(True, False): "  missed", (False, True): "  invented", (False, False): "  absent"}.get(
-            tuple(found), ""
-        )
+        notes = {(True, False): "  missed", (False, True): "  invented", (False, False): "  absent"}
+        note = notes.get(tuple(found), "") if one_prediction else ""
         dsc = scores.get(organ, float("nan"))
         text = f"{organ}  DSC {dsc:.1f}" if not np.isnan(dsc) else organ
         handles.append(Line2D([], [], color=colour[organ], linewidth=3.0, label=text + note))
@@ -445,7 +519,7 @@ def _draw_legend(
     lines = []
     if reference is not None:
         lines.append(Line2D([], [], color="white", linewidth=2.2, label="reference"))
-    if prediction is not None:
+    if prediction is not None or not one_prediction:
         lines.append(Line2D([], [], color="white", linewidth=1.5, linestyle=(0, (3.0, 2.0)), label="prediction"))
     figure.legend(handles=lines, loc="upper right", ncols=2, fontsize=11, handlelength=3.2, **options)
     columns = min(len(handles), max(2, round(figure.get_figwidth() / 2.1)))
