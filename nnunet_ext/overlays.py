@@ -223,7 +223,12 @@ def _draw(
             axes.set(xlim=window_mm[:2], ylim=window_mm[:1:-1])
             draw_marks(axes, view.plane, window_mm)
             if column.scores is not None:
-                _draw_scores(axes, view.organs, column.scores, colour, missing=column.prediction is None)
+                found = (
+                    {}
+                    if column.prediction is None
+                    else {o: np.isin(column.prediction, organs[o]).any() for o in organs}
+                )
+                _draw_scores(axes, [organ for organ in view.organs if organ in organs], column.scores, found, colour)
             if row == 0:
                 axes.set_title(column.title, color="white", fontsize=13, pad=4)
     figure.suptitle(title, color="white", fontsize=15, x=0.008, ha="left", y=1 - 0.1 / figure.get_figheight(), va="top")
@@ -477,11 +482,20 @@ def draw_marks(axes: Axes, plane: str, window_mm: tuple[float, float, float, flo
 
 
 def _draw_scores(
-    axes: Axes, organs: Sequence[str], scores: Mapping[str, float], colour: Mapping[str, str], *, missing: bool
+    axes: Axes,
+    organs: Sequence[str],
+    scores: Mapping[str, float],
+    found: Mapping[str, bool],
+    colour: Mapping[str, str],
 ) -> None:
-    """DSC of the organs a picture is about, in its upper left corner."""
-    lines = [(organ, scores[organ]) for organ in organs if not np.isnan(scores.get(organ, float("nan")))]
-    texts = [("white", "no prediction")] if missing else [(colour[o], f"{o}  DSC {dsc:.1f}") for o, dsc in lines]
+    """DSC of the organs a picture is about, in its upper left corner; `found` is empty where there is no prediction."""
+    texts = []
+    for organ in organs:
+        dsc = scores.get(organ, float("nan"))
+        value = "not scored" if np.isnan(dsc) else f"DSC {dsc:.1f}" if found.get(organ) else "missed"
+        texts.append((colour[organ], f"{organ}  {value}"))
+    if not found:
+        texts = [("white", "no prediction")]
     for number, (text_colour, text) in enumerate(texts):
         axes.text(
             0.015,
@@ -492,7 +506,7 @@ def _draw_scores(
             va="top",
             fontsize=10,
             color=text_colour,
-            path_effects=[patheffects.withStroke(linewidth=2.5, foreground="black")],
+            path_effects=[patheffects.withStroke(linewidth=1.5, foreground="black")],
         )
 
 

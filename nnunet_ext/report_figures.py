@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from tqdm import tqdm
 
 from nnunet_ext import reference_study
@@ -26,8 +27,8 @@ from nnunet_ext.training_curves import TrainingCurve
 logger = logging.getLogger(__name__)
 
 FOLDER = "figures"
-#: Okabe and Ito's colours: told apart also by colour-blind readers.
-PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#f0e442", "#999999")
+#: Okabe and Ito's colours, dark grey for their yellow: told apart also by colour-blind readers.
+PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#444444", "#999999")
 #: Scores of fewer cases than this are drawn as points alone; a box of three points hides more than it shows.
 LEAST_FOR_BOX = 5
 
@@ -62,18 +63,17 @@ def draw_box_plots(compared: Mapping[str, EvaluationSummary], organ: str, *, wit
     Boxes: quartiles and median; whiskers: to the last case within 1.5 interquartile ranges. With `with_study`, the study's
     mean +- SD as grey bars.
     """
-    published = [s for s in reference_study.SYSTEMS if with_study and organ in s.values["dsc_percent"]]
-    names = [*compared, *(s.name for s in published)]
-    figure = _figure(max(7.0, 2.6 + 1.05 * 2 * len(names)), 4.6)
+    studies = [s for s in reference_study.SYSTEMS if with_study and organ in s.values["dsc_percent"]]
+    figure = _figure(max(7.0, 2.6 + 2.1 * (len(compared) + len(studies))), 4.6)
     for column, metric in enumerate(("dsc_percent", "hd95_mm")):
         axes = figure.add_subplot(1, 2, column + 1)
         for place, summary in enumerate(compared.values()):
             values = [v for v in summary.values(organ, metric).values() if not np.isnan(v)]
             _box(axes, values, place, PALETTE[place % len(PALETTE)])
-        for place, system in enumerate(published, start=len(compared)):
-            if organ in system.values.get(metric, {}):
-                mean, sd = system.values[metric][organ]
-                axes.errorbar(place, mean, sd, fmt="D", color="#777777", capsize=5, markersize=5, linewidth=1.3)
+        published = {study.name: study.values[metric][organ] for study in studies if metric in study.values}
+        for place, (mean, sd) in enumerate(published.values(), start=len(compared)):
+            axes.errorbar(place, mean, sd, fmt="D", color="#777777", capsize=5, markersize=5, linewidth=1.3)
+        names = [*compared, *published]
         axes.set_xticks(range(len(names)), names, rotation=25, ha="right", rotation_mode="anchor")
         axes.set_xlim(-0.6, len(names) - 0.4)
         axes.set_title(f"{organ}: {HEADS[metric]}", fontsize=12)
@@ -128,6 +128,7 @@ def _spread(n: int) -> np.ndarray:
 def draw_training_curves(curves: Sequence[TrainingCurve]) -> Figure:
     """Losses above and pseudo Dice below, a column per model, folds as thin lines on top of each other."""
     models = list(dict.fromkeys(curve.model for curve in curves))
+    organs = list(dict.fromkeys(organ for curve in curves for organ in curve.pseudo_dice))
     figure = _figure(max(6.5, 5.6 * len(models)), 6.4)
     for column, model in enumerate(models):
         of_model = [curve for curve in curves if curve.model == model]
@@ -142,15 +143,14 @@ def draw_training_curves(curves: Sequence[TrainingCurve]) -> Figure:
         losses.set_ylabel("loss")
         losses.legend(frameon=False, fontsize=9)
         dice = figure.add_subplot(2, len(models), len(models) + column + 1, sharex=losses)
-        for number, organ in enumerate(of_model[0].pseudo_dice):
-            for fold, curve in enumerate(of_model):
-                label = {"label": organ} if fold == 0 else {}
-                values = curve.pseudo_dice.get(organ, [np.nan] * len(curve.epochs))
-                dice.plot(curve.epochs, values, color=PALETTE[number % len(PALETTE)], linewidth=1.1, **label)
+        for curve in of_model:
+            for organ, values in curve.pseudo_dice.items():
+                dice.plot(curve.epochs, values, color=PALETTE[organs.index(organ) % len(PALETTE)], linewidth=1.2)
         dice.set(xlabel="epoch", ylabel="pseudo Dice on patches", ylim=(0, 1))
-        dice.legend(frameon=False, fontsize=8, ncols=2)
         for axes in (losses, dice):
             axes.grid(color="#dddddd", linewidth=0.8)
+    handles = [Line2D([], [], color=PALETTE[i % len(PALETTE)], label=organ) for i, organ in enumerate(organs)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 7), frameon=False)
     return figure
 
 

@@ -164,8 +164,8 @@ def _metric_table(
         cells = []
         for name, one, is_best in zip(compared, found, best, strict=True):
             test = tests.get((name, organ))
-            star = " *" if test and test.p is not None and test.p < SIGNIFICANT else ""
-            cells.append(Cell(plus_minus(one, decimals) + star, is_best))
+            sign = " †" if test and test.p is not None and test.p < SIGNIFICANT else ""
+            cells.append(Cell(plus_minus(one, decimals) + sign, is_best))
         cells += [Cell(_published(system.values[metric].get(organ), decimals)) for system in published]
         rows.append((Cell(organ), *cells))
     note = f"Mean +- SD over {len(next(iter(compared.values())).cases)} cases."
@@ -173,7 +173,10 @@ def _metric_table(
         first = next(iter(compared.values()))
         note += " Tolerances in mm: " + ", ".join(f"{organ} {mm:g}" for organ, mm in first.tolerance_mm.items()) + "."
     if len(compared) > 1:
-        note += " Bold: best mean of the row, of the experiments. All organs: those that every experiment segments."
+        nearest = " (nearest to 0)" if metric == "volume_difference_percent" else ""
+        note += (
+            f" Bold: best mean{nearest} of the row, of the experiments. All organs: those every experiment segments."
+        )
         if any(test.p is not None for test in tests.values()):
             note += (
                 f" *: differs from {next(iter(compared))}, p < {SIGNIFICANT:g} (Wilcoxon signed-rank, Holm-corrected)."
@@ -319,7 +322,7 @@ def to_latex(table: Table) -> str:
 
 
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$"}
-_LATEX |= {"+-": r"$\pm$"} | {character: "\\" + character for character in "&%$#_{}"}
+_LATEX |= {"+-": r"$\pm$", "†": r"$^{\dagger}$"} | {character: "\\" + character for character in "&%$#_{}"}
 
 
 def to_latex_text(text: str) -> str:

@@ -54,20 +54,26 @@ def draw_surfaces(
     Raises:
         ValueError: If neither label map holds an organ.
     """
-    figure = Figure(figsize=(15.0, 5.9), dpi=110, facecolor=BACKGROUND)
+    figure = Figure(figsize=(15.0, 5.9), dpi=150, facecolor=BACKGROUND)
     FigureCanvasAgg(figure)
     vertices, normals, colours = _scene(spacing_mm, reference, prediction, labels)
     low, high = vertices.min(axis=(0, 1)), vertices.max(axis=(0, 1))
+    # One scale for all views: matplotlib shows the diagonal of the box in an axes' height at zoom 1.
+    seen_mm = [np.ptp(vertices.reshape(-1, 3) @ _camera(*angles)[:2].T, axis=0).max() for angles in VIEWS.values()]
+    zoom = 0.9 * float(np.linalg.norm(high - low) / max(seen_mm))
     for number, (name, (elevation, azimuth)) in enumerate(VIEWS.items()):
         axes = figure.add_axes((number / 3 + 0.004, 0.09, 0.325, 0.78), projection="3d", computed_zorder=False)
         axes.set_proj_type("ortho")
         axes.view_init(elevation, azimuth)
         axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), zlim=(low[2], high[2]), facecolor=BACKGROUND)
-        axes.set_box_aspect(high - low, zoom=1.45)
+        axes.set_box_aspect(high - low, zoom=zoom)
         axes.set_axis_off()
         shaded = colours.copy()
         shaded[:, :3] = _shade(colours[:, :3], normals, elevation, azimuth)
-        axes.add_collection3d(Poly3DCollection(vertices, facecolors=shaded, edgecolors="none", rasterized=True))
+        # Without antialiasing: it would draw the seams of all triangles.
+        mesh = Poly3DCollection(vertices, facecolors=shaded, edgecolors="none", antialiased=False, rasterized=True)
+        axes.add_collection3d(mesh)
+        mesh.set_clip_on(False)  # an oblique view need not be centred
         figure.text(number / 3 + 0.165, 0.885, name, color="white", fontsize=12, ha="center", va="bottom")
         places = [(0.006, 0.48), (0.322, 0.48), (0.165, 0.845), (0.165, 0.095)]
         for letter, (x, y) in zip(LETTERS.get(name, ""), places, strict=False):
@@ -165,13 +171,17 @@ def _to_xyz(triangles: np.ndarray, offset_mm: Sequence[float]) -> np.ndarray:
     return (triangles + np.asarray(offset_mm))[..., ::-1]
 
 
-def _shade(colours: np.ndarray, normals: np.ndarray, elevation: float, azimuth: float) -> np.ndarray:
-    """Colours `(N, 3)` lit for a camera: ambient, two lamps and a soft highlight."""
+def _camera(elevation: float, azimuth: float) -> np.ndarray:
+    """Unit vectors to the right, up and to the viewer, as rows, of a camera as matplotlib places it."""
     e, a = np.radians([elevation, azimuth])
     towards = np.array([np.cos(e) * np.cos(a), np.cos(e) * np.sin(a), np.sin(e)])
     right = np.array([-np.sin(a), np.cos(a), 0.0])
-    camera = np.stack([right, np.cross(towards, right), towards])
-    seen = normals @ camera.T
+    return np.stack([right, np.cross(towards, right), towards])
+
+
+def _shade(colours: np.ndarray, normals: np.ndarray, elevation: float, azimuth: float) -> np.ndarray:
+    """Colours `(N, 3)` lit for a camera: ambient, two lamps and a soft highlight."""
+    seen = normals @ _camera(elevation, azimuth).T
     seen = np.where(seen[:, 2:] < 0, -seen, seen)  # both sides of a shell are lit
     key, fill = (np.clip(seen @ (np.asarray(lamp) / np.linalg.norm(lamp)), 0, 1) for lamp in (KEY_LIGHT, FILL_LIGHT))
     highlight = 0.22 * key**24
