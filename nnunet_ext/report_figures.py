@@ -60,8 +60,9 @@ def draw_figures(report: Report, *, with_study: bool, show_progress: bool) -> tu
 def draw_box_plots(compared: Mapping[str, EvaluationSummary], organ: str, *, with_study: bool = False) -> Figure:
     """DSC and HD95 of one organ, a box per experiment, with every case as a point.
 
-    Boxes: quartiles and median; whiskers: to the last case within 1.5 interquartile ranges. With `with_study`, the study's
-    mean +- SD as grey bars.
+    Boxes: quartiles and median; whiskers: to the last case within 1.5 interquartile ranges. Boxes are over all cases, but
+    the HD95 axis ends above the largest distance of an organ that was found: a missed one has the image diagonal, and is
+    named at the top instead. With `with_study`, the study's mean +- SD as grey bars.
     """
     studies = [s for s in reference_study.SYSTEMS if with_study and organ in s.values["dsc_percent"]]
     figure = _figure(max(7.0, 2.6 + 2.1 * (len(compared) + len(studies))), 4.6)
@@ -77,9 +78,26 @@ def draw_box_plots(compared: Mapping[str, EvaluationSummary], organ: str, *, wit
         axes.set_xticks(range(len(names)), names, rotation=25, ha="right", rotation_mode="anchor")
         axes.set_xlim(-0.6, len(names) - 0.4)
         axes.set_title(f"{organ}: {HEADS[metric]}", fontsize=12)
-        axes.set_ylim(bottom=0 if metric == "hd95_mm" else None)
+        if metric == "hd95_mm":
+            _end_above_found(axes, compared, organ)
         axes.grid(axis="y", color="#dddddd", linewidth=0.8)
     return figure
+
+
+def _end_above_found(axes: Axes, compared: Mapping[str, EvaluationSummary], organ: str) -> None:
+    """End the HD95 axis above the organs that were found, and say at the top how many were not."""
+    rows = {name: [row for row in summary.rows if row["organ"] == organ] for name, summary in compared.items()}
+    found_mm = [row["hd95_mm"] for found in rows.values() for row in found if not row["flag"]]
+    lost = {name: sum(row["flag"] in ("missed", "invented", "failed") for row in found) for name, found in rows.items()}
+    axes.set_ylim(bottom=0)
+    if not any(lost.values()) or not found_mm:
+        return
+    top = max(1.35 * max(found_mm), 1.0)
+    axes.set_ylim(0, top)
+    for place, (name, n_lost) in enumerate(lost.items()):
+        if n_lost:
+            text = f"▲ {n_lost} of {len(rows[name])}\nnot found"
+            axes.text(place, 0.98 * top, text, ha="center", va="top", fontsize=9, color=PALETTE[place % len(PALETTE)])
 
 
 def draw_all_organs(compared: Mapping[str, EvaluationSummary], organs: Sequence[str]) -> Figure:

@@ -19,6 +19,7 @@ FUNCTIONS = {
     "predict": ("nnunet_ext.predict", "predict"),
     "rtstruct": ("nnunet_ext.rtstruct_writer", "rtstruct"),
     "evaluate": ("nnunet_ext.evaluation", "evaluate"),
+    "report": ("nnunet_ext.report", "report"),
     "hook": ("nnunet_ext.hooking", "write_hooks"),
     "doctor": ("nnunet_ext.doctor", "doctor"),
     "demo": ("nnunet_ext.demo", "demo"),
@@ -114,6 +115,40 @@ def test_evaluate_passes_its_options_on_and_prints_the_table(calls, capsys):
     assert calls.args == (Path("pred"), Path("ref"), Path("out"))
     assert calls.kwargs == {"tolerance_mm": 1.5, "n_processes": 2}
     assert "| organ | DSC |" in capsys.readouterr().out
+
+
+def test_evaluate_of_a_model_needs_no_references_and_tolerances_go_by_organ(calls):
+    assert run("evaluate model -o out --localizer loc --tolerance-mm Lens_L=1 Eye_L=2.5") == 0
+    assert calls.args == (Path("model"), None, Path("out"))
+    assert calls.kwargs == {"localizer": Path("loc"), "tolerance_mm": {"Lens_L": 1.0, "Eye_L": 2.5}}
+
+
+@pytest.mark.parametrize("tolerance", ["wide", "1 2", "Lens_L=x", "Lens_L=1 2"])
+def test_tolerance_that_is_no_distance_is_refused(calls, capsys, tolerance):
+    with pytest.raises(SystemExit):
+        run(f"evaluate pred ref -o out --tolerance-mm {tolerance}")
+    assert f"--tolerance-mm {tolerance}: give one distance in mm, or ORGAN=MM" in capsys.readouterr().err
+
+
+def test_report_names_its_runs_and_passes_its_options_on(calls, capsys):
+    content = {"out": Path("out"), "experiments": [1, 2, 3], "cases": ["a"], "tables": [], "pictures": [1]}
+    calls.summary = SimpleNamespace(**content, remarks=["No p-value."])
+    options = "--references ref --images in --models m1 m2 --box-organ Lens_L --cases a --reference-study -np 2"
+    assert run(f"report CT=eval/ct a/T__P__3d_lowres 'a=b=c' -o out {options}") == 0
+    runs = [("CT", Path("eval/ct")), ("3d_lowres", Path("a/T__P__3d_lowres")), ("a=b", Path("c"))]
+    assert calls.args == (runs, Path("out"))
+    assert calls.kwargs == {
+        "references": Path("ref"),
+        "images": Path("in"),
+        "models": [Path("m1"), Path("m2")],
+        "box_organ": "Lens_L",
+        "cases": ["a"],
+        "reference_study": True,
+        "n_processes": 2,
+    }
+    out, err = capsys.readouterr()
+    assert out == "out/report.md: 3 experiments, 1 cases, 0 tables, 1 figures\n"
+    assert err == "note: No p-value.\n"
 
 
 def test_demo_works_in_the_folder_demo_unless_told(calls):

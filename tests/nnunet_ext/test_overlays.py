@@ -272,3 +272,24 @@ def test_import_leaves_pyplot_and_its_backend_alone():
     code = "import sys, nnunet_ext.overlays; print('matplotlib.pyplot' in sys.modules, 'torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["False", "False"]
+
+
+def test_comparison_draws_each_experiments_prediction_in_its_column():
+    reference = label_map()
+    predictions = {"ours": reference, "theirs": np.where(reference == 3, 0, reference), "none": None}
+    scores = {"ours": {"Lens_L": 100.0, "Lens_R": 100.0, "OpticChiasm": 100.0}, "theirs": {"OpticChiasm": 0.0}}
+    volume = np.random.default_rng(0).normal(40, 60, SHAPE)
+    figure = overlays.draw_comparison(
+        "case_1", lps_image(reference), "CT", volume, reference, predictions, labels=LABELS, scores=scores
+    )
+    columns = {axes.get_title(): number for number, axes in enumerate(figure.axes) if axes.get_title() in predictions}
+    assert list(columns) == ["ours", "theirs", "none"]
+    per_row = 1 + len(predictions)
+    chiasm_row = {name: figure.axes[per_row + number] for name, number in columns.items()}
+    texts = {name: [text.get_text() for text in axes.texts] for name, axes in chiasm_row.items()}
+    assert "OpticChiasm  DSC 100.0" in texts["ours"]
+    assert "OpticChiasm  missed" in texts["theirs"]
+    assert "no prediction" in texts["none"]
+    # The reference's contour in each, the prediction's where there is one; all show the same place.
+    assert [len(axes.collections) for axes in chiasm_row.values()] == [2, 1, 1]
+    assert len({axes.get_xlim() for axes in chiasm_row.values()}) == 1
