@@ -79,12 +79,14 @@ def draw_box_plots(compared: Mapping[str, EvaluationSummary], organ: str, *, wit
         axes.set_xlim(-0.6, len(names) - 0.4)
         axes.set_title(f"{organ}: {HEADS[metric]}", fontsize=12)
         if metric == "hd95_mm":
-            _end_above_found(axes, compared, organ)
+            _end_above_found(axes, compared, organ, [mean + sd for mean, sd in published.values()])
         axes.grid(axis="y", color="#dddddd", linewidth=0.8)
     return figure
 
 
-def _end_above_found(axes: Axes, compared: Mapping[str, EvaluationSummary], organ: str) -> None:
+def _end_above_found(
+    axes: Axes, compared: Mapping[str, EvaluationSummary], organ: str, published_mm: Sequence[float]
+) -> None:
     """End the HD95 axis above the organs that were found, and say at the top how many were not."""
     rows = {name: [row for row in summary.rows if row["organ"] == organ] for name, summary in compared.items()}
     found_mm = [row["hd95_mm"] for found in rows.values() for row in found if not row["flag"]]
@@ -92,7 +94,7 @@ def _end_above_found(axes: Axes, compared: Mapping[str, EvaluationSummary], orga
     axes.set_ylim(bottom=0)
     if not any(lost.values()) or not found_mm:
         return
-    top = max(1.35 * max(found_mm), 1.0)
+    top = max(1.35 * max(found_mm), 1.1 * max(published_mm, default=0.0), 1.0)
     axes.set_ylim(0, top)
     for place, (name, n_lost) in enumerate(lost.items()):
         if n_lost:

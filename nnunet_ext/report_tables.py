@@ -65,8 +65,8 @@ def make_tables(
     tables += [_localizer_table(name, summary) for name, summary in compared.items() if summary.localizer is not None]
     tables.append(_organ_table(compared, box_organ, with_study=with_study))
     remark = (
-        f"No p-value where fewer than {LEAST_PAIRS} of the {len(cases)} cases have a value in both experiments: Wilcoxon's "
-        "test can't show a difference there."
+        f"No p-value for some comparisons: Wilcoxon's test shows nothing with fewer than {LEAST_PAIRS} cases that have a "
+        f"value in both experiments (cases compared: {len(cases)})."
     )
     return tables, [remark] if too_few else []
 
@@ -247,7 +247,7 @@ def _organ_table(compared: Mapping[str, EvaluationSummary], organ: str, *, with_
     note = f"Mean +- SD over {len(next(iter(compared.values())).cases)} cases."
     if with_study and organ == reference_study.CHIASM:
         rows += [
-            (Cell(name), Cell(f"{mean:.2f}"), Cell("-")) for name, mean in reference_study.CHIASM_DSC_PERCENT.items()
+            (Cell(name), Cell(f"{mean:g}"), Cell("-")) for name, mean in reference_study.CHIASM_DSC_PERCENT.items()
         ]
         note += " The last rows are published means, of other patients; not ranked."
     return Table(

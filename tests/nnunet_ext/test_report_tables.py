@@ -69,7 +69,7 @@ def test_fewer_than_six_pairs_get_no_p_value_and_that_is_said():
     tables, remarks = tables_of({"A": summary(five), "B": summary(six)})
     assert tables["wilcoxon_dsc_percent"].rows[0][1] == Cell("+10.00; no test; n = 5")
     assert len(remarks) == 1
-    assert "fewer than 6 of the 6 cases" in remarks[0]
+    assert "fewer than 6 cases that have a value in both experiments (cases compared: 6)" in remarks[0]
     assert tables_of({"A": summary(six), "B": summary(six)})[1] == []
 
 
@@ -107,6 +107,7 @@ def test_published_values_stand_beside_but_are_never_best():
     systems = {row[0].text: row[1].text for row in tables["systems_OpticChiasm"].rows}
     assert systems["A"] == "20.00 +- -"
     assert systems["study: 32x96x96, CT only"] == "61.93"
+    assert systems["DeepLab (as the study cites it)"] == "55.6"
 
 
 def test_failed_and_missed_are_counted_in_the_overview():
