@@ -108,6 +108,12 @@ class EvaluationSummary:
         return not self.failed
 
     @property
+    def kind(self) -> str:
+        """What was scored, in words."""
+        plural = "s" * (len(self.folds) > 1)
+        return f"cross-validation, fold{plural} {', '.join(self.folds)}" if self.folds else "predictions"
+
+    @property
     def organs(self) -> tuple[str, ...]:
         return tuple(self.tolerance_mm)
 
@@ -207,7 +213,7 @@ def to_markdown(summary: EvaluationSummary) -> str:
     lines.append(["all organs", *_cells(summary.all_organs), "-", str(summary.all_organs["dsc_percent"]["n"])])
     reasons = "".join(f"\n  - {case}: {reason}" for case, reason in summary.failed.items()) or " none"
     n_cases = len(summary.cases)
-    folds = f" Cross-validation, folds {', '.join(summary.folds)}." if summary.folds else ""
+    folds = f" {summary.kind.capitalize()}." if summary.folds else ""
     return f"""\
 {_table(header, lines)}
 

@@ -120,12 +120,11 @@ def _overview(experiments: Sequence[Experiment], compared: Mapping[str, Evaluati
     rows = []
     for experiment in experiments:
         whole, scores = experiment.scores, compared[experiment.name]
-        kind = f"cross-validation, folds {', '.join(whole.folds)}" if whole.folds else "predictions"
         rates = list(whole.pass_rates.values())
         rows.append(
             (
                 experiment.name,
-                kind,
+                whole.kind,
                 "+".join(whole.channels) or "-",
                 f"{len(scores.cases)} of {len(whole.cases)}",
                 plus_minus(scores.all_organs["dsc_percent"], 2),
