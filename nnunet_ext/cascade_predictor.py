@@ -5,9 +5,8 @@ A configuration without a previous stage, such as the whole-volume baseline, pre
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to
 
 from nnunet_ext import roi
 from nnunet_ext.channels import ChannelOptions, prepare_channels, reference_channel
-from nnunet_ext.geometry import CANONICAL, back_to_grid, to_canonical
+from nnunet_ext.geometry import CANONICAL, back_to_grid, grid_difference, same_grid, to_canonical
 from nnunet_ext.image_io import find_channel_files, read_image, write_image
 from nnunet_ext.labels import LEFT_OUT_KEY, left_right_pairs
 from nnunet_ext.mirroring import swap_channels
@@ -32,23 +31,40 @@ from nnunet_ext.recipe import TrainingRecipe
 REGROW_MM = 10.0
 
 
+@dataclass(frozen=True)
+class PreparedCase:
+    """One case as the networks need it, made by `CascadePredictor.prepare`.
+
+    Attributes:
+        images: Shape `(C, Z, Y, X)`, the model's channels in the axis order of its training images, float32.
+        properties: As nnU-Net's reader gives them: `spacing` in mm along `(Z, Y, X)`.
+        grid: The case's own grid, that of its CT (else its first channel) as it was given; no image in it.
+        channels: The channels the case has; fewer than the model's where it was trained with modality dropout.
+        warnings: One line each, for a person.
+    """
+
+    images: np.ndarray
+    properties: dict
+    grid: sitk.Image
+    channels: list[str]
+    warnings: list[str]
+
+
 @dataclass
 class CasePrediction:
     """Result for one case.
 
     Attributes:
-        label_map: Shape `(Z, Y, X)` as the reader gave the images, uint8 (uint16 from 255 labels on).
-        localizer_map: The localizer's label map, same grid; None without a localizer.
+        label_map: Shape `(Z, Y, X)` in the axis order of the training images, uint8 (uint16 from 255 labels on).
         box: ROI in voxels along `(Z, Y, X)`, upper excluded; without a localizer the body's box.
         fallback_whole_volume: The localizer found no organ, so the whole body was segmented.
         regrown: An organ touched the box, which was enlarged and segmented again.
         missing: Names of organs without a voxel, those that the model leaves out not counted.
-        channels: The channels the case had; fewer than the model's where it was trained with modality dropout.
-        warnings: One line each, for a person.
+        channels: The channels the case had.
+        warnings: One line each, for a person; those of `PreparedCase` first.
     """
 
     label_map: np.ndarray
-    localizer_map: np.ndarray | None
     box: roi.Box
     fallback_whole_volume: bool = False
     regrown: bool = False
@@ -56,11 +72,17 @@ class CasePrediction:
     channels: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
+    def record(self) -> dict:
+        """All but the label map, as plain JSON."""
+        return {name: value for name, value in asdict(replace(self, label_map=None)).items() if name != "label_map"}
+
 
 class CascadePredictor:
     """Localizer and segmenter, loaded once, for any number of cases.
 
     Both are nnU-Net's predictors: they load the checkpoints, slide the window and average the folds.
+    `prepare`, `segment` and `write` are the three steps of one case, which a run over many cases may overlap: only
+    `segment` uses the networks. `predict_files`, `predict_folder` and `predict_images` do all of one case.
 
     Args:
         segmenter_folder: Trained model, e.g. `.../CascadeOARTrainer__CascadeOARPlans__3d_cascade_fullres`. Where its plan
@@ -152,7 +174,7 @@ class CascadePredictor:
         """
         if self.localizer is None:
             label_map, used = self._run_stage(self.segmenter, images, None, properties)
-            result = CasePrediction(label_map, None, ())
+            result = CasePrediction(label_map, ())
         else:
             result, used = self._predict_roi(images, properties)
         backward = self.segmenter.plans_manager.transpose_backward
@@ -169,7 +191,7 @@ class CascadePredictor:
         """Localize, crop and segment; with the properties of the crop."""
         localizer_map, _ = self._run_stage(self.localizer, images, None, properties)
         label_map, used = self._run_stage(self.segmenter, images, localizer_map[None], properties)
-        result = CasePrediction(label_map, localizer_map, ())
+        result = CasePrediction(label_map, ())
         result.fallback_whole_volume = not used[PROPERTIES_KEY]["found"]
         if result.fallback_whole_volume:
             result.warnings.append("the localizer found no organ: the whole body was segmented instead of the ROI")
@@ -217,15 +239,13 @@ class CascadePredictor:
         names = {v: n for n, v in self.dataset_json["labels"].items() if isinstance(v, int)}
         return names.get(value, str(value))
 
-    def predict_folder(self, case_folder: Path, output_file: Path) -> CasePrediction:
-        """Segment one case given as a folder of channels (`CT.nii.gz`, `T1.nrrd`, ...), as `nnunet_ext convert` reads it.
+    # --- one case, step by step --------------------------------------------------------------------------------------
 
-        The images get what the training images got (one grid, couch and mask off, N4, window), by the options recorded
-        in the model's `dataset.json`. The label map lies on the grid of the case's own CT (else of its first channel).
-        A channel without a file is left blank if the model was trained with modality dropout.
+    def recorded_options(self) -> ChannelOptions:
+        """What `nnunet_ext convert` did to the training images, as the model's `dataset.json` records it.
 
         Raises:
-            ValueError: If a channel is missing or damaged, or the model's data were not made by `nnunet_ext convert`.
+            ValueError: If they were not made by `nnunet_ext convert`.
         """
         recorded = self.dataset_json.get("nnunet_ext")
         if recorded is None:
@@ -233,66 +253,120 @@ class CascadePredictor:
                 "the model's dataset.json holds no conversion options: its images were not made by nnunet_ext convert. "
                 "Bring yours to the same form and name them <case>_0000, <case>_0001, ..."
             )
-        files = find_channel_files(case_folder, self.channels, optional=self.optional)
-        originals = {m: read_image(f) for m, f in files.items()}
-        options = ChannelOptions(**{f.name: recorded[f.name] for f in fields(ChannelOptions) if f.name in recorded})
-        channels = prepare_channels(originals, options)
-        # The axis order of the arrays the networks were trained on: that of the plan's reader.
-        order = "RAS" if isinstance(self.reader, NibabelIOWithReorient) else CANONICAL
-        images = {m: sitk.DICOMOrient(image, order) for m, image in channels.images.items()}
-        grid = images[reference_channel(self.channels)]
-        blank = np.zeros(grid.GetSize()[::-1], np.float32)
-        data = np.stack([sitk.GetArrayFromImage(images[m]) if m in images else blank for m in self.channels])
-        result = self.predict_array(data.astype(np.float32), {"spacing": [float(s) for s in grid.GetSpacing()[::-1]]})
-        result.channels = list(images)
-        result.warnings[:0] = [*channels.warnings, *self._lacking(result.channels)]
-        mask = sitk.GetImageFromArray(result.label_map)
-        mask.CopyInformation(grid)
-        original = originals[reference_channel(self.channels)]
-        output_file.parent.mkdir(parents=True, exist_ok=True)
-        write_image(back_to_grid(to_canonical(mask), original), output_file)
-        return result
+        return ChannelOptions(**{f.name: recorded[f.name] for f in fields(ChannelOptions) if f.name in recorded})
 
-    def _lacking(self, channels: Sequence[str]) -> list[str]:
-        lacking = [c for c in self.channels if c not in channels]
-        return [f"predicted from {' and '.join(channels)} alone, without {', '.join(lacking)}"] if lacking else []
-
-    def predict_files(self, image_files: Mapping[str, Path], output_file: Path) -> CasePrediction:
-        """Segment one case given as one file per channel; writes the label map on the input's own grid.
+    def prepare(
+        self,
+        images: Mapping[str, Path | sitk.Image],
+        *,
+        options: ChannelOptions | None = None,
+        same_frame: Sequence[Sequence[str]] | None = None,
+    ) -> PreparedCase:
+        """Read and check a case, and do all that needs no network.
 
         Args:
-            image_files: Channel name -> file. A channel that is not there is left blank if the model was trained with
-                modality dropout.
-            output_file: Where the label map goes.
+            images: Channel name -> file or image. A channel that is not there is left blank if the model was trained
+                with modality dropout.
+            options: How to bring the images to the form of the training images, mostly `recorded_options()`; None where
+                they have that form, as those of an `imagesTs` folder: one grid, couch and mask off, N4, window.
+            same_frame: Groups of channels that share a frame of reference, for a registration; see `prepare_channels`.
 
         Raises:
-            ValueError: If a channel is missing, or a file is damaged or holds something else than one 3D image.
+            ValueError: If a channel is missing, damaged, something else than one 3D image, or on another grid.
         """
-        needed = [c for c in self.channels if c not in self.optional and c not in image_files]
+        needed = [c for c in self.channels if c not in self.optional and c not in images]
         if needed:
+            there = (image.name if isinstance(image, Path) else name for name, image in images.items())
             raise ValueError(
                 f"the model was trained on {', '.join(self.channels)}; there is no file of {', '.join(needed)}, only "
-                f"{', '.join(f.name for f in image_files.values())}"
+                f"{', '.join(there)}"
                 + ("" if self.optional else " (with modality dropout in its recipe a model also does without some)")
             )
-        present = [c for c in self.channels if c in image_files]
-        for channel in present:
-            read_image(image_files[channel])  # nnU-Net's readers don't notice a truncated file
-        there, properties = self.reader.read_images([str(image_files[c]) for c in present])
-        images = np.zeros((len(self.channels), *there.shape[1:]), np.float32)
-        images[[self.channels.index(c) for c in present]] = there
-        result = self.predict_array(images, properties)
-        result.channels = present
-        result.warnings[:0] = self._lacking(present)
-        output_file.parent.mkdir(parents=True, exist_ok=True)
-        ending = self.dataset_json["file_ending"]
-        temporary = output_file.with_name(f".{output_file.name.removesuffix(ending)}.partial{ending}")
-        try:
-            self.reader.write_seg(result.label_map, str(temporary), properties)
-            os.replace(temporary, output_file)
-        finally:
-            temporary.unlink(missing_ok=True)
+        present = [c for c in self.channels if c in images]
+        read = {c: read_image(images[c]) if isinstance(images[c], Path) else images[c] for c in present}
+        reference = read[reference_channel(present)]
+        grid = sitk.Image(reference.GetSize(), sitk.sitkUInt8)
+        grid.CopyInformation(reference)
+        warnings = []
+        if options is not None:
+            cleaned = prepare_channels(read, options, same_frame=same_frame)
+            read, warnings = cleaned.images, cleaned.warnings
+        for channel, image in read.items():
+            if not same_grid(image, read[present[0]]):
+                raise ValueError(
+                    f"{channel} and {present[0]} lie on different grids: {grid_difference(image, read[present[0]])}. "
+                    "Convert the case with nnunet_ext convert, or give it as a folder with one image per channel."
+                )
+        # The axis order of the arrays the networks were trained on: that of the plan's reader.
+        order = "RAS" if isinstance(self.reader, NibabelIOWithReorient) else CANONICAL
+        read = {c: sitk.DICOMOrient(image, order) for c, image in read.items()}
+        first = read[present[0]]
+        stack = np.zeros((len(self.channels), *first.GetSize()[::-1]), np.float32)
+        for channel, image in read.items():
+            stack[self.channels.index(channel)] = sitk.GetArrayViewFromImage(image)
+        lacking = [c for c in self.channels if c not in present]
+        if lacking:
+            warnings = [*warnings, f"predicted from {' and '.join(present)} alone, without {', '.join(lacking)}"]
+        return PreparedCase(stack, {"spacing": list(first.GetSpacing()[::-1])}, grid, present, warnings)
+
+    def segment(self, prepared: PreparedCase) -> CasePrediction:
+        """Both stages."""
+        result = self.predict_array(prepared.images, prepared.properties)
+        result.channels = prepared.channels
+        result.warnings[:0] = prepared.warnings
         return result
+
+    def mask(self, prediction: CasePrediction, prepared: PreparedCase) -> sitk.Image:
+        """The label map on the case's own grid."""
+        order = "RAS" if isinstance(self.reader, NibabelIOWithReorient) else CANONICAL
+        mask = sitk.GetImageFromArray(prediction.label_map)
+        mask.CopyInformation(sitk.DICOMOrient(prepared.grid, order))
+        return back_to_grid(to_canonical(mask), prepared.grid)
+
+    def write(self, prediction: CasePrediction, prepared: PreparedCase, file: Path) -> None:
+        """Write the label map on the case's own grid, whole or not at all."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_image(self.mask(prediction, prepared), file)
+
+    # --- one case, all of it -----------------------------------------------------------------------------------------
+
+    def predict_folder(self, case_folder: Path, output_file: Path) -> CasePrediction:
+        """Segment one case given as a folder of channels (`CT.nii.gz`, `T1.nrrd`, ...), as `nnunet_ext convert` reads it.
+
+        The images get what the training images got (one grid, couch and mask off, N4, window), by the options recorded
+        in the model's `dataset.json`.
+
+        Raises:
+            ValueError: See `prepare` and `recorded_options`.
+        """
+        files = find_channel_files(case_folder, self.channels, optional=self.optional)
+        prepared = self.prepare(files, options=self.recorded_options())
+        return self._segment_and_write(prepared, output_file)
+
+    def predict_files(self, image_files: Mapping[str, Path], output_file: Path) -> CasePrediction:
+        """Segment one case given as one file per channel (name -> file), in the form of the training images.
+
+        Raises:
+            ValueError: See `prepare`.
+        """
+        return self._segment_and_write(self.prepare(image_files), output_file)
+
+    def _segment_and_write(self, prepared: PreparedCase, output_file: Path) -> CasePrediction:
+        prediction = self.segment(prepared)
+        self.write(prediction, prepared, output_file)
+        return prediction
+
+    def predict_images(
+        self, images: Mapping[str, sitk.Image], *, options: ChannelOptions | None = None
+    ) -> tuple[sitk.Image, CasePrediction]:
+        """Segment one case given as images (channel name -> image): the label map on the CT's own grid, and the rest.
+
+        Args:
+            images, options: See `prepare`.
+        """
+        prepared = self.prepare(images, options=options)
+        prediction = self.segment(prepared)
+        return self.mask(prediction, prepared), prediction
 
 
 def channel_list(dataset_json: Mapping) -> list[str]:

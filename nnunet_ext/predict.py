@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 
@@ -123,9 +123,7 @@ def predict(
             summary.written.append(case)
             if result.warnings:
                 summary.warnings[case] = result.warnings
-            record = asdict(result)
-            del record["label_map"], record["localizer_map"]
-            manifest["cases"][case] = {**record, "runtime_s": round(perf_counter() - start, 2)}
+            manifest["cases"][case] = {**result.record(), "runtime_s": round(perf_counter() - start, 2)}
         write_json(manifest, manifest_file)
     return summary
 
