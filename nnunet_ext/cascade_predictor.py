@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 import torch
-from nnunetv2.imageio.nibabel_reader_writer import NibabelIOWithReorient
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
@@ -24,8 +23,9 @@ from nnunet_ext.image_io import find_channel_files, read_image, write_image
 from nnunet_ext.labels import LEFT_OUT_KEY, left_right_pairs
 from nnunet_ext.mirroring import swap_channels
 from nnunet_ext.modality_dropout import optional_channels
-from nnunet_ext.preprocessor import BOX_REQUEST_KEY, PROPERTIES_KEY
+from nnunet_ext.preprocessor import BOX_REQUEST_KEY, PROPERTIES_KEY, CascadeOARPreprocessor
 from nnunet_ext.recipe import TrainingRecipe
+from nnunet_ext.resampling import label_map_of_logits
 
 #: How far a box side is moved out when an organ touches it; one redo per case.
 REGROW_MM = 10.0
@@ -36,18 +36,21 @@ class PreparedCase:
     """One case as the networks need it, made by `CascadePredictor.prepare`.
 
     Attributes:
-        images: Shape `(C, Z, Y, X)`, the model's channels in the axis order of its training images, float32.
-        properties: As nnU-Net's reader gives them: `spacing` in mm along `(Z, Y, X)`.
-        grid: The case's own grid, that of its CT (else its first channel) as it was given; no image in it.
+        images: The body, normalised, on the case's voxels; shape `(C, *plan_axes)`, float32.
+        localizer_images: The same on the localizer's grid; None without a localizer.
+        properties: Of the crop to the body, as nnU-Net's preprocessor gives them.
         channels: The channels the case has; fewer than the model's where it was trained with modality dropout.
         warnings: One line each, for a person.
+        grid: The case's own grid, that of its CT (else its first channel) as it was given, with no image in it; None
+            where arrays were given.
     """
 
     images: np.ndarray
+    localizer_images: np.ndarray | None
     properties: dict
-    grid: sitk.Image
     channels: list[str]
     warnings: list[str]
+    grid: sitk.Image | None = None
 
 
 @dataclass
@@ -119,8 +122,10 @@ class CascadePredictor:
             self.localizer = load_stage(self.models[0], **options)
         self.stages = [stage for stage in (self.localizer, self.segmenter) if stage is not None]
         self.dataset_json = self.segmenter.dataset_json
-        self.reader = self.segmenter.plans_manager.image_reader_writer_class()
         plans = self.segmenter.plans_manager.plans
+        self.preprocessor = CascadeOARPreprocessor(verbose=False)
+        #: The axis order of the arrays the networks were trained on: that of the plan's reader.
+        self.orientation = "RAS" if plans["image_reader_writer"] == "NibabelIOWithReorient" else CANONICAL
         self.left_right_axis = int(plans["left_right_axis"])
         self.pairs = left_right_pairs(self.dataset_json["labels"])
         self.left_out = tuple(self.dataset_json.get(LEFT_OUT_KEY, ()))
@@ -144,39 +149,55 @@ class CascadePredictor:
         mirrored = stage.predict_logits_from_preprocessed_data(images).float().cpu().flip(axis)
         return (logits + swap_channels(mirrored, self.pairs)) / 2
 
-    def _run_stage(
-        self, stage: nnUNetPredictor, images: np.ndarray, previous: np.ndarray | None, properties: Mapping
+    def _locate(self, prepared: PreparedCase) -> np.ndarray:
+        """The localizer's label map on the body's grid, shape `(1, *plan_axes)`."""
+        logits = self._logits(self.localizer, prepared.localizer_images).numpy()
+        return label_map_of_logits(
+            logits,
+            self.localizer.label_manager.convert_logits_to_segmentation,
+            prepared.images.shape[1:],
+            self.localizer.configuration_manager.spacing,
+            [prepared.properties["spacing"][i] for i in self.segmenter.plans_manager.transpose_forward],
+        )[None]
+
+    def _segment_box(
+        self, images: np.ndarray, located: np.ndarray | None, properties: Mapping
     ) -> tuple[np.ndarray, dict]:
-        """Label map `(Z, Y, X)` on the images' grid, and the properties the preprocessor made."""
+        """The segmenter's label map `(Z, Y, X)` on the case's whole grid, and the properties of the crop.
+
+        Args:
+            images: Of the body, shape `(C, *plan_axes)`.
+            located: The localizer's label map, shape `(1, *plan_axes)`; without, the whole body is segmented.
+        """
+        stage = self.segmenter
         plans, configuration = stage.plans_manager, stage.configuration_manager
-        data, previous, new_properties = configuration.preprocessor_class(verbose=False).run_case_npy(
-            images, previous, dict(properties), plans, configuration, stage.dataset_json
-        )
+        if located is not None:
+            images, located, properties = self.preprocessor.crop_to_roi(
+                images, located, properties, plans, configuration
+            )
+        grids = self.preprocessor.resampling(images.shape[1:], properties, plans, configuration)
+        data = configuration.resampling_fn_data(images, *grids)
         if recipe_of(stage).guidance:
+            guide = configuration.resampling_fn_seg(located, *grids)[0]
             labels = stage.label_manager.foreground_labels
-            data = np.vstack([data, convert_labelmap_to_one_hot(previous[0], labels, output_dtype=data.dtype)])
+            data = np.vstack([data, convert_labelmap_to_one_hot(guide, labels, output_dtype=data.dtype)])
         label_map = convert_predicted_logits_to_segmentation_with_correct_shape(
             self._logits(stage, data),
             plans,
             configuration,
             stage.label_manager,
-            new_properties,
+            properties,
             num_threads_torch=torch.get_num_threads(),
         )
-        return label_map, new_properties
+        return label_map, properties
 
-    def predict_array(self, images: np.ndarray, properties: Mapping) -> CasePrediction:
-        """Segment one case given as the plan's reader reads it.
-
-        Args:
-            images: Shape `(C, Z, Y, X)`, channels in the order of `dataset.json`.
-            properties: The reader's, with `spacing` in mm along `(Z, Y, X)`.
-        """
-        if self.localizer is None:
-            label_map, used = self._run_stage(self.segmenter, images, None, properties)
-            result = CasePrediction(label_map, ())
-        else:
-            result, used = self._predict_roi(images, properties)
+    def segment(self, prepared: PreparedCase) -> CasePrediction:
+        """Both stages."""
+        located = None if self.localizer is None else self._locate(prepared)
+        label_map, used = self._segment_box(prepared.images, located, prepared.properties)
+        result = CasePrediction(label_map, (), channels=prepared.channels, warnings=list(prepared.warnings))
+        if located is not None:
+            used = self._check_roi(prepared, located, used, result)
         backward = self.segmenter.plans_manager.transpose_backward
         box = used["bbox_used_for_cropping"]
         result.box = tuple((int(box[i][0]), int(box[i][1])) for i in backward)
@@ -187,53 +208,41 @@ class CascadePredictor:
             result.warnings.append(f"no voxel of {', '.join(result.missing)}")
         return result
 
-    def _predict_roi(self, images: np.ndarray, properties: Mapping) -> tuple[CasePrediction, dict]:
-        """Localize, crop and segment; with the properties of the crop."""
-        localizer_map, _ = self._run_stage(self.localizer, images, None, properties)
-        label_map, used = self._run_stage(self.segmenter, images, localizer_map[None], properties)
-        result = CasePrediction(label_map, ())
+    def _check_roi(self, prepared: PreparedCase, located: np.ndarray, used: dict, result: CasePrediction) -> dict:
+        """Was there a ROI, is it large enough, which organs were overruled; the properties of the crop in the end."""
+        outliers = used[PROPERTIES_KEY]["outliers"]
         result.fallback_whole_volume = not used[PROPERTIES_KEY]["found"]
         if result.fallback_whole_volume:
             result.warnings.append("the localizer found no organ: the whole body was segmented instead of the ROI")
         else:
-            result.label_map, used = self._regrow(images, localizer_map, label_map, properties, used, result)
-        if outliers := used[PROPERTIES_KEY]["outliers"]:
+            used = self._regrow(prepared, located, used, result)
+        if outliers:
             names = ", ".join(self.organ_name(v) for v in outliers)
             result.warnings.append(f"the localizer saw {names} far from where the other organs place them: ignored")
-        return result, used
+        return used
 
-    def _regrow(
-        self,
-        images: np.ndarray,
-        localizer_map: np.ndarray,
-        label_map: np.ndarray,
-        properties: Mapping,
-        used: dict,
-        result: CasePrediction,
-    ) -> tuple[np.ndarray, dict]:
+    def _regrow(self, prepared: PreparedCase, located: np.ndarray, used: dict, result: CasePrediction) -> dict:
         """Where an organ touches the box, move those sides out and segment once more."""
         forward = self.segmenter.plans_manager.transpose_forward
         box = tuple(tuple(b) for b in used["bbox_used_for_cropping"])
-        sides = roi.touches_border(label_map.transpose(forward), box)
-        if not sides:
-            return label_map, used
+        body = prepared.properties["bbox_used_for_cropping"]
         grown = [list(b) for b in box]
-        for side in sides:
+        for side in roi.touches_border(result.label_map.transpose(forward), box):
             axis, upper = divmod(side, 2)
-            step = int(np.ceil(REGROW_MM / properties["spacing"][forward[axis]]))
-            n = images.shape[1:][forward[axis]]
-            grown[axis][upper] = min(n, grown[axis][1] + step) if upper else max(0, grown[axis][0] - step)
-        if grown == [list(b) for b in box]:  # the box ends where the body does: nothing more to see
-            return label_map, used
+            step = int(np.ceil(REGROW_MM / prepared.properties["spacing"][forward[axis]]))
+            outer = body[axis][upper]
+            grown[axis][upper] = min(outer, box[axis][1] + step) if upper else max(outer, box[axis][0] - step)
+        if grown == [list(b) for b in box]:  # none does, or the box ends where the body does: nothing more to see
+            return used
         result.regrown = True
-        request = {**properties, BOX_REQUEST_KEY: grown}
-        new_map, new_used = self._run_stage(self.segmenter, images, localizer_map[None], request)
-        still = roi.touches_border(new_map.transpose(forward), tuple(tuple(b) for b in grown))
+        request = {**prepared.properties, BOX_REQUEST_KEY: grown}
+        result.label_map, used = self._segment_box(prepared.images, located, request)
+        still = roi.touches_border(result.label_map.transpose(forward), tuple(tuple(b) for b in grown))
         result.warnings.append(
             "an organ touched the border of the ROI, which was enlarged by "
             f"{REGROW_MM:g} mm and segmented again" + ("; an organ still touches it" if still else "")
         )
-        return new_map, new_used
+        return used
 
     def organ_name(self, value: int) -> str:
         names = {v: n for n, v in self.dataset_json["labels"].items() if isinstance(v, int)}
@@ -297,30 +306,37 @@ class CascadePredictor:
                     f"{channel} and {present[0]} lie on different grids: {grid_difference(image, read[present[0]])}. "
                     "Convert the case with nnunet_ext convert, or give it as a folder with one image per channel."
                 )
-        # The axis order of the arrays the networks were trained on: that of the plan's reader.
-        order = "RAS" if isinstance(self.reader, NibabelIOWithReorient) else CANONICAL
-        read = {c: sitk.DICOMOrient(image, order) for c, image in read.items()}
+        read = {c: sitk.DICOMOrient(image, self.orientation) for c, image in read.items()}
         first = read[present[0]]
-        stack = np.zeros((len(self.channels), *first.GetSize()[::-1]), np.float32)
-        for channel, image in read.items():
-            stack[self.channels.index(channel)] = sitk.GetArrayViewFromImage(image)
-        lacking = [c for c in self.channels if c not in present]
-        if lacking:
+        blank = np.broadcast_to(np.float32(0), first.GetSize()[::-1])
+        arrays = [sitk.GetArrayViewFromImage(read[c]) if c in read else blank for c in self.channels]
+        if lacking := [c for c in self.channels if c not in present]:
             warnings = [*warnings, f"predicted from {' and '.join(present)} alone, without {', '.join(lacking)}"]
-        return PreparedCase(stack, {"spacing": list(first.GetSpacing()[::-1])}, grid, present, warnings)
+        return self._prepare_arrays(arrays, {"spacing": first.GetSpacing()[::-1]}, present, warnings, grid)
 
-    def segment(self, prepared: PreparedCase) -> CasePrediction:
-        """Both stages."""
-        result = self.predict_array(prepared.images, prepared.properties)
-        result.channels = prepared.channels
-        result.warnings[:0] = prepared.warnings
-        return result
+    def _prepare_arrays(
+        self,
+        arrays: Sequence[np.ndarray],
+        properties: Mapping,
+        channels: list[str],
+        warnings: list[str],
+        grid: sitk.Image | None = None,
+    ) -> PreparedCase:
+        stage = self.segmenter
+        images, properties = self.preprocessor.crop_to_body(
+            arrays, properties, stage.plans_manager, stage.configuration_manager, self.dataset_json
+        )
+        small = None
+        if self.localizer is not None:
+            plans, configuration = self.localizer.plans_manager, self.localizer.configuration_manager
+            grids = self.preprocessor.resampling(images.shape[1:], properties, plans, configuration)
+            small = configuration.resampling_fn_data(images, *grids)
+        return PreparedCase(images, small, properties, channels, warnings, grid)
 
     def mask(self, prediction: CasePrediction, prepared: PreparedCase) -> sitk.Image:
         """The label map on the case's own grid."""
-        order = "RAS" if isinstance(self.reader, NibabelIOWithReorient) else CANONICAL
         mask = sitk.GetImageFromArray(prediction.label_map)
-        mask.CopyInformation(sitk.DICOMOrient(prepared.grid, order))
+        mask.CopyInformation(sitk.DICOMOrient(prepared.grid, self.orientation))
         return back_to_grid(to_canonical(mask), prepared.grid)
 
     def write(self, prediction: CasePrediction, prepared: PreparedCase, file: Path) -> None:
@@ -355,6 +371,15 @@ class CascadePredictor:
         prediction = self.segment(prepared)
         self.write(prediction, prepared, output_file)
         return prediction
+
+    def predict_array(self, images: np.ndarray, properties: Mapping) -> CasePrediction:
+        """Segment one case given as arrays in the form and the axis order of the training images.
+
+        Args:
+            images: Shape `(C, Z, Y, X)`, channels in the order of `dataset.json`.
+            properties: With `spacing` in mm along `(Z, Y, X)`, as nnU-Net's reader gives them.
+        """
+        return self.segment(self._prepare_arrays(images, properties, self.channels, []))
 
     def predict_images(
         self, images: Mapping[str, sitk.Image], *, options: ChannelOptions | None = None

@@ -26,14 +26,14 @@ def ct_channels(channel_names: Mapping[str, str]) -> list[int]:
     return [int(k) for k, name in channel_names.items() if name.casefold() == "ct"]
 
 
-def body_box(images: np.ndarray, *, spacing_mm: Sequence[float], channel_names: Mapping[str, str]) -> roi.Box:
+def body_box(images: Sequence[np.ndarray], *, spacing_mm: Sequence[float], channel_names: Mapping[str, str]) -> roi.Box:
     """Bounding box of the patient plus `BODY_MARGIN_MM`: from the CT, or from the first MR where there is no CT.
 
     nnU-Net's crop to nonzero does nothing for a CT (air is -1000) and everything for an image whose background was set
     to zero; this box depends on the patient only.
 
     Args:
-        images: Shape `(C, Z, Y, X)`, as read.
+        images: Of every channel, shape `(Z, Y, X)`, as read.
         spacing_mm: Voxel size along `(Z, Y, X)`.
         channel_names: nnU-Net's `channel_names` of `dataset.json`.
 
@@ -104,48 +104,106 @@ class CascadeOARPreprocessor(DefaultPreprocessor):
                 f"images have size {data.shape[1:]} (Z, Y, X), the label map {seg.shape[1:]}. Both must lie on one grid: "
                 "run nnUNetv2_plan_and_preprocess with --verify_dataset_integrity, or convert with nnunet_ext convert."
             )
-        if not np.isfinite(data).all():
-            bad = [c for c in range(len(data)) if not np.isfinite(data[c]).all()]
-            raise ValueError(f"channels {bad} hold NaN or infinite values. Replace them, or leave the case out.")
-        properties = dict(properties)
-        forward = plans_manager.transpose_forward
-        body = body_box(data, spacing_mm=properties["spacing"], channel_names=dataset_json["channel_names"])
-        body = tuple(body[i] for i in forward)
-        spacing = [properties["spacing"][i] for i in forward]
-
-        data = data.transpose([0, *[i + 1 for i in forward]])
-        properties["shape_before_cropping"] = data.shape[1:]
-        data = data[(slice(None), *roi.slices(body))].astype(np.float32)  # copies: the caller's array stays as it is
-        if seg is not None:
-            seg = seg.transpose([0, *[i + 1 for i in forward]])[(slice(None), *roi.slices(body))]
+        images, properties = self.crop_to_body(data, properties, plans_manager, configuration_manager, dataset_json)
+        if seg is None:
+            seg = np.zeros((1, *images.shape[1:]), dtype=np.int8)
         else:
-            seg = np.zeros((1, *data.shape[1:]), dtype=np.int8)
-
-        # Whole-body statistics: an MR z-score of the crop alone would shift with the crop.
-        data = self._normalize(
-            data, seg, configuration_manager, plans_manager.foreground_intensity_properties_per_channel
-        )
-        box = body
+            seg = seg.transpose([0, *[i + 1 for i in plans_manager.transpose_forward]])
+            seg = seg[(slice(None), *roi.slices(properties["bbox_used_for_cropping"]))]
         if configuration_manager.previous_stage_name is not None:
-            rule = roi.RoiRule.from_plan(configuration_manager.configuration["roi"])
-            decision = roi.find_roi(seg[0], rule, spacing_mm=spacing)
-            if (request := properties.pop(BOX_REQUEST_KEY, None)) is not None:
-                decision = replace(decision, box=clip(request, body))
-            data, seg = (a[(slice(None), *roi.slices(decision.box))] for a in (data, seg))
-            box = shift(decision.box, body)
-            properties[PROPERTIES_KEY] = {
-                "found": decision.found,
-                "voters": list(decision.voters),
-                "outliers": list(decision.outliers),
-            }
-        properties["bbox_used_for_cropping"] = [list(b) for b in box]
-        properties["shape_after_cropping_and_before_resampling"] = data.shape[1:]
+            images, seg, properties = self.crop_to_roi(images, seg, properties, plans_manager, configuration_manager)
+        grids = self.resampling(images.shape[1:], properties, plans_manager, configuration_manager)
+        images = configuration_manager.resampling_fn_data(images, *grids)
+        seg = configuration_manager.resampling_fn_seg(seg, *grids)
+        return images, seg.astype(np.int16 if seg.max() > 127 else np.int8), properties
 
-        target_spacing = configuration_manager.spacing
-        new_shape = compute_new_shape(data.shape[1:], spacing, target_spacing)
-        data = configuration_manager.resampling_fn_data(data, new_shape, spacing, target_spacing)
-        seg = configuration_manager.resampling_fn_seg(seg, new_shape, spacing, target_spacing)
-        return data, seg.astype(np.int16 if seg.max() > 127 else np.int8), properties
+    def crop_to_body(
+        self,
+        images: Sequence[np.ndarray],
+        properties: Mapping,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        dataset_json: Mapping,
+    ) -> tuple[np.ndarray, dict]:
+        """Images of the body, normalised; the same for all configurations of a plan that normalise alike.
+
+        Args:
+            images: Of every channel, shape `(Z, Y, X)`. Not modified.
+            properties: With `spacing`. Not modified.
+
+        Returns:
+            Shape `(C, *plan_axes)`, float32, and properties that name the crop as nnU-Net does.
+
+        Raises:
+            ValueError: If a value is not finite.
+        """
+        if bad := [c for c, image in enumerate(images) if not np.isfinite(image).all()]:
+            raise ValueError(f"channels {bad} hold NaN or infinite values. Replace them, or leave the case out.")
+        forward = plans_manager.transpose_forward
+        body = body_box(images, spacing_mm=properties["spacing"], channel_names=dataset_json["channel_names"])
+        body = tuple(body[i] for i in forward)
+        cropped = np.empty((len(images), *(upper - lower for lower, upper in body)), np.float32)
+        for channel, image in zip(cropped, images, strict=True):
+            channel[...] = image.transpose(forward)[roi.slices(body)]
+        everywhere = np.broadcast_to(np.int8(0), (1, *cropped.shape[1:]))
+        cropped = self._normalize(
+            cropped, everywhere, configuration_manager, plans_manager.foreground_intensity_properties_per_channel
+        )
+        return cropped, {
+            **properties,
+            "shape_before_cropping": tuple(images[0].shape[i] for i in forward),
+            "bbox_used_for_cropping": [list(b) for b in body],
+            "shape_after_cropping_and_before_resampling": cropped.shape[1:],
+        }
+
+    def crop_to_roi(
+        self,
+        images: np.ndarray,
+        seg: np.ndarray,
+        properties: Mapping,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+    ) -> tuple[np.ndarray, np.ndarray, dict]:
+        """The ROI of what `crop_to_body` returned; views, so intensities keep the statistics of the whole body.
+
+        An MR z-score of the crop alone would shift with the crop.
+
+        Args:
+            images: Shape `(C, *plan_axes)`.
+            seg: The localizer's label map, shape `(1, *plan_axes)`.
+            properties: Not modified.
+        """
+        properties = dict(properties)
+        body = tuple(tuple(b) for b in properties["bbox_used_for_cropping"])
+        rule = roi.RoiRule.from_plan(configuration_manager.configuration["roi"])
+        spacing = [properties["spacing"][i] for i in plans_manager.transpose_forward]
+        decision = roi.find_roi(seg[0], rule, spacing_mm=spacing)
+        if (request := properties.pop(BOX_REQUEST_KEY, None)) is not None:
+            decision = replace(decision, box=clip(request, body))
+        images, seg = (a[(slice(None), *roi.slices(decision.box))] for a in (images, seg))
+        properties[PROPERTIES_KEY] = {
+            "found": decision.found,
+            "voters": list(decision.voters),
+            "outliers": list(decision.outliers),
+        }
+        properties["bbox_used_for_cropping"] = [list(b) for b in shift(decision.box, body)]
+        properties["shape_after_cropping_and_before_resampling"] = images.shape[1:]
+        return images, seg, properties
+
+    @staticmethod
+    def resampling(
+        shape: Sequence[int],
+        properties: Mapping,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+    ) -> tuple[np.ndarray, list[float], list[float]]:
+        """New shape, current and new spacing: what nnU-Net's resampling functions take."""
+        spacing = [properties["spacing"][i] for i in plans_manager.transpose_forward]
+        return (
+            compute_new_shape(shape, spacing, configuration_manager.spacing),
+            spacing,
+            configuration_manager.spacing,
+        )
 
     def run_case_save(
         self,

@@ -1,17 +1,117 @@
-"""Resampling of label maps so that small organs survive the way to the network's grid and back."""
+"""Resampling of label maps so that small organs survive the way to the network's grid and back, and of images, quickly."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from nnunetv2.preprocessing.resampling.default_resampling import determine_do_sep_z_and_axis
 from scipy import ndimage
+from skimage.transform import resize
 
 #: Rounds of back-projection; most label maps need two or three, and the best round is kept.
 MAX_ROUNDS = 12
 #: Voxels of the original grid processed around the organs: the reach of linear interpolation on both grids.
 MARGIN_VOXELS = 4
+
+
+def resample_image(
+    data: np.ndarray,
+    new_shape: Sequence[int],
+    current_spacing: Sequence[float],
+    new_spacing: Sequence[float],
+    force_separate_z: bool | None = None,
+) -> np.ndarray:
+    """Images on another grid: what nnU-Net's `resample_data_or_seg_to_shape` makes with its defaults, several times faster.
+
+    Cubic splines along every axis, the nearest voxel along an axis much coarser than the others. Both are linear and
+    separable, so each axis is one multiplication with a matrix, in single precision.
+
+    nnU-Net finds this function by its name in the plan (`resampling_fn_data`).
+
+    Args:
+        data: Shape `(C, *axes)`.
+        new_shape: Size along each axis of the result.
+        current_spacing, new_spacing: Voxel sizes in mm.
+        force_separate_z: nnU-Net's option: None to decide by the spacing.
+
+    Returns:
+        Shape `(C, *new_shape)`, float32; no value lies outside the image's range (without the coarse axis: the slice's).
+    """
+    new_shape = tuple(int(n) for n in new_shape)
+    data = np.asarray(data, np.float32)
+    if data.shape[1:] == new_shape:
+        return data
+    _, coarse = determine_do_sep_z_and_axis(force_separate_z, current_spacing, new_spacing)
+    axes = [a for a in range(1, data.ndim) if coarse is None or a != coarse + 1]
+    limits = [limit(data, axis=tuple(axes), keepdims=True) for limit in (np.min, np.max)]
+    # First where most is lost: less is left for the other axes.
+    for axis in sorted(axes, key=lambda a: new_shape[a - 1] / data.shape[a]):
+        data = along(data, axis, spline_matrix(data.shape[axis], new_shape[axis - 1]))
+    data = np.clip(data, *limits, out=data)
+    if coarse is not None:
+        lower, upper, weight = axis_weights(
+            data.shape[coarse + 1], new_shape[coarse], (0, data.shape[coarse + 1]), (0, new_shape[coarse]), order=0
+        )
+        data = data.take(np.where(weight, upper, lower), coarse + 1)
+    return data
+
+
+def along(data: np.ndarray, axis: int, matrix: np.ndarray) -> np.ndarray:
+    """`matrix` `(new_n, n)` applied along one axis of size `n`; contiguous."""
+    before, n, after = int(np.prod(data.shape[:axis])), data.shape[axis], int(np.prod(data.shape[axis + 1 :]))
+    result = np.matmul(matrix, np.ascontiguousarray(data).reshape(before, n, after))
+    return result.reshape(*data.shape[:axis], len(matrix), *data.shape[axis + 1 :])
+
+
+def spline_matrix(n: int, new_n: int) -> np.ndarray:
+    """Cubic spline interpolation of `n` values at `new_n` positions, edges kept in place; `(new_n, n)`, float32.
+
+    What skimage, which nnU-Net resamples with, makes of each unit vector.
+    """
+    if n == new_n:
+        return np.eye(n, dtype=np.float32)
+    return resize(np.eye(n), (new_n, n), 3, mode="edge", anti_aliasing=False, clip=False).astype(np.float32)
+
+
+def label_map_of_logits(
+    logits: np.ndarray,
+    to_labels: Callable[[np.ndarray], np.ndarray],
+    new_shape: Sequence[int],
+    current_spacing: Sequence[float],
+    new_spacing: Sequence[float],
+) -> np.ndarray:
+    """Label map on another grid as nnU-Net's export makes it, computed only where an organ can be.
+
+    nnU-Net interpolates the logits linearly and takes the largest. Where background is the largest of all neighbours of a
+    voxel, it's the largest of any weighted mean of them, too.
+
+    Args:
+        logits: Shape `(labels, *axes)`.
+        to_labels: Logits -> labels `(*axes)`.
+        new_shape, current_spacing, new_spacing: See `resample_label_map`.
+
+    Returns:
+        Shape `(*new_shape)`, int16.
+    """
+    result = np.zeros(tuple(int(n) for n in new_shape), np.int16)
+    where = ndimage.find_objects((to_labels(logits) > 0).astype(np.int8))
+    if not where:
+        return result
+    _, coarse = determine_do_sep_z_and_axis(None, current_spacing, new_spacing)
+    box, new_box, weights = [], [], []
+    for axis, (s, n, new_n) in enumerate(zip(where[0], logits.shape[1:], result.shape, strict=True)):
+        # The voxels with an organ and their neighbours; the new voxels that have one of the former among their neighbours.
+        window = (max(0, s.start - 1), min(n, s.stop + 1))
+        new_lower = int(np.floor((s.start - 0.5) * new_n / n - 0.5))
+        new_upper = int(np.ceil((s.stop + 0.5) * new_n / n + 0.5))
+        new_window = (max(0, new_lower), min(new_n, new_upper))
+        box.append(slice(*window))
+        new_box.append(slice(*new_window))
+        weights.append(axis_weights(n, new_n, window, new_window, order=int(axis != coarse)))
+    near = np.asarray(logits[(slice(None), *box)], np.float32)
+    result[tuple(new_box)] = to_labels(interpolate(near, weights))
+    return result
 
 
 def resample_label_map(

@@ -1,4 +1,4 @@
-"""Where nnU-Net finds our resampling function: it lies inside its package and names it; checked against nnunetv2 2.8.1.
+"""Where nnU-Net finds our resampling functions: it lies inside its package and names it; checked against nnunetv2 2.8.1.
 
 nnU-Net asks every module in turn whether it has a function of the wanted name. It is imported only when it is ours
 that is wanted (PEP 562), so a stock nnU-Net command never imports, and is never slowed or broken by, this package.
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from importlib import import_module
 
 LOOKUPS = {
+    "resample_image": "nnunet_ext.resampling",
     "resample_label_map": "nnunet_ext.resampling",
 }
 
