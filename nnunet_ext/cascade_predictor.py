@@ -5,6 +5,8 @@ A configuration without a previous stage, such as the whole-volume baseline, pre
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -14,15 +16,19 @@ import SimpleITK as sitk
 import torch
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot, determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ext import roi
 from nnunet_ext.channels import ChannelOptions, prepare_channels, reference_channel
+from nnunet_ext.checkpoints import different_weights
 from nnunet_ext.geometry import CANONICAL, back_to_grid, grid_difference, same_grid, to_canonical
-from nnunet_ext.image_io import find_channel_files, read_image, write_image
+from nnunet_ext.image_io import ENDINGS, find_channel_files, read_image, write_image
 from nnunet_ext.labels import LEFT_OUT_KEY, left_right_pairs
 from nnunet_ext.mirroring import swap_channels
 from nnunet_ext.modality_dropout import optional_channels
+from nnunet_ext.model_sharing import check_architecture, read_weights
 from nnunet_ext.preprocessor import BOX_REQUEST_KEY, PROPERTIES_KEY, CascadeOARPreprocessor
 from nnunet_ext.recipe import TrainingRecipe
 from nnunet_ext.resampling import label_map_of_logits
@@ -122,6 +128,10 @@ class CascadePredictor:
             self.localizer = load_stage(self.models[0], **options)
         self.stages = [stage for stage in (self.localizer, self.segmenter) if stage is not None]
         self.dataset_json = self.segmenter.dataset_json
+        if (ending := self.dataset_json["file_ending"]) not in ENDINGS:
+            raise ValueError(
+                f"{self.models[-1]}: file_ending in dataset.json is {ending!r}, not one of {', '.join(ENDINGS)}"
+            )
         plans = self.segmenter.plans_manager.plans
         self.preprocessor = CascadeOARPreprocessor(verbose=False)
         #: The axis order of the arrays the networks were trained on: that of the plan's reader.
@@ -408,25 +418,55 @@ def recipe_of(stage: nnUNetPredictor) -> TrainingRecipe:
 def load_stage(
     folder: Path, *, folds: Sequence[int | str] | None, checkpoint: str, device: torch.device
 ) -> nnUNetPredictor:
-    """nnU-Net's predictor for one trained configuration.
+    """nnU-Net's predictor for one trained configuration, loaded so that no code in the model can run.
 
     Raises:
-        FileNotFoundError: Naming the folder or fold that is not there, and how to train it.
+        FileNotFoundError: Naming the folder, fold or file that is not there, and how to train it.
+        ValueError: See `read_weights` and `check_architecture`; or if weights and plan don't fit.
     """
     folder = Path(folder)
+    files = checkpoint_files(folder, folds, checkpoint)
+    plans, dataset_json = (json.loads((folder / name).read_text()) for name in ("plans.json", "dataset.json"))
+    plans = PlansManager(plans)
+    checkpoints = [read_weights(file) for file in files]
+    trainer_name = checkpoints[0]["trainer_name"]
+    configuration = plans.get_configuration(checkpoints[0]["init_args"]["configuration"])
+    check_architecture(configuration)
+    network = recursive_find_trainer_class_by_name(trainer_name).build_network_architecture(
+        plans,
+        configuration,
+        determine_num_input_channels(plans, configuration, dataset_json),
+        plans.get_label_manager(dataset_json).num_segmentation_heads,
+        enable_deep_supervision=False,
+    )
+    weights = [c["network_weights"] for c in checkpoints]
+    for file, state in zip(files, weights, strict=True):
+        if difference := different_weights(network.state_dict(), state):
+            raise ValueError(f"{file} holds the weights of another network than its plans.json: {difference}.")
+    with contextlib.redirect_stdout(None):  # it prints that a CPU is no GPU
+        predictor = nnUNetPredictor(use_mirroring=False, device=device, allow_tqdm=False, verbose=False)
+    predictor.manual_initialization(network, plans, configuration, weights, dataset_json, trainer_name, None)
+    return predictor
+
+
+def checkpoint_files(folder: Path, folds: Sequence[int | str] | None, checkpoint: str) -> list[Path]:
+    """The weights of some folds of a trained configuration, without a choice of all.
+
+    Raises:
+        FileNotFoundError: Naming what is not there.
+    """
     if folds is None:
         folds = [f.parent.name.removeprefix("fold_") for f in sorted(folder.glob(f"fold_*/{checkpoint}"))]
         # A model trained on all cases is not averaged with those of the cross-validation unless asked for.
         folds = [f for f in folds if f != "all"] or folds
-    missing = [f for f in folds if not (folder / f"fold_{f}" / checkpoint).is_file()]
-    if missing or not folds:
-        what = f"folds {', '.join(map(str, missing))}" if missing else "any fold"
+    files = [folder / f"fold_{fold}" / checkpoint for fold in folds]
+    missing = [file.parent.name.removeprefix("fold_") for file in files if not file.is_file()]
+    if missing or not files:
+        what = f"folds {', '.join(missing)}" if missing else "any fold"
         raise FileNotFoundError(
             f"no {checkpoint} for {what} in {folder}. Train it with nnUNetv2_train, or name other folds, plans or trainer."
         )
-    predictor = nnUNetPredictor(use_mirroring=False, device=device, allow_tqdm=False, verbose=False)
-    predictor.initialize_from_trained_model_folder(str(folder), tuple(folds), checkpoint)
-    return predictor
+    return files
 
 
 def choose_device(name: str | None) -> torch.device:

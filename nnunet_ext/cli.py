@@ -104,6 +104,14 @@ def _rtstruct(options: Options) -> int:
     return 0
 
 
+def _install(options: Options) -> int:
+    from nnunet_ext.model_sharing import install_model
+
+    for folder in install_model(**options):
+        print(f"installed {folder}")
+    return 0
+
+
 def _evaluate(options: Options) -> int:
     from nnunet_ext.evaluation import evaluate
 
@@ -321,6 +329,13 @@ def _parser() -> argparse.ArgumentParser:
     names.add_argument(
         "--dataset-json", metavar="FILE", type=Path, help="names of the labels; without: the one beside MASK"
     )
+
+    verb = add_verb(
+        _install,
+        "unpack a model that nnUNetv2_export_model_to_zip packed, and nothing else",
+        example="nnunet_ext install head.zip",
+    )
+    verb.add_argument("archive", metavar="ZIP", type=Path, help="what nnUNetv2_export_model_to_zip wrote")
 
     verb = add_verb(
         _evaluate,

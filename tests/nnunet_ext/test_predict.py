@@ -17,7 +17,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ext import cascade_predictor, roi
-from nnunet_ext.cascade_predictor import CascadePredictor, load_stage
+from nnunet_ext.cascade_predictor import CascadePredictor, checkpoint_files, load_stage
 from nnunet_ext.labels import LEFT_OUT_KEY
 from nnunet_ext.predict import predict
 
@@ -492,16 +492,10 @@ def test_a_fold_that_is_not_trained_is_named(tmp_path, folds, named):
         load_stage(tmp_path, folds=folds, checkpoint="checkpoint_final.pth", device=torch.device("cpu"))
 
 
-def test_without_named_folds_the_model_of_all_cases_is_not_averaged_with_the_others(tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(
-        cascade_predictor.nnUNetPredictor,
-        "initialize_from_trained_model_folder",
-        lambda _self, _folder, folds, _checkpoint: asked.append(folds),
-    )
-    options = {"folds": None, "checkpoint": "checkpoint_final.pth", "device": torch.device("cpu")}
+def test_without_named_folds_the_model_of_all_cases_is_not_averaged_with_the_others(tmp_path):
+    found = []
     for fold in ("all", "1", "0"):
         (tmp_path / f"fold_{fold}").mkdir()
         (tmp_path / f"fold_{fold}" / "checkpoint_final.pth").touch()
-        load_stage(tmp_path, **options)
-    assert asked == [("all",), ("1",), ("0", "1")]
+        found.append([file.parent.name for file in checkpoint_files(tmp_path, None, "checkpoint_final.pth")])
+    assert found == [["fold_all"], ["fold_1"], ["fold_0", "fold_1"]]
