@@ -176,6 +176,13 @@ def _benchmark_train(options: Options) -> int:
     return 0
 
 
+def _benchmark_predict(options: Options) -> int:
+    from nnunet_ext.prediction_benchmark import benchmark_predict
+
+    print(benchmark_predict(**options))
+    return 0
+
+
 def _counts(summary: Any) -> str:
     done, skipped, failed = (_count(getattr(summary, name)) for name in ("written", "skipped", "failed"))
     return f"{done} written, {skipped} skipped (already there), {failed} failed"
@@ -444,6 +451,33 @@ def _parser() -> argparse.ArgumentParser:
     kind.add_argument("--iterations", metavar="N", type=_positive_int, help="timed with each kind of data")
     kind.add_argument("--threads", dest="n_threads", metavar="N", type=_positive_int, help="of torch on the CPU")
     kind.add_argument("--no-stock", dest="stock", action="store_false", help="leave stock nnU-Net out")
+
+    kind = add_verb(
+        _benchmark_predict,
+        "seconds per case and memory from files to masks, next to stock nnU-Net",
+        example="nnunet_ext benchmark predict -d 501 -i imagesTs",
+        to=kinds,
+        name="predict",
+    )
+    kind.add_argument(
+        "-d",
+        dest="dataset_id",
+        metavar="ID",
+        type=_positive_int,
+        help="planned data set; without: phantoms made for it",
+    )
+    kind.add_argument(
+        "-i", dest="images", metavar="IN", type=Path, help="images folder; without: the data set's imagesTr"
+    )
+    kind.add_argument("-p", dest="plans", metavar="PLANS", help="without: CascadeOARPlans")
+    kind.add_argument("-f", dest="fold", metavar="FOLD", help="of all models; without: 0")
+    kind.add_argument("--size", choices=("tiny", "small", "full"), help="of phantoms; without: small")
+    kind.add_argument(
+        "--cases", dest="n_cases", metavar="N", type=_positive_int, help="how many to predict; without: 2"
+    )
+    kind.add_argument("-device", choices=("cuda", "cpu", "mps"), help="without: cpu")
+    kind.add_argument("-o", dest="out", metavar="OUT", type=Path, help="folder for table, JSON and models: benchmark")
+    kind.add_argument("--no-stock", dest="stock", action="store_false", help="leave stock 3d_fullres out")
     return parser
 
 

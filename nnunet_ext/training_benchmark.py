@@ -195,7 +195,7 @@ def measure(
     step(next(loader))
     real = _timed(lambda: step(next(loader)), iterations)
     others = [*workers, *getattr(training.dataloader_val, "_processes", [])]
-    memory_mb = _memory_mb([os.getpid(), *(process.pid for process in others)])
+    used_mb = memory_mb([os.getpid(), *(process.pid for process in others)])
     n_workers = len(workers)
     if workers:
         loader._finish()
@@ -222,7 +222,7 @@ def measure(
         "ratio": rate(real) / rate(cached),
         "network_cpu_s": network_cpu_s,
         "loader_cpu_s": (process_time() - cpu) / len(loading),
-        "memory_mb": memory_mb,
+        "memory_mb": used_mb,
         "gpu_memory_mb": torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else None,
     }
 
@@ -248,7 +248,7 @@ def _parts(seconds: Sequence[float]) -> Iterator[Sequence[float]]:
         yield seconds[i * len(seconds) // n : (i + 1) * len(seconds) // n]
 
 
-def _memory_mb(pids: Sequence[int]) -> float | None:
+def memory_mb(pids: Sequence[int]) -> float | None:
     """Memory of some processes with shared pages counted once (Linux's PSS); None elsewhere."""
     kilobytes = 0
     for pid in pids:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape, resample_data_or_seg_to_shape
 
-from nnunet_ext.resampling import axis_weights, interpolate, resample_label_map
+from nnunet_ext.resampling import axis_weights, interpolate, label_map_of_logits, resample_image, resample_label_map
 
 
 def exported(labels: np.ndarray, shape, current_spacing, new_spacing) -> np.ndarray:
@@ -109,3 +109,46 @@ def test_interpolation_is_that_of_nnunets_export(shape, new_shape, axis, seed):
     ]
     theirs = resample_data_or_seg(stack, new_shape, False, axis, 1, axis is not None, 0)
     np.testing.assert_allclose(interpolate(stack, weights), theirs, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------ images and logits
+
+
+GRIDS = [
+    ((13, 17, 11), (3.0, 0.8, 0.7), (9, 12, 19), (4.3, 1.1, 0.4)),
+    ((13, 17, 11), (5.0, 0.8, 0.7), (13, 12, 9), (5.0, 1.1, 0.9)),  # the first axis is coarse: nearest voxel
+    ((5, 17, 11), (5.0, 0.8, 0.7), (9, 12, 9), (2.8, 1.1, 0.9)),
+    ((17, 5, 11), (0.8, 5.0, 0.7), (17, 4, 11), (0.8, 6.0, 0.7)),
+    ((7, 8, 9), (1.0, 1.0, 1.0), (14, 16, 18), (0.5, 0.5, 0.5)),
+]
+
+
+@pytest.mark.parametrize(("shape", "spacing", "new_shape", "new_spacing"), GRIDS)
+def test_images_are_resampled_as_nnunet_does(shape, spacing, new_shape, new_spacing):
+    data = np.random.default_rng(0).normal(40, 300, (2, *shape)).astype(np.float32)
+    data[1] = -1000
+    data[1, 3:, 2:4] = 500.0  # an edge: splines overshoot, and are clipped
+    before = data.copy()
+    ours = resample_image(data, new_shape, spacing, new_spacing)
+    theirs = resample_data_or_seg_to_shape(data, new_shape, spacing, new_spacing, False, 3, 0, None)
+    assert ours.dtype == np.float32
+    np.testing.assert_allclose(ours, theirs, atol=2e-3)
+    np.testing.assert_array_equal(data, before)
+
+
+def test_an_image_on_its_own_grid_is_left_alone():
+    data = np.random.default_rng(0).normal(size=(1, 5, 7, 11)).astype(np.float32)
+    assert resample_image(data, (5, 7, 11), (3.0, 0.8, 0.7), (3.0, 0.8, 0.7)) is data
+
+
+@pytest.mark.parametrize(("shape", "spacing", "new_shape", "new_spacing"), GRIDS)
+@pytest.mark.parametrize("where", [np.s_[1:3, 2:4, 4:6], np.s_[0:2, 0:3, 0:1], np.s_[-2:, -1:, -3:], np.s_[:0]])
+def test_a_label_map_made_near_the_organs_is_the_export_of_the_whole(shape, spacing, new_shape, new_spacing, where):
+    rng = np.random.default_rng(1)
+    logits = rng.normal(0, 1, (3, *shape)).astype(np.float32)
+    logits[0] += 8  # background wins
+    logits[1:][(slice(None), *(where if isinstance(where, tuple) else (where,)))] += 16  # but here it may not
+    exported = resample_data_or_seg_to_shape(logits, new_shape, spacing, new_spacing, False, 1, 0, None).argmax(0)
+    ours = label_map_of_logits(logits, lambda x: x.argmax(0), new_shape, spacing, new_spacing)
+    np.testing.assert_array_equal(ours, exported)
+    assert (exported > 0).any() == (where != np.s_[:0])

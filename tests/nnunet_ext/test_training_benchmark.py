@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from nnunet_ext.training_benchmark import _memory_mb, _timed, benchmark_train, rate, table
+from nnunet_ext.training_benchmark import _timed, benchmark_train, memory_mb, rate, table
 
 RECORD = {
     "trainer": "CascadeOARTrainer",
@@ -41,11 +41,11 @@ def test_a_phase_ends_after_its_iterations_or_its_time():
 
 
 def test_memory_of_this_process_is_of_its_size_and_of_none_is_unknown():
-    memory_mb = _memory_mb([os.getpid()])
-    if memory_mb is None:
+    used_mb = memory_mb([os.getpid()])
+    if used_mb is None:
         pytest.skip("no /proc/PID/smaps_rollup here")
-    assert 5 < memory_mb < 50_000
-    assert _memory_mb([os.getpid(), -1]) is None
+    assert 5 < used_mb < 50_000
+    assert memory_mb([os.getpid(), -1]) is None
 
 
 def test_the_table_has_a_row_per_training_and_says_on_what():
