@@ -29,6 +29,7 @@ from typing import Protocol
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_ext import dicom_cases
 from nnunet_ext.channels import ChannelOptions, prepare_channels, reference_channel
 from nnunet_ext.geometry import (
     CANONICAL,
@@ -245,7 +246,7 @@ def convert(
         labels_file: TOML label table (`load_label_table`); the seven organs of `ORGANS` if None.
         test_cases: Names of cases that go to `imagesTs` (and `labelsTs`). So do cases without labels.
         layout: `folders`, `dicom`, `hanseg`, or `auto` to look what is there.
-        series_file: DICOM only: TOML file that says which series is which channel (see `dataset_conversion.dicom`).
+        series_file: DICOM only: TOML file that says which series is which channel (see `dicom_cases`).
         key_file: DICOM only: the private file that says which patient each case is; `DatasetID_NAME.key.csv` beside the
             dataset folder if None.
         dry_run: Only say what would be taken for what (`list_cases`); nothing is written, `raw_folder` need not be set.
@@ -309,14 +310,15 @@ def convert(
     if key_file is None:
         key_file = dataset.with_name(f"{dataset.name}.key.csv")
     if layout == "dicom":
-        _check_key(Path(key_file), dataset)
+        numbered = any((dataset / "provenance").glob("case_*.json"))
+        dicom_cases.check_key(Path(key_file), dataset, numbered=numbered)
     gathered = _gather(source, layout, settings, test_cases, series_file, Path(key_file), show_progress)
 
     summary = ConversionSummary(dataset, failed=dict(gathered.failed))
     _check_other_cases(dataset, set(gathered.identifiers.values()), settings)
     _check_writable(dataset)
     if layout == "dicom":
-        _write_key(gathered, Path(key_file))
+        dicom_cases.write_key(gathered.key_rows, Path(key_file))
     jobs = [_Job(case, settings, dataset, preview) for case in gathered.cases]
     for line in gathered.leftover:
         log.info(line)
@@ -440,7 +442,7 @@ def _gather(
     key_file: Path | None,
     show_progress: bool,
 ) -> _Gathered:
-    from nnunet_ext.dataset_conversion import dicom, hanseg
+    from nnunet_ext.dataset_conversion import hanseg
 
     if layout not in ("folders", "dicom", "hanseg"):
         raise ValueError(f"layout {layout!r} is not one of auto, folders, dicom, hanseg")
@@ -448,7 +450,7 @@ def _gather(
         raise ValueError(f"a series file is for DICOM; {source.name} is read as {layout}")
     gathered = _Gathered()
     if layout == "dicom":
-        found = dicom.find_cases(
+        found = dicom_cases.find_cases(
             source,
             modalities=settings.modalities,
             table=settings.table,
@@ -484,27 +486,6 @@ def _gather(
         kind = "a case" if layout == "dicom" else "a folder"
         raise ValueError(f"test case {', '.join(map(repr, unknown))} is not {kind} in {source.name}")
     return gathered
-
-
-def _check_key(key_file: Path, dataset: Path) -> None:
-    """Refuse a key that would be handed on with the dataset, or that is gone: numbers would mean other patients."""
-    for folder in key_file.resolve().parents:
-        if folder == dataset.resolve() or re.fullmatch(r"Dataset\d{3}_.+", folder.name):
-            raise ValueError(f"the key file would lie inside {folder.name}, which is handed on; choose another place")
-    if not key_file.exists() and any((dataset / "provenance").glob("case_*.json")):
-        raise ValueError(
-            f"the key file {key_file.name} is gone, so the cases of {dataset.name} cannot be told apart; put it back, name "
-            "it with --key, or use another dataset id"
-        )
-
-
-def _write_key(gathered: _Gathered, key_file: Path) -> None:
-    from nnunet_ext.dataset_conversion import dicom
-
-    try:
-        dicom.write_key(gathered.key_rows, key_file)
-    except OSError as error:
-        raise type(error)(f"cannot write the key file {key_file}: {error.strerror or error}") from error
 
 
 # ------------------------------------------------------------------------------------ checks before the start

@@ -1,4 +1,4 @@
-"""DICOM trees (CT, MR, RTSTRUCT) as cases, under numbers instead of names.
+"""DICOM trees (CT, MR, RTSTRUCT) as cases, under numbers instead of names; for conversion and for prediction.
 
 Series are grouped by patient. A patient with several studies, or frames of reference, that each hold every channel gives
 one case for each; else the patient's series are one case. Channels are recognised from the headers
@@ -52,7 +52,7 @@ _CASE_NAME = re.compile(r"case_\d{3,}")
 
 @dataclass(frozen=True)
 class DicomCase:
-    """One case; see `triplets.Case`. `drawn`: name, number of contours and organ of every region of the RTSTRUCT."""
+    """One case; see `dataset_conversion.triplets.Case`. `drawn`: name, number of contours and organ of every region of the RTSTRUCT."""
 
     name: str
     identifier: str
@@ -161,7 +161,8 @@ def find_cases(
     source: Path,
     *,
     modalities: Sequence[str],
-    table: LabelTable,
+    table: LabelTable | None,
+    optional: Sequence[str] = (),
     series_file: Path | None = None,
     key_file: Path | None = None,
     test_cases: Sequence[str] = (),
@@ -172,7 +173,9 @@ def find_cases(
     Args:
         source: Folder at any level above the files.
         modalities: Channels a case needs.
-        table: Which regions are which organs.
+        table: Which regions are which organs; None where no labels are wanted: an RTSTRUCT then only says which of
+            several CTs is meant.
+        optional: Channels that a case may lack.
         series_file: TOML file that says which series is which channel; see the module's docstring.
         key_file: Earlier key, so that patients keep their numbers; may not exist yet.
         test_cases: Case names that go to the test set.
@@ -202,7 +205,7 @@ def find_cases(
     for name, group in sorted(zip(names, groups, strict=True), key=lambda pair: pair[0]):
         words = frozenset().union(*(tree.personal[series.patient.key] for series in group))
         try:
-            case = _case(name, group, claims[id(group)], rules.get(name, {}), modalities, table, words)
+            case = _case(name, group, claims[id(group)], rules.get(name, {}), modalities, optional, table, words)
             found.cases.append(replace(case, test=name in test_cases))
         except ValueError as error:
             found.failed[name] = without_personal(str(error), words)
@@ -211,7 +214,8 @@ def find_cases(
             if case.name == name:
                 note = f"is the same patient as {', '.join(others)}: keep them in one fold"
                 found.cases[at] = replace(case, notes=(*case.notes, note))
-    _strays(found, groups, names, structures, patients)
+    if table is not None:
+        _strays(found, groups, names, structures, patients)
     if _counted(tree):
         found.leftover.append(f"left over: {_counted(tree)}")
     return found
@@ -288,6 +292,27 @@ def _anchor(group: Sequence[Series], modalities: Sequence[str]) -> tuple[str, st
     return places.pop() if len(places) == 1 else ("", "")
 
 
+def check_key(key_file: Path, folder: Path, *, numbered: bool) -> None:
+    """Refuse a key that would be handed on with the cases, or that is gone: numbers would mean other patients.
+
+    Args:
+        key_file: May not exist yet.
+        folder: Where the numbered cases go.
+        numbered: Whether numbered cases are there already.
+
+    Raises:
+        ValueError: Saying what to do.
+    """
+    for parent in key_file.resolve().parents:
+        if parent == folder.resolve() or re.fullmatch(r"Dataset\d{3}_.+", parent.name):
+            raise ValueError(f"the key file would lie inside {parent.name}, which is handed on; choose another place")
+    if numbered and not key_file.exists():
+        raise ValueError(
+            f"the key file {key_file.name} is gone, so the cases in {folder.name} cannot be told apart; put it back, name "
+            "it with --key, or write to a new place"
+        )
+
+
 def _number(groups: Sequence[Sequence[Series]], modalities: Sequence[str], rows: list[dict[str, str]]) -> list[str]:
     """Case name per group: the key's where it knows the patient, else the next number. New rows are appended."""
     per_patient: dict[str, int] = {}
@@ -345,17 +370,24 @@ def read_key(path: Path | None) -> list[dict[str, str]]:
 
 
 def write_key(rows: Iterable[Mapping[str, str]], path: Path) -> None:
-    """Write the key so that only its owner can read it, whole or not at all."""
+    """Write the key so that only its owner can read it, whole or not at all.
+
+    Raises:
+        OSError: In one line that names the file.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, _KEY_FIELDS)
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(temporary, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.unlink(missing_ok=True)
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, _KEY_FIELDS)
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise type(error)(f"cannot write the key file {path}: {error.strerror or error}") from error
 
 
 # ------------------------------------------------------------------------------------------------ one case
@@ -367,7 +399,8 @@ def _case(
     claims: Sequence[tuple[Series, StructureSet | None, str]],
     rules: Mapping[str, Sequence],
     modalities: Sequence[str],
-    table: LabelTable,
+    optional: Sequence[str],
+    table: LabelTable | None,
     words: frozenset[str],
 ) -> DicomCase:
     notes: list[str] = []
@@ -388,14 +421,17 @@ def _case(
     chosen: dict[str, Series] = {}
     good = [claim for claim in claims if not claim[2]]
     for channel in [reference, *(m for m in modalities if m != reference)]:
-        chosen[channel] = _pick(name, channel, group, chosen.get(reference), good, notes)
-    chosen = {channel: chosen[channel] for channel in modalities}
+        if channel not in optional or any(series.channel == channel for series in group):
+            chosen[channel] = _pick(name, channel, group, chosen.get(reference), good, notes)
+    chosen = {channel: chosen[channel] for channel in modalities if channel in chosen}
     for channel, series in chosen.items():
         notes += [f"{channel} is {note}" for note in series.notes]
         if series.frame_of_reference_uid != chosen[reference].frame_of_reference_uid:
             notes.append(f"{channel} has another frame of reference than the {reference}: where it lies is by its own "
                          "coordinates, which need not agree; see the registration")  # fmt: skip
-    structure, content = _pick_structure(name, claims, chosen[reference], rules.get("RTSTRUCT"), reference, notes)
+    structure = content = None
+    if table is not None:
+        structure, content = _pick_structure(name, claims, chosen[reference], rules.get("RTSTRUCT"), reference, notes)
     drawn = ()
     ignored = [f"{s.label}: {s.reason}" if not s.channel else s.label for s in group
                if all(s.slices is not one.slices for one in chosen.values())]  # fmt: skip
