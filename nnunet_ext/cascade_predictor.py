@@ -29,6 +29,7 @@ from nnunet_ext.labels import LEFT_OUT_KEY, left_right_pairs
 from nnunet_ext.mirroring import swap_channels
 from nnunet_ext.modality_dropout import optional_channels
 from nnunet_ext.model_sharing import check_architecture, read_weights
+from nnunet_ext.plausibility import PLANS_KEY, PlausibleRanges, implausible
 from nnunet_ext.preprocessor import BOX_REQUEST_KEY, PROPERTIES_KEY, CascadeOARPreprocessor
 from nnunet_ext.recipe import TrainingRecipe
 from nnunet_ext.resampling import label_map_of_logits
@@ -138,6 +139,8 @@ class CascadePredictor:
         self.orientation = "RAS" if plans["image_reader_writer"] == "NibabelIOWithReorient" else CANONICAL
         self.left_right_axis = int(plans["left_right_axis"])
         self.pairs = left_right_pairs(self.dataset_json["labels"])
+        #: Of volumes and positions, for warnings; None where the plans were made before there were any.
+        self.ranges = PlausibleRanges.from_plan(plans[PLANS_KEY]) if PLANS_KEY in plans else None
         self.left_out = tuple(self.dataset_json.get(LEFT_OUT_KEY, ()))
         self.channels = channel_list(self.dataset_json)
         can_lack = all(recipe_of(stage).modality_dropout > 0 for stage in self.stages)
@@ -216,6 +219,10 @@ class CascadePredictor:
         result.missing = [n for n, v in organs.items() if v not in present]
         if result.missing:
             result.warnings.append(f"no voxel of {', '.join(result.missing)}")
+        if self.ranges is not None:
+            inside = result.label_map[roi.slices(result.box)]
+            found = roi.organ_extents(inside, spacing_mm=prepared.properties["spacing"])
+            result.warnings += implausible(found, self.ranges, self.dataset_json["labels"])
         return result
 
     def _check_roi(self, prepared: PreparedCase, located: np.ndarray, used: dict, result: CasePrediction) -> dict:

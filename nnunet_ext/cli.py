@@ -7,6 +7,7 @@ by the verb that needs them: `--help` is quick, and a broken dependency stops on
 import argparse
 import io
 import logging
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -87,6 +88,7 @@ def _register(options: Options) -> int:
 def _predict(options: Options) -> int:
     from nnunet_ext.predict import predict
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system's way to interrupt
     summary = predict(**options)
     for case, messages in summary.warnings.items():
         for message in messages:
@@ -307,8 +309,19 @@ def _parser() -> argparse.ArgumentParser:
         "contour new cases: localizer, ROI crop and segmenter in one process",
         example="nnunet_ext predict -d 501 -i imagesTs -o contours -f 0 1 2 3 4",
     )
-    verb.add_argument("-d", dest="dataset_id", metavar="ID", type=_positive_int, required=True, help="data set ID")
-    verb.add_argument("-i", dest="images", metavar="IN", type=Path, required=True, help="folder of images to contour")
+    which = verb.add_mutually_exclusive_group(required=True)
+    which.add_argument("-d", dest="dataset_id", metavar="ID", type=_positive_int, help="data set ID")
+    which.add_argument(
+        "-m", dest="model", metavar="FOLDER", type=Path, help="the model itself, its localizer in the folder beside it"
+    )
+    verb.add_argument(
+        "-i",
+        dest="images",
+        metavar="IN",
+        type=Path,
+        required=True,
+        help="what to contour: files as nnU-Net names them, one folder per case, or DICOM",
+    )
     verb.add_argument("-o", dest="out", metavar="OUT", type=Path, required=True, help="folder for the label maps")
     verb.add_argument("-c", dest="configuration", metavar="CONFIGURATION", help="without: 3d_cascade_fullres")
     verb.add_argument(
@@ -321,6 +334,26 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--mirror", dest="use_mirroring", action="store_true", help="average over mirrored images: slower"
     )
+    verb.add_argument("--register", action="store_true", help="register T1 and T2 to the CT first")
+    verb.add_argument(
+        "--series",
+        dest="series_file",
+        metavar="FILE",
+        type=Path,
+        help="DICOM: TOML file, which series is which channel",
+    )
+    verb.add_argument(
+        "--key", dest="key_file", metavar="FILE", type=Path, help="DICOM: private file, which case is which patient"
+    )
+    verb.add_argument("--rtstruct", action="store_true", help="DICOM: write an RTSTRUCT beside each label map")
+    verb.add_argument("--strict", action="store_true", help="a case with a warning fails")
+    verb.add_argument(
+        "-num_parts",
+        metavar="N",
+        type=_positive_int,
+        help="share the cases among N processes; this one takes part -part_id",
+    )
+    verb.add_argument("-part_id", metavar="K", type=int, help="0 to N - 1")
     verb.add_argument("--overwrite", action="store_true", help="redo cases whose label map is there already")
 
     verb = add_verb(

@@ -52,7 +52,7 @@ _CASE_NAME = re.compile(r"case_\d{3,}")
 
 @dataclass(frozen=True)
 class DicomCase:
-    """One case; see `dataset_conversion.triplets.Case`. `drawn`: name, number of contours and organ of every region of the RTSTRUCT."""
+    """One case; see `triplets.Case`. `drawn`: name, number of contours and organ of every region of the RTSTRUCT."""
 
     name: str
     identifier: str
@@ -209,7 +209,7 @@ def find_cases(
             found.cases.append(replace(case, test=name in test_cases))
         except ValueError as error:
             found.failed[name] = without_personal(str(error), words)
-    for name, others in _same_patient(names, groups).items():
+    for name, others in (_same_patient(names, groups) if table is not None else {}).items():
         for at, case in enumerate(found.cases):
             if case.name == name:
                 note = f"is the same patient as {', '.join(others)}: keep them in one fold"

@@ -1,24 +1,40 @@
-"""Contour a folder of cases with both stages in one process: which cases, what becomes of each, and the record of it."""
+"""Contour many cases with both stages in one process: which cases, what becomes of each, and the record of it."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+import logging
 import os
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
-from batchgenerators.utilities.file_and_folder_operations import join
+import numpy as np
+import SimpleITK as sitk
+from filelock import FileLock
 from nnunetv2.paths import nnUNet_results
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from tqdm import tqdm
 
 import nnunet_ext
-from nnunet_ext.cascade_predictor import CascadePredictor, choose_device
+from nnunet_ext import dicom_cases
+from nnunet_ext.cascade_predictor import CascadePredictor, CasePrediction, PreparedCase, choose_device
+from nnunet_ext.channels import ChannelOptions
+from nnunet_ext.image_io import write_image
+from nnunet_ext.prediction_cases import FoundCases, PredictionCase, SeriesCase, find_cases
+
+log = logging.getLogger(__name__)
 
 SEGMENTER = "3d_cascade_fullres"
+MANIFEST = "predictions.json"
 
 
 @dataclass
@@ -34,131 +50,367 @@ class PredictionSummary:
 
 def predict(
     *,
-    dataset_id: int | str,
     images: Path,
     out: Path,
-    configuration: str = SEGMENTER,
+    dataset_id: int | str | None = None,
+    model: Path | None = None,
+    configuration: str | None = None,
     folds: Sequence[int | str] | None = None,
-    trainer: str = "CascadeOARTrainer",
-    plans: str = "CascadeOARPlans",
+    trainer: str | None = None,
+    plans: str | None = None,
     checkpoint: str = "checkpoint_final.pth",
     device: str | None = None,
     use_mirroring: bool = False,
+    register: bool = False,
+    series_file: Path | None = None,
+    key_file: Path | None = None,
+    rtstruct: bool = False,
+    strict: bool = False,
+    num_parts: int = 1,
+    part_id: int = 0,
     overwrite: bool = False,
     show_progress: bool = True,
 ) -> PredictionSummary:
     """Segment every case, with both stages in one process.
 
-    Writes `out/<case><file ending>` on each case's own grid, `out/dataset.json` (so that `nnunet_ext evaluate` knows the
-    labels, and the organs that the configuration leaves out) and `out/predictions.json` (per case: box, fallback, warnings,
-    seconds). A case that fails is named and the others are finished; a case whose mask exists is skipped unless `overwrite`.
+    Writes `out/<case><file ending>` on each case's own grid, with `rtstruct` also `out/<case>.dcm`, `out/dataset.json` (so
+    that `nnunet_ext evaluate` knows the labels, and the organs that the configuration leaves out) and
+    `out/predictions.json`: what predicted, and per case its box, fallback, warnings, seconds and the peak memory of the
+    process until then. While the networks see one case, the next is read and the one before is written.
+
+    A case that fails is named and leaves no output, and the others are finished; a case that was predicted before is
+    skipped unless `overwrite`. Cases of a DICOM tree get numbers, as in `nnunet_ext convert`: nothing in `out` says whose
+    they are, a private key file beside it does.
 
     Args:
+        images: Folder with `<case>_0000<ending>`, `<case>_0001<ending>`, ... in the form of the training images; or with
+            one folder per case that holds one image per channel, or with DICOM series of any nesting: those are prepared
+            as `nnunet_ext convert` prepared the training images.
+        out: Folder to write to.
         dataset_id: nnU-Net dataset the models were trained on: id or name.
-        images: Folder with `<case>_0000<ending>`, `<case>_0001<ending>`, ..., or with one folder per case that holds one
-            image per channel; those are prepared as `nnunet_ext convert` prepared the training images.
-        configuration: Any configuration that is trained. Its localizer, if it has one, is the one its plan names.
+        model: Folder of the trained configuration, its localizer in the folder beside it, instead of `dataset_id`,
+            `trainer`, `plans` and `configuration`: for a model without nnU-Net's folders.
+        configuration: Any configuration that is trained; `3d_cascade_fullres` if None. Its localizer, if it has one, is
+            the one its plan names.
         folds: Folds to average; None for all that are trained.
+        trainer, plans: `CascadeOARTrainer` and `CascadeOARPlans` if None.
+        checkpoint: File name of the weights in each fold's folder.
         device: `cuda`, `cpu` or `mps`; None for the GPU if there is one.
         use_mirroring: See `CascadePredictor`.
+        register: Register the MR to the CT, also where the training images were not registered by `convert`.
+        series_file: DICOM only: TOML file that says which series is which channel (see `dicom_cases`).
+        key_file: DICOM only: the private file that says which patient each case is; `<out>.key.csv` beside `out` if None.
+        rtstruct: Write an RTSTRUCT for each case; DICOM only.
+        strict: A case with a warning fails.
+        num_parts, part_id: Take every `num_parts`-th case from the `part_id`-th on, so that several processes share the
+            work; they may share `out`, too.
+        overwrite: Predict again what is there already; it is deleted first.
+        show_progress: Show progress bars.
 
     Raises:
         FileNotFoundError: If the images folder, a case or a model is not there.
+        ValueError: If options contradict each other or the images, or `out` holds predictions of another model.
     """
     images, out = Path(images), Path(out)
-    if not images.is_dir():
-        raise FileNotFoundError(f"images folder {images} does not exist.")
-    if not nnUNet_results.is_set():
-        raise FileNotFoundError(
-            "the environment variable nnUNet_results is not set; it names the folder of the models."
-        )
-    models = join(nnUNet_results, maybe_convert_to_dataset_name(dataset_id))
+    if not 0 <= part_id < num_parts:
+        raise ValueError(f"part_id is {part_id}; with num_parts {num_parts} it is 0 to {num_parts - 1}")
     predictor = CascadePredictor(
-        Path(models, f"{trainer}__{plans}__{configuration}"),
+        model_folder(dataset_id, model, configuration=configuration, trainer=trainer, plans=plans),
         folds=folds,
         checkpoint=checkpoint,
         device=choose_device(device),
         use_mirroring=use_mirroring,
     )
-    ending = predictor.dataset_json["file_ending"]
-    cases, others = find_cases(images, ending)
-    folders = {f.name: f for f in sorted(images.iterdir()) if f.is_dir() and not f.name.startswith(".")}
-    if not cases and not folders:
-        raise FileNotFoundError(
-            f"no case in {images}: files must be named <case>_0000{ending}, <case>_0001{ending}, ..., or every case be a "
-            "folder with one image per channel."
-        )
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(predictor.dataset_json, out / "dataset.json")
-    summary = PredictionSummary(out)
-    summary.warnings.update({f.name: [f"left out: not named <case>_0000{ending}"] for f in others})
-    manifest_file = out / "predictions.json"
-    manifest = read_manifest(manifest_file)
-    manifest.update(
-        {
-            "nnunet_ext": nnunet_ext.__version__,
-            "models": [folder.name for folder in predictor.models],
-            "channels": predictor.channels,
-            "use_mirroring": use_mirroring,
-        }
+    key_file = out.resolve().with_name(f"{out.resolve().name}.key.csv") if key_file is None else Path(key_file)
+    found = find_cases(
+        images,
+        channels=predictor.channels,
+        optional=predictor.optional,
+        ending=predictor.dataset_json["file_ending"],
+        series_file=series_file,
+        key_file=key_file,
+        show_progress=show_progress,
     )
-    both = sorted(set(cases) & set(folders))
-    if both:
-        raise ValueError(f"{both} are both files and folders in {images}; keep one of each.")
-    for case, files in tqdm({**cases, **folders}.items(), desc="Predicting", unit="case", disable=not show_progress):
-        output_file = out / f"{case}{ending}"
-        if output_file.is_file() and not overwrite:
-            summary.skipped.append(case)
-            continue
-        start = perf_counter()
-        try:
-            if isinstance(files, Path):
-                result = predictor.predict_folder(files, output_file)
-            else:
-                result = predictor.predict_files(channel_files(case, files, predictor.channels, ending), output_file)
-        except Exception as e:  # whatever is wrong with one case, the others are finished
-            summary.failed[case] = f"{type(e).__name__}: {e}"
-            manifest["cases"][case] = {"failed": summary.failed[case]}
-        else:
-            summary.written.append(case)
-            if result.warnings:
-                summary.warnings[case] = result.warnings
-            manifest["cases"][case] = {**result.record(), "runtime_s": round(perf_counter() - start, 2)}
-        write_json(manifest, manifest_file)
-    return summary
+    options = preparation(predictor, found.kind, register=register)
+    if rtstruct and found.kind != "dicom":
+        raise ValueError(
+            f"an RTSTRUCT refers to DICOM images, and {images} holds none: give the DICOM series, or leave out --rtstruct "
+            "and turn label maps into RTSTRUCT with nnunet_ext rtstruct"
+        )
+    if found.kind == "dicom":
+        dicom_cases.check_key(key_file, out, numbered=any(out.glob("case_*")))
+        dicom_cases.write_key(found.key_rows, key_file)
+    if predictor.ranges is None:
+        log.warning("the model's plans hold no ranges of its training labels: volumes and positions are not checked")
+    out.mkdir(parents=True, exist_ok=True)
+    run = _Run(predictor, options, out, rtstruct=rtstruct, strict=strict, shared=num_parts > 1)
+    run.begin(overwrite=overwrite, register=register)
+    run.predict(found, slice(part_id, None, num_parts), overwrite=overwrite, show_progress=show_progress)
+    return run.summary
 
 
-def find_cases(folder: Path, ending: str) -> tuple[dict[str, list[Path]], list[Path]]:
-    """Cases of an nnU-Net images folder with their files in channel order, and the files named otherwise."""
-    cases: dict[str, list[Path]] = {}
-    others = []
-    for file in sorted(folder.glob(f"*{ending}")):
-        if match := re.fullmatch(rf"(.+)_\d{{4}}{re.escape(ending)}", file.name):
-            cases.setdefault(match[1], []).append(file)
-        else:
-            others.append(file)
-    return dict(sorted(cases.items())), others
-
-
-def channel_files(case: str, files: Sequence[Path], channels: Sequence[str], ending: str) -> dict[str, Path]:
-    """Channel name -> file of a case whose files are numbered as the model's channels are.
+def model_folder(
+    dataset_id: int | str | None,
+    model: Path | None,
+    *,
+    configuration: str | None = None,
+    trainer: str | None = None,
+    plans: str | None = None,
+) -> Path:
+    """The trained configuration's folder: the one named, or the one in nnU-Net's results folder.
 
     Raises:
-        ValueError: On a number the model has no channel for.
+        ValueError: If a folder and anything else is named, or neither a folder nor a dataset.
+        FileNotFoundError: If there is none.
     """
-    names = {f"{case}_{number:04d}{ending}": channel for number, channel in enumerate(channels)}
-    if odd := [f.name for f in files if f.name not in names]:
-        raise ValueError(
-            f"the model was trained on the channels {', '.join(channels)}, so the files must be {', '.join(names)}; "
-            f"found {', '.join(odd)}"
+    if model is not None:
+        if any(name is not None for name in (dataset_id, configuration, trainer, plans)):
+            raise ValueError(
+                f"the folder {model} says which model it is: leave out dataset, configuration, trainer, plans"
+            )
+        if not (Path(model) / "plans.json").is_file():
+            inside = sorted(file.parent.name for file in Path(model).glob("*/plans.json"))
+            raise FileNotFoundError(
+                f"{model} is no model: it has no plans.json"
+                + (f"; name one of the folders in it, {', '.join(inside)}" if inside else "")
+            )
+        return Path(model)
+    if dataset_id is None:
+        raise ValueError("neither a dataset nor a model's folder is named: give -d or -m")
+    if not nnUNet_results.is_set():
+        raise FileNotFoundError(
+            "the environment variable nnUNet_results is not set; it names the folder of the models."
         )
-    return {names[f.name]: f for f in files}
+    name = f"{trainer or 'CascadeOARTrainer'}__{plans or 'CascadeOARPlans'}__{configuration or SEGMENTER}"
+    return Path(str(nnUNet_results), maybe_convert_to_dataset_name(dataset_id), name)
+
+
+def preparation(predictor: CascadePredictor, kind: str, *, register: bool) -> ChannelOptions | None:
+    """How cases that are not in the form of the training images are brought to it; None where all are.
+
+    Raises:
+        ValueError: If files in that form are to be registered, or the model's dataset does not say what was done to it.
+    """
+    if kind == "files":
+        if register:
+            raise ValueError(
+                "files named <case>_0000, ... are taken as they are, like the training images: leave out --register, or "
+                "give one folder per case"
+            )
+        return None
+    options = predictor.recorded_options()
+    return replace(options, register=options.register or register)
+
+
+class _Run:
+    """One run over many cases: what `predict` and its three steps share."""
+
+    def __init__(
+        self,
+        predictor: CascadePredictor,
+        options: ChannelOptions | None,
+        out: Path,
+        *,
+        rtstruct: bool,
+        strict: bool,
+        shared: bool,
+    ) -> None:
+        self.predictor, self.options, self.out = predictor, options, out
+        self.rtstruct, self.strict = rtstruct, strict
+        self.model_sha256 = model_sha256(predictor)
+        self.summary = PredictionSummary(out)
+        #: Several processes write one manifest: each under this lock, which ends with its process.
+        self.lock = FileLock(out / f".{MANIFEST}.lock") if shared else contextlib.nullcontext()
+
+    # --- what lies in the folder -------------------------------------------------------------------------------------
+
+    def outputs(self, case: str) -> list[Path]:
+        """The RTSTRUCT, where one is wanted, and the label map, which is written last: with it the case is finished."""
+        mask = self.out / f"{case}{self.predictor.dataset_json['file_ending']}"
+        return [self.out / f"{case}.dcm", mask] if self.rtstruct else [mask]
+
+    def begin(self, *, overwrite: bool, register: bool) -> None:
+        """Write what is known before the first case; refuse to mix with the predictions of another model."""
+        write_json(self.predictor.dataset_json, self.out / "dataset.json")
+        header = {
+            "versions": {
+                "nnunet_ext": nnunet_ext.__version__,
+                **{package: version(package) for package in ("nnunetv2", "torch")},
+            },
+            "models": [folder.name for folder in self.predictor.models],
+            "model_sha256": self.model_sha256,
+            "channels": self.predictor.channels,
+            "use_mirroring": self.predictor.use_mirroring,
+            "register": register,
+        }
+        with self.lock:
+            manifest = read_manifest(self.out / MANIFEST)
+            decides = ("model_sha256", "use_mirroring", "register")
+            other = [k for k in decides if k in manifest and manifest[k] != header[k]]
+            kept = [c for c, record in manifest["cases"].items() if "failed" not in record]
+            if other and kept and not overwrite:
+                raise ValueError(
+                    f"{self.out} holds {len(kept)} cases that were predicted with another {', '.join(other)}; write to "
+                    "another folder, or predict them again with --overwrite"
+                )
+            write_json({**header, "cases": manifest["cases"]}, self.out / MANIFEST)
+
+    def record(self, case: str, record: Mapping | None) -> None:
+        """Put a case into the manifest, or take it out."""
+        with self.lock:
+            manifest = read_manifest(self.out / MANIFEST)
+            manifest["cases"].pop(case, None)
+            if record is not None:
+                manifest["cases"][case] = record
+            write_json(manifest, self.out / MANIFEST)
+
+    # --- the cases ---------------------------------------------------------------------------------------------------
+
+    def predict(self, found: FoundCases, part: slice, *, overwrite: bool, show_progress: bool) -> None:
+        """All cases of this part, each in three steps; at most one case is ahead, and one behind the networks."""
+        for file in found.others:
+            line = f"left out: not named <case>_0000{self.predictor.dataset_json['file_ending']}"
+            if self.strict:
+                self.summary.failed[file] = line
+            else:
+                self.summary.warnings[file] = [line]
+        earlier = read_manifest(self.out / MANIFEST)["cases"]
+        todo: list[PredictionCase] = []
+        for name in sorted({*found.cases, *found.failed})[part]:
+            if overwrite:
+                self.remove(name)
+                self.record(name, None)
+            refused = self.strict and earlier.get(name, {}).get("warnings")
+            if all(file.is_file() for file in self.outputs(name)) and not refused:
+                self.summary.skipped.append(name)
+            elif name in found.failed:
+                self.fail(name, found.failed[name])
+            else:
+                todo.append(found.cases[name])
+        ahead = in_background(timed, self.prepare, todo[0]) if todo else None
+        behind: tuple[PredictionCase, dict, Future] | None = None
+        try:
+            for at, case in enumerate(tqdm(todo, desc="Predicting", unit="case", disable=not show_progress)):
+                self.remove(case.name)  # half of what is wanted, or refused by strict
+                prepared = ahead
+                wait([prepared])
+                ahead = in_background(timed, self.prepare, todo[at + 1]) if at + 1 < len(todo) else None
+                record, mask = self.segment(case, prepared)
+                if behind is not None:
+                    self.finish(*behind)
+                behind = None if mask is None else (case, record, in_background(timed, self.write, case, mask))
+        finally:  # also when interrupted: what is being written is finished
+            if behind is not None:
+                self.finish(*behind)
+
+    def prepare(self, case: PredictionCase) -> PreparedCase:
+        return case.prepare(self.predictor, self.options)
+
+    def segment(self, case: PredictionCase, prepared: Future) -> tuple[dict, sitk.Image | None]:
+        """Record and mask of a case that is read; no mask where it failed."""
+        try:
+            prepared_case, prepare_s = prepared.result()
+            prediction, segment_s = timed(self.predictor.segment, prepared_case)
+            record = self.describe(case, prediction, prepare_s=prepare_s, segment_s=segment_s)
+            if self.strict and record["warnings"]:
+                self.fail(case.name, f"strict: {'; '.join(record['warnings'])}", record)
+                return record, None
+            return record, self.predictor.mask(prediction, prepared_case)
+        except Exception as error:  # whatever is wrong with one case, the others are finished
+            self.fail(case.name, case.public(f"{type(error).__name__}: {error}"))
+            return {}, None
+
+    def describe(self, case: PredictionCase, prediction: CasePrediction, **seconds: float) -> dict:
+        """What the manifest says about a case, as plain JSON."""
+        return {
+            **prediction.record(),
+            "notes": list(case.notes),
+            "warnings": [case.public(line) for line in prediction.warnings],
+            **{name: round(value, 2) for name, value in seconds.items()},
+            "peak_memory_mb": peak_memory_mb(),
+        }
+
+    def write(self, case: PredictionCase, mask: sitk.Image) -> None:
+        """The case's files; the label map last, so that where it is, the case is finished."""
+        if self.rtstruct:
+            from nnunet_ext.rtstruct_writer import write_rtstruct
+
+            assert isinstance(case, SeriesCase)
+            labels = self.predictor.dataset_json["labels"]
+            organs = {n: v for n, v in labels.items() if v != 0 and n not in self.predictor.left_out}
+            described = f"{self.predictor.models[-1].name} {self.model_sha256[:12]}"
+            write_rtstruct(mask, case.reference_series, self.outputs(case.name)[0], labels=organs, model=described)
+        write_image(mask, self.outputs(case.name)[-1])
+
+    def finish(self, case: PredictionCase, record: dict, written: Future) -> None:
+        """Wait until a case is written, and say so."""
+        try:
+            _, write_s = written.result()
+        except Exception as error:
+            self.fail(case.name, case.public(f"{type(error).__name__}: {error}"))
+            return
+        self.record(case.name, {**record, "write_s": round(write_s, 2)})
+        self.summary.written.append(case.name)
+        if record["warnings"]:
+            self.summary.warnings[case.name] = record["warnings"]
+
+    def fail(self, case: str, reason: str, record: Mapping | None = None) -> None:
+        self.remove(case)
+        self.summary.failed[case] = reason
+        self.record(case, {"failed": reason, **(record or {})})
+
+    def remove(self, case: str) -> None:
+        for file in (self.out / f"{case}.dcm", self.outputs(case)[-1]):
+            file.unlink(missing_ok=True)
+
+
+def in_background(function: Callable, *arguments: Any) -> Future:
+    """Call a function in a thread of its own, which does not keep an interrupted process from ending."""
+    future: Future = Future()
+
+    def call() -> None:
+        try:
+            future.set_result(function(*arguments))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    return future
+
+
+def timed(function: Callable, *arguments: Any) -> tuple[Any, float]:
+    """A function's result, and the seconds it took."""
+    start = perf_counter()
+    return function(*arguments), perf_counter() - start
+
+
+def model_sha256(predictor: CascadePredictor) -> str:
+    """Hash of all that decides what the networks say: plans and weights of every stage and fold."""
+    digest = hashlib.sha256()
+    for stage in predictor.stages:
+        digest.update(json.dumps(stage.plans_manager.plans, sort_keys=True).encode())
+        for weights in stage.list_of_parameters:
+            for name in sorted(weights):
+                values = np.ascontiguousarray(weights[name].cpu().numpy())
+                digest.update(name.encode())
+                digest.update(values.reshape(-1).view(np.uint8))
+    return digest.hexdigest()
+
+
+def peak_memory_mb() -> float | None:
+    """Most memory that the process has held so far; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, on macOS bytes
+    return round(peak / (1024**2 if sys.platform == "darwin" else 1024), 1)
 
 
 def read_manifest(file: Path) -> dict:
     """The manifest of an earlier run into the same folder, or a new one."""
     if file.is_file():
-        manifest = json.loads(file.read_text())
+        manifest = json.loads(file.read_text(encoding="utf-8"))
         if isinstance(manifest.get("cases"), dict):
             return manifest
     return {"cases": {}}
@@ -166,6 +418,6 @@ def read_manifest(file: Path) -> dict:
 
 def write_json(content: Mapping, file: Path) -> None:
     """Write JSON under a temporary name, then rename."""
-    temporary = file.with_name(f".{file.name}.partial")
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
     temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(temporary, file)

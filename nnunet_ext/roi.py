@@ -33,11 +33,12 @@ FITTING_SHARE = 0.5
 
 @dataclass(frozen=True)
 class OrganExtent:
-    """Where one organ lies in one case: centroid and bounding box, each `(3,)` in mm along the array's axes."""
+    """One organ of one case: centroid and bounding box, each `(3,)` in mm along the array's axes, and its volume."""
 
     centroid_mm: tuple[float, ...]
     lower_mm: tuple[float, ...]
     upper_mm: tuple[float, ...]
+    volume_ml: float
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,7 @@ def organ_extents(label_map: np.ndarray, *, spacing_mm: Sequence[float], clean: 
             centroid_mm=tuple((index.mean(0) + 0.5) * spacing),
             lower_mm=tuple(index.min(0) * spacing),
             upper_mm=tuple((index.max(0) + 1) * spacing),
+            volume_ml=float(len(index) * spacing.prod() / 1000),
         )
     return extents
 

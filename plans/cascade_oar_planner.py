@@ -30,6 +30,7 @@ from tqdm import tqdm
 from nnunet_ext import roi
 from nnunet_ext.labels import left_right_pairs
 from nnunet_ext.networks import CascadeUNet
+from nnunet_ext.plausibility import PLANS_KEY, fit_ranges
 from nnunet_ext.preprocessor import body_box
 from nnunet_ext.recipe import TrainingRecipe
 from nnunet_ext.resampling import resample_image, resample_label_map
@@ -114,7 +115,10 @@ def transposed(organs: Mapping[int, roi.OrganExtent], forward: Sequence[int]) ->
     def move(v: Sequence[float]) -> tuple[float, ...]:
         return tuple(v[i] for i in forward)
 
-    return {k: roi.OrganExtent(move(o.centroid_mm), move(o.lower_mm), move(o.upper_mm)) for k, o in organs.items()}
+    return {
+        k: replace(o, centroid_mm=move(o.centroid_mm), lower_mm=move(o.lower_mm), upper_mm=move(o.upper_mm))
+        for k, o in organs.items()
+    }
 
 
 def by(size: Sequence[int]) -> str:
@@ -509,6 +513,11 @@ class CascadeOARPlanner(ResEncUNetPlanner):
             # Arrays are read as (Z, Y, X) in a canonical orientation, so X is the patient's left-right axis.
             "left_right_axis": forward.index(2),
             "configurations": configurations,
+            PLANS_KEY: fit_ranges(
+                [c.organs for c in cases.values()],
+                self.dataset_json["labels"],
+                voxel_ml=float(np.median([np.prod(c.spacing_mm) for c in cases.values()])) / 1000,
+            ).to_plan(),
             "experiment_planner_used": self.__class__.__name__,
             "label_manager": "LabelManager",
             "foreground_intensity_properties_per_channel": self.dataset_fingerprint[

@@ -155,6 +155,7 @@ def test_plans_hold_our_configurations_and_nothing_stale(space):
     assert set(plans["configurations"]) == {"3d_lowres", "3d_fullres", "3d_cascade_fullres", *study}
     assert plans["configurations"]["3d_cascade_fullres"]["previous_stage"] == "3d_lowres"
     assert plans["configurations"]["3d_fullres"]["preprocessor_name"] == "CascadeOARPreprocessor"
+    assert list(plans["plausibility"]["volume_ml"]) == list(ORGANS)
 
 
 def test_killed_training_continues_from_its_last_epoch(space, localizer):
@@ -296,7 +297,7 @@ def test_one_process_predicts_what_the_two_commands_predict(space, segmenter, tm
             assert np.mean(a != b) < 1e-4
 
 
-def test_folders_of_raw_channels_are_contoured_on_their_own_ct_grid(space, segmenter, tmp_path):
+def test_folders_of_raw_channels_are_contoured_on_their_own_ct_grid_also_when_interrupted(space, segmenter, tmp_path):
     for case in TEST_CASES:
         shutil.copytree(space.folder / "phantoms" / case, tmp_path / "in" / case)
     arguments = [
@@ -311,14 +312,23 @@ def test_folders_of_raw_channels_are_contoured_on_their_own_ct_grid(space, segme
         "-f",
         "0",
     ]
-    space.run(*arguments, *MODEL)
+    process = subprocess.Popen(
+        space.command(*arguments, *MODEL), env=space.environment, stderr=subprocess.PIPE, text=True
+    )
+    masks = [tmp_path / "out" / f"{case}.nii.gz" for case in TEST_CASES]
+    while not masks[0].is_file() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert (process.returncode, masks[1].exists()) == (130, False), errors
+    assert sorted(f.name for f in (tmp_path / "out").iterdir()) == ["dataset.json", masks[0].name, "predictions.json"]
+    assert "1 written, 1 skipped" in space.run(*arguments, *MODEL)
     for case in TEST_CASES:
         ct = sitk.ReadImage(str(tmp_path / "in" / case / "CT.nii.gz"))
         mask = sitk.ReadImage(str(tmp_path / "out" / f"{case}.nii.gz"))
         assert mask.GetSize() == ct.GetSize()
         np.testing.assert_allclose(mask.GetOrigin(), ct.GetOrigin(), atol=1e-3)
         np.testing.assert_allclose(mask.GetDirection(), ct.GetDirection(), atol=1e-4)
-    assert "2 skipped" in space.run(*arguments, *MODEL)
 
 
 def test_ground_truth_survives_the_segmenters_preprocessing_and_export(space):

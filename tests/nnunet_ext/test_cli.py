@@ -110,6 +110,27 @@ def test_predict_passes_its_options_on_and_prints_warnings(calls, capsys):
     assert "case 'head_01': no organ found" in capsys.readouterr().err
 
 
+def test_predict_takes_a_model_by_its_folder_or_by_its_dataset_not_both(calls, capsys):
+    more = "--register --series s.toml --key k.csv --rtstruct --strict -num_parts 4 -part_id 0 --overwrite"
+    assert run(f"predict -m T__P__C -i in -o out {more}") == 0
+    assert calls.kwargs == {
+        "model": Path("T__P__C"),
+        "images": Path("in"),
+        "out": Path("out"),
+        "register": True,
+        "series_file": Path("s.toml"),
+        "key_file": Path("k.csv"),
+        "rtstruct": True,
+        "strict": True,
+        "num_parts": 4,
+        "part_id": 0,
+        "overwrite": True,
+    }
+    for which in ("", "-d 501 -m T__P__C"):
+        with pytest.raises(SystemExit):
+            run(f"predict {which} -i in -o out")
+
+
 def test_evaluate_passes_its_options_on_and_prints_the_table(calls, capsys):
     assert run("evaluate pred ref -o out --tolerance-mm 1.5 -np 2") == 0
     assert calls.args == (Path("pred"), Path("ref"), Path("out"))

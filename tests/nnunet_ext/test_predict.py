@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
+import stat
+import threading
+import weakref
 from collections.abc import Callable
+from importlib.metadata import version
 from itertools import permutations, product
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,8 +25,15 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ext import cascade_predictor, roi
 from nnunet_ext.cascade_predictor import CascadePredictor, checkpoint_files, load_stage
+from nnunet_ext.cli import main
+from nnunet_ext.dicom_series import find_series, read_series
+from nnunet_ext.dicom_writer import Study, write_series
+from nnunet_ext.image_io import read_image
 from nnunet_ext.labels import LEFT_OUT_KEY
-from nnunet_ext.predict import predict
+from nnunet_ext.plausibility import PLANS_KEY, fit_ranges
+from nnunet_ext.predict import model_sha256, predict
+from nnunet_ext.rtstruct import rasterise, read_rtstruct
+from nnunet_ext.rtstruct_writer import write_rtstruct
 
 SHAPE = (31, 53, 47)  # z, y, x in RAS order
 SPACING_MM = (2.3, 2.1, 1.3)
@@ -81,6 +95,7 @@ class ReadsOrgansOffTheCT:
         self.configuration_manager = self.plans_manager.get_configuration(configuration)
         self.dataset_json = DATASET
         self.label_manager = self.plans_manager.get_label_manager(DATASET)
+        self.list_of_parameters = [{"weight": torch.ones(3)}]
         self.sees = sees
         self.shapes: list[tuple[int, ...]] = []
 
@@ -130,7 +145,8 @@ def predictor(stages) -> CascadePredictor:
 @pytest.fixture
 def run(stages, tmp_path) -> Callable:
     def run_folder(**options):
-        return predict(dataset_id=501, images=tmp_path / "in", out=tmp_path / "out", show_progress=False, **options)
+        folders = {"images": tmp_path / "in", "out": tmp_path / "out"}
+        return predict(**{"dataset_id": 501, "show_progress": False, **folders, **options})
 
     return run_folder
 
@@ -333,9 +349,12 @@ def test_a_folder_of_cases_becomes_masks_labels_and_a_manifest(run, tmp_path):
         "CascadeOARTrainer__CascadeOARPlans__3d_cascade_fullres",
     ]
     assert content["channels"] == ["CT", "T1"]
-    assert content["use_mirroring"] is False
+    assert (content["use_mirroring"], content["register"]) == (False, False)
+    assert content["versions"] == {p: version(p) for p in ("nnunet_ext", "nnunetv2", "torch")}
+    assert re.fullmatch("[0-9a-f]{64}", content["model_sha256"])
     record = content["cases"]["head_a"]
-    assert record.pop("runtime_s") > 0
+    assert all(record.pop(seconds) >= 0 for seconds in ("prepare_s", "segment_s", "write_s"))
+    assert 50 < record.pop("peak_memory_mb") < 50_000
     # Organs: 4, 14 and 23 voxels; with 3 mm on each side 6.6, 16.9 and 27.6.
     assert record.pop("box") == [[11, 17], [21, 37], [10, 37]]
     assert record == {
@@ -343,6 +362,7 @@ def test_a_folder_of_cases_becomes_masks_labels_and_a_manifest(run, tmp_path):
         "regrown": False,
         "missing": [],
         "channels": ["CT", "T1"],
+        "notes": [],
         "warnings": [],
     }
 
@@ -459,6 +479,316 @@ def test_organs_that_the_model_leaves_out_are_not_missed_and_noted_for_the_evalu
     assert run().warnings == {}
     assert manifest(tmp_path)["cases"]["head_a"]["missing"] == []
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())[LEFT_OUT_KEY] == ["Eye_L", "Eye_R"]
+
+
+# ------------------------------------------------------------------------------------------------ folders and DICOM
+
+NAME, ID, BIRTH = "Zhangsan^Wei", "MRN0042817", "19610327"
+
+
+@pytest.fixture
+def recorded(stages) -> dict:
+    """What the model's dataset.json says was done to the training images; nothing."""
+    options = {"clean_ct": False, "n4": False, "register": False}
+    for stage in (stages.localizer, stages.segmenter):
+        stage.dataset_json = {**DATASET, "nnunet_ext": options}
+    return options
+
+
+def write_patient(folder: Path, images: Path, *, number: int = 1, frames: str = "11", skip: str = "") -> Path:
+    """DICOM series of the case `head` in `images`, of a patient with a name."""
+    write_case(images, "head")
+    kinds = [("CT", "CT", {}), ("T1", "MR", {"EchoTime": 12, "RepetitionTime": 550})]
+    for n, (channel, modality, times) in enumerate(kinds):
+        if channel != skip:
+            image = sitk.DICOMOrient(read_image(images / f"head_{n:04d}.nii.gz"), "PIR")
+            study = Study(f"{ID}{number}", f"{NAME}{number}", study=modality, frame_of_reference=frames[n])
+            headers = {"PatientBirthDate": BIRTH, **times}
+            write_series(image, folder / f"{NAME}{number}" / channel, modality=modality, study=study, number=n + 2,
+                         description=f"ax t1 {NAME}" if n else "Head", headers=headers)  # fmt: skip
+    return folder
+
+
+def test_files_folders_and_a_dicom_tree_give_the_same_mask_on_their_own_grids(run, recorded, tmp_path):
+    write_patient(tmp_path / "dicom", tmp_path / "files")
+    for n, channel in enumerate(("CT", "T1")):
+        image = sitk.DICOMOrient(read_image(tmp_path / "files" / f"head_{n:04d}.nii.gz"), "ASL")
+        (tmp_path / "folders" / "head").mkdir(parents=True, exist_ok=True)
+        sitk.WriteImage(image, str(tmp_path / "folders" / "head" / f"{channel}.nrrd"))
+    for kind, case in (("files", "head"), ("folders", "head"), ("dicom", "case_001")):
+        out = tmp_path / f"from_{kind}"
+        summary = run(images=tmp_path / kind, out=out)
+        assert (summary.written, summary.failed, summary.warnings) == ([case], {}, {})
+        np.testing.assert_array_equal(read(out / f"{case}.nii.gz"), label_map(), err_msg=kind)
+    (ct,) = (s for s in find_series(tmp_path / "dicom").images if s.channel == "CT")
+    mask, image = sitk.ReadImage(str(out / "case_001.nii.gz")), read_series(ct)
+    assert mask.GetSize() == image.GetSize()
+    np.testing.assert_allclose(mask.GetOrigin(), image.GetOrigin(), atol=1e-3)
+    np.testing.assert_allclose(mask.GetDirection(), image.GetDirection(), atol=1e-5)
+
+
+def test_the_rtstruct_holds_the_masks_voxels_and_names_its_ct(run, recorded, tmp_path):
+    write_patient(tmp_path / "in", tmp_path / "files")
+    assert run(rtstruct=True).written == ["case_001"]
+    (ct,) = (s for s in find_series(tmp_path / "in").images if s.channel == "CT")
+    image, mask = read_series(ct), sitk.ReadImage(str(tmp_path / "out" / "case_001.nii.gz"))
+    drawn = read_rtstruct(tmp_path / "out" / "case_001.dcm")
+    assert drawn.series_uids == {ct.uid}
+    assert [roi.name for roi in drawn.rois] == ["Eye_L", "Eye_R", "OpticChiasm"]
+    for value, organ in enumerate(drawn.rois, start=1):
+        np.testing.assert_array_equal(rasterise(organ.contours, image), sitk.GetArrayFromImage(mask) == value)
+    (tmp_path / "out" / "case_001.dcm").unlink()
+    assert run().skipped == ["case_001"]
+    assert run(rtstruct=True).written == ["case_001"]  # half of what is wanted is not finished
+    run(overwrite=True)
+    assert not (tmp_path / "out" / "case_001.dcm").exists()  # it would not belong to the new label map
+
+
+def test_an_rtstruct_without_dicom_is_refused_before_anything_is_written(run, tmp_path):
+    write_case(tmp_path / "in", "head")
+    with pytest.raises(ValueError, match="give the DICOM series, or leave out --rtstruct"):
+        run(rtstruct=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dicom_case_is_a_number_and_only_the_key_says_whose_it_is(run, recorded, tmp_path, capsys):
+    write_patient(tmp_path / "in", tmp_path / "files", number=2)
+    write_patient(tmp_path / "in", tmp_path / "files", number=1, skip="T1")
+    command = ["predict", "-d", "501", "-i", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--rtstruct"]
+    assert main(command) == 1
+    said = capsys.readouterr()
+    assert "case 'case_001': channel T1 is missing" in said.err
+    key = tmp_path / "out.key.csv"
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert f"case_002,{ID}2" in key.read_text().replace('"', "")
+    for word in (NAME.split("^")[0].lower(), ID.lower(), BIRTH):
+        assert word not in (said.out + said.err).lower()
+        for file in (tmp_path / "out").iterdir():
+            if file.suffix != ".dcm":  # the planning system's file names its patient
+                assert word.encode() not in file.read_bytes().lower()
+    assert main(command) == 1
+    assert "1 skipped" in capsys.readouterr().out
+    key.unlink()
+    assert main(command) == 1
+    assert "key file out.key.csv is gone" in capsys.readouterr().err
+
+
+def test_a_key_inside_the_results_is_refused(run, recorded, tmp_path):
+    write_patient(tmp_path / "in", tmp_path / "files")
+    with pytest.raises(ValueError, match="the key file would lie inside out"):
+        run(key_file=tmp_path / "out" / "key.csv")
+
+
+def test_an_old_rtstruct_of_other_organs_and_images_is_no_fault_of_a_case(run, recorded, tmp_path):
+    write_patient(tmp_path / "in", tmp_path / "files")
+    (ct,) = (series for series in find_series(tmp_path / "in").images if series.channel == "CT")
+    drawn = read_series(ct) > 40
+    write_rtstruct(drawn, ct, tmp_path / "in" / "old.dcm", labels={"Bladder": 1})
+    max(ct.slices, key=lambda one: one.position_mm).path.unlink()
+    assert run().written == ["case_001"]
+
+
+@pytest.mark.parametrize(("asked", "in_training"), [(True, False), (False, True), (False, False)])
+def test_registration_is_asked_for_or_was_part_of_the_training_data(
+    run, recorded, tmp_path, monkeypatch, asked, in_training
+):
+    recorded["register"] = in_training
+    seen = []
+    inner = cascade_predictor.prepare_channels
+
+    def stand_in(images, options, **more):
+        seen.append((options, more["same_frame"]))
+        return inner(images, type(options)(clean_ct=False, n4=False))
+
+    monkeypatch.setattr(cascade_predictor, "prepare_channels", stand_in)
+    write_patient(tmp_path / "in", tmp_path / "files", frames="12")
+    summary = run(register=asked)
+    ((options, same_frame),) = seen
+    assert options.register is (asked or in_training)
+    assert same_frame == [["CT"], ["T1"]]
+    assert ("were not registered" in str(summary.warnings)) is not options.register
+    assert "another frame of reference" in manifest(tmp_path)["cases"]["case_001"]["notes"][0]
+
+
+def test_files_in_the_form_of_the_training_images_are_not_registered(run, tmp_path):
+    write_case(tmp_path / "in", "head")
+    with pytest.raises(ValueError, match="leave out --register"):
+        run(register=True)
+
+
+def test_a_series_file_without_dicom_is_refused(run, tmp_path):
+    write_case(tmp_path / "in", "head")
+    with pytest.raises(ValueError, match="a series file is for DICOM"):
+        run(series_file=tmp_path / "series.toml")
+
+
+def test_with_modality_dropout_a_dicom_case_may_lack_its_mr(stages, run, recorded, tmp_path):
+    set_recipe(stages, modality_dropout=0.3)
+    write_patient(tmp_path / "in", tmp_path / "files", skip="T1")
+    assert run().warnings == {"case_001": ["predicted from CT alone, without T1"]}
+
+
+# ------------------------------------------------------------------------------------------------ never silently wrong
+
+
+@pytest.fixture
+def ranges(stages) -> None:
+    """Plans with the ranges of five training cases like the test's."""
+    extents = roi.organ_extents(label_map(), spacing_mm=SPACING_MM)
+    stages.segmenter.plans_manager.plans[PLANS_KEY] = fit_ranges([extents] * 5, LABELS, voxel_ml=0.006).to_plan()
+
+
+SWAPPED = {**ORGANS, EYE_L: ORGANS[EYE_R], EYE_R: ORGANS[EYE_L]}
+
+
+def test_organs_unlike_the_training_cases_are_warned_of(run, ranges, tmp_path):
+    write_case(tmp_path / "in", "head_a")
+    write_case(tmp_path / "in", "head_b", {**ORGANS, EYE_L: np.s_[12:16, 30:36, 12:15]})
+    write_case(tmp_path / "in", "head_c", SWAPPED)
+    summary = run()
+    assert list(summary.warnings) == ["head_b", "head_c"]
+    assert "Eye_L measures 0.452 ml, usual are" in summary.warnings["head_b"][0]
+    assert "Eye_L lies to the right of Eye_R: the sides may be swapped" in summary.warnings["head_c"]
+
+
+def test_plans_without_ranges_are_said_once(run, tmp_path, caplog):
+    for case in ("head_a", "head_b"):
+        write_case(tmp_path / "in", case)
+    assert run().warnings == {}
+    assert [r.getMessage() for r in caplog.records if "ranges" in r.getMessage()] == [
+        "the model's plans hold no ranges of its training labels: volumes and positions are not checked"
+    ]
+
+
+def test_strict_makes_a_failure_of_a_warning_and_leaves_no_mask(run, ranges, tmp_path):
+    write_case(tmp_path / "in", "head_a", SWAPPED)
+    write_case(tmp_path / "in", "head_b")
+    mask = tmp_path / "out" / "head_a.nii.gz"
+    assert run().written == ["head_a", "head_b"]
+    assert mask.is_file()
+    summary = run(strict=True)  # what an earlier run warned of is no longer good enough
+    assert (summary.written, summary.skipped, list(summary.failed)) == ([], ["head_b"], ["head_a"])
+    assert not mask.exists()
+    record = manifest(tmp_path)["cases"]["head_a"]
+    assert re.match("strict: .*Eye_L lies to the right of Eye_R", record["failed"])
+    assert record["regrown"] is True  # what was found stays on record
+    assert run().written == ["head_a"]
+
+
+@pytest.mark.parametrize(("options", "code"), [([], 0), (["--strict"], 1)])
+def test_the_exit_code_tells(run, ranges, tmp_path, capsys, options, code):
+    write_case(tmp_path / "in", "head", SWAPPED)
+    command = ["predict", "-d", "501", "-i", str(tmp_path / "in"), "-o", str(tmp_path / "out"), *options]
+    assert main(command) == code
+    assert "the sides may be swapped" in capsys.readouterr().err
+
+
+def test_the_models_hash_is_that_of_its_weights_and_plans(predictor, stages):
+    first = model_sha256(predictor)
+    assert model_sha256(predictor) == first
+    stages.localizer.list_of_parameters[0]["weight"][1] += 1e-6
+    second = model_sha256(predictor)
+    stages.segmenter.plans_manager.plans["plans_name"] = "other"
+    assert len({first, second, model_sha256(predictor)}) == 3
+
+
+def test_predictions_of_another_model_are_not_mixed_with_these(run, stages, tmp_path):
+    write_case(tmp_path / "in", "head_a")
+    run()
+    first = manifest(tmp_path)["model_sha256"]
+    stages.segmenter.list_of_parameters[0]["weight"] += 1
+    write_case(tmp_path / "in", "head_b")
+    with pytest.raises(ValueError, match="holds 1 cases that were predicted with another model_sha256"):
+        run()
+    assert run(overwrite=True).written == ["head_a", "head_b"]
+    assert manifest(tmp_path)["model_sha256"] != first
+
+
+# ------------------------------------------------------------------------------------------------ many cases
+
+
+def test_a_model_is_named_by_its_folder_alone(run, tmp_path, monkeypatch):
+    write_case(tmp_path / "in", "head")
+    monkeypatch.delenv("nnUNet_results")
+    model = tmp_path / "given" / "T__P__3d_cascade_fullres"
+    with pytest.raises(FileNotFoundError, match=r"is no model: it has no plans\.json$"):
+        run(dataset_id=None, model=model)
+    model.mkdir(parents=True)
+    (model / "plans.json").touch()
+    with pytest.raises(FileNotFoundError, match="name one of the folders in it, T__P__3d_cascade_fullres"):
+        run(dataset_id=None, model=model.parent)
+    assert run(dataset_id=None, model=model).written == ["head"]
+    for other in ({"dataset_id": 501}, {"trainer": "T"}, {"plans": "P"}, {"configuration": "3d_fullres"}):
+        with pytest.raises(ValueError, match="says which model it is"):
+            run(**{"dataset_id": None, "model": model, **other})
+    with pytest.raises(ValueError, match="give -d or -m"):
+        run(dataset_id=None)
+
+
+def test_parts_share_the_cases_and_one_manifest(run, tmp_path):
+    names = [f"head_{i}" for i in range(5)]
+    for name in names:
+        write_case(tmp_path / "in", name)
+    summaries = {}
+    threads = [
+        threading.Thread(target=lambda k=k: summaries.update({k: run(num_parts=2, part_id=k)})) for k in range(2)
+    ]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert [summaries[k].written for k in range(2)] == [names[::2], names[1::2]]
+    assert sorted(manifest(tmp_path)["cases"]) == names
+    assert run().skipped == names
+    with pytest.raises(ValueError, match="with num_parts 2 it is 0 to 1"):
+        run(num_parts=2, part_id=2)
+
+
+def test_the_next_case_is_read_while_the_networks_run_and_no_more_than_that(run, tmp_path, monkeypatch):
+    for i in range(5):
+        write_case(tmp_path / "in", f"head_{i}")
+    begun, alive, segmented = [threading.Event() for _ in range(5)], [], []
+    prepare, segment = CascadePredictor.prepare, CascadePredictor.segment
+
+    def watched_prepare(self, images, **options):
+        begun[int(images["CT"].name[5])].set()
+        case = prepare(self, images, **options)
+        alive.append(weakref.ref(case))
+        return case
+
+    def watched_segment(self, case):
+        at = len(segmented)
+        segmented.append(at)
+        assert at == 4 or begun[at + 1].wait(30), "the next case was not read meanwhile"
+        assert not any(event.is_set() for event in begun[at + 2 :]), "more than the next case was read"
+        assert sum(ref() is not None for ref in alive) <= 2
+        return segment(self, case)
+
+    monkeypatch.setattr(CascadePredictor, "prepare", watched_prepare)
+    monkeypatch.setattr(CascadePredictor, "segment", watched_segment)
+    assert run().failed == {}
+    assert sum(ref() is not None for ref in alive) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_whole_files_and_goes_on_later(run, stages, tmp_path, number, capsys):
+    for case in ("head_a", "head_b", "head_c"):
+        write_case(tmp_path / "in", case)
+    inner, calls = stages.segmenter.predict_logits_from_preprocessed_data, []
+
+    def interrupted(data):
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), number)
+        return inner(data)
+
+    stages.segmenter.predict_logits_from_preprocessed_data = interrupted
+    command = ["predict", "-d", "501", "-i", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
+    assert main(command) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert sorted(f.name for f in (tmp_path / "out").iterdir()) == ["dataset.json", "head_a.nii.gz", "predictions.json"]
+    assert list(manifest(tmp_path)["cases"]) == ["head_a"]
+    np.testing.assert_array_equal(read(tmp_path / "out" / "head_a.nii.gz"), label_map())
+    assert main(command) == 0
+    assert "2 written, 1 skipped" in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------------------------------------ what is not there

@@ -39,7 +39,7 @@ def fitted(**options) -> RoiRule:
 
 def at(*centroid_mm: float, half_mm: float = 2.0) -> OrganExtent:
     c = np.asarray(centroid_mm, dtype=float)
-    return OrganExtent(tuple(c), tuple(c - half_mm), tuple(c + half_mm))
+    return OrganExtent(tuple(c), tuple(c - half_mm), tuple(c + half_mm), (2 * half_mm) ** 3 / 1000)
 
 
 def rule(spread_mm: dict[int, float], offset_mm: dict[int, tuple] | None = None) -> RoiRule:
@@ -55,6 +55,7 @@ def test_organ_extents_are_in_mm_from_the_outer_edge_of_the_first_voxel():
     assert extents[5].lower_mm == pytest.approx((3.0, 1.6, 2.8))
     assert extents[5].upper_mm == pytest.approx((9.0, 3.2, 4.2))
     assert extents[5].centroid_mm == pytest.approx((6.0, 2.4, 3.5))
+    assert extents[5].volume_ml == pytest.approx(6.0 * 1.6 * 1.4 / 1000)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.float32])
@@ -378,7 +379,7 @@ def test_a_plan_without_a_key_is_named(key):
 # ------------------------------------------------------------------------------------------------ crops of given size
 
 #: Eyes of 10 mm, a gland of 6 mm and a nerve of 6 x 6 x 30 mm.
-NERVE = OrganExtent((0, 20, 0), (-3, 5, -3), (3, 35, 3))
+NERVE = OrganExtent((0, 20, 0), (-3, 5, -3), (3, 35, 3), 1.08)
 FACE = {1: at(0, 0, -30, half_mm=5), 2: at(0, 0, 30, half_mm=5), 3: at(0, 0, 0, half_mm=3), 4: NERVE}
 
 

@@ -299,6 +299,21 @@ def test_the_planned_roi_holds_every_organ_of_every_case(planned):
         assert label_crop_pass_rate(label_map, find_roi(eyes, rule, spacing_mm=spacing).box) == 1.0
 
 
+def test_the_plan_holds_what_is_usual_of_the_training_labels(planned, shared_root):
+    ranges = planned()["plausibility"]
+    volumes_ml = {organ: [] for organ in LABELS if organ != "background"}
+    for file in sorted((shared_root / "raw" / NAME / "labelsTr").glob("*.nii.gz")):
+        label = sitk.ReadImage(str(file))
+        array = sitk.GetArrayViewFromImage(label)
+        for organ, volumes in volumes_ml.items():
+            volumes.append(np.count_nonzero(array == LABELS[organ]) * np.prod(label.GetSpacing()) / 1000)
+    assert set(ranges["volume_ml"]) == set(volumes_ml)
+    for organ, (lower, upper) in ranges["volume_ml"].items():
+        assert lower < min(volumes_ml[organ]) < max(volumes_ml[organ]) < upper
+        assert np.sqrt(lower * upper) == pytest.approx(np.exp(np.mean(np.log(volumes_ml[organ]))))
+    assert ranges["left_to_right_mm"]["Eye_L"] < 0  # x runs to the right in RAS
+
+
 @pytest.mark.parametrize("memory_gb", [3e-4, 3e-6])
 def test_a_roi_too_large_for_the_gpu_is_covered_by_smaller_patches(planned, memory_gb):
     whole_roi = planned()["configurations"]["3d_cascade_fullres"]
