@@ -313,7 +313,11 @@ def test_folders_of_raw_channels_are_contoured_on_their_own_ct_grid_also_when_in
         "0",
     ]
     process = subprocess.Popen(
-        space.command(*arguments, *MODEL), env=space.environment, stderr=subprocess.PIPE, text=True
+        space.command(*arguments, *MODEL),
+        env=space.environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     masks = [tmp_path / "out" / f"{case}.nii.gz" for case in TEST_CASES]
     while not masks[0].is_file() and process.poll() is None:
