@@ -129,9 +129,17 @@ def _report(options: Options) -> int:
     for remark in content.remarks:
         print(f"note: {remark}", file=sys.stderr)
     print(
-        f"{content.out / 'report.md'}: {len(content.experiments)} experiments, {len(content.cases)} cases, "
+        f"{content.out / 'report.html'}: {len(content.experiments)} experiments, {len(content.cases)} cases, "
         f"{len(content.tables)} tables, {len(content.pictures)} figures"
     )
+    return 0
+
+
+def _view(options: Options) -> int:
+    from nnunet_ext.report_page import write_predictions_page
+
+    page = write_predictions_page(options.pop("predictions"), options.pop("images"), options.pop("out"), **options)
+    print(f"{page.path}: {len(page.case_bytes)} cases to look at, {len(page.left_out)} listed without images")
     return 0
 
 
@@ -433,7 +441,18 @@ def _parser() -> argparse.ArgumentParser:
         "--cases", nargs="+", metavar="CASE", help="cases to draw; without: the worst, the median and the best"
     )
     verb.add_argument("--reference-study", action="store_true", help="show the reference study's published values too")
+    _add_viewer_limit(verb)
     _add_processes(verb)
+
+    verb = add_verb(
+        _view,
+        "look at predictions without references in the browser: one HTML file",
+        example="nnunet_ext view predictions -i imagesTs -o predictions.html",
+    )
+    verb.add_argument("predictions", metavar="PRED", type=Path, help="folder that a prediction was written to")
+    verb.add_argument("-i", dest="images", metavar="IN", type=Path, required=True, help="images it was made from")
+    verb.add_argument("-o", dest="out", metavar="PAGE", type=Path, required=True, help="HTML file to write")
+    _add_viewer_limit(verb)
 
     verb = add_verb(
         _hook,
@@ -533,6 +552,15 @@ class _ToleranceAction(argparse.Action):
         except ValueError:
             parser.error(f"{option_string} {' '.join(values)}: give one distance in mm, or ORGAN=MM for each organ")
         setattr(namespace, self.dest, tolerance)
+
+
+def _add_viewer_limit(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--viewer-limit-mb",
+        metavar="MB",
+        type=float,
+        help="size of the images in the page, worst cases first; 0 for none, without: 400",
+    )
 
 
 def _add_processes(verb: argparse.ArgumentParser) -> None:

@@ -61,6 +61,10 @@ SINGLE_ALIASES = {
     ),
 }
 
+#: What a Chinese reader calls them, for display; sides stand before: 左眼球.
+CHINESE_NAMES = {"Eye": "眼球", "Lens": "晶状体", "OpticNrv": "视神经", "OpticChiasm": "视交叉"}
+CHINESE_SIDES = {"L": "左", "R": "右"}
+
 
 def normalise_name(name: str) -> str:
     """Name as compared by the alias table: lower case, letters and digits only (`LENS-LT`, full-width too -> `lenslt`)."""
@@ -178,6 +182,14 @@ def load_label_table(path: Path) -> LabelTable:
         free = [alias for alias in aliases if claimed.get(normalise_name(alias), name) == name]
         given[name] = tuple(dict.fromkeys((*given[name], *free)))
     return LabelTable(tuple(given), given)
+
+
+def chinese_name(organ: str) -> str | None:
+    """An organ's Chinese name, e.g. 左眼球 for `Eye_L`; None for organs the package does not know."""
+    if organ in CHINESE_NAMES:
+        return CHINESE_NAMES[organ]
+    word, _, side = organ.rpartition("_")
+    return CHINESE_SIDES[side] + CHINESE_NAMES[word] if side in CHINESE_SIDES and word in CHINESE_NAMES else None
 
 
 def left_right_pairs(labels: Mapping[str, int]) -> list[tuple[int, int]]:

@@ -35,10 +35,11 @@ def report(
     box_organ: str | None = None,
     cases: Sequence[str] | None = None,
     reference_study: bool = False,
+    viewer_limit_mb: float | None = None,
     n_processes: int = 2,
     show_progress: bool = True,
 ) -> Report:
-    """Write `report.md`, `tables/*.md` and `.tex`, `figures/*.png` and `.svg`.
+    """Write `report.html`, `report.md`, `tables/*.md` and `.tex`, `figures/*.png` and `.svg`.
 
     Args:
         runs: Name and folder of each experiment: an evaluation (`nnunet_ext evaluate -o`), or predictions with
@@ -51,6 +52,7 @@ def report(
         box_organ: Organ of the box plots. None: the one with the lowest mean DSC over all experiments.
         cases: Cases with overlays and surfaces. None: the worst, the median and the best by mean DSC.
         reference_study: Show the study's published values beside the experiments.
+        viewer_limit_mb: Size of the cases' images in `report.html`; see `report_page.write_report_page`.
         n_processes: Processes that score cases.
         show_progress: Draw progress bars.
 
@@ -84,6 +86,7 @@ def report(
     remarks += more
     # matplotlib takes a second to import: only here, where it is needed.
     from nnunet_ext.report_figures import draw_figures
+    from nnunet_ext.report_page import VIEWER_LIMIT_MB, write_report_page
 
     pictures, more = draw_figures(content, with_study=reference_study, show_progress=show_progress)
     remarks += more
@@ -94,6 +97,8 @@ def report(
         )
     content = replace(content, tables=tuple(tables), pictures=tuple(pictures), remarks=tuple(remarks))
     _write(content)
+    limit_mb = VIEWER_LIMIT_MB if viewer_limit_mb is None else viewer_limit_mb
+    write_report_page(content, out / "report.html", viewer_limit_mb=limit_mb, show_progress=show_progress)
     return content
 
 
