@@ -46,6 +46,9 @@ FAR_HD95_MM = 10.0
 #: The viewer's data in a page, unless told otherwise: what a browser opens without a long wait.
 VIEWER_LIMIT_MB = 400.0
 
+#: Name of the reference's label map in the viewer, beside those of the experiments.
+REFERENCE = "reference"
+
 #: Metrics that the page shows.
 METRICS = ("dsc_percent", "hd95_mm", "surface_dice")
 
@@ -80,10 +83,14 @@ def write_report_page(
         show_progress: Draw a progress bar.
 
     Raises:
-        ValueError: If the report has no experiment.
+        ValueError: If the report has no experiment, or one called `reference`.
     """
     if not report.experiments:
         raise ValueError("the report has no experiment to show.")
+    if any(e.name == REFERENCE for e in report.experiments):
+        raise ValueError(
+            f"an experiment is called '{REFERENCE}', as the reference contours are in the viewer; rename it."
+        )
     experiments = [_experiment(e, report.organs) for e in report.experiments]
     colour = colours({organ: number for number, organ in enumerate(report.organs, start=1)})
     content = {
@@ -156,7 +163,7 @@ def write_predictions_page(
         files={case: (file, None) for case, file in files.items()},
         not_segmented=left_out,
     )
-    experiment = Experiment(predictions.resolve().name, predictions, scores, found)
+    experiment = Experiment("prediction", predictions, scores, found)
     report = Report(Path(out).parent, (experiment,), tuple(organs), tuple(files), (), box_organ="")
     return write_report_page(report, out, viewer_limit_mb=viewer_limit_mb, show_progress=show_progress)
 
@@ -189,7 +196,7 @@ def _label_maps(case: str, report: Report) -> dict[str, LabelMap]:
     for experiment in report.experiments:
         organs = {o: v for o, v in organ_values(experiment.scores.labels).items() if o in report.organs}
         prediction, reference = experiment.scores.files.get(case, (None, None))
-        for name, path in (("reference", reference), (experiment.name, prediction)):
+        for name, path in ((REFERENCE, reference), (experiment.name, prediction)):
             if path is not None and path.is_file() and name not in maps:
                 maps[name] = LabelMap(path, organs)
     return maps

@@ -116,6 +116,11 @@ def test_wheel_holds_every_module_of_the_checkout(wheel_files):
             assert f"{target}/{path.relative_to(ROOT / folder).as_posix()}" in wheel_files
 
 
+def test_wheel_holds_what_the_report_page_is_made_of(wheel_files):
+    for path in (ROOT / "nnunet_ext" / "report_assets").iterdir():
+        assert wheel_files[f"nnunet_ext/report_assets/{path.name}"] == path.read_bytes()
+
+
 @pytest.mark.parametrize("folder", LOOKUP_FOLDERS)
 def test_lookup_names_the_classes_that_commands_use(folder):
     assert import_module(f"nnunet_ext.hooks.{folder}.lookup").LOOKUPS.keys() == OURS[folder]

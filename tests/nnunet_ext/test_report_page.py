@@ -1,6 +1,8 @@
 import base64
+import gzip
 import json
 import re
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -160,8 +162,6 @@ def test_messages_lose_paths_and_file_names(text, expected):
 
 
 def test_page_holds_no_path_no_header_and_nothing_to_load(page, study):
-    import gzip
-
     text = page.read_text()
     packed = re.findall(r'id="case:[^"]*">([^<]*)<', text)
     assert len(packed) == 3
@@ -178,6 +178,12 @@ def _script() -> str:
     return "\n".join((ASSETS / name).read_text() for name in ("contours.js", "viewer.js", "page.js"))
 
 
+def test_experiment_called_as_the_reference_is_refused(report, tmp_path):
+    first = report.experiments[0]
+    with pytest.raises(ValueError, match="called 'reference'"):
+        write_report_page(replace(report, experiments=(replace(first, name="reference"),)), tmp_path / "r.html")
+
+
 def test_cases_beyond_the_limit_are_listed_without_a_viewer(report, study, page):
     sizes = {}
     for limit_mb in (0, 0.02):
@@ -190,8 +196,6 @@ def test_cases_beyond_the_limit_are_listed_without_a_viewer(report, study, page)
 
 
 def test_unreadable_images_cost_their_case_only(report, study, tmp_path):
-    from dataclasses import replace
-
     broken = tmp_path / "broken.nii.gz"
     broken.write_bytes(b"no image")
     first = report.experiments[0]
