@@ -20,6 +20,7 @@ FUNCTIONS = {
     "rtstruct": ("nnunet_ext.rtstruct_writer", "rtstruct"),
     "evaluate": ("nnunet_ext.evaluation", "evaluate"),
     "report": ("nnunet_ext.report", "report"),
+    "view": ("nnunet_ext.report_page", "write_predictions_page"),
     "hook": ("nnunet_ext.hooking", "write_hooks"),
     "doctor": ("nnunet_ext.doctor", "doctor"),
     "demo": ("nnunet_ext.demo", "demo"),
@@ -151,6 +152,14 @@ def test_tolerance_that_is_no_distance_is_refused(calls, capsys, tolerance):
     assert f"--tolerance-mm {tolerance}: give one distance in mm, or ORGAN=MM" in capsys.readouterr().err
 
 
+def test_view_passes_its_options_on_and_says_what_is_in_the_page(calls, capsys):
+    calls.summary = SimpleNamespace(path=Path("p.html"), case_bytes={"a": 5, "b": 6}, left_out={"c": "limit"})
+    assert run("view pred -i imagesTs -o p.html --viewer-limit-mb 50") == 0
+    assert calls.args == (Path("pred"), Path("imagesTs"), Path("p.html"))
+    assert calls.kwargs == {"viewer_limit_mb": 50.0}
+    assert capsys.readouterr().out == "p.html: 2 cases to look at, 1 listed without images\n"
+
+
 def test_report_names_its_runs_and_passes_its_options_on(calls, capsys):
     content = {"out": Path("out"), "experiments": [1, 2, 3], "cases": ["a"], "tables": [], "pictures": [1]}
     calls.summary = SimpleNamespace(**content, remarks=["No p-value."])
@@ -168,7 +177,7 @@ def test_report_names_its_runs_and_passes_its_options_on(calls, capsys):
         "n_processes": 2,
     }
     out, err = capsys.readouterr()
-    assert out == "out/report.md: 3 experiments, 1 cases, 0 tables, 1 figures\n"
+    assert out == "out/report.html: 3 experiments, 1 cases, 0 tables, 1 figures\n"
     assert err == "note: No p-value.\n"
 
 
