@@ -1,0 +1,245 @@
+"""Every command in README and guides, typed as it stands there, on tiny phantoms.
+
+The bash blocks of a document are run as one script, in one folder, but for this: `SUBSTITUTIONS`; plans are cut to one
+iteration and their split to the few cases there are (`shorten`); and what a training leaves is replaced (`settle`), since
+the noise that a network of one iteration draws takes minutes to show. So the commands run, and their options, files and
+exit codes are what the guides say; that anything is learned is not shown.
+
+The commands are the installed packages' console scripts, run in forks of one process (`forked_commands`).
+"""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from nnunet_ext.cli import _parser
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+if not (ROOT / "README.md").is_file():
+    pytest.skip("the tests do not lie in a checkout", allow_module_level=True)
+NNUNET = "nnUNet_"  # of its environment variables
+README, CHINESE = "README.md", "README.zh.md"
+DICOM, TRAINING, STUDY = "docs/dicom_to_rtstruct.md", "docs/training.md", "docs/reproduce_the_study.md"
+API = "docs/api.md"
+DOCUMENTS = (README, DICOM, TRAINING, STUDY)
+
+#: What is changed in every command: pattern -> replacement.
+SUBSTITUTIONS = {
+    r"CascadeOARPlan(ner|s)(?![A-Za-z])": r"CascadeOARPlan\1Small",
+    r"for fold in 0 1 2 3 4": "for fold in 0",
+    r"--cases 22\b": "--cases 3",  # phantoms: two to train with, one to test
+    r"--test phantom_020 phantom_021": "--test phantom_002",
+    r"--test case_41 case_42": "--test phantom_002",
+    r"(nnunet_ext convert patients .*)": r"\1 --no-n4 --no-preview",  # shown by the other conversions
+    r"-n HeadMR (.*) --register": r"-n HeadMR \1",
+    r"3d_fullres_80x256x256 3d_cascade_32x128x128 (3d_cascade_32x96x96) 3d_cascade_16x64x64": r"\1",
+    r"(whole|32x128x128|16x64x64)=scores/\S+ ": "",
+    r" -num_gpus 2": "",
+    r"(nnUNetv2_(?:train|predict) [^\n#;]*)": r"\1 -device cpu",
+    r"(nnunet_ext predict -[dm][^\n#;]*)": r"\1 -device cpu -p CascadeOARPlansSmall",
+    r"(nnunet_ext predict -m[^\n#;]*) -p CascadeOARPlansSmall": r"\1",
+    r"(nnUNetv2_(?:export_model_to_zip|accumulate_crossval_results|find_best_configuration|predict) [^\n#;]*)": r"\1 -f 0",
+}
+#: Commands that are not run, and why; what is ours is at least known to the parser.
+NOT_RUN = {
+    "pip install": "tests run against an installed package; test_packaging builds the wheel",
+    "make demo": "minutes of training",
+    "make test": "runs this",
+    "nnunet_ext hook": "changes the installation; see test_hooking",
+    "nnunet_ext benchmark": "minutes of training; see test_training_benchmark and test_prediction_benchmark",
+}
+
+
+def blocks(document: str, language: str = "bash") -> list[str]:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands(document: str) -> list[str]:
+    """One line per command, continuation lines joined."""
+    return [line for block in blocks(document) for line in block.replace("\\\n", " ").splitlines()]
+
+
+def script(document: str) -> str:
+    lines = []
+    for line in commands(document):
+        if any(line.strip().startswith(command) for command in NOT_RUN):
+            continue
+        for pattern, replacement in SUBSTITUTIONS.items():
+            line = re.sub(pattern, replacement, line)
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def shorten() -> None:
+    """After planning: one iteration instead of a training, and a split of the few cases there are, one to validate."""
+    dataset_id = sys.argv[sys.argv.index("-d") + 1]
+    (plans_file,) = Path(os.environ[NNUNET + "preprocessed"]).glob(f"Dataset{dataset_id}_*/CascadeOARPlansSmall.json")
+    plans = json.loads(plans_file.read_text())
+    for configuration in plans["configurations"].values():
+        if "training" in configuration:
+            configuration["training"].update(num_epochs=1, iterations_per_epoch=1, val_iterations_per_epoch=1)
+    plans_file.write_text(json.dumps(plans))
+    cases = sorted(file.name.removesuffix(".nii.gz") for file in (plans_file.parent / "gt_segmentations").glob("*.gz"))
+    splits = [{"train": [case for case in cases if case != one], "val": [one]} for one in cases]
+    (plans_file.parent / "splits_final.json").write_text(json.dumps(splits))
+
+
+def settle() -> None:
+    """After training: weights that see one organ everywhere, and in the validation the reference moved by a voxel."""
+    dataset_id, configuration, fold = sys.argv[1:4]
+    model = f"{sys.argv[sys.argv.index('-tr') + 1]}__CascadeOARPlansSmall__{configuration}"
+    (folder,) = Path(os.environ[NNUNET + "results"]).glob(f"Dataset{dataset_id}_*/{model}/fold_{fold}")
+    checkpoint = torch.load(folder / "checkpoint_final.pth", weights_only=False)
+    weights = checkpoint["network_weights"]
+    last = max(int(m[1]) for key in weights if (m := re.match(r"decoder\.seg_layers\.(\d+)\.bias$", key)))
+    weights[f"decoder.seg_layers.{last}.weight"].zero_()
+    weights[f"decoder.seg_layers.{last}.bias"].zero_()[3] = 1
+    torch.save(checkpoint, folder / "checkpoint_final.pth")
+    references = Path(os.environ[NNUNET + "raw"], folder.parents[1].name, "labelsTr")
+    for file in (folder / "validation").glob("*.nii.gz"):
+        reference = sitk.ReadImage(str(references / file.name))
+        moved = sitk.GetImageFromArray(np.roll(sitk.GetArrayFromImage(reference), 1, axis=2))
+        moved.CopyInformation(reference)
+        sitk.WriteImage(moved, str(file))
+
+
+def examples() -> None:
+    """The blocks of the page on Python, as one script."""
+    exec(compile("\n".join(blocks(API, "python")), API, "exec"), {"__name__": "__main__"})
+
+
+class Workspace:
+    """The folder in which the documents' commands are typed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.done = folder, {}
+        self.serve = [sys.executable, str(ROOT / "tests" / "forked_commands.py"), str(folder / "socket")]
+        self.environment = {
+            **os.environ,
+            "nnUNet_def_n_proc": "1",
+            "nnUNet_n_proc_DA": "1",
+            "nnUNet_compile": "f",
+            "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        }
+
+    def run(self, *command: str) -> str:
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=900, check=False
+        )
+        output = done.stdout + done.stderr
+        assert done.returncode == 0, f"{command[0]} returned {done.returncode}\n{output[-6000:]}"
+        return output
+
+    def type(self, document: str) -> str:
+        """Run a document's commands, once; what they printed."""
+        if document not in self.done:
+            self.done[document] = self.run("bash", "-euxo", "pipefail", "-c", script(document))
+        return self.done[document]
+
+
+#: What follows a command of nnU-Net.
+AFTERWARDS = {"nnUNetv2_plan_and_preprocess": "test_guides:shorten", "nnUNetv2_train": "test_guides:settle"}
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory) -> Workspace:
+    from nnunet_ext.phantom import make_phantoms
+
+    folder = tmp_path_factory.mktemp("guides")
+    space = Workspace(folder)
+    (folder / "bin").mkdir()
+    for name in {name for d in DOCUMENTS for name in re.findall(r"\bnnUNetv2_\w+|\bnnunet_ext\b", script(d))}:
+        lines = [f'{shlex.join([*space.serve, name])} "$@"']
+        if name in AFTERWARDS:
+            lines.append(f'{shlex.join([*space.serve, AFTERWARDS[name]])} "$@"')
+        (folder / "bin" / name).write_text("#!/bin/sh\nset -e\n" + "\n".join(lines) + "\n")
+        (folder / "bin" / name).chmod(0o755)
+    with (folder / "server.log").open("w") as log:
+        server = subprocess.Popen(space.serve, cwd=folder, env=space.environment, stdout=log, stderr=log)
+    # What the guides take as given; phantoms depend on their number only, so these are the cases of the README.
+    make_phantoms(folder / "export_from_tps", n_cases=2, size="tiny", dicom=True, n_processes=1, show_progress=False)
+    shutil.copytree(folder / "export_from_tps" / "phantom_001", folder / "new_patients" / "phantom_001")
+    next((folder / "new_patients").rglob("RTSTRUCT.dcm")).unlink()
+    (folder / "patients").symlink_to("phantoms")
+    (folder / "imagesTs").symlink_to(Path("raw", "Dataset511_HeadOAR", "imagesTr"))
+    (folder / "corrected").mkdir()
+    (folder / "corrected" / "case_001.nii.gz").symlink_to(folder / "phantoms" / "phantom_001" / "label.nii.gz")
+    while not (folder / "socket").exists():
+        assert server.poll() is None, (folder / "server.log").read_text()
+        time.sleep(0.1)
+    yield space
+    server.terminate()
+    server.wait()
+
+
+def test_readme(workspace):
+    printed = workspace.type(README)
+    assert "predictions: 1 written, 0 skipped (already there), 0 failed" in printed
+    assert (workspace.folder / "report" / "report.html").is_file()
+
+
+def test_guide_from_dicom_to_rtstruct(workspace):
+    workspace.type(README)  # makes the phantoms
+    printed = workspace.type(DICOM)
+    for folder in ("contours", "contours_elsewhere"):
+        assert (workspace.folder / folder / "case_001.nii.gz").is_file()
+    assert "contours: 1 written" in printed
+
+
+def test_guide_to_training(workspace):
+    workspace.type(README)
+    workspace.type(DICOM)  # whose data set it goes on with
+    workspace.type(TRAINING)
+
+
+def test_guide_to_the_reference_study(workspace):
+    workspace.type(README)  # makes the phantoms
+    workspace.type(STUDY)
+    for name in ("crops", "modalities"):
+        assert "study: 32x96x96" in (workspace.folder / name / "report.md").read_text()
+
+
+def test_python_examples(workspace):
+    workspace.type(README)
+    workspace.run(*workspace.serve, "test_guides:examples")
+
+
+def test_what_is_not_run_is_known_to_the_parser():
+    for document in DOCUMENTS:
+        for line in commands(document):
+            if line.startswith("nnunet_ext benchmark"):
+                words = shlex.split(line, comments=True)
+                _parser().parse_args(words[1:])
+    assert {c for c in NOT_RUN if not any(line.startswith(c) for d in DOCUMENTS for line in commands(d))} == set()
+
+
+def test_both_readmes_have_the_same_code_and_link_to_each_other():
+    for language in ("bash", "python", "toml", "json"):
+        without = [[re.sub(r"\s*#.*", "", block) for block in blocks(d, language)] for d in (README, CHINESE)]
+        assert without[0] == without[1]
+    texts = [(ROOT / d).read_text(encoding="utf-8") for d in (README, CHINESE)]
+    assert CHINESE in texts[0]
+    assert f"]({README})" in texts[1]
+    headings = [re.findall(r"^(#+) ", text, flags=re.MULTILINE) for text in texts]
+    assert headings[0] == headings[1]
+
+
+def test_links_lead_somewhere():
+    for document in (*DOCUMENTS, API, CHINESE):
+        text = (ROOT / document).read_text(encoding="utf-8")
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+            assert (ROOT / document).parent.joinpath(link).exists(), f"{document}: {link}"
