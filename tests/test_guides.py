@@ -44,7 +44,7 @@ SUBSTITUTIONS = {
     r"--test phantom_020 phantom_021": "--test phantom_002",
     r"--test case_41 case_42": "--test phantom_002",
     r"(nnunet_ext convert patients .*)": r"\1 --no-n4 --no-preview",  # shown by the other conversions
-    r"-n HeadMR (.*) --register": r"-n HeadMR \1",
+    r"(nnunet_ext convert .*) --register": r"\1",  # tens of seconds a case; see test_dicom and test_registration
     r"3d_fullres_80x256x256 3d_cascade_32x128x128 (3d_cascade_32x96x96) 3d_cascade_16x64x64": r"\1",
     r"(whole|32x128x128|16x64x64)=scores/\S+ ": "",
     r" -num_gpus 2": "",
