@@ -59,7 +59,6 @@ NOT_RUN = {
     "pip install": "tests run against an installed package; test_packaging builds the wheel",
     "make demo": "minutes of training",
     "make test": "runs this",
-    "nnunet_ext hook": "changes the installation; see test_hooking",
     "nnunet_ext benchmark": "minutes of training; see test_training_benchmark and test_prediction_benchmark",
 }
 
