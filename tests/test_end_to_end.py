@@ -323,10 +323,11 @@ def test_folders_of_raw_channels_are_contoured_on_their_own_ct_grid_also_when_in
     while not masks[0].is_file() and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
-    assert (process.returncode, masks[1].exists()) == (130, False), errors
-    assert sorted(f.name for f in (tmp_path / "out").iterdir()) == ["dataset.json", masks[0].name, "predictions.json"]
-    assert "1 written, 1 skipped" in space.run(*arguments, *MODEL)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 130, errors
+    whole = [mask.name for mask in masks if mask.exists()]  # the second too, if it was being written
+    assert sorted(f.name for f in (tmp_path / "out").iterdir()) == ["dataset.json", *whole, "predictions.json"]
+    assert f"{len(masks) - len(whole)} written, {len(whole)} skipped" in space.run(*arguments, *MODEL)
     for case in TEST_CASES:
         ct = sitk.ReadImage(str(tmp_path / "in" / case / "CT.nii.gz"))
         mask = sitk.ReadImage(str(tmp_path / "out" / f"{case}.nii.gz"))
