@@ -5,7 +5,8 @@ iteration and their split to the few cases there are (`shorten`); and what a tra
 the noise that a network of one iteration draws takes minutes to show. So the commands run, and their options, files and
 exit codes are what the guides say; that anything is learned is not shown.
 
-The commands are the installed packages' console scripts, run in forks of one process (`forked_commands`).
+The commands are the installed packages' console scripts, run in forks of one process (`forked_commands`), but for
+`nnUNetv2_predict`.
 """
 
 import json
@@ -164,7 +165,9 @@ def workspace(tmp_path_factory) -> Workspace:
     space = Workspace(folder)
     (folder / "bin").mkdir()
     for name in {name for d in DOCUMENTS for name in re.findall(r"\bnnUNetv2_\w+|\bnnunet_ext\b", script(d))}:
-        lines = [f'{shlex.join([*space.serve, name])} "$@"']
+        # Not stock's predict: its workers hand over tensors, for which a fork of a fork waits for ever.
+        real = [str(Path(sys.executable).with_name(name))]
+        lines = [f'{shlex.join(real if name == "nnUNetv2_predict" else [*space.serve, name])} "$@"']
         if name in AFTERWARDS:
             lines.append(f'{shlex.join([*space.serve, AFTERWARDS[name]])} "$@"')
         (folder / "bin" / name).write_text("#!/bin/sh\nset -e\n" + "\n".join(lines) + "\n")
