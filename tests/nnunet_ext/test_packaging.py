@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 OURS = {
     "experiment_planning": {"CascadeOARPlanner", "CascadeOARPlannerSmall"},
     "preprocessing": {"CascadeOARPreprocessor"},
-    "resampling": {"resample_label_map"},
+    "resampling": {"resample_image", "resample_label_map"},
     "training": {"CascadeOARTrainer", "CascadeOARTrainerReference"},
 }
 
