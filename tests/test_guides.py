@@ -210,7 +210,7 @@ def test_guide_to_training(workspace):
     workspace.type(TRAINING)
 
 
-@pytest.mark.skipif("NNUNET_EXT_LONG_TESTS" not in os.environ, reason="ten minutes: set NNUNET_EXT_LONG_TESTS=1")
+@pytest.mark.skipif("NNUNET_EXT_LONG_TESTS" not in os.environ, reason="takes long: set NNUNET_EXT_LONG_TESTS=1")
 def test_guide_to_the_reference_study(workspace):
     workspace.type(README)  # makes the phantoms
     workspace.type(STUDY)
