@@ -110,10 +110,7 @@ def body_mask_array(volume: np.ndarray, *, spacing_mm: Sequence[float], is_ct: b
         raise ValueError(
             f"volume of shape {volume.shape} with spacing {spacing_mm} mm: three axes and sizes > 0 needed"
         )
-    factors = np.maximum(1, (COARSE_MM / spacing + 0.01).astype(int))
-    factors = np.minimum(factors, np.maximum(1, np.asarray(volume.shape) // 8))
-    coarse = _block_mean(volume, factors)
-    core_level, level = body_thresholds(coarse, is_ct=is_ct)
+    coarse, factors, (core_level, level) = _coarse(volume, spacing, is_ct)
     find = _find_ct if is_ct else _find_mr
     mask = find(coarse, core_level, level, spacing * factors)
     in_hu = is_ct and float(coarse.min()) <= -500.0
@@ -140,6 +137,37 @@ def body_mask_array(volume: np.ndarray, *, spacing_mm: Sequence[float], is_ct: b
         close = _enlarge(ndimage.binary_dilation(mask), factors, volume.shape)[box]
         result[box] = _fill_slices(_deepest(_open((volume[box] > level) & close | inner, 3.0, spacing), spacing))
     return result
+
+
+def body_extent(
+    volume: np.ndarray, *, spacing_mm: Sequence[float], is_ct: bool
+) -> tuple[tuple[int, int], ...] | None:
+    """Where the patient begins and ends along each axis, to `COARSE_MM`: many times faster than `body_mask_array`.
+
+    Args:
+        volume, spacing_mm, is_ct: As for `body_mask_array`.
+
+    Returns:
+        First voxel and one past the last, per axis of `volume`; None where no body is found.
+    """
+    spacing = np.asarray(spacing_mm, dtype=float)
+    coarse, factors, levels = _coarse(volume, spacing, is_ct)
+    found = ndimage.find_objects((_find_ct if is_ct else _find_mr)(coarse, *levels, spacing * factors).view(np.uint8))
+    if not found:
+        return None
+    return tuple(
+        (int(s.start * f), int(min(s.stop * f, n))) for s, f, n in zip(found[0], factors, volume.shape, strict=True)
+    )
+
+
+def _coarse(
+    volume: np.ndarray, spacing: np.ndarray, is_ct: bool
+) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
+    """A volume averaged to about `COARSE_MM`, the voxels averaged along each axis, and the `body_thresholds` of it."""
+    factors = np.maximum(1, (COARSE_MM / spacing + 0.01).astype(int))
+    factors = np.minimum(factors, np.maximum(1, np.asarray(volume.shape) // 8))
+    coarse = _block_mean(volume, factors)
+    return coarse, factors, body_thresholds(coarse, is_ct=is_ct)
 
 
 def body_seen_by_mr(

@@ -342,6 +342,11 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--mirror", dest="use_mirroring", action="store_true", help="average over mirrored images: slower"
     )
+    verb.add_argument(
+        "--full-precision",
+        action="store_true",
+        help="on a CPU: compute in 32 bits even where it has the faster bfloat16",
+    )
     verb.add_argument("--register", action="store_true", help="register T1 and T2 to the CT first")
     verb.add_argument(
         "--series",

@@ -61,6 +61,7 @@ def predict(
     checkpoint: str = "checkpoint_final.pth",
     device: str | None = None,
     use_mirroring: bool = False,
+    full_precision: bool = False,
     register: bool = False,
     series_file: Path | None = None,
     key_file: Path | None = None,
@@ -96,7 +97,7 @@ def predict(
         trainer, plans: `CascadeOARTrainer` and `CascadeOARPlans` if None.
         checkpoint: File name of the weights in each fold's folder.
         device: `cuda`, `cpu` or `mps`; None for the GPU if there is one.
-        use_mirroring: See `CascadePredictor`.
+        use_mirroring, full_precision: See `CascadePredictor`.
         register: Register the MR to the CT, also where the training images were not registered by `convert`.
         series_file: DICOM only: TOML file that says which series is which channel (see `dicom_cases`).
         key_file: DICOM only: the private file that says which patient each case is; `<out>.key.csv` beside `out` if None.
@@ -120,6 +121,7 @@ def predict(
         checkpoint=checkpoint,
         device=choose_device(device),
         use_mirroring=use_mirroring,
+        full_precision=full_precision,
     )
     key_file = out.resolve().with_name(f"{out.resolve().name}.key.csv") if key_file is None else Path(key_file)
     found = find_cases(

@@ -277,18 +277,32 @@ def save_untrained(*, dataset_id: int, trainer: str, plans: str, configuration: 
     import torch
     from batchgenerators.utilities.file_and_folder_operations import save_json
     from nnunetv2.run.run_training import get_trainer_from_args
+    from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 
     fold = fold if fold == "all" else int(fold)
     training = get_trainer_from_args(str(dataset_id), configuration, fold, trainer, plans, device=torch.device("cpu"))
-    training.initialize()
-    last = training.network.decoder.seg_layers[-1]
+    # Not `initialize`: it looks for preprocessed cases, which no prediction needs.
+    network = training.build_network_architecture(
+        training.plans_manager,
+        training.configuration_manager,
+        determine_num_input_channels(training.plans_manager, training.configuration_manager, training.dataset_json),
+        training.label_manager.num_segmentation_heads,
+        True,
+    )
+    last = network.decoder.seg_layers[-1]
     with torch.no_grad():
         last.weight.zero_()
         last.bias.zero_()
         last.bias[label] = 1.0
     save_json(training.plans_manager.plans, str(Path(training.output_folder_base, "plans.json")), sort_keys=False)
     save_json(training.dataset_json, str(Path(training.output_folder_base, "dataset.json")), sort_keys=False)
-    training.save_checkpoint(str(Path(training.output_folder, "checkpoint_final.pth")))
+    checkpoint = {
+        "network_weights": network.state_dict(),
+        "init_args": training.my_init_kwargs,
+        "trainer_name": trainer,
+        "inference_allowed_mirroring_axes": None,
+    }
+    torch.save(checkpoint, Path(training.output_folder, "checkpoint_final.pth"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,7 +11,7 @@ from nnunetv2.preprocessing.resampling.default_resampling import compute_new_sha
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunet_ext import roi
-from nnunet_ext.cleaning import body_mask_array
+from nnunet_ext.cleaning import body_extent
 
 #: Kept around the body: room for partial volume at the skin and for a cleaner that took a little too much.
 BODY_MARGIN_MM = 10.0
@@ -41,15 +41,15 @@ def body_box(images: Sequence[np.ndarray], *, spacing_mm: Sequence[float], chann
         Box along `(Z, Y, X)`; the whole volume where no body is found.
     """
     ct = ct_channels(channel_names)
-    mask = body_mask_array(images[ct[0] if ct else 0], spacing_mm=spacing_mm, is_ct=bool(ct))
-    if not mask.any():
-        return roi.whole(mask.shape)
-    box = []
-    for axis, spacing in enumerate(spacing_mm):
-        seen = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
-        margin = int(np.ceil(BODY_MARGIN_MM / spacing))
-        box.append((max(0, int(seen[0]) - margin), min(mask.shape[axis], int(seen[-1]) + 1 + margin)))
-    return tuple(box)
+    image = images[ct[0] if ct else 0]
+    extent = body_extent(image, spacing_mm=spacing_mm, is_ct=bool(ct))
+    if extent is None:
+        return roi.whole(image.shape)
+    margins = [int(np.ceil(BODY_MARGIN_MM / spacing)) for spacing in spacing_mm]
+    return tuple(
+        (max(0, lower - m), min(n, upper + m))
+        for (lower, upper), m, n in zip(extent, margins, image.shape, strict=True)
+    )
 
 
 def shift(box: roi.Box, origin: roi.Box) -> roi.Box:
