@@ -139,9 +139,7 @@ def body_mask_array(volume: np.ndarray, *, spacing_mm: Sequence[float], is_ct: b
     return result
 
 
-def body_extent(
-    volume: np.ndarray, *, spacing_mm: Sequence[float], is_ct: bool
-) -> tuple[tuple[int, int], ...] | None:
+def body_extent(volume: np.ndarray, *, spacing_mm: Sequence[float], is_ct: bool) -> tuple[tuple[int, int], ...] | None:
     """Where the patient begins and ends along each axis, to `COARSE_MM`: many times faster than `body_mask_array`.
 
     Args:
@@ -160,9 +158,7 @@ def body_extent(
     )
 
 
-def _coarse(
-    volume: np.ndarray, spacing: np.ndarray, is_ct: bool
-) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
+def _coarse(volume: np.ndarray, spacing: np.ndarray, is_ct: bool) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
     """A volume averaged to about `COARSE_MM`, the voxels averaged along each axis, and the `body_thresholds` of it."""
     factors = np.maximum(1, (COARSE_MM / spacing + 0.01).astype(int))
     factors = np.minimum(factors, np.maximum(1, np.asarray(volume.shape) // 8))

@@ -178,7 +178,7 @@ def _metric_table(
         )
         if any(test.p is not None for test in tests.values()):
             note += (
-                f" *: differs from {next(iter(compared))}, p < {SIGNIFICANT:g} (Wilcoxon signed-rank, Holm-corrected)."
+                f" †: differs from {next(iter(compared))}, p < {SIGNIFICANT:g} (Wilcoxon signed-rank, Holm-corrected)."
             )
     if published:
         note += " study: published values, of other patients; not ranked, not tested."
@@ -295,7 +295,7 @@ def to_markdown(table: Table) -> str:
 
 
 def to_latex(table: Table) -> str:
-    r"""A `table` for a paper, with booktabs rules; needs `\usepackage{booktabs}`."""
+    r"""A `table` for a paper, with booktabs rules; needs `\usepackage{booktabs,graphicx}`; shrunk if wider than the page."""
 
     def cell(found: Cell) -> str:
         text = to_latex_text(found.text)
@@ -304,18 +304,19 @@ def to_latex(table: Table) -> str:
     lines = [[to_latex_text(head) for head in table.header], *([cell(c) for c in row] for row in table.rows)]
     head, *body = [" & ".join(line) + r" \\" for line in lines]
     body_text = "\n".join(body)
-    return rf"""% \usepackage{{booktabs}}
+    return rf"""% \usepackage{{booktabs,graphicx}}
 \begin{{table}}
 \centering
 \caption{{{to_latex_text(table.title)}. {to_latex_text(table.note)}}}
 \label{{tab:{table.name}}}
+\resizebox{{\ifdim\width>\linewidth\linewidth\else\width\fi}}{{!}}{{%
 \begin{{tabular}}{{l{"c" * (len(table.header) - 1)}}}
 \toprule
 {head}
 \midrule
 {body_text}
 \bottomrule
-\end{{tabular}}
+\end{{tabular}}}}
 \end{{table}}
 """
 

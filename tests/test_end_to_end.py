@@ -286,7 +286,7 @@ def test_one_process_predicts_what_the_two_commands_predict(space, segmenter, tm
     predict_stage(space, "3d_cascade_fullres", tmp_path / "two", "-prev_stage_predictions", str(tmp_path / "located"))
     images = space.raw / DATASET / "imagesTs"
     one = ["nnunet_ext", "predict", "-d", "601", "-i", str(images), "-o", str(tmp_path / "one"), "-f", "0", *MODEL]
-    space.run(*one)
+    space.run(*one, "--full-precision")
     records = json.loads((tmp_path / "one" / "predictions.json").read_text())["cases"]
     for case in TEST_CASES:
         a, b = (

@@ -95,7 +95,7 @@ def stages(cascade_plans, monkeypatch) -> SimpleNamespace:
 
 @pytest.fixture
 def predictor(stages) -> CascadePredictor:
-    return CascadePredictor(Path("T__P__3d_cascade_fullres"), device=torch.device("cpu"))
+    return CascadePredictor(Path("T__P__3d_cascade_fullres"), device=torch.device("cpu"), full_precision=True)
 
 
 def in_ras(mask: sitk.Image) -> np.ndarray:

@@ -24,7 +24,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ext import cascade_predictor, roi
-from nnunet_ext.cascade_predictor import CascadePredictor, checkpoint_files, load_stage
+from nnunet_ext.cascade_predictor import CascadePredictor, checkpoint_files, has_bfloat16, load_stage
 from nnunet_ext.cli import main
 from nnunet_ext.dicom_series import find_series, read_series
 from nnunet_ext.dicom_writer import Study, write_series
@@ -248,6 +248,31 @@ def test_mirrored_logits_are_flipped_back_with_left_and_right_exchanged(predicto
     torch.testing.assert_close(predictor._logits(Network(), data), (plain + mirrored) / 2)
 
 
+# ------------------------------------------------------------------------------------------------ precision
+
+
+@pytest.mark.parametrize(
+    ("native", "full", "precision"),
+    [(True, False, "bfloat16"), (True, True, "float32"), (False, False, "float32")],
+)
+def test_networks_compute_in_bfloat16_where_the_processor_does_unless_told_not_to(
+    stages, monkeypatch, native, full, precision
+):
+    monkeypatch.setattr("nnunet_ext.cascade_predictor.has_bfloat16", lambda: native)
+    predictor = CascadePredictor(Path("T__P__3d_cascade_fullres"), device=torch.device("cpu"), full_precision=full)
+    seen = []
+    for stage in (stages.localizer, stages.segmenter):
+        inner = stage.predict_logits_from_preprocessed_data
+        stage.predict_logits_from_preprocessed_data = lambda data, inner=inner: (
+            seen.append(torch.zeros(1, 1) @ torch.zeros(1, 1)) or inner(data).to(seen[-1].dtype)
+        )
+    result = predictor.predict_array(np.stack(channels()), {"spacing": list(SPACING_MM)})
+    assert {str(product.dtype) for product in seen} == {f"torch.{precision}"}
+    assert len(seen) == 2
+    assert result.precision == precision
+    np.testing.assert_array_equal(result.label_map, label_map())
+
+
 # ------------------------------------------------------------------------------------------------ the plan's recipe
 
 
@@ -362,6 +387,7 @@ def test_a_folder_of_cases_becomes_masks_labels_and_a_manifest(run, tmp_path):
         "regrown": False,
         "missing": [],
         "channels": ["CT", "T1"],
+        "precision": "bfloat16" if has_bfloat16() else "float32",
         "notes": [],
         "warnings": [],
     }

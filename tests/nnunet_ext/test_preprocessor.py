@@ -123,9 +123,9 @@ def test_the_body_is_looked_for_in_the_ct_or_else_in_the_first_mr(monkeypatch, c
 
     def find(volume, *, spacing_mm, is_ct):
         seen.append((float(volume.flat[0]), is_ct))
-        return np.ones(volume.shape, bool)
+        return tuple((0, n) for n in volume.shape)
 
-    monkeypatch.setattr(preprocessor, "body_mask_array", find)
+    monkeypatch.setattr(preprocessor, "body_extent", find)
     volumes = np.stack([np.full((5, 7, 11), i, np.float32) for i in range(len(channels))])
     body_box(volumes, spacing_mm=SPACING_MM, channel_names={str(i): c for i, c in enumerate(channels)})
     assert seen == [(used, is_ct)]

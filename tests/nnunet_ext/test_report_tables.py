@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -130,7 +132,20 @@ def test_latex_has_booktabs_rules_and_no_stray_commands():
     assert r"\caption{DSC, \%. p $<$ 0.05 \#1}" in lines
     assert [line for line in lines if line.endswith("rule")] == [r"\toprule", r"\midrule", r"\bottomrule"]
     assert r"\begin{tabular}{lc}" in lines
+    assert r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%" in lines
     assert to_latex_text(r"a\b{c}~^") == r"a\textbackslash{}b\{c\}\textasciitilde{}\textasciicircum{}"
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="LaTeX is not installed")
+def test_a_table_wider_than_the_page_compiles_and_is_shrunk_to_it(tmp_path):
+    row = (Cell("Eye_L"), *(Cell("78.46 +- 6.23 †", best=i == 3) for i in range(12)))
+    table = Table("wide", "DSC, %", ("organ", *(f"experiment_{i} & more" for i in range(12))), (row,), "p < 0.05 #1")
+    text = "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}" + to_latex(table)
+    (tmp_path / "paper.tex").write_text(text + "\\end{document}")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "Overfull" not in done.stdout
 
 
 def test_markdown_marks_the_best_and_escapes_bars():
