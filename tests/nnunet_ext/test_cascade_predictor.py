@@ -122,7 +122,8 @@ def test_the_steps_one_by_one_write_what_the_whole_writes(predictor, tmp_path):
     np.testing.assert_array_equal(in_ras(mask), label_map())
     assert [f.name for f in (tmp_path / "new").iterdir()] == ["head.nii.gz"]
     np.testing.assert_array_equal(predictor.segment(prepared).label_map, prediction.label_map)  # nothing was changed
-    assert set(prediction.record()) == {"box", "fallback_whole_volume", "regrown", "missing", "channels", "warnings"}
+    about = {"box", "fallback_whole_volume", "regrown", "missing", "channels", "precision", "warnings"}
+    assert set(prediction.record()) == about
 
 
 def test_the_box_is_that_of_the_localizers_whole_export(predictor, stages):
