@@ -233,7 +233,6 @@ class _Run:
 
     def begin(self, *, overwrite: bool, register: bool) -> None:
         """Write what is known before the first case; refuse to mix with the predictions of another model."""
-        write_json(self.predictor.dataset_json, self.out / "dataset.json")
         header = {
             "versions": {
                 "nnunet_ext": nnunet_ext.__version__,
@@ -255,6 +254,7 @@ class _Run:
                     f"{self.out} holds {len(kept)} cases that were predicted with another {', '.join(other)}; write to "
                     "another folder, or predict them again with --overwrite"
                 )
+            write_json(self.predictor.dataset_json, self.out / "dataset.json")
             write_json({**header, "cases": manifest["cases"]}, self.out / MANIFEST)
 
     def record(self, case: str, record: Mapping | None) -> None:
