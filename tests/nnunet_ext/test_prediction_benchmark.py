@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,10 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from nnunet_ext.cascade_predictor import load_stage
 from nnunet_ext.demo import Demo
 from nnunet_ext.prediction_benchmark import (
     OURS,
+    _untrained_apart,
     add_up,
     benchmark_predict,
     link_cases,
@@ -106,3 +110,23 @@ def test_a_data_set_without_plans_is_named_before_anything_runs(tmp_path, monkey
         monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
     with pytest.raises(ValueError, match=r"no CascadeOARPlans\.json for data set 77"):
         benchmark_predict(77, out=tmp_path / "out")
+
+
+def test_an_untrained_model_needs_a_plan_and_no_preprocessed_case(tmp_path, cascade_plans):
+    demo = Demo(tmp_path)
+    planned = Path(demo.environment["nnUNet_preprocessed"], "Dataset501_Test")
+    planned.mkdir(parents=True)
+    (planned / "CascadeOARPlans.json").write_text(json.dumps(cascade_plans()))
+    dataset = {
+        "channel_names": {"0": "CT", "1": "T1", "2": "T2"},
+        "labels": {"background": 0, "Eye_L": 1, "Eye_R": 2},
+        "file_ending": ".nii.gz",
+        "numTraining": 1,
+    }
+    (planned / "dataset.json").write_text(json.dumps(dataset))
+    options = {"dataset_id": 501, "trainer": "CascadeOARTrainer", "plans": "CascadeOARPlans", "fold": "0", "label": 1}
+    _untrained_apart(demo, {**options, "configuration": "3d_lowres"}, str(tmp_path / "models"))
+    model = tmp_path / "models" / "Dataset501_Test" / "CascadeOARTrainer__CascadeOARPlans__3d_lowres"
+    stage = load_stage(model, folds=[0], checkpoint="checkpoint_final.pth", device=torch.device("cpu"))
+    logits = stage.predict_logits_from_preprocessed_data(torch.randn(3, 16, 16, 16))
+    assert (logits.argmax(0) == 1).all()
