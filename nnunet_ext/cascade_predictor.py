@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -455,23 +455,36 @@ def load_stage(
     trainer_name = checkpoints[0]["trainer_name"]
     configuration = plans.get_configuration(checkpoints[0]["init_args"]["configuration"])
     check_architecture(configuration)
-    with torch.device("meta"):  # no time for initial weights: the trained ones replace them
-        network = recursive_find_trainer_class_by_name(trainer_name).build_network_architecture(
+    trainer = recursive_find_trainer_class_by_name(trainer_name)
+    network = without_initial_weights(
+        lambda: trainer.build_network_architecture(
             plans,
             configuration,
             determine_num_input_channels(plans, configuration, dataset_json),
             plans.get_label_manager(dataset_json).num_segmentation_heads,
             enable_deep_supervision=False,
         )
+    )
     weights = [c["network_weights"] for c in checkpoints]
     for file, state in zip(files, weights, strict=True):
         if difference := different_weights(network.state_dict(), state):
             raise ValueError(f"{file} holds the weights of another network than its plans.json: {difference}.")
     with contextlib.redirect_stdout(None):  # it prints that a CPU is no GPU
         predictor = nnUNetPredictor(use_mirroring=False, device=device, allow_tqdm=False, verbose=False)
-    network.to_empty(device="cpu")
     predictor.manual_initialization(network, plans, configuration, weights, dataset_json, trainer_name, None)
     return predictor
+
+
+def without_initial_weights(build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
+    """A network whose values are still to be loaded, without the second that initial ones take.
+
+    Where it holds values that no checkpoint does (rotary position embeddings), it is built as usual.
+    """
+    with torch.device("meta"):
+        network = build()
+    if {name for name, _ in network.named_buffers()} <= network.state_dict().keys():
+        return network.to_empty(device="cpu")
+    return build()
 
 
 def checkpoint_files(folder: Path, folds: Sequence[int | str] | None, checkpoint: str) -> list[Path]:
@@ -495,7 +508,7 @@ def checkpoint_files(folder: Path, folds: Sequence[int | str] | None, checkpoint
 
 
 def has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 numbers by itself; emulated they are slower than 32 bits."""
+    """Whether the processor multiplies bfloat16 numbers by itself, not by emulation."""
     if not hasattr(torch.cpu, "get_capabilities"):  # of an older torch
         return False
     return any(torch.cpu.get_capabilities().get(name, False) for name in ("avx512_bf16", "amx_bf16"))

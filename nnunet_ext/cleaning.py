@@ -106,10 +106,6 @@ def body_mask_array(volume: np.ndarray, *, spacing_mm: Sequence[float], is_ct: b
     the head's box. A mask that lies on the skin comes off by its mass, see `_without_sheet`; that needs HU.
     """
     spacing = np.asarray(spacing_mm, dtype=float)
-    if volume.ndim != 3 or spacing.shape != (3,) or not np.all(spacing > 0):
-        raise ValueError(
-            f"volume of shape {volume.shape} with spacing {spacing_mm} mm: three axes and sizes > 0 needed"
-        )
     coarse, factors, (core_level, level) = _coarse(volume, spacing, is_ct)
     find = _find_ct if is_ct else _find_mr
     mask = find(coarse, core_level, level, spacing * factors)
@@ -160,6 +156,10 @@ def body_extent(volume: np.ndarray, *, spacing_mm: Sequence[float], is_ct: bool)
 
 def _coarse(volume: np.ndarray, spacing: np.ndarray, is_ct: bool) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
     """A volume averaged to about `COARSE_MM`, the voxels averaged along each axis, and the `body_thresholds` of it."""
+    if volume.ndim != 3 or spacing.shape != (3,) or not np.all(spacing > 0):
+        raise ValueError(
+            f"volume of shape {volume.shape} with spacing {spacing.tolist()} mm: three axes and sizes > 0 needed"
+        )
     factors = np.maximum(1, (COARSE_MM / spacing + 0.01).astype(int))
     factors = np.minimum(factors, np.maximum(1, np.asarray(volume.shape) // 8))
     coarse = _block_mean(volume, factors)
