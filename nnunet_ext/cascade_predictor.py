@@ -339,7 +339,9 @@ class CascadePredictor:
                     f"{channel} and {present[0]} lie on different grids: {grid_difference(image, read[present[0]])}. "
                     "Convert the case with nnunet_ext convert, or give it as a folder with one image per channel."
                 )
-        read = {c: sitk.DICOMOrient(image, self.orientation) for c, image in read.items()}
+        del images  # so that each image is freed as soon as it is turned
+        for channel in present:
+            read[channel] = sitk.DICOMOrient(read.pop(channel), self.orientation)
         first = read[present[0]]
         blank = np.broadcast_to(np.float32(0), first.GetSize()[::-1])
         arrays = [sitk.GetArrayViewFromImage(read[c]) if c in read else blank for c in self.channels]
@@ -469,6 +471,8 @@ def load_stage(
     for file, state in zip(files, weights, strict=True):
         if difference := different_weights(network.state_dict(), state):
             raise ValueError(f"{file} holds the weights of another network than its plans.json: {difference}.")
+    if len(weights) == 1:  # the network's values are the checkpoint's, not a copy of them
+        network.load_state_dict(weights[0], assign=True)
     with contextlib.redirect_stdout(None):  # it prints that a CPU is no GPU
         predictor = nnUNetPredictor(use_mirroring=False, device=device, allow_tqdm=False, verbose=False)
     predictor.manual_initialization(network, plans, configuration, weights, dataset_json, trainer_name, None)

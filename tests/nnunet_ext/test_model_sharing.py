@@ -89,6 +89,31 @@ def test_a_model_loads_and_predicts_as_the_network_it_was(model):
     )
 
 
+def test_one_folds_weights_are_in_memory_once_and_stay_as_the_file_has_them(model):
+    stage, before = load(model), model.file.read_bytes()
+    (weights,) = stage.list_of_parameters
+    assert all(value.data_ptr() == weights[name].data_ptr() for name, value in stage.network.state_dict().items())
+    first = stage.predict_logits_from_preprocessed_data(torch.ones(1, 16, 16, 16))
+    assert torch.equal(stage.predict_logits_from_preprocessed_data(torch.ones(1, 16, 16, 16)), first)
+    assert model.file.read_bytes() == before
+
+
+def test_folds_are_averaged_without_one_taking_the_place_of_another(model):
+    data = torch.randn(1, 16, 16, 16)
+    expected = load(model).predict_logits_from_preprocessed_data(data)
+    second = {name: value * 1.5 for name, value in model.content["network_weights"].items()}
+    other = model.folder / "fold_1" / model.file.name
+    other.parent.mkdir()
+    torch.save({**model.content, "network_weights": second}, other)
+    stage = load(model)
+    mean = stage.predict_logits_from_preprocessed_data(data).float()
+    assert torch.equal(stage.predict_logits_from_preprocessed_data(data).float(), mean)
+    assert all(torch.equal(stage.list_of_parameters[1][name], value) for name, value in second.items())
+    model.file.unlink()
+    both = expected.float() + load(model).predict_logits_from_preprocessed_data(data).float()
+    torch.testing.assert_close(mean, both / 2, atol=5e-3, rtol=5e-3)
+
+
 @pytest.mark.parametrize("key", ["logging", "optimizer_state", "network_weights"])
 def test_code_in_a_checkpoint_does_not_run(model, tmp_path, key):
     trace = tmp_path / "was_here"
