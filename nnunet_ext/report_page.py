@@ -31,6 +31,7 @@ from nnunet_ext.evaluation_summary import EvaluationSummary
 from nnunet_ext.labels import chinese_name
 from nnunet_ext.overlays import colours
 from nnunet_ext.report_content import Experiment, Report, Table
+from nnunet_ext.report_messages import in_chinese
 from nnunet_ext.report_volumes import LabelMap, pack_case
 
 logger = logging.getLogger(__name__)
@@ -102,6 +103,7 @@ def write_report_page(
         "remarks": [without_paths(text) for text in report.remarks],
         "thresholds": {"low": LOW_DSC_PERCENT, "gap": OUTLIER_GAP_PERCENT, "far": FAR_HD95_MM},
     }
+    content["chinese"] = {text: chinese for text in _texts(content) if (chinese := in_chinese(text))}
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
@@ -313,6 +315,20 @@ def _pictures(report: Report) -> list[dict]:
         text = base64.b64encode((report.out / file).read_bytes()).decode()
         pictures.append({"title": picture.title, "kind": picture.kind, "source": f"data:image/{kind};base64,{text}"})
     return pictures
+
+
+def _texts(content: Mapping) -> set[str]:
+    """All sentences and heads that stand in the content in English."""
+    texts = {*content["remarks"], *(picture["title"] for picture in content["pictures"])}
+    texts.update(line for e in content["experiments"] for case in e["cases"] for line in case["warnings"])
+    for table in content["tables"]:
+        texts |= {
+            table["title"],
+            table["note"],
+            *table["header"],
+            *(cell["text"] for row in table["rows"] for cell in row),
+        }
+    return texts
 
 
 def _statistics(statistics: Mapping[str, float]) -> dict:

@@ -36,6 +36,9 @@ function organName(name) {
   return language === "zh" && organ.chinese ? organ.chinese : name;
 }
 
+// A sentence of the content in the current language, as far as it is known in it.
+const said = (text) => (language === "zh" ? (REPORT.chinese[text] ?? text) : text);
+
 function organNames(names) {
   return names.map(organName).join(language === "zh" ? "、" : ", ");
 }
@@ -80,7 +83,7 @@ function renderOverview() {
   $("cases").replaceChildren(caseTable());
   renderComparison();
   $("remarks").hidden = !REPORT.remarks.length;
-  $("remarks").querySelector("ul").replaceChildren(...REPORT.remarks.map((text) => h("li", {}, text)));
+  $("remarks").querySelector("ul").replaceChildren(...REPORT.remarks.map((text) => h("li", {}, said(text))));
   const keys = experiment.has_scores ? ["order", "low", "dsc", "hd95", "surface_dice"] : [];
   $("definitions").replaceChildren(
     ...[...keys, "view", "private"].map((key) => h("li", {}, t(`method_${key}`, REPORT.thresholds))),
@@ -153,7 +156,7 @@ function caseTable() {
   const rows = experiment.cases.map((c) => {
     const open = h("button.link", { type: "button", onclick: () => goToCase(c.name) }, c.name);
     const chips = c.reasons.map((reason) => h(`span.chip.${reason.kind}`, {}, reasonText(reason)));
-    const lines = c.warnings.map((text) => h("small", {}, text));
+    const lines = c.warnings.map((text) => h("small", {}, said(text)));
     const why = chips.length ? [...chips, ...lines] : [h("span.hint", {}, t("nothing"))];
     const row = h("tr", { onclick: () => goToCase(c.name) }, h("th", {}, open), h("td.why", {}, ...why));
     if (experiment.has_scores) row.append(...REPORT.organs.map((organ) => scoreCell(c, organ)));
@@ -175,11 +178,11 @@ function renderComparison() {
   $("comparison").hidden = !REPORT.tables.length && !REPORT.pictures.length;
   $("tables").replaceChildren(
     ...REPORT.tables.map((table) => {
-      const cell = ({ text, best }, i) => h(i ? "td.number" : "th", {}, best ? h("b", {}, text) : text);
+      const cell = ({ text, best }, i) => h(i ? "td.number" : "th", {}, best ? h("b", {}, said(text)) : said(text));
       const body = table.rows.map((row) => h("tr", {}, ...row.map(cell)));
-      const head = h("tr", {}, ...table.header.map((text, i) => h(i ? "th.number" : "th", {}, text)));
+      const head = h("tr", {}, ...table.header.map((text, i) => h(i ? "th.number" : "th", {}, said(text))));
       const content = h("table", {}, h("thead", {}, head), h("tbody", {}, ...body));
-      return h("figure", {}, h("figcaption", {}, table.title), content, h("p.hint", {}, table.note));
+      return h("figure", {}, h("figcaption", {}, said(table.title)), content, h("p.hint", {}, said(table.note)));
     }),
   );
   const kinds = [...new Set(REPORT.pictures.map(({ kind }) => kind))];
@@ -188,7 +191,7 @@ function renderComparison() {
       const pictures = REPORT.pictures.filter((picture) => picture.kind === kind);
       const summary = h("summary", {}, `${t(`pictures_${kind}`)} (${pictures.length})`);
       const figures = pictures.map(({ title, source }) =>
-        h("figure", {}, h("figcaption", {}, title), h("img", { src: source, alt: title, loading: "lazy" })),
+        h("figure", {}, h("figcaption", {}, said(title)), h("img", { src: source, alt: said(title), loading: "lazy" })),
       );
       return h(`details.${kind}`, kind === "box" ? { open: "" } : {}, summary, ...figures);
     }),

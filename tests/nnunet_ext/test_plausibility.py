@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from nnunet_ext.plausibility import FEWEST_CASES, FLAGGED_SHARE, PlausibleRanges, fit_ranges, implausible
+from nnunet_ext.report_messages import in_chinese
 from nnunet_ext.roi import OrganExtent, organ_extents
 
 VOXEL_ML = 0.001
@@ -86,7 +87,9 @@ def test_a_usual_case_raises_no_alarm_and_each_mishap_its_own(n):
     ranges = fit(training(n), LABELS)
 
     def lines(changed: dict[int, OrganExtent]) -> list[str]:
-        return implausible({**USUAL, **changed}, ranges, LABELS)
+        found = implausible({**USUAL, **changed}, ranges, LABELS)
+        assert not [line for line in found if in_chinese(line) is None], "the report has it in Chinese, too"
+        return found
 
     assert lines({}) == []
     swapped = lines({2: USUAL[4], 4: USUAL[2]})
@@ -109,6 +112,7 @@ def test_halves_of_a_pair_that_differ_are_said_where_each_alone_is_usual():
     ranges = fit(cases, LABELS)
     (line,) = implausible({**USUAL, 2: resized(USUAL[2], 0.6)}, ranges, LABELS)
     assert line.startswith("Gland_L measures 0.525 times what Gland_R measures, usual are ")
+    assert in_chinese(line).startswith("Gland_L的体积是Gland_R的 0.525 倍")
 
 
 def test_organs_that_are_not_there_are_not_compared():

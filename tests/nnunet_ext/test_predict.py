@@ -32,6 +32,7 @@ from nnunet_ext.image_io import read_image
 from nnunet_ext.labels import LEFT_OUT_KEY
 from nnunet_ext.plausibility import PLANS_KEY, fit_ranges
 from nnunet_ext.predict import model_sha256, predict
+from nnunet_ext.report_messages import in_chinese
 from nnunet_ext.rtstruct import rasterise, read_rtstruct
 from nnunet_ext.rtstruct_writer import write_rtstruct
 
@@ -227,6 +228,19 @@ def test_a_mislocated_organ_is_named_and_ignored(predictor, stages):
         "no voxel of OpticChiasm",
     ]
     assert (result.label_map[label_map() == EYE_L] == EYE_L).all()
+
+
+def test_every_warning_of_a_case_can_be_read_in_chinese(predictor, stages):
+    longer, longest = ({**ORGANS, CHIASM: np.s_[14:16, y:25, 20:27]} for y in (18, 11))
+    nape = {**ORGANS, CHIASM: np.s_[8:10, 12:14, 20:24]}
+    said = set()
+    for seen, organs in ((set(), ORGANS), (set(ORGANS), longer), (set(ORGANS), longest), (set(ORGANS), nape)):
+        stages.localizer.sees = seen
+        stages.segmenter.sees = {EYE_L, EYE_R} if organs is nape else set(ORGANS)
+        said |= set(predictor.predict_array(np.stack(channels(organs)), {"spacing": list(SPACING_MM)}).warnings)
+    assert len(said) == 5
+    assert not [line for line in said if in_chinese(line) is None]
+    assert in_chinese("no voxel of Eye_L, OpticChiasm") == "没有任何体素属于左眼球、视交叉"
 
 
 # ------------------------------------------------------------------------------------------------ mirroring

@@ -12,8 +12,10 @@ import SimpleITK as sitk
 from matplotlib.image import imread
 
 from nnunet_ext.evaluation import evaluate
+from nnunet_ext.reference_study import SYSTEMS
 from nnunet_ext.report import report
 from nnunet_ext.report_figures import draw_box_plots, draw_training_curves
+from nnunet_ext.report_messages import in_chinese
 from nnunet_ext.training_curves import TrainingCurve
 
 SHAPE, SPACING_MM = (9, 24, 32), (3.0, 0.8, 0.7)
@@ -88,6 +90,20 @@ def test_report_holds_tables_in_both_forms_and_figures_in_both_forms(compared):
     page = (compared.out / "report.md").read_text()
     assert "| OpticChiasm |" in page
     assert f"![{compared.pictures[0].title}]({compared.pictures[0].png})" in page
+
+
+@pytest.mark.parametrize("study", [False, True])
+def test_what_the_report_says_it_can_say_in_chinese(data, tmp_path, study):
+    found = run(data, tmp_path, "good", "poor", reference_study=study, cases=CASES[:1])
+    names = {"good", "poor", *(system.name for system in SYSTEMS)}
+    texts = {text for t in found.tables for text in (t.title, t.note, *t.header)} - names
+    texts |= {row[0].text for t in found.tables if t.name == "dsc_percent" for row in t.rows}
+    texts |= {p.title for p in found.pictures if p.kind in ("box", "curves")}
+    heads = {"DSC %", "HD95 mm"}
+    assert not sorted(text for text in texts - heads if in_chinese(text) is None)
+    assert in_chinese("Paired comparison with good: Dice similarity coefficient (DSC), %") == (
+        "与 good 的配对比较：Dice 相似系数（DSC），%"
+    )
 
 
 def test_scores_in_the_tables_are_those_of_the_evaluations(compared):

@@ -24,6 +24,7 @@ from nnunet_ext.report_screenshots import Browser, find_browser
 
 LABELS = {"Eye_L": 1, "Eye_R": 2, "OpticChiasm": 3}
 SHAPE, SPACING_MM = (12, 44, 52), (3.0, 1.2, 1.1)  # Z, Y, X
+LOST = "the localizer found no organ: the whole body was segmented instead of the ROI"
 ASSETS = resources.files("nnunet_ext") / "report_assets"
 
 
@@ -66,7 +67,7 @@ def study(tmp_path_factory) -> Path:
     manifest = {
         "case_a": {"warnings": []},
         "case_b": {"missing": ["Eye_L"], "warnings": [f"T1 came from {folder}/imagesTs/case_b_0001.nii.gz, odd"]},
-        "case_c": {"fallback_whole_volume": True, "warnings": ["the localizer found no organ"]},
+        "case_c": {"fallback_whole_volume": True, "warnings": [LOST]},
     }
     (folder / "predictions" / "predictions.json").write_text(json.dumps({"cases": manifest}))
     return folder
@@ -396,6 +397,8 @@ def test_language_switches_and_is_remembered(browser, page):
     browser.evaluate("location.hash = ''")
     browser.evaluate("document.getElementById('language').click()")
     assert "左眼球" in browser.evaluate("document.getElementById('overview').innerText")
+    assert "定位网络未找到任何器官" in browser.evaluate("document.getElementById('cases').innerText")
+    assert "器官" in browser.evaluate("document.getElementById('tables').innerText")
     browser.open(page)
     assert browser.evaluate("language") == "zh"
     browser.evaluate("document.getElementById('language').click()")
