@@ -24,7 +24,7 @@ class SparseSpatialTransform(SpatialTransform):
     """Rotation and scaling of an image and of a label map that is nearly all background, on the image's device.
 
     The label is the one with the largest linearly interpolated share, as in the base class, which samples every label at
-    every voxel; here that is done only at the voxels some label reaches. Two differences: outside the label map is
+    every voxel; here that is done only at the voxels some label can reach. Two differences: outside the label map is
     background, not -1 (nnU-Net's next transform for the label map does that anyway), and on a tie, which a rotated grid
     hardly has, the smaller label wins.
     """
@@ -46,28 +46,45 @@ class SparseSpatialTransform(SpatialTransform):
 
     def _apply_to_segmentation(self, segmentation: torch.Tensor, **params) -> torch.Tensor:
         grid = params["grid"]
-        if grid is None:
+        if grid is None or self.align_corners:
             return super()._apply_to_segmentation(segmentation, **params)
         sampled = torch.zeros(
             (len(segmentation), *grid.shape[:-1]), dtype=segmentation.dtype, device=segmentation.device
         )
         for label_map, result in zip(segmentation, sampled, strict=True):
-            labels = [value for value in torch.unique(label_map).tolist() if value > 0]
-            reached = self._sample((label_map > 0)[None], grid)[0] > 0
-            points = grid[reached].reshape(*[1] * (grid.ndim - 2), -1, grid.shape[-1])
-            if not labels or points.numel() == 0:
-                continue
-            organs = self._sample(torch.stack([label_map == value for value in labels]), points)
-            organs = organs.reshape(len(labels), -1)
-            scores = torch.cat([1 - organs.sum(0, keepdim=True), organs])
-            values = torch.tensor([0, *labels], dtype=sampled.dtype, device=sampled.device)
-            result[reached] = values[scores.argmax(0)]
+            where = (label_map > 0).nonzero()
+            if len(where):
+                self._sample_organs(label_map, where.amin(0), where.amax(0) + 1, grid, result)
         return sampled
 
-    def _sample(self, masks: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
-        return grid_sample(
-            masks[None].float(), grid[None], mode="bilinear", padding_mode="zeros", align_corners=self.align_corners
-        )[0]
+    @staticmethod
+    def _sample_organs(
+        label_map: torch.Tensor, lower: torch.Tensor, upper: torch.Tensor, grid: torch.Tensor, result: torch.Tensor
+    ) -> None:
+        """Fill `result` where the grid comes within a voxel of the box that holds all organs; the box ends before `upper`.
+
+        Only the box is sampled: beyond it all is background, which is what `grid_sample` takes to be around a volume.
+        """
+        near = label_map[tuple(slice(a, b) for a, b in zip(lower.tolist(), upper.tolist(), strict=True))]
+        labels = torch.unique(near[near > 0])
+        # The grid counts from -1 to 1 between the outer faces of a volume, last axis first.
+        whole, first, size = (
+            torch.as_tensor(n, device=grid.device).flip(0) for n in (label_map.shape, lower, upper - lower)
+        )
+        start, end = ((2 * at + 1) / whole - 1 for at in (first - 1, first + size))
+        reached = ((grid > start) & (grid < end)).all(-1)
+        points = ((grid[reached] + 1) * whole - 2 * first) / size - 1
+        if not len(points):
+            return
+        organs = grid_sample(
+            torch.stack([near == value for value in labels])[None].float(),
+            points.reshape(1, *[1] * (near.ndim - 1), -1, near.ndim),
+            mode="bilinear",
+            padding_mode="zeros",
+            align_corners=False,
+        ).reshape(len(labels), -1)
+        scores = torch.cat([1 - organs.sum(0, keepdim=True), organs])
+        result[reached] = torch.cat([labels.new_zeros(1), labels])[scores.argmax(0)]
 
 
 class ImageDeviceBlurTransform(GaussianBlurTransform):

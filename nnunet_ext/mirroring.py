@@ -9,11 +9,15 @@ from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
 
 
 def swap_labels(label_map: torch.Tensor, pairs: Sequence[tuple[int, int]]) -> torch.Tensor:
-    """Label map of any shape with the two labels of every pair exchanged; the input is left as it is."""
-    swapped = label_map.clone()
+    """Label map of any shape with the two labels, both above 0, of every pair exchanged; the input is left as it is."""
+    organs = label_map > 0  # few voxels: the comparisons below take no time
+    labels = label_map[organs]
+    exchanged = labels.clone()
     for left, right in pairs:
-        swapped[label_map == left] = right
-        swapped[label_map == right] = left
+        exchanged[labels == left] = right
+        exchanged[labels == right] = left
+    swapped = label_map.clone()
+    swapped[organs] = exchanged
     return swapped
 
 

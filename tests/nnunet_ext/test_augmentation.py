@@ -37,11 +37,12 @@ OPTIONS = {
 
 
 def sample() -> dict[str, torch.Tensor]:
-    """Random image, and a label map in which organs touch each other and the border."""
+    """Random image, and a label map in which organs touch each other and the border, one a single voxel."""
     seg = torch.zeros(1, *SHAPE, dtype=torch.int16)
     seg[0, 2:7, 4:9, 5:11] = 1
     seg[0, 4:9, 9:13, 8:14] = 2
     seg[0, 9:, 14:, 20:] = 5
+    seg[0, 10, 3, 17] = 3
     seg[0, :2, :3, :4] = -1
     return {"image": torch.rand(2, *SHAPE), "segmentation": seg}
 
@@ -67,7 +68,7 @@ def test_rotated_and_scaled_samples_are_those_of_nnunets_transform():
         torch.testing.assert_close(results[1]["image"], results[0]["image"], atol=1e-4, rtol=0)
         assert results[1]["segmentation"].dtype == torch.int16
         differing += int((results[1]["segmentation"] != results[0]["segmentation"]).sum())
-        assert set(results[1]["segmentation"].unique().tolist()) <= {0, 1, 2, 5}
+        assert set(results[1]["segmentation"].unique().tolist()) <= {0, 1, 2, 3, 5}
     # nnU-Net rounds the shares to float16, so a voxel on the border between two labels may fall to either.
     assert differing <= 12 * np.prod(PATCH) * 1e-3
 
