@@ -308,16 +308,12 @@ def _predict_stock(study: Study, out: Path, trainer) -> None:
 
 
 def _predict(study: Study, out: Path, model: Path) -> None:
-    import torch
+    """Contours of the hold-out cases by the model and the localizer in the folder beside it."""
+    from nnunet_ext.predict import predict
 
-    from nnunet_ext.cascade_predictor import CascadePredictor
-    from nnunet_ext.predict import find_cases
-
-    localizer = study.results / f"{TRAINER}__{PLANS}__{LOCALIZER}"
-    predictor = CascadePredictor(model, localizer_folder=localizer, folds=(0,), device=torch.device("cpu"))
-    cases, _ = find_cases(study.raw / "imagesTs", ".nii.gz")
-    for case, files in cases.items():
-        predictor.predict_files(dict(zip(predictor.channels, files, strict=True)), out / f"{case}.nii.gz")
+    done = predict(images=study.raw / "imagesTs", out=out, model=model, folds=(0,), device="cpu", show_progress=False)
+    if done.failed:
+        raise RuntimeError(f"cases without contours: {done.failed}")
 
 
 def _scores(study: Study, predictions: Path) -> dict:

@@ -12,11 +12,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from nnunet_ext import recipe_benchmark
 from nnunet_ext.labels import ORGANS
 
 pytestmark = pytest.mark.slow
@@ -372,3 +374,15 @@ def test_evaluate_scores_the_folder_nnunet_wrote(space, segmenter, tmp_path):
     output = space.run("nnunet_ext", "evaluate", str(tmp_path / "out"), str(references), "-o", str(tmp_path / "scores"))
     assert "OpticChiasm" in output
     assert {f.name for f in (tmp_path / "scores").iterdir()} >= {"evaluation.csv", "evaluation.json", "evaluation.md"}
+
+
+def test_a_recipe_is_scored_on_the_hold_out_cases(space, segmenter, tmp_path):
+    """What the comparison of recipes does after a training."""
+    study = SimpleNamespace(raw=space.raw / DATASET)
+    recipe_benchmark._predict(study, tmp_path, segmenter)
+    scores = recipe_benchmark._scores(study, tmp_path)
+    assert sorted(f.name for f in tmp_path.glob("*.nii.gz")) == [f"{case}.nii.gz" for case in TEST_CASES]
+    assert {metric: set(by_organ) for metric, by_organ in scores.items()} == {
+        "dsc_percent": set(ORGANS),
+        "hd95_mm": set(ORGANS),
+    }
