@@ -37,7 +37,7 @@ function organName(name) {
 }
 
 // A sentence of the content in the current language, as far as it is known in it.
-const said = (text) => (language === "zh" ? (REPORT.chinese[text] ?? text) : text);
+const said = (text) => ((language === "zh" && REPORT.chinese[text]) || text).replaceAll("+-", "±");
 
 function organNames(names) {
   return names.map(organName).join(language === "zh" ? "、" : ", ");

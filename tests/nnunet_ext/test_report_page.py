@@ -85,7 +85,7 @@ def report(study) -> Report:
     (study / "box.png").write_bytes(
         base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgAB4iG8MwAAAABJRU5ErkJggg==")
     )
-    table = Table("dsc", "DSC", ("organ", "ours"), ((Cell("Eye_L"), Cell("88.1 <b>", best=True)),))
+    table = Table("dsc", "DSC", ("organ", "ours"), ((Cell("Eye_L"), Cell("88.1 <b> +- 2", best=True)),))
     return Report(
         study,
         (Experiment("ours", study / "evaluation", scores, images),),
@@ -303,7 +303,7 @@ def test_overview_names_what_needs_a_look(browser):
     text = browser.evaluate("document.getElementById('overview').innerText")
     assert "missed: Eye_L" in text
     assert text.index("case_b") < text.index("case_c") < text.index("case_a")
-    assert "88.1 <b>" in text, "texts are no HTML"
+    assert "88.1 <b> ± 2" in text, "texts are no HTML"
 
 
 def test_contours_lie_on_the_organ_and_can_be_switched_off(viewer):
