@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import os
 import re
+import shutil
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -164,12 +166,14 @@ def _read_nifti(path: Path) -> sitk.Image:
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError
 
-    raw = _gunzip(path) if path.name.lower().endswith(".gz") else path.read_bytes()
-    if len(raw) < 348:
-        raise ValueError(f"{path.name} is cut off: {len(raw)} bytes, less than a NIfTI header; copy it again")
-    version_2 = 540 in (int.from_bytes(raw[:4], "little"), int.from_bytes(raw[:4], "big"))
+    content = _gunzip(path) if path.name.lower().endswith(".gz") else io.BytesIO(path.read_bytes())
+    n_bytes = content.getbuffer().nbytes
+    if n_bytes < 348:
+        raise ValueError(f"{path.name} is cut off: {n_bytes} bytes, less than a NIfTI header; copy it again")
+    start = bytes(content.getbuffer()[:4])
+    version_2 = 540 in (int.from_bytes(start, "little"), int.from_bytes(start, "big"))
     try:
-        nifti = (nibabel.Nifti2Image if version_2 else nibabel.Nifti1Image).from_bytes(raw)
+        nifti = (nibabel.Nifti2Image if version_2 else nibabel.Nifti1Image).from_stream(content)
     except (HeaderDataError, ImageFileError, ValueError) as error:
         raise ValueError(f"{path.name} is not a readable NIfTI file: {_one_line(error)}") from error
     header, dtype = nifti.header, nifti.get_data_dtype()
@@ -184,11 +188,10 @@ def _read_nifti(path: Path) -> sitk.Image:
             f"{path.name} is {len(shape)}D, {'x'.join(map(str, nifti.shape))}; give one 3D image per channel"
         )
     expected = int(nifti.dataobj.offset) + int(np.prod(shape)) * dtype.itemsize
-    if len(raw) < expected:
-        raise ValueError(
-            f"{path.name} is cut off: {len(raw)} bytes where its header promises {expected}; copy it again"
-        )
+    if n_bytes < expected:
+        raise ValueError(f"{path.name} is cut off: {n_bytes} bytes where its header promises {expected}; copy it again")
     data = np.asanyarray(nifti.dataobj).reshape(shape)
+    del content, nifti  # half of the memory
     if data.dtype.kind == "f" and data.dtype.itemsize != 4:
         data = data.astype(np.float32)
     data = np.ascontiguousarray(data.T, dtype=data.dtype.newbyteorder("="))
@@ -234,15 +237,18 @@ def _rotation(axes: np.ndarray, where: str) -> np.ndarray:
     return np.round(u @ vt, 12) + 0.0  # ITK cannot invert a direction with entries such as 1e-40
 
 
-def _gunzip(path: Path) -> bytes:
-    """Content of a gzip file, its checksum checked."""
+def _gunzip(path: Path) -> io.BytesIO:
+    """Content of a gzip file, its checksum checked; in one piece of memory, which goes back whole when it is freed."""
+    content = io.BytesIO()
     try:
         with gzip.open(path, "rb") as stream:
-            return stream.read()
+            shutil.copyfileobj(stream, content, _CHUNK_BYTES)
     except EOFError as error:
         raise ValueError(f"{path.name} is cut off: its gzip stream ends too early; copy it again") from error
     except (gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path.name} is damaged: {_one_line(error)}; copy it again") from error
+    content.seek(0)
+    return content
 
 
 # -------------------------------------------------------------------------------------- NRRD and MetaImage

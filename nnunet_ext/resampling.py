@@ -13,6 +13,8 @@ from skimage.transform import resize
 MAX_ROUNDS = 12
 #: Voxels of the original grid processed around the organs: the reach of linear interpolation on both grids.
 MARGIN_VOXELS = 4
+#: Logits interpolated at a time.
+LAYER_BYTES = 1 << 24
 
 
 def resample_image(
@@ -110,7 +112,12 @@ def label_map_of_logits(
         new_box.append(slice(*new_window))
         weights.append(axis_weights(n, new_n, window, new_window, order=int(axis != coarse)))
     near = np.asarray(logits[(slice(None), *box)], np.float32)
-    result[tuple(new_box)] = to_labels(interpolate(near, weights))
+    found = result[tuple(new_box)]
+    # Some layers at a time: where organs seem to be everywhere, the logits of a whole body take half a gigabyte.
+    step = max(1, LAYER_BYTES // (found[0].size * near.shape[0] * near.itemsize))
+    for start in range(0, len(found), step):
+        layers = slice(start, start + step)
+        found[layers] = to_labels(interpolate(near, [tuple(w[layers] for w in weights[0]), *weights[1:]]))
     return result
 
 

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape, resample_data_or_seg_to_shape
 
+from nnunet_ext import resampling
 from nnunet_ext.resampling import axis_weights, interpolate, label_map_of_logits, resample_image, resample_label_map
 
 
@@ -143,7 +144,11 @@ def test_an_image_on_its_own_grid_is_left_alone():
 
 @pytest.mark.parametrize(("shape", "spacing", "new_shape", "new_spacing"), GRIDS)
 @pytest.mark.parametrize("where", [np.s_[1:3, 2:4, 4:6], np.s_[0:2, 0:3, 0:1], np.s_[-2:, -1:, -3:], np.s_[:0]])
-def test_a_label_map_made_near_the_organs_is_the_export_of_the_whole(shape, spacing, new_shape, new_spacing, where):
+@pytest.mark.parametrize("layer_bytes", [1, 1 << 24])
+def test_a_label_map_made_near_the_organs_is_the_export_of_the_whole(
+    shape, spacing, new_shape, new_spacing, where, layer_bytes, monkeypatch
+):
+    monkeypatch.setattr(resampling, "LAYER_BYTES", layer_bytes)
     rng = np.random.default_rng(1)
     logits = rng.normal(0, 1, (3, *shape)).astype(np.float32)
     logits[0] += 8  # background wins
