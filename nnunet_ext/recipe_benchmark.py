@@ -65,14 +65,13 @@ def _set(**options: object) -> Callable[[dict], None]:
     return lambda c: c.update(options)
 
 
-def _small_patches(organ_patches: float, batch_size: int) -> Callable[[dict], None]:
-    """About half the ROI along each axis, as the network divides it."""
+def _whole_roi(batch_size: int) -> Callable[[dict], None]:
+    """The ROI in one patch."""
 
     def edit(c: dict) -> None:
-        step = np.prod(c["architecture"]["arch_kwargs"]["strides"], axis=0)
-        c["patch_size"] = [max(int(s), int(s * np.ceil(n / 2 / s))) for n, s in zip(c["patch_size"], step, strict=True)]
+        spacing, size_mm = c["spacing"], c["roi"]["size_mm"]
+        c["patch_size"] = [round(mm / s) for mm, s in zip(size_mm, spacing, strict=True)]
         c["batch_size"] = batch_size
-        c["recipe"]["organ_patches"] = organ_patches
 
     return edit
 
@@ -94,10 +93,12 @@ VARIANTS: dict[str, Callable[[dict], None]] = {
     "jitter as planned": _recipe(box_jitter="planned"),
     "no jitter": _recipe(box_jitter="off"),
     "guidance": _recipe(guidance=True),
-    "batch size 1": _set(batch_size=1),
     "batch size 4": _set(batch_size=4),
-    "half patches, organs 0.33": _small_patches(0.33, 8),
-    "half patches, organs 1.0": _small_patches(1.0, 8),
+    "batch size 16": _set(batch_size=16),
+    "organ patches 1.0": _recipe(organ_patches=1.0),
+    "ROI in one patch, batch size 1": _whole_roi(1),
+    "ROI in one patch, batch size 2": _whole_roi(2),
+    "ROI in one patch, batch size 4": _whole_roi(4),
     "modality dropout 0.3": _recipe(modality_dropout=0.3),
 }
 #: The study's trainer on the same configuration.

@@ -163,7 +163,11 @@ class CascadeOARPlanner(ResEncUNetPlanner):
     dropout = 0.1
     localizer_batch_size: int | None = None
     segmenter_batch_size: int | None = None
-    #: Up to this multiple of the GPU memory target the ROI stays in one patch.
+    #: Of the study's crops.
+    crop_batch_size: int | None = None
+    #: Length of the segmenter's patch along each axis, as a share of the ROI.
+    segmenter_patch_share = 1.0
+    #: Up to this multiple of the GPU memory target the patch keeps that length.
     segmenter_memory_factor = 1.0
     schedules = {  # noqa: RUF012  (read only)
         LOCALIZER: TrainingSchedule(250, 250, 25, patience_epochs=50, initial_lr=1e-3),
@@ -379,22 +383,26 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         }
 
     def plan_segmenter(self, spacing_mm: np.ndarray, fit: roi.RoiFit) -> dict:
-        """Entries of `3d_cascade_fullres` that differ from `3d_fullres`: the ROI in one patch.
+        """Entries of `3d_cascade_fullres` that differ from `3d_fullres`: the ROI in one patch, or in parts of it.
 
-        Where the ROI is too large for the GPU memory target, the patch shrinks along its longest axis and the box is
-        covered by sliding window, as nnU-Net does.
+        Where the patch is too large for the GPU memory target, it shrinks along its longest axis. A patch smaller than the
+        ROI slides over it, as nnU-Net does.
         """
         wanted = [int(np.ceil(size / s - 1e-6)) for size, s in zip(fit.rule.size_mm, spacing_mm, strict=True)]
         box, architecture = self.segmenter_unet(spacing_mm, wanted)
-        patch = box
+        step = np.prod(architecture["arch_kwargs"]["strides"], axis=0)
+        patch = tuple(int(n) for n in step * np.ceil(self.segmenter_patch_share * np.array(box) / step).astype(int))
+        wanted_patch = patch
         while self.feature_map_size(patch, architecture) > self.segmenter_memory_factor * self.memory_budget():
             axis = int(np.argmax(patch))
             smaller = list(patch)
             smaller[axis] -= 2 ** sum(s[axis] == 2 for s in architecture["arch_kwargs"]["strides"])
             patch, architecture = self.segmenter_unet(spacing_mm, smaller)
+        if patch != wanted_patch:
+            print(f"Patches of {wanted_patch} voxels exceed the GPU memory target: smaller ones are used.")
         if patch != box:
-            print(f"The ROI of {box} voxels exceeds the GPU memory target: patches of {patch} will slide over it.")
-        # The box is exactly as large as its patch, so that one crop fills the network.
+            print(f"Patches of {patch} will slide over the ROI of {box} voxels.")
+        # The box is one that the network divides, so that a patch may be as large.
         rule = replace(fit.rule, size_mm=tuple(float(n * s) for n, s in zip(box, spacing_mm, strict=True)))
         return {
             **self.patch_entries(WHOLE_VOLUME, patch, architecture, batch_size=self.segmenter_batch_size),
@@ -452,7 +460,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
                 print(f"{name} is left out: no organ fits it")
                 continue
             planned[name] = {
-                **self.patch_entries(WHOLE_VOLUME, patch, architecture, batch_size=self.segmenter_batch_size),
+                **self.patch_entries(WHOLE_VOLUME, patch, architecture, batch_size=self.crop_batch_size),
                 "previous_stage": LOCALIZER,
                 "roi": {
                     **segmenter["roi"],
@@ -563,17 +571,19 @@ class CascadeOARPlanner(ResEncUNetPlanner):
 class CascadeOARPlannerSmall(CascadeOARPlanner):
     """`CascadeOARPlanner` for laptops, continuous integration and the demo: 8 base features and short schedules.
 
-    The localizer is kept coarse: at the cost of the segmenter it learned nothing in the time it is given here.
+    The localizer is kept coarse: at the cost of the segmenter it learned nothing in the time it is given here. The
+    segmenter's patches have half the ROI's length: in so short a training they find nerves and chiasm sooner than the ROI
+    in one patch (`results/recipes.md`).
     """
 
     localizer_voxels = 40 * 40 * 48
     localizer_features = 8
     dropout = 0.0
     localizer_batch_size = 2
-    segmenter_batch_size = 2
-    segmenter_memory_factor = (
-        32.0  # the target below keeps the whole-volume patch small; the ROI stays one patch up to 8 GB
-    )
+    segmenter_patch_share = 0.5
+    segmenter_batch_size = 8
+    crop_batch_size = 2
+    segmenter_memory_factor = 32.0  # the target below keeps the whole-volume patch small; this one's goes up to 8 GB
     schedules = {  # noqa: RUF012  (read only)
         LOCALIZER: TrainingSchedule(24, 25, 4, initial_lr=6e-3),
         WHOLE_VOLUME: TrainingSchedule(40, 25, 4, initial_lr=6e-3),

@@ -15,7 +15,7 @@ from nnunet_ext.recipe_benchmark import SEGMENTER, VARIANTS, _resolved, key_of, 
 @pytest.fixture
 def configuration(cascade_plans) -> dict:
     """The segmenter's, with all that it inherits and what a planner writes for the recipe."""
-    roi = {"size_mm": [28.0] * 3, "offset_mm": {"1": [0.0] * 3}, "spread_mm": {"1": 1.0}, "jitter_mm": 2.0}
+    roi = {"size_mm": [64.0] * 3, "offset_mm": {"1": [0.0] * 3}, "spread_mm": {"1": 1.0}, "jitter_mm": 2.0}
     resolved = _resolved(cascade_plans(roi=roi), SEGMENTER)
     return {**copy.deepcopy(resolved), "recipe": asdict(TrainingRecipe())}
 

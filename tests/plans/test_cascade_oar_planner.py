@@ -280,13 +280,32 @@ def test_the_localizers_patch_covers_the_body_of_every_case(planned):
     assert (np.array(c["spacing"]) >= np.array(plan["configurations"]["3d_fullres"]["spacing"])).all()
 
 
-def test_the_segmenters_patch_is_the_roi_and_holds_what_the_organs_need_and_the_margin(planned):
+def test_the_roi_is_one_that_the_network_divides_and_holds_what_the_organs_need_and_the_margin(planned):
     c = planned()["configurations"]["3d_cascade_fullres"]
     spacing = planned()["configurations"]["3d_fullres"]["spacing"]
-    assert np.multiply(c["patch_size"], spacing) == pytest.approx(c["roi"]["size_mm"])
     assert (np.array(c["roi"]["size_mm"]) >= np.add(c["roi"]["needed_mm"], 2 * c["roi"]["margin_mm"]) - 1e-6).all()
     divisor = np.prod(c["architecture"]["arch_kwargs"]["strides"], axis=0)
-    assert (np.array(c["patch_size"]) % divisor == 0).all()
+    box = np.round(np.divide(c["roi"]["size_mm"], spacing)).astype(int)
+    assert np.multiply(box, spacing) == pytest.approx(c["roi"]["size_mm"])
+    assert (box % divisor == 0).all()
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.3])
+def test_the_segmenters_patch_is_the_planned_share_of_the_roi(planned, share, monkeypatch):
+    monkeypatch.setattr(CascadeOARPlannerSmall, "segmenter_patch_share", share)
+    plan = planned(plans_name=f"Share{round(100 * share)}")
+    c = plan["configurations"]["3d_cascade_fullres"]
+    box = np.round(np.divide(c["roi"]["size_mm"], plan["configurations"]["3d_fullres"]["spacing"])).astype(int)
+    step = np.prod(c["architecture"]["arch_kwargs"]["strides"], axis=0)
+    assert c["patch_size"] == list(step * np.ceil(share * box / step).astype(int))
+    assert (c["patch_size"] == list(box)) == (share == 1)
+
+
+def test_the_small_planner_takes_half_the_roi_eight_at_a_time_and_the_full_one_all_of_it(planned):
+    assert (CascadeOARPlannerSmall.segmenter_patch_share, CascadeOARPlanner.segmenter_patch_share) == (0.5, 1.0)
+    configurations = planned()["configurations"]
+    assert configurations["3d_cascade_fullres"]["batch_size"] == 8
+    assert {configurations[name]["batch_size"] for name in STUDY if "cascade" in name} == {2}
 
 
 def test_the_planned_roi_holds_every_organ_of_every_case(planned):
@@ -317,7 +336,7 @@ def test_the_plan_holds_what_is_usual_of_the_training_labels(planned, shared_roo
     assert ranges["left_to_right_mm"]["Eye_L"] < 0  # x runs to the right in RAS
 
 
-@pytest.mark.parametrize("memory_gb", [3e-4, 3e-6])
+@pytest.mark.parametrize("memory_gb", [3e-5, 3e-6])
 def test_a_roi_too_large_for_the_gpu_is_covered_by_smaller_patches(planned, memory_gb):
     whole_roi = planned()["configurations"]["3d_cascade_fullres"]
     c = planned(gpu_memory_target_in_gb=memory_gb)["configurations"]["3d_cascade_fullres"]
