@@ -1,8 +1,6 @@
 """`python -m nnunet_ext`: the same as the command `nnunet_ext`."""
 
-import sys
-
-from nnunet_ext.cli import main
+from nnunet_ext.cli import command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

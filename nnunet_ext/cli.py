@@ -7,12 +7,14 @@ by the verb that needs them: `--help` is quick, and a broken dependency stops on
 import argparse
 import io
 import logging
+import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from nnunet_ext import __version__
 
@@ -44,6 +46,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         return _complain(verb, str(error) or type(error).__name__)
+
+
+def command() -> NoReturn:
+    """The command of a shell: `main`, and the end of its process."""
+    code = main()
+    if any(thread.name.startswith("nnunet_ext") for thread in threading.enumerate()):
+        # Interrupted while a thread reads the next case: a library of C++ that comes back to an interpreter which has
+        # ended takes the process down with it.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _complain(verb: str, message: str, *, exit_code: int = 1) -> int:

@@ -367,7 +367,7 @@ class _Run:
 
 
 def in_background(function: Callable, *arguments: Any) -> Future:
-    """Call a function in a thread of its own, which does not keep an interrupted process from ending."""
+    """Call a function in a thread of its own, which does not keep an interrupted process from ending (see `cli.command`)."""
     future: Future = Future()
 
     def call() -> None:
@@ -376,7 +376,7 @@ def in_background(function: Callable, *arguments: Any) -> Future:
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=call, daemon=True).start()
+    threading.Thread(target=call, name="nnunet_ext case", daemon=True).start()
     return future
 
 

@@ -299,3 +299,23 @@ def test_help_imports_neither_nnunet_nor_torch():
 def test_python_dash_m_is_the_same_command():
     finished = subprocess.run([sys.executable, "-m", "nnunet_ext", "--version"], capture_output=True, text=True)
     assert finished.stdout == f"nnunet_ext {__version__}\n"
+
+
+def test_an_interrupted_command_ends_with_its_code_while_a_thread_is_inside_a_library(tmp_path):
+    """A thread of C++ that comes back to an interpreter which has ended would abort the process."""
+    script = tmp_path / "interrupted.py"
+    script.write_text(
+        "import time\n"
+        "from nnunet_ext import cli\n"
+        "from nnunet_ext.predict import in_background\n"
+        "def main():\n"
+        "    in_background(time.sleep, 60)\n"
+        "    print('left', flush=False)\n"
+        "    return 130\n"
+        "cli.main = main\n"
+        "import atexit\n"
+        "atexit.register(print, 'the interpreter was taken down')\n"
+        "cli.command()\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout) == (130, "left\n"), done.stderr

@@ -810,6 +810,7 @@ def test_the_next_case_is_read_while_the_networks_run_and_no_more_than_that(run,
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_whole_files_and_goes_on_later(run, stages, tmp_path, number, capsys):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     for case in ("head_a", "head_b", "head_c"):
         write_case(tmp_path / "in", case)
     inner, calls = stages.segmenter.predict_logits_from_preprocessed_data, []
@@ -822,7 +823,10 @@ def test_an_interrupted_run_leaves_whole_files_and_goes_on_later(run, stages, tm
 
     stages.segmenter.predict_logits_from_preprocessed_data = interrupted
     command = ["predict", "-d", "501", "-i", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
-    assert main(command) == 130
+    try:
+        assert main(command) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert "interrupted" in capsys.readouterr().err
     assert sorted(f.name for f in (tmp_path / "out").iterdir()) == ["dataset.json", "head_a.nii.gz", "predictions.json"]
     assert list(manifest(tmp_path)["cases"]) == ["head_a"]
