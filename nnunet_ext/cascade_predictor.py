@@ -339,7 +339,7 @@ class CascadePredictor:
                     f"{channel} and {present[0]} lie on different grids: {grid_difference(image, read[present[0]])}. "
                     "Convert the case with nnunet_ext convert, or give it as a folder with one image per channel."
                 )
-        del images  # so that each image is freed as soon as it is turned
+        del images, image, reference  # so that each image is freed as soon as it is turned
         for channel in present:
             read[channel] = sitk.DICOMOrient(read.pop(channel), self.orientation)
         first = read[present[0]]

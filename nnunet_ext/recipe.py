@@ -23,7 +23,7 @@ UNBOUNDED = ("foreground_weight", "cache_mb")
 class TrainingRecipe:
     """The plan's `recipe` entry of a configuration; what is not there takes these defaults.
 
-    Loss, optimizer and mirroring are what the comparison in `results/recipes.md` says; the rest is not compared yet.
+    Which of them were compared, and how that came out, stands in `results/recipes.md`.
 
     Attributes:
         loss: `dice_ce`: Dice + weighted cross entropy; `dice`: soft Dice alone.
