@@ -61,9 +61,15 @@ def benchmark_train(
         ValueError: If plans or preprocessed data are missing.
         RuntimeError: If a measurement fails, with its last lines.
     """
+    import torch
+
     out = Path(out).resolve()
     out.mkdir(parents=True, exist_ok=True)
     demo = Demo(out)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device != "cpu":  # the demo spares small machines and short trainings; `nnUNetv2_train` does not
+        for name in {"nnUNet_n_proc_DA", "nnUNet_compile"} - set(os.environ):
+            del demo.environment[name]
     if dataset_id is None:
         dataset_id, plans = PHANTOM_ID, plans or SMALL_PLANS
         _make_phantoms(demo, dataset_id)
@@ -151,7 +157,7 @@ def measure(
     trainer: str,
     plans: str,
     configuration: str,
-    device: str | None,
+    device: str,
     iterations: int,
     n_threads: int | None,
 ) -> dict:
@@ -161,7 +167,7 @@ def measure(
     from nnunetv2.run.run_training import get_trainer_from_args
     from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device(device)
     torch.set_num_threads((n_threads or os.cpu_count() or 1) if device.type == "cpu" else 1)  # as `nnUNetv2_train`
     split = Path(nnUNet_preprocessed, maybe_convert_to_dataset_name(dataset_id), "splits_final.json")
     fold = 0 if split.is_file() else "all"  # fold 0 would write the file

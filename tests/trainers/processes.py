@@ -22,27 +22,30 @@ from nnunet_ext.trainers.cascade_oar_trainer import CascadeOARTrainer
 DDP = stock.DDP
 
 
-class OnCPU(CascadeOARTrainer):
-    """Honours the CPU in a process group: nnU-Net takes it for granted that several processes mean several GPUs."""
+class OnOneDevice(CascadeOARTrainer):
+    """Honours the device in a process group: nnU-Net takes it for granted that several processes mean several GPUs.
+
+    Does without scaled gradients, which in the first steps on a GPU may overflow.
+    """
 
     def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cpu")) -> None:  # noqa: B008
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.device, self.grad_scaler = device, None
 
 
-OnCPU.__name__ = CascadeOARTrainer.__name__
+OnOneDevice.__name__ = CascadeOARTrainer.__name__
 
 
 def make(job: dict, cls=CascadeOARTrainer) -> CascadeOARTrainer:
-    """The trainer of a job: `folder` of nnU-Net's folders, `plans`, `dataset` and `configuration`."""
+    """The trainer of a job: `folder` of nnU-Net's folders, `plans`, `dataset`, `configuration`, `device` (else the CPU)."""
     folders = {f"nnUNet_{name}": str(Path(job["folder"], name)) for name in ("raw", "preprocessed", "results")}
-    os.environ.update(folders | {"nnUNet_n_proc_DA": "0"})
+    os.environ.update(folders | {"nnUNet_n_proc_DA": "0", "nnUNet_compile": "f"})
     torch.set_num_threads(1)
     torch.manual_seed(0)
     stock.nnUNetTrainer.plot_network_architecture = LocalLogger.plot_progress_png = lambda *_: None
     stock.DDP = lambda network, device_ids: DDP(network)
     plans = {**json.loads(json.dumps(job["plans"])), "continue_training": False}
-    return cls(plans, job["configuration"], 0, job["dataset"], torch.device("cpu"))
+    return cls(plans, job["configuration"], 0, job["dataset"], torch.device(job.get("device", "cpu")))
 
 
 def kill(*_args, **_kwargs) -> None:
@@ -112,10 +115,16 @@ def go_on(job: dict) -> tuple[CascadeOARTrainer, list, int]:
 
 
 def as_rank(rank: int, job: dict, task: Callable[[int, dict], dict]) -> None:
-    """One of two processes; what the task returns goes to `rank_*.pt`."""
+    """One of several processes, without a word two; what the task returns goes to `rank_*.pt`."""
     dist.init_process_group(
-        "gloo", init_method=f"file://{job['folder']}/init", rank=rank, world_size=2, timeout=timedelta(seconds=300)
+        job.get("backend", "gloo"),
+        init_method=f"file://{job['folder']}/init",
+        rank=rank,
+        world_size=job.get("world_size", 2),
+        timeout=timedelta(seconds=300),
     )
+    if job.get("backend") == "nccl":
+        torch.cuda.set_device(rank)
     torch.save(task(rank, job), Path(job["folder"], f"rank_{rank}.pt"))
     dist.barrier()
     dist.destroy_process_group()
@@ -139,12 +148,15 @@ def copied(value):
 
 
 def step_on_a_part(rank: int, job: dict) -> dict:
-    trainer = make(job, OnCPU)
+    trainer = make(job, OnOneDevice)
+    if job.get("backend") == "nccl":
+        trainer.device = torch.device("cuda", rank)
     trainer.initialize()
-    assert trainer.batch_size == 1
+    assert trainer.batch_size == 2 // dist.get_world_size()
     batch = torch.load(Path(job["folder"], "batch.pt"))
-    part = {"data": batch["data"][rank : rank + 1], "target": [t[rank : rank + 1] for t in batch["target"]]}
-    trainer.network.module.load_state_dict(torch.load(Path(job["folder"], "weights.pt")))
+    own = slice(rank * trainer.batch_size, (rank + 1) * trainer.batch_size)
+    part = {"data": batch["data"][own], "target": [t[own] for t in batch["target"]]}
+    trainer.network.module.load_state_dict(torch.load(Path(job["folder"], "weights.pt"), map_location=trainer.device))
     return one_step(trainer, part)
 
 
@@ -152,7 +164,7 @@ def train_together(rank: int, job: dict) -> dict:
     """Three trainings: one ended by a time budget, where the clock of rank 1 runs fast; one by STOP; that one again."""
     said = {}
     cascade_oar_trainer.time = lambda: time.time() + 1000 * rank
-    trainer = make(job, OnCPU)
+    trainer = make(job, OnOneDevice)
     rates = rates_of(trainer)
     on_epoch_start = trainer.on_epoch_start
 
@@ -164,7 +176,7 @@ def train_together(rank: int, job: dict) -> dict:
     trainer.on_epoch_start = start_epoch
     trainer.run_training()
     said["stop"] = {"epochs": trainer.current_epoch, "rates": rates, "weights": trainer.network.module.state_dict()}
-    maybe_load_checkpoint(again := make(job, OnCPU), continue_training=True, validation_only=False)
+    maybe_load_checkpoint(again := make(job, OnOneDevice), continue_training=True, validation_only=False)
     again.train_step = None  # can't
     again.run_training()
     said["again"] = again.current_epoch
@@ -185,7 +197,7 @@ def train_together(rank: int, job: dict) -> dict:
     for c in budget["plans"]["configurations"].values():
         if "training" in c:
             c["training"] |= {"num_epochs": 10**4, "time_budget_h": 2.0 / 3600}
-    trainer = make(budget, OnCPU)
+    trainer = make(budget, OnOneDevice)
     rates = rates_of(trainer)
     trainer.run_training()
     said["budget"] = {"epochs": trainer.current_epoch, "rates": rates}
