@@ -34,8 +34,9 @@ from nnunet_ext.preprocessor import BOX_REQUEST_KEY, PROPERTIES_KEY, CascadeOARP
 from nnunet_ext.recipe import TrainingRecipe
 from nnunet_ext.resampling import label_map_of_logits
 
-#: How far a box side is moved out when an organ touches it; one redo per case.
+#: How far a box side is moved out when an organ touches it, and how often: a box that is off by half an eye must reach it.
 REGROW_MM = 10.0
+REGROW_TIMES = 3
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class CasePrediction:
         label_map: Shape `(Z, Y, X)` in the axis order of the training images, uint8 (uint16 from 255 labels on).
         box: ROI in voxels along `(Z, Y, X)`, upper excluded; without a localizer the body's box.
         fallback_whole_volume: The localizer found no organ, so the whole body was segmented.
-        regrown: An organ touched the box, which was enlarged and segmented again.
+        regrown: An organ touched the box, which was enlarged, up to `REGROW_TIMES` times, and segmented again.
         missing: Names of organs without a voxel, those that the model leaves out not counted.
         channels: The channels the case had.
         precision: What the networks computed in: `float32`, `bfloat16` or `float16`.
@@ -255,26 +256,30 @@ class CascadePredictor:
         return used
 
     def _regrow(self, prepared: PreparedCase, located: np.ndarray, used: dict, result: CasePrediction) -> dict:
-        """Where an organ touches the box, move those sides out and segment once more."""
+        """Where an organ touches the box, move those sides out and segment again, until none does or often enough."""
         forward = self.segmenter.plans_manager.transpose_forward
-        box = tuple(tuple(b) for b in used["bbox_used_for_cropping"])
         body = prepared.properties["bbox_used_for_cropping"]
-        grown = [list(b) for b in box]
-        for side in roi.touches_border(result.label_map.transpose(forward), box):
-            axis, upper = divmod(side, 2)
-            step = int(np.ceil(REGROW_MM / prepared.properties["spacing"][forward[axis]]))
-            outer = body[axis][upper]
-            grown[axis][upper] = min(outer, box[axis][1] + step) if upper else max(outer, box[axis][0] - step)
-        if grown == [list(b) for b in box]:  # none does, or the box ends where the body does: nothing more to see
-            return used
-        result.regrown = True
-        request = {**prepared.properties, BOX_REQUEST_KEY: grown}
-        result.label_map, used = self._segment_box(prepared.images, located, request)
-        still = roi.touches_border(result.label_map.transpose(forward), tuple(tuple(b) for b in grown))
-        result.warnings.append(
-            "an organ touched the border of the ROI, which was enlarged by "
-            f"{REGROW_MM:g} mm and segmented again" + ("; an organ still touches it" if still else "")
-        )
+        box = [list(b) for b in used["bbox_used_for_cropping"]]
+        for n_times in range(REGROW_TIMES + 1):
+            grown = [list(b) for b in box]
+            touched = roi.touches_border(result.label_map.transpose(forward), tuple(tuple(b) for b in box))
+            for side in touched:
+                axis, upper = divmod(side, 2)
+                step = int(np.ceil(REGROW_MM / prepared.properties["spacing"][forward[axis]]))
+                outer = body[axis][upper]
+                grown[axis][upper] = min(outer, box[axis][1] + step) if upper else max(outer, box[axis][0] - step)
+            # None touches it, or the box ends where the body does (nothing more to see), or it has grown often enough.
+            if grown == box or n_times == REGROW_TIMES:
+                break
+            box = grown
+            request = {**prepared.properties, BOX_REQUEST_KEY: box}
+            result.label_map, used = self._segment_box(prepared.images, located, request)
+        if n_times:
+            result.regrown = True
+            result.warnings.append(
+                f"an organ touched the border of the ROI, which was enlarged by {REGROW_MM * n_times:g} mm and segmented "
+                "again" + ("; an organ still touches it" if touched else "")
+            )
         return used
 
     def organ_name(self, value: int) -> str:

@@ -136,10 +136,10 @@ class Study:
         self.out = self.demo.out
         self.on_gpu = options.device != "cpu"
         self.n_processes = (os.cpu_count() or 2) if self.on_gpu else 2
-        # On a CPU one thread, which also augments, so that its time counts; on a GPU as users do.
-        workers = str(min(12, self.n_processes)) if self.on_gpu else "0"
+        # Of a training: on a CPU one thread, which also augments, so that its time counts; on a GPU as users do.
+        self.loader_processes = str(min(12, self.n_processes)) if self.on_gpu else "0"
         self.demo.environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        self.demo.environment |= {"nnUNet_n_proc_DA": workers, "nnUNet_def_n_proc": str(self.n_processes)}
+        self.demo.environment["nnUNet_def_n_proc"] = str(self.n_processes)
         self.plans = options.planner.replace("Planner", "Plans")
         self.preprocessed = self.out / "nnUNet_preprocessed" / DATASET
         self.results = self.out / "nnUNet_results" / DATASET
@@ -478,7 +478,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     a = parser.parse_args(argv)
     study = Study(a)
     if a.run:
-        os.environ |= {"nnUNet_n_proc_DA": study.demo.environment["nnUNet_n_proc_DA"]}
+        os.environ |= {"nnUNet_n_proc_DA": study.loader_processes}
         if a.run == LOCALIZER:
             train_localizers(study, a.seeds)
             return 0

@@ -196,7 +196,7 @@ def test_missing_organs_are_named(predictor, stages):
     assert result.warnings == ["no voxel of Eye_L, OpticChiasm"]
 
 
-def test_an_organ_that_touches_the_box_makes_it_grow_once(predictor, stages):
+def test_an_organ_that_touches_the_box_makes_it_grow(predictor, stages):
     longer = {**ORGANS, CHIASM: np.s_[14:16, 18:25, 20:27]}  # the box begins at y = 21
     result = predictor.predict_array(np.stack(channels(longer)), {"spacing": list(SPACING_MM)})
     assert result.regrown
@@ -208,11 +208,22 @@ def test_an_organ_that_touches_the_box_makes_it_grow_once(predictor, stages):
     ]
 
 
-def test_an_organ_that_is_longer_still_is_said_to_touch_the_enlarged_box(predictor):
+def test_the_box_grows_until_the_organ_is_whole(predictor, stages):
+    longest = {**ORGANS, CHIASM: np.s_[14:16, 11:25, 20:27]}
+    result = predictor.predict_array(np.stack(channels(longest)), {"spacing": list(SPACING_MM)})
+    np.testing.assert_array_equal(result.label_map, label_map(longest))
+    assert len(stages.segmenter.shapes) == 4
+    assert result.warnings == [
+        "an organ touched the border of the ROI, which was enlarged by 30 mm and segmented again"
+    ]
+
+
+def test_an_organ_that_is_longer_still_is_said_to_touch_the_enlarged_box(predictor, monkeypatch):
+    monkeypatch.setattr("nnunet_ext.cascade_predictor.REGROW_TIMES", 2)
     longest = {**ORGANS, CHIASM: np.s_[14:16, 11:25, 20:27]}
     result = predictor.predict_array(np.stack(channels(longest)), {"spacing": list(SPACING_MM)})
     assert result.warnings == [
-        "an organ touched the border of the ROI, which was enlarged by 10 mm and segmented again; "
+        "an organ touched the border of the ROI, which was enlarged by 20 mm and segmented again; "
         "an organ still touches it"
     ]
 
@@ -230,7 +241,8 @@ def test_a_mislocated_organ_is_named_and_ignored(predictor, stages):
     assert (result.label_map[label_map() == EYE_L] == EYE_L).all()
 
 
-def test_every_warning_of_a_case_can_be_read_in_chinese(predictor, stages):
+def test_every_warning_of_a_case_can_be_read_in_chinese(predictor, stages, monkeypatch):
+    monkeypatch.setattr("nnunet_ext.cascade_predictor.REGROW_TIMES", 2)
     longer, longest = ({**ORGANS, CHIASM: np.s_[14:16, y:25, 20:27]} for y in (18, 11))
     nape = {**ORGANS, CHIASM: np.s_[8:10, 12:14, 20:24]}
     said = set()
