@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -260,6 +261,7 @@ class CascadePredictor:
         forward = self.segmenter.plans_manager.transpose_forward
         body = prepared.properties["bbox_used_for_cropping"]
         box = [list(b) for b in used["bbox_used_for_cropping"]]
+        moved: Counter[int] = Counter()
         for n_times in range(REGROW_TIMES + 1):
             grown = [list(b) for b in box]
             touched = roi.touches_border(result.label_map.transpose(forward), tuple(tuple(b) for b in box))
@@ -271,14 +273,16 @@ class CascadePredictor:
             # None touches it, or the box ends where the body does (nothing more to see), or it has grown often enough.
             if grown == box or n_times == REGROW_TIMES:
                 break
+            moved.update(side for side in touched if grown[side // 2][side % 2] != box[side // 2][side % 2])
             box = grown
             request = {**prepared.properties, BOX_REQUEST_KEY: box}
             result.label_map, used = self._segment_box(prepared.images, located, request)
-        if n_times:
+        if moved:
             result.regrown = True
+            farthest_mm = REGROW_MM * max(moved.values())
             result.warnings.append(
-                f"an organ touched the border of the ROI, which was enlarged by {REGROW_MM * n_times:g} mm and segmented "
-                "again" + ("; an organ still touches it" if touched else "")
+                f"an organ touched the border of the ROI, which was enlarged by {farthest_mm:g} mm and segmented again"
+                + ("; an organ still touches it" if touched else "")
             )
         return used
 
