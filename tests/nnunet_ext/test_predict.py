@@ -218,6 +218,19 @@ def test_the_box_grows_until_the_organ_is_whole(predictor, stages):
     ]
 
 
+def test_sides_that_move_one_after_the_other_are_not_added_up(predictor, stages):
+    """Around the corner: that it leaves the box along x is seen only once the box has grown along y."""
+    bent = np.zeros(SHAPE, bool)
+    bent[14:16, 18:25, 20:27] = bent[14:16, 18:20, 20:38] = True
+    organs = {**ORGANS, CHIASM: bent}
+    result = predictor.predict_array(np.stack(channels(organs)), {"spacing": list(SPACING_MM)})
+    np.testing.assert_array_equal(result.label_map, label_map(organs))
+    assert len(stages.segmenter.shapes) == 3
+    assert result.warnings == [
+        "an organ touched the border of the ROI, which was enlarged by 10 mm and segmented again"
+    ]
+
+
 def test_an_organ_that_is_longer_still_is_said_to_touch_the_enlarged_box(predictor, monkeypatch):
     monkeypatch.setattr("nnunet_ext.cascade_predictor.REGROW_TIMES", 2)
     longest = {**ORGANS, CHIASM: np.s_[14:16, 11:25, 20:27]}
