@@ -378,7 +378,7 @@ def test_evaluate_scores_the_folder_nnunet_wrote(space, segmenter, tmp_path):
 
 def test_a_recipe_is_scored_on_the_hold_out_cases(space, segmenter, tmp_path):
     """What the comparison of recipes does after a training."""
-    study = SimpleNamespace(raw=space.raw / DATASET)
+    study = SimpleNamespace(raw=space.raw / DATASET, options=SimpleNamespace(device="cpu"))
     recipe_benchmark._predict(study, tmp_path, segmenter)
     scores = recipe_benchmark._scores(study, tmp_path)
     assert sorted(f.name for f in tmp_path.glob("*.nii.gz")) == [f"{case}.nii.gz" for case in TEST_CASES]
