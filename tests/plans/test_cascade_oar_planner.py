@@ -308,6 +308,12 @@ def test_the_small_planner_takes_half_the_roi_eight_at_a_time_and_the_full_one_a
     assert {configurations[name]["batch_size"] for name in STUDY if "cascade" in name} == {2}
 
 
+def test_only_the_small_planners_localizer_weights_the_organs_more(planned):
+    weights = {n: c["recipe"]["foreground_weight"] for n, c in planned()["configurations"].items()}
+    assert weights.pop("3d_lowres") == CascadeOARPlannerSmall.localizer_foreground_weight == 25
+    assert set(weights.values()) == {5} == {CascadeOARPlanner.localizer_foreground_weight}
+
+
 def test_the_planned_roi_holds_every_organ_of_every_case(planned):
     plan = planned()
     rule = RoiRule.from_plan(json.loads(json.dumps(plan))["configurations"]["3d_cascade_fullres"]["roi"])
