@@ -88,11 +88,20 @@ def _patch(share: float, batch_size: int) -> Callable[[dict], None]:
     return edit
 
 
+def _all(*edits: Callable[[dict], None]) -> Callable[[dict], None]:
+    def edit(c: dict) -> None:
+        for each in edits:
+            each(c)
+
+    return edit
+
+
 #: Variant -> edit of the segmenter's configuration. What a variant does not name is as in `default`.
 VARIANTS: dict[str, Callable[[dict], None]] = {
     "default": lambda c: None,
     "Dice alone": _recipe(loss="dice"),
     "cross entropy unweighted": _recipe(foreground_weight=1.0),
+    "foreground weight 25": _recipe(foreground_weight=25.0),
     "Adam": _recipe(optimizer="adam"),
     "SGD 1e-2": _lr(0.01, optimizer="sgd"),
     "SGD 1e-1": _lr(0.1, optimizer="sgd"),
@@ -112,6 +121,7 @@ VARIANTS: dict[str, Callable[[dict], None]] = {
     "ROI in one patch, batch size 2": _patch(1.0, 2),
     "ROI in one patch, batch size 4": _patch(1.0, 4),
     "half patches, batch size 8": _patch(0.5, 8),
+    "half patches, batch size 8, AdamW 3e-3": _all(_patch(0.5, 8), _lr(0.003)),
     "modality dropout 0.3": _recipe(modality_dropout=0.3),
 }
 #: The study's trainer on the same configuration.
@@ -431,7 +441,15 @@ def _scores(study: Study, predictions: Path) -> dict:
 
 
 def table(records: Sequence[Mapping]) -> str:
-    """Markdown: a row per variant, mean over its seeds; best mean DSC first."""
+    """Markdown: a row per variant, mean over its seeds; best mean DSC first.
+
+    Raises:
+        ValueError: If the runs were made on several devices: their times mean different things.
+    """
+    if len(devices := sorted({record["device"] for record in records})) > 1:
+        raise ValueError(
+            f"The runs in OUT/runs were made on {' and '.join(devices)}: give each device an OUT of its own."
+        )
     rows: dict[str, list[Mapping]] = {}
     for record in records:
         rows.setdefault(record["variant"], []).append(record)

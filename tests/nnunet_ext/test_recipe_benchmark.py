@@ -39,7 +39,7 @@ def test_variants_have_names_of_their_own_for_plans_files():
 
 def test_the_table_has_the_mean_over_seeds_and_the_best_recipe_first():
     def record(variant: str, seed: int, dsc: float) -> dict:
-        about = {"variant": variant, "seed": seed, "iterations": 500, "cpu_s": 100.4}
+        about = {"variant": variant, "seed": seed, "iterations": 500, "cpu_s": 100.4, "device": "cpu"}
         return {**about, "dsc_percent": dict.fromkeys(ORGANS, dsc), "hd95_mm": dict.fromkeys(ORGANS, 2.0)}
 
     lines = table([record("worse", 0, 50.0), record("better", 0, 80.0), record("better", 1, 70.0)]).splitlines()
@@ -49,3 +49,9 @@ def test_the_table_has_the_mean_over_seeds_and_the_best_recipe_first():
     assert cells[2][-3:] == ["75.0", "70.0..80.0", "2.00"]
     assert cells[3][-3:] == ["50.0", "", "2.00"]
     assert len({len(row) for row in cells}) == 1
+
+
+def test_runs_of_two_devices_are_not_put_into_one_table():
+    records = [{"variant": "default", "seed": seed, "device": device} for seed, device in enumerate(["cpu", "A GPU"])]
+    with pytest.raises(ValueError, match="A GPU and cpu"):
+        table(records)
