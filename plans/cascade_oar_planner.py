@@ -393,7 +393,9 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         wanted = [int(np.ceil(size / s - 1e-6)) for size, s in zip(fit.rule.size_mm, spacing_mm, strict=True)]
         box, architecture = self.segmenter_unet(spacing_mm, wanted)
         step = np.prod(architecture["arch_kwargs"]["strides"], axis=0)
-        patch = tuple(int(n) for n in step * np.ceil(self.segmenter_patch_share * np.array(box) / step).astype(int))
+        # Two voxels at the deepest stage, at least: one could not be normalised.
+        share = np.maximum(2, np.ceil(self.segmenter_patch_share * np.array(box) / step).astype(int))
+        patch = tuple(int(n) for n in np.minimum(box, step * share))
         wanted_patch = patch
         while self.feature_map_size(patch, architecture) > self.segmenter_memory_factor * self.memory_budget():
             axis = int(np.argmax(patch))

@@ -301,6 +301,12 @@ def test_the_segmenters_patch_is_the_planned_share_of_the_roi(planned, share, mo
     assert (c["patch_size"] == list(box)) == (share == 1)
 
 
+def test_the_segmenters_deepest_stage_has_two_voxels_however_small_the_share(planned, monkeypatch):
+    monkeypatch.setattr(CascadeOARPlannerSmall, "segmenter_patch_share", 0.05)
+    c = planned(plans_name="Share5")["configurations"]["3d_cascade_fullres"]
+    assert c["patch_size"] == (2 * np.prod(c["architecture"]["arch_kwargs"]["strides"], axis=0)).tolist()
+
+
 def test_the_small_planner_takes_half_the_roi_eight_at_a_time_and_the_full_one_all_of_it(planned):
     assert (CascadeOARPlannerSmall.segmenter_patch_share, CascadeOARPlanner.segmenter_patch_share) == (0.5, 1.0)
     configurations = planned()["configurations"]
