@@ -88,14 +88,6 @@ def _patch(share: float, batch_size: int) -> Callable[[dict], None]:
     return edit
 
 
-def _all(*edits: Callable[[dict], None]) -> Callable[[dict], None]:
-    def edit(c: dict) -> None:
-        for each in edits:
-            each(c)
-
-    return edit
-
-
 #: Variant -> edit of the segmenter's configuration. What a variant does not name is as in `default`.
 VARIANTS: dict[str, Callable[[dict], None]] = {
     "default": lambda c: None,
@@ -105,6 +97,7 @@ VARIANTS: dict[str, Callable[[dict], None]] = {
     "Adam": _recipe(optimizer="adam"),
     "SGD 1e-2": _lr(0.01, optimizer="sgd"),
     "SGD 1e-1": _lr(0.1, optimizer="sgd"),
+    "AdamW 1e-3": _lr(0.001),
     "AdamW 3e-3": _lr(0.003),
     "AdamW 1.2e-2": _lr(0.012),
     "no deep supervision": _set(deep_supervision=False),
@@ -120,8 +113,6 @@ VARIANTS: dict[str, Callable[[dict], None]] = {
     "ROI in one patch, batch size 1": _patch(1.0, 1),
     "ROI in one patch, batch size 2": _patch(1.0, 2),
     "ROI in one patch, batch size 4": _patch(1.0, 4),
-    "half patches, batch size 8": _patch(0.5, 8),
-    "half patches, batch size 8, AdamW 3e-3": _all(_patch(0.5, 8), _lr(0.003)),
     "modality dropout 0.3": _recipe(modality_dropout=0.3),
 }
 #: The study's trainer on the same configuration.

@@ -164,17 +164,20 @@ class CascadeOARPlanner(ResEncUNetPlanner):
     roi_jitter_mm = 5.0
     dropout = 0.1
     localizer_batch_size: int | None = None
-    segmenter_batch_size: int | None = None
     #: Of the study's crops.
     crop_batch_size: int | None = None
-    #: Length of the segmenter's patch along each axis, as a share of the ROI.
-    segmenter_patch_share = 1.0
-    #: Up to this multiple of the GPU memory target the patch keeps that length.
+    #: Length of the segmenter's patch along each axis, as a share of the ROI. Half of it finds nerves, chiasm and lenses
+    #: sooner than all of it at the same cost (`results/recipes.md`), and is about the crop of 32x96x96 voxels that served
+    #: the reference study best.
+    segmenter_patch_share = 0.5
+    #: So many patches at a time, where the GPU memory target has room for them.
+    segmenter_batch_size = 8
+    #: Multiple of the GPU memory target that the segmenter may use.
     segmenter_memory_factor = 1.0
     schedules = {  # noqa: RUF012  (read only)
         LOCALIZER: TrainingSchedule(250, 250, 25, patience_epochs=50, initial_lr=1e-3),
-        WHOLE_VOLUME: TrainingSchedule(1000, 250, 50, patience_epochs=100, initial_lr=1e-3),
-        SEGMENTER: TrainingSchedule(500, 250, 25, patience_epochs=75, initial_lr=1e-3),
+        WHOLE_VOLUME: TrainingSchedule(1000, 250, 50, patience_epochs=100, initial_lr=3e-3),
+        SEGMENTER: TrainingSchedule(500, 250, 25, patience_epochs=75, initial_lr=3e-3),
     }
 
     def __init__(
@@ -387,8 +390,8 @@ class CascadeOARPlanner(ResEncUNetPlanner):
     def plan_segmenter(self, spacing_mm: np.ndarray, fit: roi.RoiFit) -> dict:
         """Entries of `3d_cascade_fullres` that differ from `3d_fullres`: the ROI in one patch, or in parts of it.
 
-        Where the patch is too large for the GPU memory target, it shrinks along its longest axis. A patch smaller than the
-        ROI slides over it, as nnU-Net does.
+        Where two patches are too large for the GPU memory target, they shrink along their longest axis. A patch smaller than
+        the ROI slides over it, as nnU-Net does.
         """
         wanted = [int(np.ceil(size / s - 1e-6)) for size, s in zip(fit.rule.size_mm, spacing_mm, strict=True)]
         box, architecture = self.segmenter_unet(spacing_mm, wanted)
@@ -397,7 +400,8 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         share = np.maximum(2, np.ceil(self.segmenter_patch_share * np.array(box) / step).astype(int))
         patch = tuple(int(n) for n in np.minimum(box, step * share))
         wanted_patch = patch
-        while self.feature_map_size(patch, architecture) > self.segmenter_memory_factor * self.memory_budget():
+        budget = self.segmenter_memory_factor * self.memory_budget()
+        while self.feature_map_size(patch, architecture) > budget:
             axis = int(np.argmax(patch))
             smaller = list(patch)
             smaller[axis] -= 2 ** sum(s[axis] == 2 for s in architecture["arch_kwargs"]["strides"])
@@ -406,10 +410,12 @@ class CascadeOARPlanner(ResEncUNetPlanner):
             print(f"Patches of {wanted_patch} voxels exceed the GPU memory target: smaller ones are used.")
         if patch != box:
             print(f"Patches of {patch} will slide over the ROI of {box} voxels.")
+        fits = round(2 * budget / self.feature_map_size(patch, architecture))
+        batch_size = max(self.UNet_min_batch_size, min(self.segmenter_batch_size, fits))
         # The box is one that the network divides, so that a patch may be as large.
         rule = replace(fit.rule, size_mm=tuple(float(n * s) for n, s in zip(box, spacing_mm, strict=True)))
         return {
-            **self.patch_entries(WHOLE_VOLUME, patch, architecture, batch_size=self.segmenter_batch_size),
+            **self.patch_entries(WHOLE_VOLUME, patch, architecture, batch_size=batch_size),
             "previous_stage": LOCALIZER,
             "roi": {**rule.to_plan(), "margin_mm": self.roi_margin_mm, "needed_mm": list(fit.needed_mm)},
         }
@@ -577,8 +583,7 @@ class CascadeOARPlannerSmall(CascadeOARPlanner):
     """`CascadeOARPlanner` for laptops, continuous integration and the demo: 8 base features and short schedules.
 
     The localizer is kept coarse: at the cost of the segmenter it learned nothing in the time it is given here. Weighting its
-    few organ voxels more finds the eyes in fewer epochs. The segmenter's patches have half the ROI's length: in so short a
-    training they find nerves and chiasm sooner than the ROI in one patch. Figures: `results/recipes.md`.
+    few organ voxels more finds the eyes in fewer epochs (`results/recipes.md`).
     """
 
     localizer_voxels = 40 * 40 * 48
@@ -586,8 +591,6 @@ class CascadeOARPlannerSmall(CascadeOARPlanner):
     localizer_foreground_weight = 25.0
     dropout = 0.0
     localizer_batch_size = 2
-    segmenter_patch_share = 0.5
-    segmenter_batch_size = 8
     crop_batch_size = 2
     segmenter_memory_factor = 32.0  # the target below keeps the whole-volume patch small; this one's goes up to 8 GB
     schedules = {  # noqa: RUF012  (read only)

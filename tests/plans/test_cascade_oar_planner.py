@@ -307,11 +307,18 @@ def test_the_segmenters_deepest_stage_has_two_voxels_however_small_the_share(pla
     assert c["patch_size"] == (2 * np.prod(c["architecture"]["arch_kwargs"]["strides"], axis=0)).tolist()
 
 
-def test_the_small_planner_takes_half_the_roi_eight_at_a_time_and_the_full_one_all_of_it(planned):
-    assert (CascadeOARPlannerSmall.segmenter_patch_share, CascadeOARPlanner.segmenter_patch_share) == (0.5, 1.0)
+def test_eight_patches_of_half_the_roi_are_a_batch_where_memory_allows(planned, monkeypatch):
+    assert CascadeOARPlannerSmall.segmenter_patch_share == CascadeOARPlanner.segmenter_patch_share == 0.5
     configurations = planned()["configurations"]
     assert configurations["3d_cascade_fullres"]["batch_size"] == 8
     assert {configurations[name]["batch_size"] for name in STUDY if "cascade" in name} == {2}
+    monkeypatch.setattr(CascadeOARPlannerSmall, "segmenter_memory_factor", 1.0)
+    sizes = []
+    for memory_gb in (0.016, 0.008, 0.004):
+        c = planned(gpu_memory_target_in_gb=memory_gb, plans_name="Memory")["configurations"]["3d_cascade_fullres"]
+        assert c["patch_size"] == configurations["3d_cascade_fullres"]["patch_size"]
+        sizes.append(c["batch_size"])
+    assert 8 == sizes[0] > sizes[1] > sizes[2] == 2
 
 
 def test_only_the_small_planners_localizer_weights_the_organs_more(planned):
