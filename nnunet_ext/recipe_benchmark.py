@@ -82,7 +82,7 @@ def _patch(share: float, batch_size: int) -> Callable[[dict], None]:
     def edit(c: dict) -> None:
         step = np.prod(c["architecture"]["arch_kwargs"]["strides"], axis=0)
         roi = np.round(np.divide(c["roi"]["size_mm"], c["spacing"]))
-        c["patch_size"] = [int(n) for n in step * np.ceil(share * roi / step)]
+        c["patch_size"] = [int(n) for n in step * np.ceil(share * roi / step - 1e-6)]
         c["batch_size"] = batch_size
 
     return edit
@@ -113,6 +113,7 @@ VARIANTS: dict[str, Callable[[dict], None]] = {
     "ROI in one patch, batch size 1": _patch(1.0, 1),
     "ROI in one patch, batch size 2": _patch(1.0, 2),
     "ROI in one patch, batch size 4": _patch(1.0, 4),
+    "half patches, batch size 8": _patch(0.5, 8),
     "modality dropout 0.3": _recipe(modality_dropout=0.3),
 }
 #: The study's trainer on the same configuration.

@@ -12,6 +12,7 @@ import SimpleITK as sitk
 import torch
 from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiment_dataset
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -290,14 +291,22 @@ def test_the_roi_is_one_that_the_network_divides_and_holds_what_the_organs_need_
     assert (box % divisor == 0).all()
 
 
-@pytest.mark.parametrize("share", [1.0, 0.5, 0.3])
+def test_eight_windows_predict_the_roi(planned):
+    plan = planned()
+    c = plan["configurations"]["3d_cascade_fullres"]
+    box = np.round(np.divide(c["roi"]["size_mm"], plan["configurations"]["3d_fullres"]["spacing"])).astype(int)
+    steps = compute_steps_for_sliding_window(tuple(box.tolist()), tuple(c["patch_size"]), 0.5)
+    assert [len(along) for along in steps] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("share", [1.0, 2 / 3, 0.5, 0.3])
 def test_the_segmenters_patch_is_the_planned_share_of_the_roi(planned, share, monkeypatch):
     monkeypatch.setattr(CascadeOARPlannerSmall, "segmenter_patch_share", share)
     plan = planned(plans_name=f"Share{round(100 * share)}")
     c = plan["configurations"]["3d_cascade_fullres"]
     box = np.round(np.divide(c["roi"]["size_mm"], plan["configurations"]["3d_fullres"]["spacing"])).astype(int)
     step = np.prod(c["architecture"]["arch_kwargs"]["strides"], axis=0)
-    assert c["patch_size"] == list(step * np.ceil(share * box / step).astype(int))
+    assert c["patch_size"] == list(step * np.ceil(share * box / step - 1e-6).astype(int))
     assert (c["patch_size"] == list(box)) == (share == 1)
 
 
@@ -307,18 +316,18 @@ def test_the_segmenters_deepest_stage_has_two_voxels_however_small_the_share(pla
     assert c["patch_size"] == (2 * np.prod(c["architecture"]["arch_kwargs"]["strides"], axis=0)).tolist()
 
 
-def test_eight_patches_of_half_the_roi_are_a_batch_where_memory_allows(planned, monkeypatch):
-    assert CascadeOARPlannerSmall.segmenter_patch_share == CascadeOARPlanner.segmenter_patch_share == 0.5
+def test_four_patches_of_two_thirds_of_the_roi_are_a_batch_where_memory_allows(planned, monkeypatch):
+    assert CascadeOARPlannerSmall.segmenter_patch_share == CascadeOARPlanner.segmenter_patch_share == 2 / 3
     configurations = planned()["configurations"]
-    assert configurations["3d_cascade_fullres"]["batch_size"] == 8
+    assert configurations["3d_cascade_fullres"]["batch_size"] == 4
     assert {configurations[name]["batch_size"] for name in STUDY if "cascade" in name} == {2}
     monkeypatch.setattr(CascadeOARPlannerSmall, "segmenter_memory_factor", 1.0)
     sizes = []
-    for memory_gb in (0.016, 0.008, 0.004):
+    for memory_gb in (0.016, 0.012, 0.0103):
         c = planned(gpu_memory_target_in_gb=memory_gb, plans_name="Memory")["configurations"]["3d_cascade_fullres"]
         assert c["patch_size"] == configurations["3d_cascade_fullres"]["patch_size"]
         sizes.append(c["batch_size"])
-    assert 8 == sizes[0] > sizes[1] > sizes[2] == 2
+    assert 4 == sizes[0] > sizes[1] > sizes[2] == 2
 
 
 def test_only_the_small_planners_localizer_weights_the_organs_more(planned):
