@@ -88,7 +88,8 @@ def _patch(share: float, batch_size: int) -> Callable[[dict], None]:
     return edit
 
 
-#: Variant -> edit of the segmenter's configuration. What a variant does not name is as in `default`.
+#: Variant -> edit of the segmenter's configuration. What a variant does not name is as in `default`. One of the learning
+#: rates is the planner's own, so that variant repeats the default.
 VARIANTS: dict[str, Callable[[dict], None]] = {
     "default": lambda c: None,
     "Dice alone": _recipe(loss="dice"),

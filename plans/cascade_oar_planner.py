@@ -360,10 +360,24 @@ class CascadeOARPlanner(ResEncUNetPlanner):
             architecture["_kw_requires_import"],
         )
 
-    def batch_size(self, patch_size: Sequence[int], architecture: Mapping) -> int:
-        """nnU-Net's rule: two at the memory target, more where the patch is smaller, at most a tenth of the cases."""
-        fits = round(2 * self.memory_budget() / self.feature_map_size(patch_size, architecture))
-        return int(max(self.UNet_min_batch_size, min(fits, round(0.1 * len(self.dataset)))))
+    def batch_size(
+        self,
+        patch_size: Sequence[int],
+        architecture: Mapping,
+        *,
+        memory_factor: float = 1.0,
+        at_most: int | None = None,
+    ) -> int:
+        """nnU-Net's rule: two at the memory target, more where the patch is smaller, at most a tenth of the cases.
+
+        Args:
+            patch_size, architecture: Of the configuration.
+            memory_factor: Multiple of the GPU memory target that may be used.
+            at_most: Instead of a tenth of the cases.
+        """
+        fits = round(2 * memory_factor * self.memory_budget() / self.feature_map_size(patch_size, architecture))
+        at_most = round(0.1 * len(self.dataset)) if at_most is None else at_most
+        return int(max(self.UNet_min_batch_size, min(fits, at_most)))
 
     def plan_localizer(self, fullres_spacing_mm: np.ndarray, forward: Sequence[int]) -> dict:
         """Entries of `3d_lowres` that differ from `3d_fullres`: the whole body of every training case in one patch."""
@@ -399,8 +413,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         share = np.maximum(2, np.ceil(self.segmenter_patch_share * np.array(box) / step - 1e-6).astype(int))
         patch = tuple(int(n) for n in np.minimum(box, step * share))
         wanted_patch = patch
-        budget = self.segmenter_memory_factor * self.memory_budget()
-        while self.feature_map_size(patch, architecture) > budget:
+        while self.feature_map_size(patch, architecture) > self.segmenter_memory_factor * self.memory_budget():
             axis = int(np.argmax(patch))
             smaller = list(patch)
             smaller[axis] -= 2 ** sum(s[axis] == 2 for s in architecture["arch_kwargs"]["strides"])
@@ -409,8 +422,8 @@ class CascadeOARPlanner(ResEncUNetPlanner):
             print(f"Patches of {wanted_patch} voxels exceed the GPU memory target: smaller ones are used.")
         if patch != box:
             print(f"Patches of {patch} will slide over the ROI of {box} voxels.")
-        fits = round(2 * budget / self.feature_map_size(patch, architecture))
-        batch_size = max(self.UNet_min_batch_size, min(self.segmenter_batch_size, fits))
+        limits = {"memory_factor": self.segmenter_memory_factor, "at_most": self.segmenter_batch_size}
+        batch_size = self.batch_size(patch, architecture, **limits)
         # The box is one that the network divides, so that a patch may be as large.
         rule = replace(fit.rule, size_mm=tuple(float(n * s) for n, s in zip(box, spacing_mm, strict=True)))
         return {
