@@ -87,6 +87,49 @@ def test_same_grid_measures_the_corner_furthest_away():
     assert describe_grid(a) == "11x7x5 voxels of 0.7x0.8x3 mm, LPS, first voxel at (-31.0, 17.5, 400.0) mm"
 
 
+@pytest.mark.parametrize(
+    ("edge_mm", "same_mm", "other_mm"),
+    [(0.2, 0.04, 0.1), (0.5, 0.12, 0.25), (1.0, 0.24, 0.5), (2.5, 0.24, 0.26), (5.0, 0.24, 0.26)],
+)
+def test_half_a_voxel_and_a_quarter_of_a_mm_are_another_grid(edge_mm: float, same_mm: float, other_mm: float):
+    a, near, far = (make_image(spacing_mm=(5.0, edge_mm, edge_mm), angles_deg=(10, 5, -3)) for _ in range(3))
+    near.SetOrigin(np.add(a.GetOrigin(), (0, same_mm, 0)).tolist())
+    far.SetOrigin(np.add(a.GetOrigin(), (0, other_mm, 0)).tolist())
+    assert same_grid(a, near)
+    assert same_grid(near, a)
+    assert not same_grid(a, far)
+
+
+def planning_ct() -> sitk.Image:
+    """512 x 512 x 200 voxels of 0.9765625 x 0.9765625 x 2.5 mm, oblique."""
+    ct = sitk.Image((512, 512, 200), sitk.sitkUInt8)
+    ct.SetSpacing((0.9765625, 0.9765625, 2.5))
+    ct.SetOrigin((-249.51171875, -402.51171875, -1213.4375))
+    ct.SetDirection(rotation((4, -3, 5)).ravel())
+    return ct
+
+
+def test_headers_of_one_planning_ct_by_two_tools_are_one_grid():
+    ct, other = planning_ct(), planning_ct()
+    other.SetSpacing(np.round(ct.GetSpacing(), 4).tolist())
+    other.SetOrigin(np.round(ct.GetOrigin(), 2).tolist())
+    other.SetDirection(np.round(ct.GetDirection(), 6).tolist())
+    assert same_grid(ct, other)
+    other.SetOrigin(np.subtract(ct.GetOrigin(), 0.9765625 / 2).tolist())  # corner of the voxel for its centre
+    assert not same_grid(ct, other)
+    assert "origin differs by (0.49, 0.49, 0.49) mm, corners up to 0.846 mm apart" in grid_difference(ct, other)
+
+
+def test_an_image_turned_by_45_degrees_goes_back_whatever_rounding_does_to_its_axes():
+    image = make_image(angles_deg=(0, 0, 45))
+    turned = sitk.Image(image)
+    turned.SetDirection(rotation((0, 0, 45 + 1e-5)).ravel())
+    other = sitk.Image(image)
+    other.SetDirection(rotation((0, 0, 45 - 1e-5)).ravel())
+    assert orientation_code(turned) != orientation_code(other)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(back_to_grid(turned, other)), sitk.GetArrayFromImage(image))
+
+
 def test_corners_lie_where_simpleitk_puts_them():
     image = make_image(angles_deg=(20, 5, -40))
     expected = [image.TransformIndexToPhysicalPoint(index) for index in itertools.product((0, 10), (0, 6), (0, 4))]
