@@ -33,15 +33,24 @@ from nnunet_ext import dicom_cases
 from nnunet_ext.channels import ChannelOptions, prepare_channels, reference_channel
 from nnunet_ext.geometry import (
     CANONICAL,
-    GRID_TOLERANCE_MM,
     describe_grid,
     grid_difference,
+    grid_tolerance_mm,
     orientation_code,
     resample_labels,
     same_grid,
     to_canonical,
 )
-from nnunet_ext.image_io import find_channel_files, image_files, image_stem, read_image, write_image
+from nnunet_ext.image_io import (
+    find_channel_files,
+    image_files,
+    image_stem,
+    label_map_of,
+    read_image,
+    shown_values,
+    whole_labels,
+    write_image,
+)
 from nnunet_ext.labels import LabelTable, default_label_table, left_right_pairs, load_label_table
 from nnunet_ext.organ_masks import merge_masks
 from nnunet_ext.preview import FOLDER as PREVIEWS
@@ -797,7 +806,7 @@ def _labels(
         owner = next((m for m, image in others.items() if same_grid(canonical, image)), None)
         if owner is None:
             raise ValueError(
-                f"labels do not lie on the grid of a channel (within {GRID_TOLERANCE_MM} mm): "
+                f"labels do not lie on the grid of a channel (within {grid_tolerance_mm(canonical, reference):g} mm): "
                 f"{grid_difference(canonical, reference)}; export them on the grid of the {reference_channel(list(images))}"
             )
         if registered:
@@ -838,19 +847,16 @@ def _counts(array: np.ndarray, table: LabelTable) -> dict[str, int]:
 
 def _label_map(case: _Case, table: LabelTable) -> tuple[sitk.Image, dict[str, int]]:
     path = case.label_files[None][0]
-    image = read_image(path)
-    array = sitk.GetArrayViewFromImage(image)
-    values = np.unique(array)
-    if not values.any():
+    image, odd = label_map_of(read_image(path))
+    values = np.unique(sitk.GetArrayViewFromImage(image)).tolist()
+    if not any(values) and not odd:
         raise ValueError(
             f"{path.name} is an empty label map: every voxel is 0; leave it out, or export the labels again"
         )
     known = {0, *table.values.values()}
-    wrong = [f"{value:g}" for value in values if float(value) not in known]
-    if wrong:
-        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+    if wrong := [*odd, *(value for value in values if value not in known)]:
         raise ValueError(
-            f"label value {', '.join(wrong[:5])}{more} in {path.name} is not in the label table "
+            f"label value {shown_values(wrong)} in {path.name} is not in the label table "
             f"({', '.join(f'{v} {organ}' for organ, v in table.values.items())}); pass a table with --labels"
         )
     image = sitk.Cast(image, sitk.sitkUInt16)
@@ -875,8 +881,11 @@ def _merged_masks(case: _Case, table: LabelTable, warnings: list[str]) -> tuple[
                 image = sitk.DICOMOrient(image, orientation_code(grid))
             array = sitk.GetArrayViewFromImage(image)
             values = np.unique(array)
+            if values.size > 2:  # what scaling and resampling left of whole numbers
+                array, odd = whole_labels(array)
+                values = values if odd else np.unique(array)
             if values.size > 2 or (values.size == 2 and values[0] != 0):
-                raise ValueError(f"mask {path.name} of {organ} holds {values.size} values, {values[0]:g}..{values[-1]:g}; "
+                raise ValueError(f"mask {path.name} of {organ} holds {values.size} values, {shown_values(values.tolist())}; "
                                  "a mask has 0 and one other")  # fmt: skip
             masks[organ] = masks.get(organ, np.zeros(array.shape, dtype=bool)) | (array != 0)
     return merge_masks(masks, grid, table, warnings)

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nnunet_ext.image_io import image_stem
+
 logger = logging.getLogger(__name__)
 
 #: In `validation/`: per case, how the box was placed and which share of the organs it holds.
@@ -131,7 +133,7 @@ def dataset_folder(variable: str, name: str) -> Path | None:
 def _case(file: str) -> str:
     """Case of a label map of which only the path is known; endings as nnU-Net's readers know them."""
     name = file.replace("\\", "/").rpartition("/")[2]
-    return name.removesuffix(".gz").rpartition(".")[0]
+    return image_stem(Path(name)) or name.rpartition(".")[0]
 
 
 def _read(path: Path) -> dict | list:

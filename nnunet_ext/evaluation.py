@@ -3,26 +3,31 @@
 What counts, for each case that has a reference:
 
 - every organ gets the metrics of `nnunet_ext.metrics`, whose module text says what an empty mask is worth;
-- a FAILED case (no prediction, an unreadable file, another grid, an unknown label) scores as if every organ of its
-  reference were missed: DSC 0, HD95 = image diagonal, surface dice 0. A lost case must not improve the mean. Only a
-  reference that cannot be read stays out of the means: nobody knows which organs it holds;
+- a FAILED case (no prediction, a damaged or unreadable file, another grid, an unknown label) is named and scores as if
+  every organ of its reference were missed: DSC 0, HD95 = image diagonal, surface dice 0. What is left of a damaged
+  prediction is never scored, and a lost case must not improve the mean. Only a reference that cannot be read stays out of
+  the means: nobody knows which organs it holds;
 - an organ that the model does not segment, because its crop is too small for it, has no score in any case: `left_out_organs`
   of the `dataset.json` beside the predictions names them.
 
 Means, tables and files are made in `nnunet_ext.evaluation_summary`.
 
-Label maps of one case are compared voxel by voxel, so their grids are compared first. A prediction on the reference's
-grid with other axis order or flips (another writer's orientation) is reoriented; any other difference fails the case.
+Label maps are read by `image_io`, as `convert` reads them. Those of one case are compared voxel by voxel, so their grids
+are compared first (`geometry.grid_tolerance_mm`). A prediction on the reference's grid with other axis order or flips
+(another writer's orientation) is reoriented. Any other difference fails the case. Whatever lies in the two folders and is
+not compared is named.
 """
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
 import multiprocessing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -34,16 +39,15 @@ from tqdm import tqdm
 from nnunet_ext import roi
 from nnunet_ext.cross_validation import is_model, read_cross_validation, reference_folder
 from nnunet_ext.evaluation_summary import EvaluationSummary, write_evaluation
+from nnunet_ext.geometry import back_to_grid, grid_difference, orientation_code
+from nnunet_ext.image_io import ENDINGS, image_files, image_stem, label_map_of, read_image, shown_values
 from nnunet_ext.labels import LEFT_OUT_KEY
 from nnunet_ext.metrics import METRICS, image_diagonal_mm, presence, score_organ, tolerance_mm_of
 
 logger = logging.getLogger(__name__)
 
-FILE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
-
-#: Corners of two grids may lie this far apart, in voxels (of the shortest edge). NIfTI keeps directions as float32
-#: quaternions, good to a few hundredths of a voxel at the far corner; a shift that moves a score is far larger.
-GRID_TOLERANCE_VOXELS = 0.05
+#: What nnU-Net and this package write beside label maps.
+COMPANIONS = (".json", ".npz", ".pkl")
 
 KILLED = "a scoring process ended (out of memory? a script without `if __name__ == '__main__'`?); use n_processes=1"
 
@@ -82,7 +86,8 @@ def evaluate(
         The scores. Cases that failed are in `.failed` with their reason, the others are scored all the same.
 
     Raises:
-        FileNotFoundError: If a folder does not exist, there is no reference, or no `dataset.json` names the labels.
+        FileNotFoundError: If a folder does not exist, there is no reference, no prediction is of a case that has one, or no
+            `dataset.json` names the labels.
         ValueError: If two files of a folder are the same case, a label or tolerance is unusable.
     """
     if n_processes < 1:
@@ -129,6 +134,7 @@ class _Folders:
     model: Path | None = None
     folds: tuple[str, ...] = ()
     localizer: Path | None = None
+    others: tuple[str, ...] = ()  # in the two folders, and no label map
 
 
 def _find(predictions: Path, references: Path | None) -> _Folders:
@@ -159,14 +165,30 @@ def _find(predictions: Path, references: Path | None) -> _Folders:
             f"{predictions} is no trained model (plans.json, fold_*), so name the folder of the references too."
         )
     references = Path(references)
-    return _Folders(predictions, references, prediction_of, _references(references), boxes=_boxes(predictions))
+    reference_of = _references(references)
+    others = (*_others(predictions, prediction_of), *_others(references, reference_of))
+    return _Folders(predictions, references, prediction_of, reference_of, _boxes(predictions), others=others)
 
 
 def _references(folder: Path) -> dict[str, Path]:
     found = find_label_maps(folder)
     if not found:
-        raise FileNotFoundError(f"No label map ({', '.join(FILE_ENDINGS)}) in the references folder {folder}.")
+        raise FileNotFoundError(f"No label map ({', '.join(ENDINGS)}) in the references folder {folder}.")
     return found
+
+
+def _others(folder: Path, label_maps: Mapping[str, Path]) -> list[str]:
+    """Files and folders beside label maps that are no part of one and that nnU-Net and this package do not write there."""
+    parts = set()
+    for path in label_maps.values():
+        with suppress(OSError, ValueError):  # said when the label map is read
+            parts.update(image_files(path))
+    found = [path for path in sorted(folder.iterdir()) if path not in parts and not path.name.startswith(".")]
+    return [
+        f"{folder.name}/{path.name}{' (a folder)' if path.is_dir() else ''}"
+        for path in found
+        if path.is_dir() or (image_stem(path) is None and not path.name.lower().endswith(COMPANIONS))
+    ]
 
 
 def _score(
@@ -181,6 +203,12 @@ def _score(
     organs = organ_values(labels)
     tolerances_mm = _tolerances(organs, tolerance_mm)
     not_segmented = organs_not_segmented(folders.dataset, organs)
+    if folders.model is None and not folders.prediction_of.keys() & folders.reference_of.keys():
+        raise FileNotFoundError(
+            f"None of the {len(folders.prediction_of)} predictions in {folders.dataset} has a reference in "
+            f"{folders.references}: {_first(folders.prediction_of)} there, {_first(folders.reference_of)} here. A case has "
+            "the same name in both folders, up to the file ending."
+        )
     jobs = [
         _Job(
             case,
@@ -212,12 +240,17 @@ def _score(
         files={job.case: (_absolute(job.prediction), _absolute(job.reference)) for job in jobs},
         failed={job.case: results[job.case].failed for job in jobs if results[job.case].failed},
         ignored=() if folders.model else ignored,
+        not_compared=folders.others,
         not_segmented=not_segmented,
         pass_rates=dict(sorted(rates.items())),
         channels=tuple(name for _, name in sorted(names.items(), key=lambda item: int(item[0]))),
         model=folders.model,
         folds=folders.folds,
     )
+
+
+def _first(files: Mapping[str, Path]) -> str:
+    return f"{min(path.name for path in files.values())}{', ...' * (len(files) > 1)}" if files else "no label map"
 
 
 def find_label_maps(folder: Path) -> dict[str, Path]:
@@ -231,10 +264,9 @@ def find_label_maps(folder: Path) -> dict[str, Path]:
         raise FileNotFoundError(f"{folder} is not a folder.")
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        ending = next((e for e in FILE_ENDINGS if path.name.endswith(e)), None)
-        if ending is None or path.name.startswith(".") or not path.is_file():
+        case = image_stem(path)
+        if case is None or path.is_dir():
             continue
-        case = path.name[: -len(ending)]
         if case in found:
             raise ValueError(
                 f"case '{case}' is there twice in {folder}: {found[case].name} and {path.name}. Remove one."
@@ -255,11 +287,12 @@ def channel_files(folder: Path, case: str, channel_names: Mapping[str, str]) -> 
         FileNotFoundError: If a channel is missing.
     """
     found = {}
+    there = {p.name.lower(): p for p in folder.glob(f"{glob.escape(case)}_[0-9][0-9][0-9][0-9].*") if p.is_file()}
     for number, name in sorted(channel_names.items(), key=lambda item: int(item[0])):
         stem = f"{case}_{int(number):04d}"
-        path = next((p for p in (folder / f"{stem}{ending}" for ending in FILE_ENDINGS) if p.is_file()), None)
+        path = next((there[file] for file in (f"{stem}{ending}".lower() for ending in ENDINGS) if file in there), None)
         if path is None:
-            raise FileNotFoundError(f"no image {stem}{FILE_ENDINGS[0]} (channel {name}) in {folder}")
+            raise FileNotFoundError(f"no image {stem}{ENDINGS[0]} (channel {name}) in {folder}")
         found[name if name not in found else f"{name} ({number})"] = path
     return found
 
@@ -307,43 +340,17 @@ def organ_values(labels: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
     return organs
 
 
-def grid_difference(prediction: sitk.Image, reference: sitk.Image) -> str | None:
-    """What keeps two images from lying on one voxel grid, in words; None if they do, to `GRID_TOLERANCE_VOXELS`."""
-    if prediction.GetSize() != reference.GetSize():
-        return f"size differs: prediction {prediction.GetSize()}, reference {reference.GetSize()} voxels (X, Y, Z)"
-    tolerance_mm = GRID_TOLERANCE_VOXELS * min(reference.GetSpacing())
-    corners = np.array(np.meshgrid(*[(0, size - 1) for size in reference.GetSize()])).reshape(3, -1)
-    apart_mm = np.linalg.norm(_corners_lps_mm(prediction, corners) - _corners_lps_mm(reference, corners), axis=0).max()
-    if apart_mm <= tolerance_mm:
-        return None
-    # Name the property that explains most of it, measured as the shift it causes at the far corner.
-    size = np.subtract(reference.GetSize(), 1)
-    extent_mm = np.multiply(size, reference.GetSpacing())
-    p_direction, r_direction = (np.reshape(i.GetDirection(), (3, 3)) for i in (prediction, reference))
-    shifts_mm = {
-        "spacing": np.linalg.norm(np.subtract(prediction.GetSpacing(), reference.GetSpacing()) * size),
-        "origin": np.linalg.norm(np.subtract(prediction.GetOrigin(), reference.GetOrigin())),
-        "direction": np.linalg.norm(np.abs(p_direction - r_direction) @ extent_mm),
-    }
-    name = max(shifts_mm, key=shifts_mm.get)
-    values = [tuple(round(v, 4) for v in getattr(i, f"Get{name.capitalize()}")()) for i in (prediction, reference)]
-    return f"{name} differs: prediction {values[0]}, reference {values[1]}; corners lie {apart_mm:.3g} mm apart"
-
-
 def on_grid_of(prediction: sitk.Image, reference: sitk.Image) -> sitk.Image:
     """The prediction with axes ordered and flipped as the reference's; the voxels themselves stay what they are.
 
     Raises:
         ValueError: If the two grids are not the same voxels; the message names the difference.
     """
-    if grid_difference(prediction, reference) is None:
-        return prediction
-    code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(reference.GetDirection())
-    reoriented = sitk.DICOMOrient(prediction, code)
-    difference = grid_difference(reoriented, reference)
-    if difference is not None:
-        raise ValueError(f"prediction and reference lie on different grids: {difference}")
-    return reoriented
+    try:
+        return back_to_grid(prediction, reference)
+    except ValueError as error:
+        difference = grid_difference(sitk.DICOMOrient(prediction, orientation_code(reference)), reference)
+        raise ValueError(f"prediction and reference lie on different grids: {difference}") from error
 
 
 # One case -------------------------------------------------------------------------------------------------------------
@@ -398,11 +405,11 @@ def _score_case(job: _Job) -> _Result:
     try:
         if job.prediction is None:
             raise FileNotFoundError("no prediction")
-        reference_image = _read(job.reference)
-        prediction_image = on_grid_of(_read(job.prediction), reference_image)
         known = {value for values in job.organs.values() for value in values} | set(job.ignore)
-        reference, reference_boxes = _label_boxes(reference_image, known, job.reference)
-        prediction, prediction_boxes = _label_boxes(prediction_image, known, job.prediction)
+        reference_image = _read_labels(job.reference, known)
+        prediction_image = on_grid_of(_read_labels(job.prediction, known), reference_image)
+        reference, prediction = (sitk.GetArrayFromImage(image) for image in (reference_image, prediction_image))
+        reference_boxes, prediction_boxes = _label_boxes(reference), _label_boxes(prediction)
     except (OSError, RuntimeError, ValueError, MemoryError) as error:  # SimpleITK: RuntimeError
         return _failed_case(job, _one_line(error))
 
@@ -426,12 +433,12 @@ def _failed_case(job: _Job, reason: str) -> _Result:
     """Rows of a case that could not be scored: every organ of its reference counts as missed."""
     nan = float("nan")
     try:
-        image = _read(job.reference)
+        image, _ = label_map_of(read_image(job.reference))  # of a value that is no label nobody knows what it means
         reference = sitk.GetArrayViewFromImage(image)
         spacing_mm = image.GetSpacing()[::-1]
         masks = {organ: _mask(reference, values) for organ, values in job.organs.items()}
         scores = {organ: score_organ(mask, np.zeros_like(mask), spacing_mm=spacing_mm) for organ, mask in masks.items()}
-    except (OSError, RuntimeError, ValueError):  # unreadable reference: no organ to count as missed
+    except (OSError, RuntimeError, ValueError, MemoryError):  # unreadable reference: no organ to count as missed
         scores = {organ: dict.fromkeys(METRICS, nan) for organ in job.organs}
     unknown = {"prediction_ml": nan, "volume_difference_ml": nan, "volume_difference_percent": nan}
     return _Result([_row(job, organ, scores[organ] | unknown, "failed") for organ in job.organs], failed=reason)
@@ -455,43 +462,27 @@ def _row(job: _Job, organ: str, scores: Mapping[str, float], flag: str) -> dict:
     return {"case": job.case, "organ": organ, **scores, "tolerance_mm": job.tolerances_mm[organ], "flag": flag}
 
 
-def _read(path: Path) -> sitk.Image:
-    try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise ValueError(f"{path.name} cannot be read as an image ({path.parent})") from error
-    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+def _read_labels(path: Path, known: Collection[int]) -> sitk.Image:
+    """Label map with whole numbers.
+
+    Raises:
+        ValueError: If it cannot be read, or a voxel holds a value that is neither 0 nor in `known`.
+    """
+    image, odd = label_map_of(read_image(path))
+    array = sitk.GetArrayViewFromImage(image)
+    # The boxes need a place for every value up to the largest: not where one has ten digits.
+    in_range = array.min() >= 0 and array.max() <= max(known, default=0)
+    present = _label_boxes(array) if in_range else np.unique(array).tolist()
+    if unknown := [*odd, *(value for value in present if value and value not in known)]:
         raise ValueError(
-            f"{path.name} is not a 3D label map: {image.GetDimension()} dimensions, "
-            f"{image.GetNumberOfComponentsPerPixel()} values per voxel ({path.parent})"
+            f"{path.name} holds label {shown_values(unknown)}, which is not in the mapping {sorted(known)} ({path.parent})"
         )
     return image
 
 
-def _label_boxes(image: sitk.Image, known: set[int], path: Path) -> tuple[np.ndarray, dict[int, tuple[slice, ...]]]:
-    """The voxels, and label value -> bounding box for every label present. One pass for all labels.
-
-    Raises:
-        ValueError: If a voxel holds a value that is neither 0 nor in `known`.
-    """
-    array = sitk.GetArrayFromImage(image)
-    low, high = array.min(), array.max()
-    if array.dtype.kind == "f" or low < 0 or high > max(known, default=0):
-        present = {value.item() for value in np.unique(array)} - {0}
-        _refuse_unknown(present, known, path)
-        array = array.astype(np.int32)
-    boxes = {value: box for value, box in enumerate(ndimage.find_objects(array), start=1) if box is not None}
-    _refuse_unknown(set(boxes), known, path)
-    return array, boxes
-
-
-def _refuse_unknown(present: set[float], known: set[int], path: Path) -> None:
-    unknown = sorted(present - known)
-    if unknown:
-        shown = ", ".join(f"{value:g}" for value in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
-        raise ValueError(
-            f"{path.name} holds label {shown}, which is not in the mapping {sorted(known)} ({path.parent})"
-        )
+def _label_boxes(array: np.ndarray) -> dict[int, tuple[slice, ...]]:
+    """Label value -> bounding box for every label present. One pass for all labels."""
+    return {value: box for value, box in enumerate(ndimage.find_objects(array), start=1) if box is not None}
 
 
 def _mask(array: np.ndarray, values: tuple[int, ...]) -> np.ndarray:
@@ -502,11 +493,6 @@ def _union(boxes: list[tuple[slice, ...]]) -> tuple[slice, ...]:
     if not boxes:
         return (slice(0, 1),) * 3  # neither mask holds the organ: any voxel shows that
     return tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*boxes, strict=True))
-
-
-def _corners_lps_mm(image: sitk.Image, corners: np.ndarray) -> np.ndarray:
-    axes = np.reshape(image.GetDirection(), (3, 3)) * np.asarray(image.GetSpacing())
-    return np.asarray(image.GetOrigin())[:, None] + axes @ corners
 
 
 # Settings -------------------------------------------------------------------------------------------------------------

@@ -81,6 +81,7 @@ class EvaluationSummary:
         files: Case -> prediction (None where there is none) and reference.
         failed: Case -> why it could not be scored.
         ignored: Predictions without a reference.
+        not_compared: What else lies in the folders of predictions and references and is no label map, as `folder/name`.
         not_segmented: Organs that the model leaves out.
         pass_rates: Case -> label crop pass rate in [0, 1], where it is known.
         channels: Names of the images' channels, empty where unknown.
@@ -95,6 +96,7 @@ class EvaluationSummary:
     files: dict[str, tuple[Path | None, Path]] = field(default_factory=dict, repr=False)
     failed: dict[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+    not_compared: tuple[str, ...] = ()
     not_segmented: tuple[str, ...] = ()
     pass_rates: dict[str, float] = field(default_factory=dict, repr=False)
     channels: tuple[str, ...] = ()
@@ -227,6 +229,7 @@ area. Surface dice: share of both surfaces within the tolerance of the other. Vo
 - Not segmented by this model (no score, not counted): {", ".join(summary.not_segmented) or "none"}
 - Failed cases (every organ counted as missed):{reasons}
 - Predictions without a reference (ignored): {", ".join(summary.ignored) or "none"}
+- Files and folders that are no label map (not compared): {", ".join(summary.not_compared) or "none"}
 - Label crop pass rate: {_pass_rates(summary.pass_rates)}
 {_localizer_markdown(summary)}"""
 
@@ -324,6 +327,7 @@ def read_evaluation(folder: Path) -> EvaluationSummary:
             },
             failed=content["failed"],
             ignored=tuple(content["ignored"]),
+            not_compared=tuple(content.get("not_compared", ())),  # older evaluations have none
             not_segmented=tuple(content["not_segmented"]),
             pass_rates=content["label_crop_pass_rate"]["cases"],
             channels=tuple(content["channels"]),
@@ -373,6 +377,7 @@ def _json(summary: EvaluationSummary) -> str:
         "left_out": pairs(summary.left_out),
         "failed": summary.failed,
         "ignored": summary.ignored,
+        "not_compared": summary.not_compared,
         "not_segmented": summary.not_segmented,
         "label_crop_pass_rate": {
             "mean": statistics(summary.pass_rates.values())["mean"],

@@ -1,25 +1,29 @@
 """Reading and writing one 3D image, with the checks that image libraries leave out.
 
-`read_image` refuses what would go wrong hours later: cut-off files (SimpleITK fills the rest with zeros), 4D and
-colour images, NaN, and headers whose orientation is missing, sheared or contradictory. NIfTI is read through NiBabel
-from one pass over the file: where a stale qform stands beside an sform, the sform counts (ITK decides otherwise in
-some cases); NRRD and MetaImage are read by SimpleITK after their byte count has been checked.
+`read_image` is the only reader of image files in this package; `read_label_map` is the same for label maps. It refuses
+what would go wrong hours later: cut-off files (SimpleITK fills the rest with zeros), 4D and colour images, NaN, and
+headers whose orientation is missing, sheared or contradictory. NIfTI is read through NiBabel from one pass over the file.
+The content says whether it is compressed, whatever its name. Where a stale qform stands beside an sform, the sform counts
+(ITK decides otherwise in some cases). NRRD and MetaImage are read by SimpleITK after their byte count has been checked.
 """
 
 from __future__ import annotations
 
 import bz2
-import gzip
 import io
+import logging
+import math
 import os
 import re
-import shutil
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import SimpleITK as sitk
+
+log = logging.getLogger(__name__)
 
 #: File endings that are read, longest first so that `.nii.gz` is not taken for `.gz`.
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
@@ -33,11 +37,20 @@ MODALITY_ALIASES = {
 
 #: Voxels whose longest side is shorter than this were meant in metres: no clinical scanner goes below 0.1 mm.
 SMALLEST_SPACING_MM = 0.02
+#: Voxels with a longer side are those of a header that says metres and means millimetres.
+LARGEST_SPACING_MM = 100.0
 
 #: Cosine between two axes of an sform above which it is sheared: 0.06 degrees, 0.25 mm over a head.
 SHEAR_TOLERANCE = 1e-3
 
-_CHUNK_BYTES = 1 << 22
+#: A label this near to a whole number is that number: what scaling and resampling in 32-bit float leave of it.
+LABEL_TOLERANCE = 1e-3
+
+#: A qform's quaternion may be longer than 1 by rounding: each of its numbers to three decimals.
+QUATERNION_TOLERANCE = 1e-3
+
+_GZIP = b"\x1f\x8b"
+_CHUNK_BYTES = 1 << 16  # as much as 64 MB when unpacked
 _MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}  # NIfTI xyzt_units: metre, mm, micron
 
 
@@ -59,7 +72,7 @@ def image_files(path: Path) -> list[Path]:
     elif path.name.lower().endswith(".nrrd"):
         fields = _nrrd_header(path)[0]
         name = fields.get("data file", fields.get("datafile"))
-    if name is None or name.upper() in ("LOCAL", "LIST") or "%" in name or " " in name.strip():
+    if name is None or name.upper().startswith(("LOCAL", "LIST")) or "%" in name:
         return [path]
     return [path, path.parent / name.strip()]
 
@@ -123,27 +136,89 @@ def read_image(path: Path) -> sitk.Image:
         ValueError: If the image is not one; the message names the file, what is wrong and what to do.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path.name} is a folder, not an image; give the file in it")
     if not path.is_file():
         raise FileNotFoundError(f"{path.name} does not exist")
     if image_stem(path) is None:
         raise ValueError(f"{path.name}: cannot read this ending; use one of {', '.join(ENDINGS)}")
-    _refuse_pointer(path)
-    is_nifti = path.name.lower().endswith((".nii", ".nii.gz"))
-    image = _read_nifti(path) if is_nifti else _read_with_itk(path)
+    try:
+        _refuse_pointer(path)
+        image = _read_nifti(path) if path.name.lower().endswith((".nii", ".nii.gz")) else _read_with_itk(path)
+    except OSError as error:
+        reason = error.strerror or _one_line(error)
+        raise OSError(f"{path.name} cannot be read ({reason}); check who may read it, or copy it again") from error
+    except MemoryError as error:
+        raise MemoryError(f"{path.name} does not fit into memory; free some, or crop the image") from error
     size, spacing = image.GetSize(), image.GetSpacing()
     if min(size) < 2:
         raise ValueError(f"{path.name}: a 3D image is needed, this one is flat, {'x'.join(map(str, size))} voxels")
     if not all(np.isfinite(mm) and mm > 0 for mm in spacing):
         raise ValueError(f"{path.name}: spacing {spacing} mm is not positive; write the file with its true voxel size")
+    size_mm = "x".join(f"{mm:.3g}" for mm in spacing)
     if max(spacing) < SMALLEST_SPACING_MM:
-        size_mm = "x".join(f"{mm:.3g}" for mm in spacing)
-        raise ValueError(f"{path.name}: its voxels measure {size_mm} mm, so it is in metres; write it in mm")
+        raise ValueError(
+            f"{path.name}: its voxels measure {size_mm} mm, so it is in metres or names a wrong unit; write it in mm"
+        )
+    if max(spacing) > LARGEST_SPACING_MM:
+        raise ValueError(
+            f"{path.name}: its voxels measure {size_mm} mm: its header gives a wrong size or unit; write it in mm"
+        )
     array = sitk.GetArrayViewFromImage(image)
     if array.dtype.kind == "f":
         bad = array.size - int(np.count_nonzero(np.isfinite(array)))
         if bad:
             raise ValueError(f"{path.name}: {bad} of {array.size} voxels are NaN or infinite; export the image again")
     return image
+
+
+def read_label_map(path: Path) -> sitk.Image:
+    """A label map: as `read_image`, its values whole numbers of an integer type.
+
+    Raises:
+        FileNotFoundError, ValueError: As `read_image`, and where `label_map_of` finds values that are no labels.
+    """
+    image, odd = label_map_of(read_image(path))
+    if odd:
+        raise ValueError(
+            f"{Path(path).name} holds {shown_values(odd)}, which is no whole number; a label map is needed, no "
+            "probabilities and no image"
+        )
+    return image
+
+
+def label_map_of(image: sitk.Image) -> tuple[sitk.Image, list[float]]:
+    """An image with its values as labels, and those that are none; see `whole_labels`."""
+    array = sitk.GetArrayViewFromImage(image)
+    labels, odd = whole_labels(array)
+    if labels is array:
+        return image, odd
+    result = sitk.GetImageFromArray(labels)
+    result.CopyInformation(image)
+    return result, odd
+
+
+def whole_labels(array: np.ndarray) -> tuple[np.ndarray, list[float]]:
+    """Label values as whole numbers, and those that are none.
+
+    Args:
+        array: Of any shape. An integer array is returned as it is.
+
+    Returns:
+        32-bit integers, 0 where the value is no label. Sorted values further than `LABEL_TOLERANCE` from a whole number,
+        beyond 32 bit, or not finite.
+    """
+    if array.dtype.kind != "f":
+        return array, []
+    nearest = np.rint(array)
+    fits = (np.abs(array - nearest) <= LABEL_TOLERANCE) & (np.abs(nearest) < 2**31)  # False for NaN
+    return np.where(fits, nearest, 0).astype(np.int32), np.unique(array[~fits]).tolist() if not fits.all() else []
+
+
+def shown_values(values: Iterable[float], most: int = 5) -> str:
+    """Label values for a message, with all digits that tell them from others: `1, 0.5 and 3 more`."""
+    texts = [str(np.float32(value) if isinstance(value, float) else value).removesuffix(".0") for value in values]
+    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
 
 
 def write_image(image: sitk.Image, path: Path) -> None:
@@ -162,64 +237,163 @@ def write_image(image: sitk.Image, path: Path) -> None:
 
 
 def _read_nifti(path: Path) -> sitk.Image:
-    import nibabel
-    from nibabel.filebasedimages import ImageFileError
+    from nibabel import Nifti1Header, Nifti2Header
+    from nibabel.arrayproxy import ArrayProxy
     from nibabel.spatialimages import HeaderDataError
 
-    content = _gunzip(path) if path.name.lower().endswith(".gz") else io.BytesIO(path.read_bytes())
+    content = _nifti_content(path)
     n_bytes = content.getbuffer().nbytes
+    start = bytes(content.getbuffer()[:540])
+    _refuse_other_content(path, start, "NIfTI")
     if n_bytes < 348:
-        raise ValueError(f"{path.name} is cut off: {n_bytes} bytes, less than a NIfTI header; copy it again")
-    start = bytes(content.getbuffer()[:4])
-    version_2 = 540 in (int.from_bytes(start, "little"), int.from_bytes(start, "big"))
+        raise _cut_off(path, f"{n_bytes} bytes, less than a NIfTI header")
+    kinds = {b"n+1": Nifti1Header, b"ni1": Nifti1Header, b"n+2": Nifti2Header, b"ni2": Nifti2Header}
+    kind = kinds.get(start[344:347]) or kinds.get(start[4:7])
+    if kind is None:
+        if 348 in (int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")):
+            raise ValueError(
+                f"{path.name} is an Analyze file, which does not say how it lies in space, so left and right are unknown; "
+                "write it as NIfTI with its orientation"
+            )
+        raise ValueError(
+            f"{path.name} is not a readable NIfTI file: it begins neither like one nor like gzip, so it is damaged or "
+            "something else; copy it again, or export it as NIfTI"
+        )
+    if n_bytes < kind.sizeof_hdr:
+        raise _cut_off(path, f"{n_bytes} bytes, less than a NIfTI header")
+    header = kind(start[: kind.sizeof_hdr], check=False)  # nibabel's checks mend in silence, or say it to its own log
     try:
-        nifti = (nibabel.Nifti2Image if version_2 else nibabel.Nifti1Image).from_stream(content)
-    except (HeaderDataError, ImageFileError, ValueError) as error:
-        raise ValueError(f"{path.name} is not a readable NIfTI file: {_one_line(error)}") from error
-    header, dtype = nifti.header, nifti.get_data_dtype()
+        dtype = header.get_data_dtype()
+        if dtype.kind == "V" and dtype.fields is None:  # single bits
+            raise KeyError(dtype)
+    except (HeaderDataError, KeyError) as error:
+        raise ValueError(
+            f"{path.name} holds voxels of the unknown type {int(header['datatype'])}; write it as 16-bit integer or float"
+        ) from error
     if dtype.fields is not None or dtype.kind == "c":
-        kind = "an RGB (colour)" if dtype.fields is not None else "a complex-valued"
-        raise ValueError(f"{path.name} is {kind} image; a scalar 3D image is needed")
-    shape = nifti.shape
+        meant = "an RGB (colour)" if dtype.fields is not None else "a complex-valued"
+        raise ValueError(f"{path.name} is {meant} image; a scalar 3D image is needed")
+    shape = whole = _nifti_shape(path, header["dim"].tolist())
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) != 3:
+        raise ValueError(f"{path.name} is {len(shape)}D, {'x'.join(map(str, whole))}; one 3D image is needed")
+    offset = float(header["vox_offset"])
+    if not offset >= kind.sizeof_hdr:
         raise ValueError(
-            f"{path.name} is {len(shape)}D, {'x'.join(map(str, nifti.shape))}; give one 3D image per channel"
+            f"{path.name}: its header does not say where the voxels begin (vox_offset {offset:g}): it is damaged, or the "
+            "header of a pair of files; write both as one .nii"
         )
-    expected = int(nifti.dataobj.offset) + int(np.prod(shape)) * dtype.itemsize
+    expected = offset + math.prod(shape) * dtype.itemsize
     if n_bytes < expected:
-        raise ValueError(f"{path.name} is cut off: {n_bytes} bytes where its header promises {expected}; copy it again")
-    data = np.asanyarray(nifti.dataobj).reshape(shape)
-    del content, nifti  # half of the memory
+        raise _cut_off(path, f"{n_bytes} bytes where its header promises {expected:.0f}")
+    try:
+        slope, inter = header.get_slope_inter()  # None, None where the slope is 0 or no number: not scaled
+    except HeaderDataError as error:
+        raise ValueError(
+            f"{path.name}: its scale is no number (scl_slope {header['scl_slope']}, scl_inter {header['scl_inter']}); "
+            "export the image again"
+        ) from error
+    with path.open("rb") as file:
+        packed = file.read(2) == _GZIP
+    if packed != path.name.lower().endswith(".gz"):
+        log.warning("%s is %scompressed, unlike its name: other programs may refuse it, rename it", path.name,
+                    "" if packed else "not ")  # fmt: skip
+    data = np.asanyarray(ArrayProxy(content, (shape, dtype, int(offset), slope or 1.0, inter or 0.0)))
+    del content  # half of the memory
     if data.dtype.kind == "f" and data.dtype.itemsize != 4:
-        data = data.astype(np.float32)
+        with np.errstate(over="ignore"):  # becomes infinite, and is refused as such
+            data = data.astype(np.float32)
     data = np.ascontiguousarray(data.T, dtype=data.dtype.newbyteorder("="))
     image = sitk.GetImageFromArray(data)
 
-    if int(header["sform_code"]) > 0:
-        affine, form = np.asarray(header.get_sform(), dtype=float), "sform"
-    elif int(header["qform_code"]) > 0:
-        try:
-            affine, form = np.asarray(header.get_qform(), dtype=float), "qform"
-        except (HeaderDataError, ValueError) as error:
-            raise ValueError(f"{path.name}: the qform cannot be read: {_one_line(error)}") from error
-    else:
-        raise ValueError(
-            f"{path.name} does not say how it lies in space (sform and qform codes are 0), so left and right are "
-            "unknown; write it with its orientation"
-        )
+    affine, form = _nifti_affine(path, header)
     affine[:3] *= _MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
     matrix = np.diag([-1.0, -1.0, 1.0]) @ affine[:3, :3]  # RAS to LPS
     spacing = np.linalg.norm(matrix, axis=0)
-    if not np.all(np.isfinite(affine)) or not np.all(spacing > 0):
-        raise ValueError(
-            f"{path.name}: spacing {spacing.tolist()} mm of its {form} is not positive; write the true voxel size"
-        )
     image.SetSpacing([float(mm) for mm in spacing])
     image.SetOrigin([float(mm) for mm in affine[:3, 3] * (-1.0, -1.0, 1.0)])
     image.SetDirection(_rotation(matrix / spacing, f"{path.name}: its {form}").ravel().tolist())
     return image
+
+
+def _nifti_content(path: Path) -> io.BytesIO:
+    """What a NIfTI file holds, unpacked where it is gzip, in one piece of memory that goes back whole when it is freed."""
+    with path.open("rb") as file:
+        if file.read(2) != _GZIP:
+            file.seek(0)
+            return io.BytesIO(file.read())
+    content = io.BytesIO()
+    try:
+        for piece in _decompressed(path, 0, "gzip"):
+            content.write(piece)
+    except EOFError as error:
+        raise _cut_off(path, "its gzip stream ends too early") from error
+    except zlib.error as error:
+        raise ValueError(
+            f"{path.name} is damaged: its data cannot be unpacked ({_one_line(error)}); copy it again"
+        ) from error
+    content.seek(0)
+    return content
+
+
+def _nifti_shape(path: Path, dim: Sequence[int]) -> tuple[int, ...]:
+    shape = tuple(dim[1 : 1 + dim[0]]) if 1 <= dim[0] <= 7 else ()
+    if not shape or min(shape) < 1:
+        raise ValueError(f"{path.name} is damaged: its header gives impossible sizes (dim {dim}); copy it again")
+    return shape
+
+
+def _nifti_affine(path: Path, header) -> tuple[np.ndarray, str]:
+    """Voxel index to RAS in the header's unit, shape `(4, 4)`, and which form says so: the sform, else the qform.
+
+    Tools that have only a qform may claim an sform and leave it empty. The qform counts then, as in ITK, and is logged.
+    """
+    forms = {}
+    if int(header["sform_code"]) > 0:
+        forms["sform"] = np.array(header.get_sform(), dtype=float)
+    if int(header["qform_code"]) > 0:
+        forms["qform"] = _qform(header)
+    if not forms:
+        raise ValueError(
+            f"{path.name} does not say how it lies in space (sform and qform codes are 0), so left and right are "
+            "unknown; write it with its orientation"
+        )
+    good = [form for form, affine in forms.items() if _places_voxels(affine)]
+    if not good:
+        form = next(iter(forms))
+        spacing = np.linalg.norm(forms[form][:3, :3], axis=0)
+        raise ValueError(
+            f"{path.name}: spacing {spacing.tolist()} mm of its {form} is not positive, or its axes do not span "
+            "space; write the true voxel size and orientation"
+        )
+    if good[0] != next(iter(forms)):
+        log.warning("%s: its sform is empty or damaged, so its qform says how it lies in space", path.name)
+    return forms[good[0]], good[0]
+
+
+def _qform(header) -> np.ndarray:
+    """Affine of the qform, NaN where its quaternion is none. Rounding may leave it longer than 1: that is half a turn."""
+    from nibabel.quaternions import quat2mat
+
+    b, c, d = (float(header[f"quatern_{name}"]) for name in "bcd")
+    rest = 1.0 - (b * b + c * c + d * d)
+    affine = np.full((4, 4), np.nan)
+    if rest < -QUATERNION_TOLERANCE or not np.isfinite(rest):
+        return affine
+    # Below three steps of a 32-bit float the rest is rounding, as NiBabel has it.
+    turn = quat2mat([0.0 if rest < 3 * np.finfo(np.float32).eps else math.sqrt(rest), b, c, d])
+    sizes = np.abs(header["pixdim"][1:4].astype(float)) * (1, 1, -1 if header["pixdim"][0] < 0 else 1)
+    affine[:3, :3] = turn * sizes
+    affine[:3, 3] = [float(header[f"qoffset_{name}"]) for name in "xyz"]
+    affine[3] = (0, 0, 0, 1)
+    return affine
+
+
+def _places_voxels(affine: np.ndarray) -> bool:
+    """Whether an affine is finite and its three axes span space."""
+    axes = affine[:3, :3]
+    return bool(np.isfinite(affine).all() and abs(np.linalg.det(axes)) > 1e-6 * np.linalg.norm(axes, axis=0).prod() > 0)
 
 
 def _rotation(axes: np.ndarray, where: str) -> np.ndarray:
@@ -237,30 +411,20 @@ def _rotation(axes: np.ndarray, where: str) -> np.ndarray:
     return np.round(u @ vt, 12) + 0.0  # ITK cannot invert a direction with entries such as 1e-40
 
 
-def _gunzip(path: Path) -> io.BytesIO:
-    """Content of a gzip file, its checksum checked; in one piece of memory, which goes back whole when it is freed."""
-    content = io.BytesIO()
-    try:
-        with gzip.open(path, "rb") as stream:
-            shutil.copyfileobj(stream, content, _CHUNK_BYTES)
-    except EOFError as error:
-        raise ValueError(f"{path.name} is cut off: its gzip stream ends too early; copy it again") from error
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path.name} is damaged: {_one_line(error)}; copy it again") from error
-    content.seek(0)
-    return content
-
-
 # -------------------------------------------------------------------------------------- NRRD and MetaImage
 
 
 def _read_with_itk(path: Path) -> sitk.Image:
-    if path.name.lower().endswith(".nrrd"):
-        _check_nrrd(path)
-    else:
-        _check_meta_image(path)
+    nrrd = path.name.lower().endswith(".nrrd")
+    with path.open("rb") as file:
+        _refuse_other_content(path, file.read(540), "NRRD" if nrrd else "MetaImage")
+    try:
+        _check_nrrd(path) if nrrd else _check_meta_image(path)
+    except OverflowError as error:  # a size of 1e99
+        raise ValueError(f"{path.name} is damaged: its header gives impossible sizes; copy it again") from error
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
+    reader.SetImageIO("NrrdImageIO" if nrrd else "MetaImageIO")  # found by themselves only for endings in lower case
     try:
         reader.ReadImageInformation()
         dimension, components = reader.GetDimension(), reader.GetNumberOfComponents()
@@ -273,10 +437,12 @@ def _read_with_itk(path: Path) -> sitk.Image:
             reader.SetExtractSize([*size[:3], 0])
         elif dimension != 3:
             sizes = "x".join(map(str, size))
-            raise ValueError(f"{path.name} is {dimension}D, {sizes}; give one 3D image per channel")
+            raise ValueError(f"{path.name} is {dimension}D, {sizes}; one 3D image is needed")
         image = reader.Execute()
     except RuntimeError as error:
-        raise ValueError(f"{path.name} cannot be read: {_one_line(error)}") from error
+        raise ValueError(
+            f"{path.name} cannot be read, its header or its data is damaged or missing: {_one_line(error)}; export it again"
+        ) from error
     if "complex" in image.GetPixelIDTypeAsString():
         raise ValueError(f"{path.name} is a complex-valued image; a scalar 3D image is needed")
     direction = np.reshape(image.GetDirection(), (3, 3))
@@ -313,7 +479,28 @@ def _check_meta_image(path: Path) -> None:
     fields, start = _meta_image_header(path)
     source = fields.get("elementdatafile")
     if source is None or "dimsize" not in fields:
-        raise ValueError(f"{path.name} is not a MetaImage file: its header has no DimSize or ElementDataFile")
+        raise ValueError(
+            f"{path.name} is not a MetaImage file: its header has no DimSize or ElementDataFile; export it again"
+        )
+    # MetaIO's letters say where an axis comes from. It reads them and forgets them.
+    letters = fields.get("anatomicalorientation", "RAI").upper()
+    matrix = fields.keys() & {"transformmatrix", "orientation", "rotation"}
+    if not matrix and letters != "RAI" and re.fullmatch("[RLAPIS]{3}", letters):
+        raise ValueError(
+            f"{path.name} says by AnatomicalOrientation = {letters} alone how it lies in space, which no reader follows; "
+            "write it with its TransformMatrix"
+        )
+    spacing = _numbers(path, "ElementSpacing", fields.get("elementspacing", "1"))
+    if not all(math.isfinite(mm) and mm != 0 for mm in spacing):  # negative: ITK turns the axis round
+        raise ValueError(f"{path.name}: ElementSpacing {spacing} mm is no voxel size; write the true one")
+    axes = _numbers(path, "TransformMatrix", fields.get("transformmatrix", ""))
+    if len(axes) == 9 and not abs(np.linalg.det(np.reshape(axes, (3, 3)))) > 1e-6:
+        raise ValueError(f"{path.name}: the axes of its TransformMatrix {axes} do not span space; export it again")
+    sizes = _sizes(path, "DimSize", fields["dimsize"])
+    if fields.get("ndims", str(len(sizes))) != str(len(sizes)):
+        raise ValueError(
+            f"{path.name} is damaged: DimSize {fields['dimsize']} for NDims {fields['ndims']}; export it again"
+        )
     if source.upper() == "LIST" or "%" in source:
         return  # slices in files of their own: SimpleITK says when one is missing
     data = path if source.upper() == "LOCAL" else path.parent / source
@@ -325,9 +512,13 @@ def _check_meta_image(path: Path) -> None:
         raise ValueError(
             f"{path.name}: element type {fields.get('elementtype')!r} is not a number; a scalar image is needed"
         )
-    channels = int(fields.get("elementnumberofchannels", "1"))
-    expected = int(np.prod([int(n) for n in fields["dimsize"].split()])) * item * channels
-    skip = start if data == path else max(int(fields.get("headersize", "0")), 0)
+    if fields.get("binarydata", "true").lower() == "false":
+        item = 2  # numbers as text: a digit and a blank at least
+    expected = (
+        math.prod(sizes) * item * int(*_numbers(path, "channels", fields.get("elementnumberofchannels", "1"))[:1])
+    )
+    header_size = int(*_numbers(path, "HeaderSize", fields.get("headersize", "0"))[:1])
+    skip = start if data == path else max(header_size, 0)  # -1: the data is at the end
     compressed = fields.get("compresseddata", "false").lower() == "true"
     _check_byte_count(path, data, skip, expected, "zlib" if compressed else "raw")
 
@@ -348,28 +539,67 @@ def _nrrd_header(path: Path) -> tuple[dict[str, str], int]:
         return fields, file.tell()
 
 
+#: What `space:` may say so that left and right are known; SimpleITK reads these and takes any other for LPS.
+_NRRD_SPACES = {
+    *("right-anterior-superior", "ras", "left-anterior-superior", "las", "left-posterior-superior", "lps"),
+    *("right-anterior-superior-time", "rast", "left-anterior-superior-time", "last"),
+    *("left-posterior-superior-time", "lpst"),
+}
+
+
 def _check_nrrd(path: Path) -> None:
     fields, start = _nrrd_header(path)
     item = next((size for size, names in _NRRD_BYTES.items() if fields.get("type", "").lower() in names), None)
     if item is None or "sizes" not in fields:
         raise ValueError(
-            f"{path.name}: NRRD type {fields.get('type')!r} and sizes {fields.get('sizes')!r} are no image"
+            f"{path.name}: NRRD type {fields.get('type')!r} and sizes {fields.get('sizes')!r} are no image; export it again"
         )
-    if "space" not in fields:
-        raise ValueError(f"{path.name} does not say how it lies in space (no `space:`), so left and right are unknown; "
-                         "write it with its orientation")  # fmt: skip
+    sizes = _sizes(path, "sizes", fields["sizes"])
+    space = fields.get("space")
+    if space is None or space.lower() not in _NRRD_SPACES:
+        named = "no `space:`" if space is None else f"`space: {space}`"
+        raise ValueError(
+            f"{path.name} does not say how it lies in space ({named}), so left and right are unknown; write it with its "
+            "orientation"
+        )
+    directions = re.findall(r"none|\([^)]*\)", fields.get("space directions", "").lower())
+    if sum(direction != "none" for direction in directions) < 3:
+        raise ValueError(
+            f"{path.name} does not say how its three axes lie in space (`space directions: "
+            f"{fields.get('space directions', 'none')}`), so left and right are unknown; write it with its orientation"
+        )
     source = fields.get("data file", fields.get("datafile"))
     encoding = fields.get("encoding", "raw").lower()
-    skipped = fields.keys() & {"line skip", "lineskip", "byte skip", "byteskip"}
-    if (source and ("%" in source or source.upper().startswith("LIST") or " " in source)) or skipped:
-        return
+    lines = int(*_numbers(path, "line skip", fields.get("line skip", fields.get("lineskip", "0")))[:1])
+    bytes_ = int(*_numbers(path, "byte skip", fields.get("byte skip", fields.get("byteskip", "0")))[:1])
+    if source and ("%" in source or source.upper().startswith("LIST")):
+        return  # slices in files of their own: SimpleITK says when one is missing
     data = path.parent / source if source else path
     if not data.is_file():
         raise ValueError(f"{path.name}: its data file {source} is missing; copy both files")
-    expected = int(np.prod([int(n) for n in fields["sizes"].split()])) * item
+    expected = math.prod(sizes) * item
     kind = {"gz": "gzip", "gzip": "gzip", "bz2": "bzip2", "bzip2": "bzip2", "raw": "raw"}.get(encoding)
-    if kind:
-        _check_byte_count(path, data, 0 if source else start, expected, kind)
+    if kind and not (lines and kind != "raw"):  # text is counted by SimpleITK's reader itself
+        skip = 0 if source else start
+        if kind == "raw":
+            skip += max(bytes_, 0) + lines  # -1: the data is at the end; a line has one byte at least
+        else:
+            expected += max(bytes_, 0)  # of what is unpacked
+        _check_byte_count(path, data, skip, expected, kind)
+
+
+def _numbers(path: Path, field: str, text: str) -> list[float]:
+    try:
+        return [float(number) for number in text.split()]
+    except ValueError as error:
+        raise ValueError(f"{path.name} is damaged: its {field} {text!r} are no numbers; export it again") from error
+
+
+def _sizes(path: Path, field: str, text: str) -> list[int]:
+    sizes = _numbers(path, field, text)
+    if not sizes or not all(math.isfinite(n) and n >= 1 and n == int(n) for n in sizes):
+        raise ValueError(f"{path.name} is damaged: its {field} {text!r} are no sizes; export it again")
+    return [int(n) for n in sizes]
 
 
 def _check_byte_count(path: Path, data: Path, skip: int, expected: int, encoding: str) -> None:
@@ -379,23 +609,93 @@ def _check_byte_count(path: Path, data: Path, skip: int, expected: int, encoding
             count = data.stat().st_size - skip
         else:
             count = sum(len(piece) for piece in _decompressed(data, skip, encoding))
-    except (zlib.error, OSError, EOFError, ValueError) as error:
-        raise ValueError(f"{path.name} is damaged: {_one_line(error)}; copy it again") from error
-    if count < expected:
+    except EOFError as error:
+        raise _cut_off(path, "its compressed data ends too early") from error
+    except (zlib.error, OSError, ValueError) as error:
         raise ValueError(
-            f"{path.name} is cut off: {count} bytes of data where its header promises {expected}; copy it again"
-        )
+            f"{path.name} is damaged: its data cannot be unpacked ({_one_line(error)}); copy it again"
+        ) from error
+    if count < expected:
+        raise _cut_off(path, f"{count} bytes of data where its header promises {expected}")
 
 
 def _decompressed(data: Path, skip: int, encoding: str) -> Iterator[bytes]:
+    """What a packed stream holds, piece by piece, its checksum checked. Several gzip or bzip2 streams in a row are one.
+
+    Whatever else follows is left out and logged: if the image is whole without it, it is no part of the image.
+    """
     # zlib: MetaImage writes zlib streams, NRRD gzip ones; 47 accepts both.
-    stream = bz2.BZ2Decompressor() if encoding == "bzip2" else zlib.decompressobj(47)
+    mark = {"gzip": _GZIP, "bzip2": b"BZh", "zlib": None}[encoding]
     with data.open("rb") as file:
         file.seek(skip)
-        while not stream.eof and (piece := file.read(_CHUNK_BYTES)):
-            yield stream.decompress(piece)
-    if not stream.eof:
-        raise EOFError("its compressed data ends too early")
+        rest = file.read(_CHUNK_BYTES)
+        while True:
+            stream = bz2.BZ2Decompressor() if encoding == "bzip2" else zlib.decompressobj(47)
+            while not stream.eof:
+                if not rest:
+                    raise EOFError("its compressed data ends too early")
+                yield stream.decompress(rest)
+                rest = b"" if stream.eof else file.read(_CHUNK_BYTES)
+            rest = _without_padding(file, stream.unused_data)
+            if mark is None or not rest:
+                return
+            if not rest.startswith(mark):
+                log.warning("%s: what follows its compressed data is no part of the image and was left out", data.name)
+                return
+
+
+def _without_padding(file: IO[bytes], start: bytes) -> bytes:
+    """The beginning of what follows a stream, without the zeros that fill up blocks; empty at the end of the file."""
+    rest = start.lstrip(b"\0")
+    while len(rest) < 3 and (more := file.read(_CHUNK_BYTES)):
+        rest = (rest + more).lstrip(b"\0")
+    return rest
+
+
+# ------------------------------------------------------------------------------------------------- messages
+
+
+#: How files begin that are found under the name of an image, what they are, and what to do with them.
+_OTHER_CONTENT = (
+    (b"(\xb5/\xfd", "packed with zstd", "unpack it first"),
+    (b"BZh", "packed with bzip2", "unpack it first"),
+    (b"\xfd7zXZ", "packed with xz", "unpack it first"),
+    (b"\x04\x22M\x18", "packed with lz4", "unpack it first"),
+    (_GZIP, "packed with gzip", "unpack it once more"),
+    (b"PK\x03\x04", "a zip archive", "unpack it first"),
+    (b"7z\xbc\xaf", "a 7z archive", "unpack it first"),
+    (b"Rar!", "a rar archive", "unpack it first"),
+    (b"NRRD", "a NRRD file", "name it .nrrd"),
+    (b"ObjectType", "a MetaImage file", "name it .mha, or .mhd where it is a header alone"),
+    (b"NDims", "a MetaImage file", "name it .mha, or .mhd where it is a header alone"),
+    (b"\x89HDF", "an HDF5 file", "export it as NIfTI"),
+    (b"CDF", "a NetCDF (MINC) file", "export it as NIfTI"),
+    (b"\x89PNG", "a PNG picture", "export the volume as NIfTI"),
+    (b"%PDF", "a PDF document", "export the volume as NIfTI"),
+    (b"/annex/objects", "a git-annex pointer", "fetch its content with `git annex get`"),
+    (b"<", "a web page or XML", "the download or export failed: repeat it"),
+    (b"{", "a JSON text", "the download or export failed: repeat it"),
+)
+
+
+def _refuse_other_content(path: Path, start: bytes, expected: str) -> None:
+    """ValueError where a file begins as another kind does: `NRRD`, `MetaImage` or `NIfTI` is expected."""
+    what = None
+    if start[128:132] == b"DICM":
+        what = "a DICOM file", "give the folder of its series instead, or export it as NIfTI"
+    elif start[257:262] == b"ustar":
+        what = "a tar archive", "unpack it first"
+    elif start[344:347] in (b"n+1", b"ni1") or start[4:7] in (b"n+2", b"ni2"):
+        what = "a NIfTI file", "name it .nii"
+    else:
+        text = start.lstrip(b"\xef\xbb\xbf \r\n\t")
+        what = next((kind for mark, *kind in _OTHER_CONTENT if text.startswith(mark)), None)
+    if what and expected not in what[0]:
+        raise ValueError(f"{path.name} is {what[0]}, not what its ending says; {what[1]}")
+
+
+def _cut_off(path: Path, detail: str) -> ValueError:
+    return ValueError(f"{path.name} is cut off: {detail}; the file is damaged, copy it again")
 
 
 def _one_line(error: Exception) -> str:

@@ -23,7 +23,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from tqdm import tqdm
 
-from nnunet_ext.evaluation import channel_files, find_label_maps, grid_difference, organ_values
+from nnunet_ext.evaluation import channel_files, find_label_maps, organ_values
+from nnunet_ext.geometry import resample_to, same_grid, to_canonical
+from nnunet_ext.image_io import read_image, read_label_map
 
 logger = logging.getLogger(__name__)
 
@@ -103,11 +105,13 @@ def read_case(
     """Images and label maps of a case as arrays `(Z, Y, X)` on one LPS grid, that of the first image, which comes first."""
     grid, volumes = None, {}
     for name, path in images.items():
-        image = _lps(path)
+        image = to_canonical(read_image(path))
         grid = image if grid is None else grid
-        volumes[name] = sitk.GetArrayFromImage(_on_grid(image, grid, sitk.sitkLinear))
+        volumes[name] = sitk.GetArrayFromImage(on_grid(image, grid))
     maps = [
-        None if path is None else sitk.GetArrayFromImage(_on_grid(_lps(path), grid, sitk.sitkNearestNeighbor))
+        None
+        if path is None
+        else sitk.GetArrayFromImage(on_grid(to_canonical(read_label_map(path)), grid, interpolation="nearest"))
         for path in label_maps
     ]
     return grid, volumes, maps
@@ -358,18 +362,13 @@ def colours(labels: Mapping[str, int]) -> dict[str, str]:
 # Volumes --------------------------------------------------------------------------------------------------------------
 
 
-def _lps(path: Path) -> sitk.Image:
-    image = sitk.ReadImage(str(path))
-    if image.GetDimension() != 3:
-        raise ValueError(f"{path.name} has {image.GetDimension()} dimensions; 3 are needed ({path.parent}).")
-    return sitk.DICOMOrient(image, "LPS")
-
-
-def _on_grid(image: sitk.Image, grid: sitk.Image, interpolator: int) -> sitk.Image:
-    if grid_difference(image, grid) is None:
+def on_grid(image: sitk.Image, grid: sitk.Image, *, interpolation: str = "linear") -> sitk.Image:
+    """An image, or by `nearest` a label map, on a grid; as it is where it lies on it already."""
+    if same_grid(image, grid):
         return image
-    outside = 0.0 if interpolator == sitk.sitkNearestNeighbor else float(sitk.GetArrayViewFromImage(image).min())
-    return sitk.Resample(image, grid, sitk.Transform(), interpolator, outside)
+    return resample_to(
+        image, grid, interpolation=interpolation, outside_value=0.0 if interpolation == "nearest" else None
+    )
 
 
 def _box_around(

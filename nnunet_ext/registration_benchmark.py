@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_ext.image_io import read_image, read_label_map
 from nnunet_ext.phantom import FILES, TRANSFORM_FILE, make_phantoms
 from nnunet_ext.registration import BACKENDS, RegistrationOptions, register
 
@@ -44,7 +45,9 @@ def benchmark(
     """One row per case and MR: what was kept, mean error over the organs of the kept and of no transform, seconds."""
     rows = []
     for folder in make_phantoms(out, n_cases=n_cases, seed=seed, size=size, unregistered=True, n_processes=1):
-        ct, t1, t2, label = (sitk.ReadImage(str(folder / name)) for name in FILES)
+        *images, label_map = (folder / name for name in FILES)
+        ct, t1, t2 = (read_image(path) for path in images)
+        label = read_label_map(label_map)
         true = sitk.ReadTransform(str(folder / TRANSFORM_FILE))
         before = target_error_mm(label, sitk.Transform(3, sitk.sitkIdentity), true)
         cpu = time.process_time()

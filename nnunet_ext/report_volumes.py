@@ -18,9 +18,9 @@ import SimpleITK as sitk
 from scipy import ndimage
 from skimage.measure import marching_cubes
 
-from nnunet_ext.geometry import index_to_world, resample_to, same_grid
-from nnunet_ext.image_io import read_image
-from nnunet_ext.overlays import display_window
+from nnunet_ext.geometry import index_to_world
+from nnunet_ext.image_io import read_image, read_label_map
+from nnunet_ext.overlays import display_window, on_grid
 
 MARGIN_MM = 15.0  # around the organs: enough to see where they lie
 SURFACE_SPACING_MM = 1.0  # surfaces are made on a cubic grid of this size
@@ -66,11 +66,11 @@ def _pack(images: Mapping[str, Path], label_maps: Mapping[str, LabelMap]) -> byt
     for name, path in images.items():
         image = sitk.DICOMOrient(read_image(path), AXES)
         grid = image if grid is None else grid
-        volumes[name] = _on_grid(image, grid, "linear")
+        volumes[name] = sitk.GetArrayFromImage(on_grid(image, grid))
     maps, meanings = {}, {}
     for name, label_map in label_maps.items():
-        labels = _on_grid(sitk.DICOMOrient(read_image(label_map.path), AXES), grid, "nearest")
-        maps[name], meanings[name] = _in_bytes(labels, label_map.organs)
+        labels = on_grid(sitk.DICOMOrient(read_label_map(label_map.path), AXES), grid, interpolation="nearest")
+        maps[name], meanings[name] = _in_bytes(sitk.GetArrayViewFromImage(labels), label_map.organs)
 
     spacing_mm = grid.GetSpacing()[::-1]
     organ_box = _box(maps.values(), grid.GetSize()[::-1])
@@ -111,12 +111,6 @@ def _pack(images: Mapping[str, Path], label_maps: Mapping[str, LabelMap]) -> byt
     }
     head = json.dumps(header).encode()
     return gzip.compress(b"".join([len(head).to_bytes(4, "little"), head, *parts]), compresslevel=6, mtime=0)
-
-
-def _on_grid(image: sitk.Image, grid: sitk.Image, interpolation: str) -> np.ndarray:
-    return sitk.GetArrayFromImage(
-        image if same_grid(image, grid) else resample_to(image, grid, interpolation=interpolation)
-    )
 
 
 def _in_bytes(labels: np.ndarray, organs: Mapping[str, tuple[int, ...]]) -> tuple[np.ndarray, dict[str, list[int]]]:

@@ -26,7 +26,7 @@ from scipy import ndimage
 from nnunet_ext import __version__
 from nnunet_ext.dicom_series import Series, Slice, find_series, series_grid
 from nnunet_ext.geometry import back_to_grid, grid_difference, orientation_code, same_grid
-from nnunet_ext.image_io import read_image
+from nnunet_ext.image_io import label_map_of, read_label_map, shown_values
 from nnunet_ext.labels import load_label_table
 from nnunet_ext.rtstruct import readable_text, tolerant_dicom, trace_mask
 
@@ -82,7 +82,7 @@ def rtstruct(
     from nnunet_ext.evaluation import labels_from_dataset_json, organ_values, organs_not_segmented
 
     mask = Path(mask)
-    label_map = read_image(mask)
+    label_map = read_label_map(mask)
     if labels_file is not None:
         labels: Mapping = load_label_table(labels_file).values
     elif dataset_json is not None:
@@ -154,15 +154,16 @@ def write_rtstruct(
 
     organs = organ_values(labels)
     grid, planes = series_grid(series)
+    label_map, odd = label_map_of(label_map)
     array = sitk.GetArrayFromImage(_on_grid(label_map, grid))
     box = next(iter(ndimage.find_objects((array != 0).astype(np.uint8))), None)
     if box is None:
         raise ValueError(f"the label map is empty, none of {', '.join(organs)} has a voxel: there is nothing to draw")
     array, grid, planes = array[box], grid[box[::-1]], planes[box[0]]
-    known = np.isin(array, [0, *(value for values in organs.values() for value in values)])
-    if not known.all():
+    known = {0, *(value for values in organs.values() for value in values)}
+    if unknown := [*odd, *(value for value in np.unique(array).tolist() if value not in known)]:
         raise ValueError(
-            f"the label map holds the value {array[~known].min():g}, which is none of the labels {dict(labels)}"
+            f"the label map holds the value {shown_values(unknown)}, which is none of the labels {dict(labels)}"
         )
     contours = {organ: _contours(organ, np.isin(array, values), grid, planes) for organ, values in organs.items()}
     empty = [organ for organ, polygons in contours.items() if not polygons]

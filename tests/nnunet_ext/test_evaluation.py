@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_ext.evaluation import evaluate, find_label_maps, grid_difference, on_grid_of
+from nnunet_ext.evaluation import channel_files, evaluate, find_label_maps, on_grid_of
 from nnunet_ext.evaluation_summary import read_evaluation
 from nnunet_ext.labels import LEFT_OUT_KEY
 
@@ -199,10 +199,13 @@ def change_direction(out: sitk.Image) -> sitk.Image:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (change_size, r"size differs: prediction \(12, 7, 5\), reference \(11, 7, 5\)"),
-        (change_spacing, r"spacing differs: prediction \(0.7, 0.85, 3.0\), reference \(0.7, 0.8, 3.0\)"),
-        (change_origin, r"origin differs: prediction \(-12.5, 31.4, 7.25\), reference \(-12.5, 31.0, 7.25\)"),
-        (change_direction, "direction differs"),
+        (change_size, r"12x7x5 voxels .* against 11x7x5 voxels .* \(sizes differ\)"),
+        (
+            change_spacing,
+            r"0.7x0.85x3 mm.* against .*0.7x0.8x3 mm.* \(spacing differs by \(0, 0.05, 0\) mm, corners up to 0.3",
+        ),
+        (change_origin, r"\(origin differs by \(0, 0.4, 0\) mm, corners up to 0.4 mm apart\)"),
+        (change_direction, r"\(direction differs, corners up to"),
     ],
 )
 def test_another_grid_fails_the_case_and_the_others_are_finished(folders, change, message):
@@ -221,12 +224,13 @@ def test_another_grid_fails_the_case_and_the_others_are_finished(folders, change
     assert summary.per_organ["Lens_L"]["dsc_percent"]["mean"] == 50.0
 
 
-def test_grids_within_header_rounding_are_the_same():
+def test_a_prediction_within_header_rounding_gets_the_grid_of_its_reference():
     moved = image(REFERENCE)
-    moved.SetOrigin([o + 0.01 for o in moved.GetOrigin()])  # 0.017 mm < 0.05 * 0.7 mm
-    assert grid_difference(moved, image(REFERENCE)) is None
-    moved.SetOrigin([o + 0.03 for o in moved.GetOrigin()])
-    assert "origin differs" in grid_difference(moved, image(REFERENCE))
+    moved.SetOrigin([o + 0.1 for o in moved.GetOrigin()])  # 0.173 mm < 0.25 * 0.7 mm
+    assert on_grid_of(moved, image(REFERENCE)).GetOrigin() == image(REFERENCE).GetOrigin()
+    moved.SetOrigin([o + 0.01 for o in moved.GetOrigin()])
+    with pytest.raises(ValueError, match=r"different grids: .*origin differs by \(0.11, 0.11, 0.11\) mm"):
+        on_grid_of(moved, image(REFERENCE))
 
 
 @pytest.mark.parametrize("code", ["RAS", "LPS", "SAR", "PIL"])
@@ -299,7 +303,7 @@ def test_unreadable_files_fail_their_case_only(folders):
     (references / "case_2.nii.gz").write_bytes(b"not an image")
     summary = score(folders)
     assert sorted(summary.failed) == ["case_1", "case_2"]
-    assert "case_1.nii.gz cannot be read" in summary.failed["case_1"]
+    assert "case_1.nii.gz is cut off: 12 bytes" in summary.failed["case_1"]
     # case_1 counts as missed; nobody knows which organs case_2 holds.
     lens = summary.per_organ["Lens_L"]
     assert lens["dsc_percent"] == pytest.approx({"mean": 50.0, "sd": 100 / math.sqrt(2), "median": 50.0, "n": 2})
@@ -310,7 +314,7 @@ def test_stack_of_channels_is_not_a_label_map(folders):
     predictions, references, _ = folders
     write(references, "case_1", REFERENCE)
     write(predictions, "case_1", sitk.JoinSeries([image(REFERENCE)] * 2))
-    assert "not a 3D label map: 4 dimensions" in score(folders).failed["case_1"]
+    assert "case_1.nii.gz is 4D, 11x7x5x2" in score(folders).failed["case_1"]
 
 
 def test_one_and_two_processes_give_the_same(folders):
@@ -616,6 +620,99 @@ def test_label_maps_are_found_by_their_ending(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "fold.nii").mkdir()
     assert list(find_label_maps(tmp_path)) == ["a", "b.b", "c", "d"]
+
+
+@pytest.mark.parametrize(
+    ("of_prediction", "of_reference"),
+    [
+        (".mhd", ".nii.gz"),
+        (".NII.GZ", ".mha"),
+        (".Nii.gz", ".nrrd"),
+        (".nii", ".mhd"),
+        (".NRRD", ".MHA"),
+        (".MHD", ".nii"),
+    ],
+)
+def test_a_case_is_scored_whatever_the_two_formats_are(folders, of_prediction, of_reference):
+    for folder, ending in zip(folders, (of_prediction, of_reference), strict=False):
+        write(folder, "case_1", REFERENCE, ending.lower())
+        (folder / f"case_1{ending.lower()}").rename(folder / f"case_1{ending}")
+    summary = score(folders)
+    assert summary.scores("case_1") == {"Lens_L": 100.0, "OpticChiasm": 100.0}
+    assert summary.not_compared == ()  # the data file of a .mhd is a part of it
+
+
+@pytest.mark.parametrize("twin", ["case_1.nii", "case_1.NII.GZ", "case_1.mhd", "case_1.MHA", "case_1.nrrd"])
+def test_two_files_of_one_case_are_refused_whatever_their_endings(folders, twin):
+    write(folders[1], "case_1", REFERENCE)
+    (folders[1] / twin).touch()
+    with pytest.raises(ValueError, match=r"case 'case_1' is there twice"):
+        score(folders)
+
+
+def test_whatever_is_not_compared_is_named(folders, tmp_path):
+    predictions, references, out = folders
+    for folder in (predictions, references):
+        write(folder, "case_1", REFERENCE)
+    write(references, "case_2", REFERENCE)
+    write(predictions, "case_3", REFERENCE)
+    (predictions / "case_2.nii.gz").mkdir()
+    (references / "case_4.hdr").touch()
+    for ignored in ("dataset.json", "case_1.npz", "case_1.PKL", "._case_1.nii.gz"):
+        (predictions / ignored).write_text("{}")
+    summary = score(folders)
+    assert summary.failed == {"case_2": "no prediction"}
+    assert summary.ignored == ("case_3",)
+    assert summary.not_compared == ("predictions/case_2.nii.gz (a folder)", "references/case_4.hdr")
+    assert json.loads((out / "evaluation.json").read_text())["not_compared"] == list(summary.not_compared)
+    assert "(not compared): predictions/case_2.nii.gz (a folder), references/case_4.hdr\n" in summary.table_markdown
+    assert read_evaluation(out).not_compared == summary.not_compared
+
+
+def test_predictions_of_other_cases_are_an_error(folders):
+    predictions, references, out = folders
+    write(references, "case_1", REFERENCE)
+    with pytest.raises(
+        FileNotFoundError, match=r"None of the 0 predictions .*no label map there, case_1\.nii\.gz here"
+    ):
+        score(folders)
+    write(predictions, "Case_1", REFERENCE)
+    write(predictions, "Case_2", REFERENCE)
+    with pytest.raises(FileNotFoundError, match=r"None of the 2 predictions .*: Case_1\.nii\.gz, \.\.\. there, case_1"):
+        score(folders)
+    assert not out.exists()
+
+
+def test_nearly_whole_numbers_are_labels_and_others_are_shown_as_they_are(folders):
+    predictions, references, _ = folders
+    for case, factor in (("case_1", 0.9999999), ("case_2", 0.998)):
+        write(references, case, REFERENCE)
+        write(predictions, case, (REFERENCE * np.float32(factor)).astype(np.float32))
+    summary = score(folders)
+    assert summary.scores("case_1") == {"Lens_L": 100.0, "OpticChiasm": 100.0}
+    assert list(summary.failed) == ["case_2"]
+    assert "holds label 0.998, 1.996, which is not in the mapping [1, 2]" in summary.failed["case_2"]
+
+
+def test_a_label_of_ten_digits_is_named_at_once(folders):
+    """A box for every value up to it would not fit into memory."""
+    predictions, references, _ = folders
+    write(references, "case_1", REFERENCE)
+    write(predictions, "case_1", label_map((LENS, 1), (CHIASM, 4_000_000_000), dtype=np.int64), ".nrrd")
+    assert "holds label 4000000000," in score(folders).failed["case_1"]
+
+
+def test_channels_are_found_in_any_format(tmp_path):
+    for name in ("case_1_0000.NII.GZ", "case_1_0001.mhd", "case_10_0000.nii", "case_1_0000.txt", "[1]_0000.nrrd"):
+        (tmp_path / name).touch()
+    found = channel_files(tmp_path, "case_1", {"1": "T1", "0": "CT"})
+    assert {channel: path.name for channel, path in found.items()} == {
+        "CT": "case_1_0000.NII.GZ",
+        "T1": "case_1_0001.mhd",
+    }
+    assert channel_files(tmp_path, "[1]", {"0": "CT"})["CT"].name == "[1]_0000.nrrd"
+    with pytest.raises(FileNotFoundError, match=r"no image case_1_0002\.nii\.gz \(channel T2\)"):
+        channel_files(tmp_path, "case_1", {"2": "T2"})
 
 
 def test_stopped_write_leaves_the_old_file(folders, monkeypatch):

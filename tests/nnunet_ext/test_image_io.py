@@ -1,4 +1,11 @@
+import bz2
 import gzip
+import io
+import itertools
+import lzma
+import re
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel
@@ -6,8 +13,17 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+import nnunet_ext
 from nnunet_ext.geometry import orientation_code, same_grid, to_canonical
-from nnunet_ext.image_io import find_channel_files, image_files, read_image, write_image
+from nnunet_ext.image_io import (
+    find_channel_files,
+    image_files,
+    read_image,
+    read_label_map,
+    shown_values,
+    whole_labels,
+    write_image,
+)
 
 ORIENTATIONS = Path(__file__).parents[3] / "shared" / "data" / "orientations"
 
@@ -228,3 +244,358 @@ def test_missing_and_double_channels_are_named(tmp_path: Path):
         find_channel_files(tmp_path, ("T2",))
     with pytest.raises(ValueError, match=r"channel CT has 2 files, CT\.nii\.gz and CT\.nrrd"):
         find_channel_files(tmp_path, ("CT",))
+
+
+# What is found under the name of an image ------------------------------------------------------------------------------
+
+AFFINE = np.array([[-1.5, 0, 0, 10.0], [0, 1.2, 0, 20.0], [0, 0, 2.0, 30.0], [0, 0, 0, 1.0]])
+VALUES = np.arange(210, dtype=np.int16).reshape(5, 6, 7)
+
+
+def nifti_bytes(sform_code: int = 1, qform_code: int = 1, **fields: float | Sequence[float]) -> bytearray:
+    """A NIfTI file of `VALUES` on `AFFINE`, then header fields changed in place, whatever they may hold."""
+    nifti = nibabel.Nifti1Image(VALUES, None)
+    nifti.header.set_sform(AFFINE, code=sform_code)
+    nifti.header.set_qform(AFFINE, code=qform_code)
+    content = bytearray(nifti.to_bytes())
+    header = np.ndarray((), nibabel.Nifti1Header.template_dtype, buffer=content)
+    for name, value in fields.items():
+        header[name] = value
+    return content
+
+
+def put(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def assert_is_the_image(path: Path) -> None:
+    image = read_image(path)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image), VALUES.T)
+    np.testing.assert_allclose(image.GetSpacing(), (1.5, 1.2, 2.0), rtol=1e-6)
+    assert image.GetOrigin() == (-10.0, -20.0, 30.0)
+    assert orientation_code(image) == "LAS"
+
+
+PLAIN = bytes(nifti_bytes())
+ZIPPED = gzip.compress(PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("T1.nii.gz", PLAIN, "T1.nii.gz is not compressed, unlike its name"),
+        ("T1.nii", ZIPPED, "T1.nii is compressed, unlike its name"),
+        ("T1.nii.gz", ZIPPED + b"garbage", "T1.nii.gz: what follows its compressed data is no part of the image"),
+        ("T1.nii.gz", ZIPPED + bytes(512), ""),
+        ("T1.nii.gz", gzip.compress(PLAIN[:500]) + gzip.compress(PLAIN[500:]), ""),
+        ("T1.nii.gz", gzip.compress(PLAIN[:500]) + bytes(9) + gzip.compress(PLAIN[500:]) + bytes(3), ""),
+        ("T1.NII.GZ", ZIPPED, ""),
+        ("T1.Nii", PLAIN + b"more", ""),
+    ],
+)
+def test_the_content_says_whether_a_nifti_file_is_compressed(tmp_path: Path, caplog, name, content, said):
+    assert_is_the_image(put(tmp_path / name, content))
+    assert said in caplog.text
+    assert bool(said) == bool(caplog.records)
+
+
+ZIP = io.BytesIO()
+with zipfile.ZipFile(ZIP, "w") as archive:
+    archive.writestr("T1.nii", PLAIN)
+DICOM = bytes(128) + b"DICM" + bytes(400)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (gzip.compress(PLAIN[:500]) + b"garbage" + gzip.compress(PLAIN[500:]), "cut off: 500 bytes where"),
+        (ZIPPED[:-8], "cut off: its gzip stream ends too early"),
+        (ZIPPED[:-8] + bytes(8), "damaged: its data cannot be unpacked"),
+        (gzip.compress(b""), "cut off: 0 bytes, less than a NIfTI header"),
+        (PLAIN[:352], "cut off: 352 bytes where its header promises 772"),
+        (PLAIN[:348], "cut off"),
+        (b"not an image", "cut off: 12 bytes"),
+        (gzip.compress(ZIPPED), "packed with gzip, .*unpack it once more"),
+        (b"(\xb5/\xfd" + bytes(400), "packed with zstd, .*unpack it first"),
+        (bz2.compress(PLAIN), "packed with bzip2"),
+        (lzma.compress(PLAIN), "packed with xz"),
+        (ZIP.getvalue(), "a zip archive, .*unpack it first"),
+        (DICOM, "a DICOM file, .*folder of its series"),
+        (b"<!DOCTYPE html><html><body>Sign in</body></html>" * 20, "a web page or XML, .*repeat it"),
+        (b'{"error": "no such file"}', "a JSON text"),
+        (b"NRRD0004\n", "a NRRD file, .*name it .nrrd"),
+        (b"ObjectType = Image\nNDims = 3\n", "a MetaImage file, .*name it .mha"),
+        (nifti_bytes(magic=b""), "an Analyze file.*left and right are unknown; write it as NIfTI"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["T1.nii", "T1.nii.gz"])
+def test_other_content_under_the_name_of_a_nifti_file_is_named(tmp_path: Path, name, content, message):
+    with pytest.raises(ValueError, match=rf"^{name} (is )?{message}") as caught:
+        read_image(put(tmp_path / name, content))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.nrrd", PLAIN, "a NIfTI file, not what its ending says; name it .nii"),
+        ("x.mha", ZIPPED, "packed with gzip, .*unpack"),
+        ("x.mhd", b"NRRD0004\n", "a NRRD file"),
+        ("x.mha", DICOM, "a DICOM file"),
+    ],
+)
+def test_other_content_under_the_name_of_other_formats_is_named(tmp_path: Path, name, content, message):
+    with pytest.raises(ValueError, match=rf"^{name} is {message}"):
+        read_image(put(tmp_path / name, content))
+
+
+# NIfTI headers --------------------------------------------------------------------------------------------------------
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"vox_offset": 0}, "where the voxels begin .vox_offset 0.*write both as one .nii"),
+        ({"vox_offset": NAN}, "where the voxels begin"),
+        ({"vox_offset": 4000}, "cut off: 772 bytes where its header promises 4420"),
+        ({"dim": [3, 32767, 32767, 32767, 1, 1, 1, 1]}, "cut off: 772 bytes where its header promises 70362301923678"),
+        ({"dim": [0, 5, 6, 7, 1, 1, 1, 1]}, "impossible sizes"),
+        ({"dim": [3, -5, 6, 7, 1, 1, 1, 1]}, "impossible sizes"),
+        ({"dim": [5, 5, 6, 7, 1, 3, 1, 1]}, "is 5D, 5x6x7x1x3"),
+        ({"datatype": 9999}, "unknown type 9999; write it as"),
+        ({"datatype": 1}, "unknown type 1; write it as"),
+        ({"scl_slope": 1, "scl_inter": NAN}, "its scale is no number"),
+        ({"xyzt_units": 1}, "1.5e.03x1.2e.03x2e.03 mm.*wrong size or unit; write it in mm"),
+        ({"xyzt_units": 3}, "0.0015x0.0012x0.002 mm"),
+        ({"sform_code": 0, "quatern_d": 1.2}, "its qform is not positive, or its axes do not span space"),
+        ({"sform_code": 0, "pixdim": [1, 0, 1, 1, 0, 0, 0, 0]}, "its qform is not positive"),
+        ({"qform_code": 0, "srow_x": [0] * 4, "srow_y": [0] * 4, "srow_z": [0] * 4}, "its sform is not positive"),
+        ({"qform_code": 0, "sform_code": 0}, "left and right are unknown"),
+    ],
+)  # fmt: skip
+def test_a_nifti_header_that_cannot_be_followed_is_named(tmp_path: Path, fields, message):
+    with pytest.raises(ValueError, match=rf"^x\.nii.*{message}") as caught:
+        read_image(put(tmp_path / "x.nii", nifti_bytes(**fields)))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"sizeof_hdr": 0},
+        {"xyzt_units": 0},
+        {"scl_slope": 0, "scl_inter": 5},
+        {"scl_slope": NAN, "scl_inter": NAN},
+        {"scl_slope": float("inf")},
+        {"dim": [4, 5, 6, 7, 1, 1, 1, 1]},
+        {"dim": [5, 5, 6, 7, 1, 1, 1, 1]},
+        {"pixdim": [1, 1, 1, 1, 0, 0, 0, 0]},  # stale beside a right sform
+        {"sform_code": 0},
+    ],
+)
+def test_oddities_of_nifti_headers_are_read(tmp_path: Path, caplog, fields):
+    assert_is_the_image(put(tmp_path / "x.nii", nifti_bytes(**fields)))
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("row", [[0, 0, 0, 0], [NAN, 0, 0, 0]])
+def test_the_qform_counts_where_the_sform_is_claimed_and_empty(tmp_path: Path, caplog, row):
+    assert_is_the_image(put(tmp_path / "x.nii", nifti_bytes(srow_x=row)))
+    assert "x.nii: its sform is empty or damaged, so its qform says how it lies in space" in caplog.text
+
+
+@pytest.mark.parametrize("length", [1.0, 1.0000002, 1.0003])
+def test_a_quaternion_longer_than_1_by_rounding_is_half_a_turn(tmp_path: Path, length):
+    fields = {"quatern_b": 0, "quatern_c": 0, "quatern_d": length, "pixdim": [1, 1.5, 1.2, 2, 0, 0, 0, 0]}
+    image = read_image(put(tmp_path / "x.nii", nifti_bytes(sform_code=0, **fields)))
+    assert orientation_code(image) == "LPS"
+    assert image.GetDirection() == (1, 0, 0, 0, 1, 0, 0, 0, 1)
+
+
+def test_a_qform_is_read_as_nibabel_and_itk_read_it(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        turn = nibabel.quaternions.quat2mat(rng.normal(size=4)) @ np.diag([1, 1, rng.choice([-1, 1])])
+        affine = np.eye(4)
+        affine[:3, :3] = turn * (0.7, 0.8, 3.0)
+        affine[:3, 3] = rng.normal(size=3) * 100
+        path = save_nifti(tmp_path / "x.nii", VALUES, qform=affine, codes=(0, 1))
+        assert same_grid(read_image(path), sitk.ReadImage(str(path)), 1e-3)
+
+
+def test_nifti_2_and_big_endian_files_are_read(tmp_path: Path):
+    for kind, order in itertools.product((nibabel.Nifti1Image, nibabel.Nifti2Image), "<>"):
+        header = kind.header_class(endianness=order)
+        header.set_sform(AFFINE, code=1)
+        nifti = kind(VALUES.astype(f"{order}f8"), None, header=header)
+        assert_is_the_image(put(tmp_path / "x.nii", nifti.to_bytes()))
+
+
+# NRRD and MetaImage ---------------------------------------------------------------------------------------------------
+
+DIRECTIONS = "space directions: (1,0,0) (0,2,0) (0,0,3)\nspace origin: (10,20,30)\n"
+
+
+def nrrd(path: Path, fields: str, *, sizes: str = "2 3 4", data: bytes = bytes(48), encoding: str = "raw") -> Path:
+    n = len(sizes.split())
+    head = f"NRRD0005\ntype: short\ndimension: {n}\n{fields}sizes: {sizes}\nendian: little\nencoding: {encoding}\n\n"
+    return put(path, head.encode() + data)
+
+
+def meta_image(path: Path, fields: str = "", *, source: str = "LOCAL", data: bytes = bytes(48)) -> Path:
+    head = f"ObjectType = Image\nNDims = 3\nBinaryData = True\n{fields}DimSize = 2 3 4\nElementType = MET_SHORT\n"
+    return put(path, f"{head}ElementDataFile = {source}\n".encode() + data)
+
+
+@pytest.mark.parametrize(
+    ("space", "code"),
+    [
+        *(("RAS", "RAS"), ("right-anterior-superior", "RAS"), ("LAS", "LAS"), ("left-anterior-superior", "LAS")),
+        *(("LPS", "LPS"), ("Left-Posterior-Superior", "LPS"), ("lps", "LPS")),
+    ],
+)
+def test_spaces_that_name_the_patients_sides_are_read(tmp_path: Path, space: str, code: str):
+    assert orientation_code(read_image(nrrd(tmp_path / "x.nrrd", f"space: {space}\n{DIRECTIONS}"))) == code
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        (f"space: scanner-xyz\n{DIRECTIONS}", "`space: scanner-xyz`"),
+        (f"space: 3D-right-handed\n{DIRECTIONS}", "`space: 3D-right-handed`"),
+        (f"space: RPS\n{DIRECTIONS}", "`space: RPS`"),
+        ("space dimension: 3\n" + DIRECTIONS, "no `space:`"),
+        ("space: LPS\nspacings: 1 2 3\n", "`space directions: none`"),
+        ("space: LPS\nspace directions: (1,0,0) (0,2,0) none\n", r"`space directions: \(1,0,0\) \(0,2,0\) none`"),
+    ],
+)
+def test_a_nrrd_that_does_not_name_the_patients_sides_is_refused(tmp_path: Path, fields: str, named: str):
+    with pytest.raises(ValueError, match=rf"^x\.nrrd does not say .*{named}.*left and right are unknown; write it"):
+        read_image(nrrd(tmp_path / "x.nrrd", fields))
+
+
+def test_one_volume_of_a_list_is_a_3d_image(tmp_path: Path):
+    fields = "space: LPS\nspace directions: none (1,0,0) (0,2,0) (0,0,3)\nkinds: list domain domain domain\n"
+    assert read_image(nrrd(tmp_path / "x.nrrd", fields, sizes="1 2 3 4")).GetSpacing() == (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fields": "byte skip: -1\n", "data": bytes(20)}, "cut off: 20 bytes of data where its header promises 48"),
+        ({"fields": "line skip: 1\n", "data": b"hello\n" + bytes(20)}, "cut off"),
+        ({"fields": "data file: my data.raw\n", "data": b""}, "cut off: 30 bytes"),
+        ({"fields": "data file: gone away.raw\n", "data": b""}, "its data file gone away.raw is missing; copy both files"),
+        ({"sizes": "2 x 4"}, "damaged: its sizes '2 x 4' are no numbers; export it again"),
+        ({"sizes": "2 0 4"}, "damaged: its sizes '2 0 4' are no sizes"),
+        ({"sizes": "32767 32767 32767"}, "cut off: 48 bytes of data where its header promises 70362301923326"),
+        ({"sizes": "1e400 2 2"}, "are no sizes"),
+        ({"encoding": "ascii", "data": b"1 2 3"}, "cannot be read, its header or its data is damaged.*export it again"),
+        ({"encoding": "gzip", "data": gzip.compress(bytes(48))[:-9]}, "cut off"),
+        ({"encoding": "gzip", "data": gzip.compress(bytes(40))}, "cut off: 40 bytes"),
+    ],
+)  # fmt: skip
+def test_a_nrrd_that_is_not_whole_is_refused(tmp_path: Path, options: dict, message: str):
+    put(tmp_path / "my data.raw", bytes(30))
+    fields = f"space: LPS\n{DIRECTIONS}{options.pop('fields', '')}"
+    with pytest.raises(ValueError, match=rf"^x\.nrrd.*{message}") as caught:
+        read_image(nrrd(tmp_path / "x.nrrd", fields, **options))
+    assert "\n" not in str(caught.value)
+
+
+def test_detached_data_is_found_by_any_path(tmp_path: Path):
+    (tmp_path / "sub").mkdir()
+    data = put(tmp_path / "sub" / "my data.raw", bytes(48))
+    for source in ("sub/my data.raw", str(data)):
+        header = nrrd(tmp_path / "x.nrrd", f"space: LPS\n{DIRECTIONS}data file: {source}\n", data=b"")
+        assert image_files(header) == [header, data]
+        assert read_image(header).GetSize() == (2, 3, 4)
+        header = meta_image(tmp_path / "X.MHD", source=source, data=b"")
+        assert image_files(header) == [header, data]
+        assert read_image(header).GetSize() == (2, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            "AnatomicalOrientation = LPS\n",
+            "says by AnatomicalOrientation = LPS alone.*write it with its TransformMatrix",
+        ),
+        ("TransformMatrix = 0 0 0 0 0 0 0 0 0\n", "do not span space; export it again"),
+        ("ElementSpacing = 1 0 3\n", "is no voxel size; write the true one"),
+        ("ElementSpacing = 1 nan 3\n", "is no voxel size"),
+        ("ElementSpacing = 1 x 3\n", "its ElementSpacing '1 x 3' are no numbers"),
+    ],
+)
+def test_a_meta_image_header_that_cannot_be_followed_is_named(tmp_path: Path, fields: str, message: str):
+    with pytest.raises(ValueError, match=rf"^x\.mha.*{message}"):
+        read_image(meta_image(tmp_path / "x.mha", fields))
+
+
+def test_a_meta_image_as_itk_writes_it_and_one_in_numbers_as_text_are_read(tmp_path: Path):
+    usual = "TransformMatrix = 1 0 0 0 1 0 0 0 1\nAnatomicalOrientation = RAI\nElementSpacing = 1 2 3\n"
+    assert orientation_code(read_image(meta_image(tmp_path / "x.MHA", usual))) == "LPS"
+    text = (" ".join(map(str, range(24))) + "\n").encode()
+    image = read_image(meta_image(tmp_path / "x.mha", f"{usual}BinaryData = False\n", data=text))
+    assert sitk.GetArrayViewFromImage(image).max() == 23
+
+
+def test_a_folder_and_a_file_that_may_not_be_read_are_named(tmp_path: Path, monkeypatch):
+    (tmp_path / "x.nii.gz").mkdir()
+    with pytest.raises(ValueError, match=r"x\.nii\.gz is a folder, not an image; give the file in it"):
+        read_image(tmp_path / "x.nii.gz")
+    path = put(tmp_path / "y.nii", PLAIN)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(OSError, match=r"^y\.nii cannot be read \(Permission denied\); check who may read it"):
+        read_image(path)
+
+
+# Label maps -----------------------------------------------------------------------------------------------------------
+
+
+def test_labels_within_a_thousandth_of_a_whole_number_are_that_number(tmp_path: Path):
+    values = np.float32([[0, 0.9999999, 1.0000001], [1.9995, 6.0000005, -1e-7]])
+    labels, odd = whole_labels(values)
+    assert labels.tolist() == [[0, 1, 1], [2, 6, 0]]
+    assert labels.dtype == np.int32
+    assert odd == []
+    image = sitk.GetImageFromArray(np.stack([values, values]))
+    sitk.WriteImage(image, str(tmp_path / "x.nii.gz"))
+    assert sitk.GetArrayFromImage(read_label_map(tmp_path / "x.nii.gz")).tolist() == [[[0, 1, 1], [2, 6, 0]]] * 2
+
+
+def test_other_values_are_shown_with_the_digits_that_matter(tmp_path: Path):
+    labels, odd = whole_labels(np.float32([0.998, 0.5, 1, NAN, 1e20]))
+    assert labels.tolist() == [0, 0, 1, 0, 0]
+    assert shown_values(odd) == "0.5, 0.998, 1e+20, nan"
+    assert shown_values([1, 2.0, 0.9999, 1_000_000, 5, 6, 7]) == "1, 2, 0.9999, 1000000, 5 and 2 more"
+    sitk.WriteImage(sitk.GetImageFromArray(np.full((2, 3, 4), 0.998, np.float32)), str(tmp_path / "x.nrrd"))
+    with pytest.raises(ValueError, match=r"x\.nrrd holds 0\.998, which is no whole number; a label map is needed"):
+        read_label_map(tmp_path / "x.nrrd")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int32, np.int64, np.uint64, np.float64])
+def test_label_maps_of_any_type_are_read(tmp_path: Path, dtype):
+    values = np.arange(24).reshape(2, 3, 4).astype(dtype)
+    sitk.WriteImage(sitk.GetImageFromArray(values), str(tmp_path / "x.nrrd"))
+    found = sitk.GetArrayFromImage(read_label_map(tmp_path / "x.nrrd"))
+    assert found.dtype.kind in "iu"
+    np.testing.assert_array_equal(found, values)
+
+
+def test_only_this_module_reads_image_files():
+    """DICOM aside: `dicom_series` reads the header of an image file of a series."""
+    package = Path(nnunet_ext.__file__).parent
+    readers = re.compile(
+        r"ReadImage\(|ImageFileReader|ImageSeriesReader|(nibabel|nib)\.load\(|from_filename\(|nrrd\.read\("
+    )
+    found = {path.name for path in package.rglob("*.py") if readers.search(path.read_text(encoding="utf-8"))}
+    assert found <= {"image_io.py", "dicom_series.py"}

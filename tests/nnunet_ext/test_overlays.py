@@ -12,6 +12,8 @@ import SimpleITK as sitk
 from matplotlib.image import imread
 
 from nnunet_ext import overlays
+from nnunet_ext.geometry import to_canonical
+from nnunet_ext.image_io import read_image
 from nnunet_ext.overlays import View, choose_views, draw_case, overlay_folder, plot_case, slice_picture
 
 SHAPE = (12, 40, 60)
@@ -77,7 +79,7 @@ def test_world_directions_on_the_picture(tmp_path, code, plane, index, top, left
         how_far = (np.asarray(turned) @ (world - centre[:, None])).reshape(SHAPE).astype(np.float32)
         path = write(tmp_path, name, sitk.DICOMOrient(lps_image(how_far), code))
 
-        picture = slice_picture(sitk.GetArrayFromImage(overlays._lps(path)), plane, index)
+        picture = slice_picture(sitk.GetArrayFromImage(to_canonical(read_image(path))), plane, index)
         step = -np.diff(picture, axis=0 if name == "top" else 1)
         assert (step > 0).all(), f"{name} of the {plane} picture is not {direction}"
 
@@ -229,7 +231,8 @@ def test_mask_on_another_grid_is_drawn_where_it_lies(case_files, tmp_path):
         lps_image(label_map()), (90, 70, 30), sitk.Transform(), sitk.sitkNearestNeighbor, (-20.0, 12.0, 5.0),
         (0.5, 0.5, 1.5), TURN.GetMatrix(),
     )  # fmt: skip
-    on_grid = overlays._on_grid(overlays._lps(write(tmp_path, "fine", fine)), lps_image(label_map()), 1)
+    image = to_canonical(read_image(write(tmp_path, "fine", fine)))
+    on_grid = overlays.on_grid(image, lps_image(label_map()), interpolation="nearest")
     drawn = sitk.GetArrayFromImage(on_grid)
     for value in (1, 2):
         truth = np.argwhere(label_map() == value).mean(axis=0)
