@@ -146,7 +146,7 @@ def _report(options: Options) -> int:
         f"{content.out / 'report.html'}: {len(content.experiments)} experiments, {len(content.cases)} cases, "
         f"{len(content.tables)} tables, {len(content.pictures)} figures"
     )
-    return 0
+    return _report_failed("report", content.failed)
 
 
 def _view(options: Options) -> int:

@@ -91,3 +91,8 @@ class Report:
     tables: tuple[Table, ...] = ()
     pictures: tuple[Picture, ...] = ()
     remarks: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """`case (experiment)` -> why it could not be scored."""
+        return {f"{case} ({one.name})": why for one in self.experiments for case, why in one.scores.failed.items()}

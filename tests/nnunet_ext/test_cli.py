@@ -162,7 +162,7 @@ def test_view_passes_its_options_on_and_says_what_is_in_the_page(calls, capsys):
 
 def test_report_names_its_runs_and_passes_its_options_on(calls, capsys):
     content = {"out": Path("out"), "experiments": [1, 2, 3], "cases": ["a"], "tables": [], "pictures": [1]}
-    calls.summary = SimpleNamespace(**content, remarks=["No p-value."])
+    calls.summary = SimpleNamespace(**content, remarks=["No p-value."], failed={})
     options = "--references ref --images in --models m1 m2 --box-organ Lens_L --cases a --reference-study -np 2"
     assert run(f"report CT=eval/ct a/T__P__3d_lowres 'a=b=c' -o out {options}") == 0
     runs = [("CT", Path("eval/ct")), ("3d_lowres", Path("a/T__P__3d_lowres")), ("a=b", Path("c"))]
@@ -179,6 +179,13 @@ def test_report_names_its_runs_and_passes_its_options_on(calls, capsys):
     out, err = capsys.readouterr()
     assert out == "out/report.html: 3 experiments, 1 cases, 0 tables, 1 figures\n"
     assert err == "note: No p-value.\n"
+
+
+def test_report_names_failed_cases_and_exits_1(calls, capsys):
+    content = {"out": Path("out"), "experiments": [1], "cases": ["a"], "tables": [], "pictures": [], "remarks": []}
+    calls.summary = SimpleNamespace(**content, failed={"a (CT)": "a.nii.gz is cut off"})
+    assert run("report CT=eval/ct -o out") == 1
+    assert "nnunet_ext report: error: case 'a (CT)': a.nii.gz is cut off\n" in capsys.readouterr().err
 
 
 def test_demo_works_in_the_folder_demo_unless_told(calls):
