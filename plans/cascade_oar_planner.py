@@ -28,6 +28,7 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from tqdm import tqdm
 
 from nnunet_ext import roi
+from nnunet_ext.image_io import shown_values
 from nnunet_ext.labels import left_right_pairs
 from nnunet_ext.networks import CascadeUNet
 from nnunet_ext.plausibility import PLANS_KEY, fit_ranges
@@ -96,10 +97,22 @@ def scan_case(
                 "convert, or set overwrite_image_reader_writer to NibabelIOWithReorient in dataset.json."
             )
     spacing = tuple(float(s) for s in properties["spacing"])
-    organs = roi.organ_extents(label_map[0].astype(np.int32), spacing_mm=spacing)
-    if unknown := sorted(set(organs) - set(labels.values())):
+    # Whole numbers, not nearly: nnU-Net's preprocessing cuts 0.9999999 down to 0.
+    if (cut := label_map != np.trunc(label_map)).any():
         raise ValueError(
-            f"case '{name}': label values {unknown} are not in dataset.json ({dict(labels)}). File: {label_file}."
+            f"case '{name}': the label map holds {shown_values(np.unique(label_map[cut]).tolist())}, no whole number, which "
+            f"nnU-Net would cut down. File: {label_file}. Convert the dataset with nnunet_ext convert, or round it."
+        )
+    known = {0, *labels.values()}
+    if not min(known) <= label_map.min() <= label_map.max() <= max(known):
+        unknown = sorted(set(np.unique(label_map).tolist()) - known)
+    else:
+        organs = roi.organ_extents(label_map[0].astype(np.int32), spacing_mm=spacing)
+        unknown = sorted(set(organs) - known)
+    if unknown:
+        raise ValueError(
+            f"case '{name}': label values [{shown_values(unknown)}] are not in dataset.json ({dict(labels)}). "
+            f"File: {label_file}."
         )
     box = body_box(images, spacing_mm=spacing, channel_names=channel_names)
     return ScannedCase(

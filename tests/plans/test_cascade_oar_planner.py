@@ -550,6 +550,22 @@ def test_a_damaged_file_is_listed_by_its_case(own_raw):
         CascadeOARPlannerSmall(501).plan_experiment()
 
 
+def test_labels_that_nnunet_would_cut_down_are_listed_by_case_and_value(own_raw):
+    for case, change in {
+        "head_00": lambda label: sitk.Cast(label, sitk.sitkFloat32) * 0.9999999,
+        "head_01": lambda label: sitk.Cast(label, sitk.sitkInt16) - 1,
+        "head_02": lambda label: sitk.Cast(label, sitk.sitkFloat32),  # whole numbers of another type
+    }.items():
+        file = own_raw / "labelsTr" / f"{case}.nii.gz"
+        sitk.WriteImage(change(sitk.ReadImage(str(file))), str(file))
+    said = (
+        r"(?s)2 training cases.*head_00.* holds 0\.9999999, .*no whole number.*head_01': label values \[-1\] are not in"
+    )
+    with pytest.raises(ValueError, match=said) as caught:
+        CascadeOARPlannerSmall(501).plan_experiment()
+    assert "head_02" not in str(caught.value)
+
+
 def test_simpleitk_reader_and_another_orientation_raise_naming_the_case(own_raw):
     images, label = head(SPACINGS_MM[1])
     write_case(own_raw, "head_01", [sitk.DICOMOrient(i, "RAS") for i in images], sitk.DICOMOrient(label, "RAS"))
