@@ -140,11 +140,13 @@ def _take(lock: Path, folder: Path, file: Path | None) -> int:
 
 def _locked(lock: Path) -> int | None:
     """Descriptor of a file that is now locked by this process; None if it is locked already."""
-    for _ in range(MOST_TRIES):
+    for left in reversed(range(MOST_TRIES)):
         try:
             lock.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # its last owner has just removed the empty folder
+        except (FileNotFoundError, FileExistsError):  # its last owner has just removed the empty folder
+            if not left:
+                raise
             continue
         try:
             if not lock_descriptor(handle, blocking=False):
