@@ -103,7 +103,7 @@ def _owned(
 ) -> Iterator[None]:
     """Hold the lock `name` in a folder while none of `others` is held; `file` is what is owned, None for the folder."""
     made = [path for path in (folder.absolute(), *folder.absolute().parents) if not path.exists()]
-    users_own = not made and not any(folder.iterdir()) if folder.is_dir() else False
+    users_own = not made and _is_empty(folder)
     lock = folder / name
     try:
         with contextlib.nullcontext() if others is None else _waited(folder / _GATE):
@@ -192,6 +192,13 @@ def _remove(lock: Path, handle: int, folders: Iterable[Path] = ()) -> None:
         with contextlib.suppress(OSError):  # a file system without locks
             unlock_descriptor(handle)  # a forked process may have the file open, too
         os.close(handle)
+
+
+def _is_empty(folder: Path) -> bool:
+    try:
+        return not any(folder.iterdir())
+    except OSError:  # removed in the meantime, or not to be read
+        return False
 
 
 def _remove_empty(folders: Iterable[Path]) -> None:

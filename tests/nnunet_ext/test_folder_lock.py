@@ -121,7 +121,7 @@ def test_removing_the_lock_file_never_lets_two_owners_in(tmp_path: Path):
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     assert max(most) == 1
-    assert list(tmp_path.iterdir()) == []
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
 
 
 def test_files_of_one_folder_have_owners_of_their_own(tmp_path: Path):
