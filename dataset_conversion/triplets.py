@@ -714,7 +714,7 @@ def _run(
             yield job, outcome
             bar.update()
         for job in lost:  # a killed process takes its neighbours along; alone, each shows whose fault it was
-            outcome = next(iter(run_in_processes(_convert_case, [job], 1)))[1]
+            ((_, outcome),) = run_in_processes(_convert_case, [job], 1)
             if outcome is KILLED:
                 outcome = _Failed("its process was killed, probably out of memory; convert with -np 1 or more memory")
             yield job, outcome

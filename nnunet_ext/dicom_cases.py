@@ -392,6 +392,8 @@ def write_key(rows: Iterable[Mapping[str, str]], path: Path) -> None:
             writer.writeheader()
             writer.writerows(rows)
         os.replace(temporary, path)
+        for left_behind in path.parent.glob(f".{path.name}.[0-9]*"):  # names of patients, by a run that was killed
+            left_behind.unlink(missing_ok=True)
     except OSError as error:
         raise type(error)(f"cannot write the key file {path}: {error.strerror or error}") from error
 

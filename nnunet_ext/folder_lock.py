@@ -155,7 +155,7 @@ def _locked(lock: Path) -> int | None:
         except OSError as error:
             _warn_without_locks(lock.parent, error.strerror or str(error))
         with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(handle), lock.stat()):
+            if os.name == "nt" or os.path.samestat(os.fstat(handle), lock.stat()):  # see `_remove`
                 return handle
         os.close(handle)  # its last owner has just removed the file: a lock on it keeps nobody out
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(lock.parent))

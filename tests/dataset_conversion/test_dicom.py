@@ -185,7 +185,9 @@ def test_a_key_that_another_run_extends_meanwhile_never_means_two_patients(tmp_p
     assert key.read_bytes() == before
     again = dicom_cases.find_cases(tmp_path / "a" / "src", modalities=("CT", "T1", "T2"), table=None, key_file=key)
     dicom_cases.write_key(again.key_rows, key)
+    (tmp_path / ".key.csv.4711").touch()  # of a run that was killed
     dicom_cases.write_key(again.key_rows, key)  # as parts of one prediction do
+    assert not list(tmp_path.glob(".key.csv*"))
     assert [row["case"] for row in dicom_cases.read_key(key)] == ["case_001", "case_002"]
 
 

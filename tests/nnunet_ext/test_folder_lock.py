@@ -132,6 +132,15 @@ def test_files_of_one_folder_have_owners_of_their_own(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_half_file_of_a_killed_run_goes_and_other_files_stay(tmp_path: Path):
+    (tmp_path / ".a.html.nnunet_ext.lock").write_text(' {"host": "a", "pid": 7, "started": "yesterday"}')
+    for name in (".a.html.7.tmp", ".b.html.7.tmp", "a.html"):
+        (tmp_path / name).touch()
+    with owned_file(tmp_path / "a.html"):
+        pass
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".b.html.7.tmp", "a.html"]
+
+
 def test_parts_of_one_division_share_a_folder_and_nobody_else(tmp_path: Path):
     with owned_part(tmp_path, 3, 0), owned_part(tmp_path, 3, 1):
         for others in ((3, 1), (1, 0), (2, 1)):
