@@ -11,16 +11,15 @@ are left out and listed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
-import multiprocessing
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,6 +30,7 @@ import SimpleITK as sitk
 
 from nnunet_ext import dicom_cases
 from nnunet_ext.channels import ChannelOptions, prepare_channels, reference_channel
+from nnunet_ext.folder_lock import holding, owned_folder
 from nnunet_ext.geometry import (
     CANONICAL,
     describe_grid,
@@ -55,6 +55,7 @@ from nnunet_ext.labels import LabelTable, default_label_table, left_right_pairs,
 from nnunet_ext.organ_masks import merge_masks
 from nnunet_ext.preview import FOLDER as PREVIEWS
 from nnunet_ext.preview import PAGE, draw_previews, write_conversion_page
+from nnunet_ext.processes import KILLED, run_in_processes
 from nnunet_ext.registration import RegistrationOptions
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,8 @@ LABEL_MAP_NAMES = ("label", "labels", "seg", "segmentation", "labelmap")
 MASK_FOLDERS = ("masks", "mask", "structures", "segmentations")
 #: An organ with more than this share beyond a channel's field of view fails the case.
 LARGEST_ORGAN_SHARE_OUTSIDE = 0.5
+#: Header files of formats that keep the voxels in a file of their own.
+HEADERS = (".mhd", ".nhdr", ".hdr")
 #: Raised when the same input and options give other files than before: cases are then converted again.
 FORMAT = 3
 
@@ -78,7 +81,8 @@ class ConversionSummary:
         dataset_folder: `nnUNet_raw/DatasetID_NAME`.
         written: Cases converted now.
         skipped: Cases that were there already, from the same files with the same options.
-        failed: Case -> reason, one line. Nothing of these cases is in the dataset.
+        failed: Case -> reason, one line. It says whether the files of an earlier conversion were taken out or are kept;
+            nothing else of these cases is in the dataset.
         warnings: Case -> lines worth reading, for the cases written now.
         listing: After a dry run, what would be taken for what.
     """
@@ -214,6 +218,19 @@ class _Job:
     settings: _Settings
     dataset: Path
     preview: bool = False
+    source: str = ""  # `_hashed_source`
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """Why a case failed; `outdated` if its own files are bad, so that what an earlier run made of them is wrong too."""
+
+    reason: str
+    outdated: bool = False
+
+
+class _OtherCase(ValueError):
+    """The dataset holds a case of this name that was made from other files of another source."""
 
 
 def convert(
@@ -278,7 +295,7 @@ def convert(
     Raises:
         ValueError: If an argument is wrong, before anything is written.
         FileNotFoundError: If `source` or the label table does not exist.
-        OSError: If the output folder cannot be written.
+        OSError: If the output folder cannot be written, or another run works in it (`folder_lock.FolderInUse`).
     """
     source = Path(source)
     layout = find_layout(source) if layout == "auto" else layout
@@ -318,34 +335,66 @@ def convert(
         raise ValueError(f"n_processes is {n_processes}; at least 1 is needed")
     if key_file is None:
         key_file = dataset.with_name(f"{dataset.name}.key.csv")
+    return _convert_into(
+        dataset, source, name, layout, settings, test_cases, series_file, key_file, n_processes, show_progress, preview
+    )
+
+
+@holding(owned_folder, "dataset")
+def _convert_into(
+    dataset: Path,
+    source: Path,
+    name: str,
+    layout: str,
+    settings: _Settings,
+    test_cases: Sequence[str],
+    series_file: Path | None,
+    key_file: Path,
+    n_processes: int,
+    show_progress: bool,
+    preview: bool,
+) -> ConversionSummary:
+    """What `convert` does once its arguments make sense; nobody else writes to the dataset meanwhile."""
     if layout == "dicom":
         numbered = any((dataset / "provenance").glob("case_*.json"))
         dicom_cases.check_key(Path(key_file), dataset, numbered=numbered)
     gathered = _gather(source, layout, settings, test_cases, series_file, Path(key_file), show_progress)
 
     summary = ConversionSummary(dataset, failed=dict(gathered.failed))
-    _check_other_cases(dataset, set(gathered.identifiers.values()), settings)
+    hashed = _hashed_source(source, dataset)
+    _check_other_cases(dataset, set(gathered.identifiers.values()), settings, hashed)
     _check_writable(dataset)
     if layout == "dicom":
         dicom_cases.write_key(gathered.key_rows, Path(key_file))
-    jobs = [_Job(case, settings, dataset, preview) for case in gathered.cases]
+    jobs = [_Job(case, settings, dataset, preview, hashed) for case in gathered.cases]
     for line in gathered.leftover:
         log.info(line)
 
+    outdated = _outdated(dataset, gathered, hashed)
     try:
-        for job, outcome in _run(jobs, n_processes, show_progress):
-            case_name = job.case.name
-            if isinstance(outcome, str):
-                summary.failed[case_name] = outcome
-            elif outcome is None:
-                summary.skipped.append(case_name)
-            else:
-                summary.written.append(case_name)
-                if outcome:
-                    summary.warnings[case_name] = outcome
-        for failed in summary.failed:
-            if failed in gathered.identifiers:
-                _remove_case(dataset, gathered.identifiers[failed])
+        with contextlib.closing(_run(jobs, n_processes, show_progress)) as outcomes:
+            for job, outcome in outcomes:
+                case_name = job.case.name
+                if isinstance(outcome, _Failed):
+                    summary.failed[case_name] = outcome.reason
+                    outdated |= {case_name} if outcome.outdated else set()
+                elif outcome is None:
+                    summary.skipped.append(case_name)
+                else:
+                    summary.written.append(case_name)
+                    if outcome:
+                        summary.warnings[case_name] = outcome
+        for failed, reason in summary.failed.items():
+            identifier = gathered.identifiers.get(failed)
+            if identifier is None:
+                continue
+            earlier = _read_json(dataset / "provenance" / f"{identifier}.json")
+            take_out = failed in outdated or earlier is None or not _is_of_kind(earlier, settings)
+            if earlier is not None:
+                done = "was taken out" if take_out else "is kept"
+                summary.failed[failed] = f"{reason}; its earlier conversion {done}"
+            if take_out:  # without a record at most half a case, of a run that was killed
+                _remove_case(dataset, identifier)
         _write_dataset_json(dataset, name, settings)
         _write_page(dataset, summary.failed, settings)
     finally:
@@ -559,20 +608,39 @@ def _identifiers(folders: Sequence[Path], failed: dict[str, str]) -> dict[Path, 
     return identifiers
 
 
-def _check_other_cases(dataset: Path, identifiers: set[str], settings: _Settings) -> None:
+def _check_other_cases(dataset: Path, identifiers: set[str], settings: _Settings, source: str) -> None:
     """Refuse to mix: cases of an earlier run that this one does not replace must have its channels and labels."""
     for path in sorted((dataset / "provenance").glob("*.json")):
-        if path.stem in identifiers:
+        record = _read_json(path) or {}
+        if path.stem in identifiers and record.get("source", source) == source:
             continue
-        options = (_read_json(path) or {}).get("options", {})
-        mine = settings.as_dict()
-        if options.get("modalities") != mine["modalities"] or list(options.get("label_table", ())) != list(
-            settings.table.names
-        ):
+        if not _is_of_kind(record, settings):
             raise ValueError(
                 f"{dataset.name} holds case '{path.stem}' with other channels or labels; use another dataset id or "
                 "remove that dataset"
             )
+
+
+def _is_of_kind(record: Mapping, settings: _Settings) -> bool:
+    """Whether a converted case has these channels and labels."""
+    options = record.get("options", {})
+    names = list(options.get("label_table", ()))
+    return options.get("modalities") == list(settings.modalities) and names == list(settings.table.names)
+
+
+def _outdated(dataset: Path, gathered: _Gathered, source: str) -> set[str]:
+    """Cases whose files lack something now, so that what an earlier run made of the same source is wrong.
+
+    Not those of another source, where this one may hold another patient, and not those whose names have become ambiguous.
+    """
+    names = Counter(identifier.casefold() for identifier in gathered.identifiers.values())
+    outdated = set()
+    for name in gathered.failed.keys() & gathered.identifiers.keys():
+        identifier = gathered.identifiers[name]
+        earlier = _read_json(dataset / "provenance" / f"{identifier}.json") or {}
+        if earlier.get("source") == source and names[identifier.casefold()] == 1:
+            outdated.add(name)
+    return outdated
 
 
 def _check_writable(dataset: Path) -> None:
@@ -635,8 +703,10 @@ def _names(paths: Sequence[Path], most: int = 4) -> str:
 # -------------------------------------------------------------------------------------------------- the pool
 
 
-def _run(jobs: Sequence[_Job], n_processes: int, show_progress: bool) -> Iterable[tuple[_Job, str | list[str] | None]]:
-    """Each job with its outcome, as they finish: the reason it failed, None if nothing was to do, else its warnings."""
+def _run(
+    jobs: Sequence[_Job], n_processes: int, show_progress: bool
+) -> Iterator[tuple[_Job, _Failed | list[str] | None]]:
+    """Each job with its outcome, as they finish: why it failed, None if nothing was to do, else its warnings."""
     from tqdm import tqdm
 
     with tqdm(total=len(jobs), desc="convert", unit="case", disable=not show_progress) as bar:
@@ -646,48 +716,29 @@ def _run(jobs: Sequence[_Job], n_processes: int, show_progress: bool) -> Iterabl
                 bar.update()
             return
         lost = []
-        for job, outcome in _run_pool(jobs, min(n_processes, len(jobs))):
-            if outcome is _LOST:
+        for job, outcome in run_in_processes(_convert_case, jobs, n_processes):
+            if outcome is KILLED:
                 lost.append(job)
                 continue
             yield job, outcome
             bar.update()
         for job in lost:  # a killed process takes its neighbours along; alone, each shows whose fault it was
-            outcome = next(iter(_run_pool([job], 1)))[1]
-            if outcome is _LOST:
-                outcome = "its process was killed, probably out of memory; convert with -np 1 or more memory"
+            ((_, outcome),) = run_in_processes(_convert_case, [job], 1)
+            if outcome is KILLED:
+                outcome = _Failed("its process was killed, probably out of memory; convert with -np 1 or more memory")
             yield job, outcome
             bar.update()
-
-
-_LOST = object()
-
-
-def _run_pool(jobs: Sequence[_Job], n_processes: int) -> Iterable[tuple[_Job, object]]:
-    context = multiprocessing.get_context("spawn")  # forking a process that has threads (ITK, torch) can hang
-    pool = ProcessPoolExecutor(n_processes, mp_context=context, initializer=_start_worker)
-    try:
-        futures = {pool.submit(_convert_case, job): job for job in jobs}
-        for future in as_completed(futures):
-            try:
-                yield futures[future], future.result()
-            except BrokenProcessPool:
-                yield futures[future], _LOST
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker() -> None:
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # the cases are what runs in parallel
 
 
 # -------------------------------------------------------------------------------------------------- one case
 
 
-def _convert_case(job: _Job) -> str | list[str] | None:
-    """Convert one case if needed; returns the reason where that fails."""
+def _convert_case(job: _Job) -> _Failed | list[str] | None:
+    """Convert one case if needed. What an earlier run made of it stays until the new files are complete."""
     case, dataset = job.case, job.dataset
     partial = dataset / ".partial" / case.identifier
+    earlier = _read_json(dataset / "provenance" / f"{case.identifier}.json") or {}
+    hashes: dict[str, str] = {}
     try:
         hashes = {name: _sha256(path) for name, path in case.inputs().items()}
         fingerprint = _fingerprint(case, job.settings, hashes)
@@ -695,36 +746,76 @@ def _convert_case(job: _Job) -> str | list[str] | None:
             not job.preview or (dataset / PREVIEWS / case.identifier).is_dir()
         ):
             return None
-        _remove_case(dataset, case.identifier)
+        replaced = _check_earlier(job, hashes, earlier)
         partial.mkdir(parents=True, exist_ok=True)
         files, provenance = _build(job, partial)
+        provenance["warnings"] += replaced
         provenance = {
             "case": case.name,
             "identifier": case.identifier,
             "fingerprint": fingerprint,
+            "source": job.source,
             "inputs_sha256": hashes,
             "outputs": sorted(files),
             "options": job.settings.as_dict(),
             "versions": _versions(),
             **provenance,
         }
-        if job.preview:
-            (dataset / PREVIEWS).mkdir(exist_ok=True)
-            (partial / PREVIEWS).rename(dataset / PREVIEWS / case.identifier)
-        for file in files:
-            (dataset / file).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(partial / Path(file).name if not file.startswith("labels") else partial / "label" / Path(file).name,
-                       dataset / file)  # fmt: skip
-        _write_json(provenance, dataset / "provenance" / f"{case.identifier}.json")
+        _write_json(provenance, partial / "provenance.json")
+        _remove_case(dataset, case.identifier)
+        try:
+            _move_case(job, partial, files)
+        except BaseException:
+            _remove_case(dataset, case.identifier)
+            raise
         return provenance["warnings"]
     except Exception as error:  # one case must not stop the others
-        _remove_case(dataset, case.identifier)
+        changed = hashes != earlier.get("inputs_sha256")
+        outdated = changed and isinstance(error, ValueError) and not isinstance(error, _OtherCase)
         if isinstance(error, (ValueError, OSError)):
-            return case.public(_reason(error))
+            return _Failed(case.public(_reason(error)), outdated)
         log.debug("case '%s'", case.name, exc_info=case.public(str(error)) == str(error))
-        return case.public(f"{type(error).__name__}: {_reason(error)}")
+        return _Failed(case.public(f"{type(error).__name__}: {_reason(error)}"))
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _move_case(job: _Job, partial: Path, files: Sequence[str]) -> None:
+    """Move a complete case into the dataset, its provenance last."""
+    dataset, identifier = job.dataset, job.case.identifier
+    if job.preview:
+        (dataset / PREVIEWS).mkdir(exist_ok=True)
+        (partial / PREVIEWS).rename(dataset / PREVIEWS / identifier)
+    for file in files:
+        (dataset / file).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(partial / Path(file).name if not file.startswith("labels") else partial / "label" / Path(file).name,
+                   dataset / file)  # fmt: skip
+    (dataset / "provenance").mkdir(exist_ok=True)
+    os.replace(partial / "provenance.json", dataset / "provenance" / f"{identifier}.json")
+
+
+def _check_earlier(job: _Job, hashes: Mapping[str, str], earlier: Mapping) -> list[str]:
+    """Refuse to replace another source's case of the same name; a warning if the same source now has other files.
+
+    It is the same case if one of its images is among the files it was converted from before, wherever they lay then.
+
+    Raises:
+        _OtherCase: If neither a file nor the source is the same.
+    """
+    case, dataset = job.case, job.dataset
+    labels = case.roles()["labels"]
+    drawn = {file for files in labels.values() for file in files} if isinstance(labels, Mapping) else {labels}
+    # Masks without the organ and headers apart from their voxels can be equal for two patients.
+    images = {sha for name, sha in hashes.items() if Path(name).name not in drawn and not name.endswith(HEADERS)}
+    if not earlier.get("inputs_sha256") or not images.isdisjoint(earlier["inputs_sha256"].values()):
+        return []
+    if earlier.get("source") != job.source:
+        raise _OtherCase(
+            f"{dataset.name} holds a case {case.identifier!r} that was converted from other images in another folder; "
+            f"rename this case (DICOM: convert both folders in one run), or delete provenance/{case.identifier}.json there "
+            "to replace the earlier one"
+        )
+    return ["all its images have changed since the earlier conversion, which it replaces: check that it is one patient"]
 
 
 def _build(job: _Job, partial: Path) -> tuple[list[str], dict]:
@@ -929,6 +1020,12 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _hashed_source(source: Path, dataset: Path) -> str:
+    """Tells sources of one dataset apart without saying where they lay; slow to compute, so that paths can't be guessed."""
+    path = os.path.normcase(source.resolve())
+    return hashlib.pbkdf2_hmac("sha256", path.encode(errors="surrogateescape"), dataset.name.encode(), 100_000).hex()
+
+
 def _fingerprint(case: Case, settings: _Settings, hashes: Mapping[str, str]) -> str:
     """Hash of all that decides what a case's files hold and where they go."""
     content = {
@@ -959,9 +1056,10 @@ def _remove_case(dataset: Path, identifier: str) -> None:
 
 
 def _remove_empty_folders(dataset: Path) -> None:
+    """Remove what is empty in a dataset; its owner removes the dataset itself."""
     if not dataset.is_dir():
         return
-    for folder in [*(path for path in dataset.iterdir() if path.is_dir()), dataset]:
+    for folder in [path for path in dataset.iterdir() if path.is_dir()]:
         if not any(folder.iterdir()):
             folder.rmdir()
 

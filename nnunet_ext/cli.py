@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # Chinese organ names on a console that has no such letters
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     logging.getLogger("nnunet_ext").setLevel(logging.DEBUG if debug else logging.INFO)
+    terminate = _interrupt_on_terminate()
     try:
         return run(options)
     except KeyboardInterrupt:
@@ -46,6 +47,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         return _complain(verb, str(error) or type(error).__name__)
+    finally:
+        if terminate is not None:
+            signal.signal(signal.SIGTERM, terminate)
+
+
+def _interrupt_on_terminate() -> Any:
+    """SIGTERM, a batch system's way to interrupt, then ends a run as Ctrl-C does; the handler that was there before."""
+    if threading.current_thread() is not threading.main_thread():  # of a program that calls `main`, and its business
+        return None
+    return signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def command() -> NoReturn:
@@ -102,7 +113,6 @@ def _register(options: Options) -> int:
 def _predict(options: Options) -> int:
     from nnunet_ext.predict import predict
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system's way to interrupt
     summary = predict(**options)
     for case, messages in summary.warnings.items():
         for message in messages:

@@ -15,7 +15,9 @@ from time import perf_counter
 
 from tqdm import tqdm
 
+from nnunet_ext.folder_lock import holding, owned_folder
 from nnunet_ext.labels import ORGANS
+from nnunet_ext.processes import KILL_WITH_PARENT, ended
 
 DATASET_ID, NAME = 501, "DemoHead"
 DATASET = f"Dataset{DATASET_ID}_{NAME}"
@@ -77,8 +79,10 @@ class Demo:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
+            preexec_fn=KILL_WITH_PARENT,
         )
-        with log_file.open("w") as log, tqdm(total=n_epochs, unit="epoch", disable=n_epochs is None) as bar:
+        bar = tqdm(total=n_epochs, unit="epoch", disable=n_epochs is None)
+        with ended(process), log_file.open("w") as log, bar:
             for line in process.stdout:
                 log.write(line)
                 tail.append(line)
@@ -107,6 +111,7 @@ def n_epochs(demo: Demo, configuration: str) -> int:
     return plans["configurations"][configuration]["training"]["num_epochs"]
 
 
+@holding(owned_folder, "out")
 def demo(out: Path = Path("demo")) -> Path:
     """Make phantoms, convert, plan, train fold 0 of both stages, contour the test cases, score them, show them in a page.
 

@@ -374,8 +374,14 @@ def write_key(rows: Iterable[Mapping[str, str]], path: Path) -> None:
 
     Raises:
         OSError: In one line that names the file.
+        ValueError: If another run has numbered patients in it since it was read: a number would mean two patients.
     """
-    path = Path(path)
+    path, rows = Path(path), list(rows)
+    mine = {row["case"]: row["patient_key"] for row in rows}
+    if any(mine.get(row["case"]) != row["patient_key"] for row in read_key(path)):
+        raise ValueError(
+            f"another run has changed the key file {path.name} meanwhile; run the same command again, which reads it again"
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -386,6 +392,8 @@ def write_key(rows: Iterable[Mapping[str, str]], path: Path) -> None:
             writer.writeheader()
             writer.writerows(rows)
         os.replace(temporary, path)
+        for left_behind in path.parent.glob(f".{path.name}.[0-9]*"):  # names of patients, by a run that was killed
+            left_behind.unlink(missing_ok=True)
     except OSError as error:
         raise type(error)(f"cannot write the key file {path}: {error.strerror or error}") from error
 

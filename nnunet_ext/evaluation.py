@@ -23,10 +23,7 @@ from __future__ import annotations
 import glob
 import json
 import logging
-import multiprocessing
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -39,19 +36,24 @@ from tqdm import tqdm
 from nnunet_ext import roi
 from nnunet_ext.cross_validation import is_model, read_cross_validation, reference_folder
 from nnunet_ext.evaluation_summary import EvaluationSummary, write_evaluation
+from nnunet_ext.folder_lock import holding, owned_folder
 from nnunet_ext.geometry import back_to_grid, grid_difference, orientation_code
 from nnunet_ext.image_io import ENDINGS, image_files, image_stem, label_map_of, read_image, shown_values
 from nnunet_ext.labels import LEFT_OUT_KEY
 from nnunet_ext.metrics import METRICS, image_diagonal_mm, presence, score_organ, tolerance_mm_of
+from nnunet_ext.processes import KILLED, run_in_processes
 
 logger = logging.getLogger(__name__)
 
 #: What nnU-Net and this package write beside label maps.
 COMPANIONS = (".json", ".npz", ".pkl")
 
-KILLED = "a scoring process ended (out of memory? a script without `if __name__ == '__main__'`?); use n_processes=1"
+KILLED_REASON = (
+    "a scoring process ended (out of memory? a script without `if __name__ == '__main__'`?); use n_processes=1"
+)
 
 
+@holding(owned_folder, "out")
 def evaluate(
     predictions: Path,
     references: Path | None,
@@ -384,20 +386,8 @@ def _run(jobs: list[_Job], n_processes: int) -> Iterator[tuple[str, _Result]]:
         for job in jobs:
             yield job.case, _score_case(job)
         return
-    # Not fork: a forked child inherits ITK's thread pool without its threads and can wait for them forever.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(n_processes, mp_context=context, initializer=_single_threaded) as pool:
-        futures = {pool.submit(_score_case, job): job for job in jobs}
-        for future in as_completed(futures):
-            job = futures[future]
-            try:
-                yield job.case, future.result()
-            except BrokenProcessPool:
-                yield job.case, _failed_case(job, KILLED)
-
-
-def _single_threaded() -> None:
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # one case per process already fills the cores
+    for job, result in run_in_processes(_score_case, jobs, n_processes):
+        yield job.case, _failed_case(job, KILLED_REASON) if result is KILLED else result
 
 
 def _score_case(job: _Job) -> _Result:

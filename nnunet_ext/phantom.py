@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import shutil
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,6 +18,7 @@ import SimpleITK as sitk
 from scipy.ndimage import map_coordinates
 from tqdm import tqdm
 
+from nnunet_ext.folder_lock import holding, owned_folder
 from nnunet_ext.labels import ORGANS
 from nnunet_ext.phantom_acquisition import (
     AIR_HU,
@@ -40,6 +39,7 @@ from nnunet_ext.phantom_acquisition import (
 )
 from nnunet_ext.phantom_anatomy import Anatomy, HeadParameters, build_anatomy, deformation
 from nnunet_ext.phantom_shapes import unit
+from nnunet_ext.processes import KILLED, run_in_processes
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +71,7 @@ SIZES = {
 }
 
 
+@holding(owned_folder, "out")
 def make_phantoms(
     out: Path,
     *,
@@ -132,25 +133,14 @@ def make_phantoms(
     ) as bar:
         if n_processes == 1 or len(jobs) < 2:
             for job in jobs:
-                _write_case(*job)
+                _write_case(job)
                 bar.update()
         else:
-            _run_parallel(jobs, n_processes, bar)
-    return list(folders.values())
-
-
-def _run_parallel(jobs: list[tuple[Path, dict]], n_processes: int, bar: tqdm) -> None:
-    # spawn, as nnU-Net: forking a process in which torch runs threads can hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(n_processes, len(jobs)), mp_context=context) as pool:
-        futures = [pool.submit(_write_case, *job) for job in jobs]
-        try:
-            for future in as_completed(futures):
-                future.result()
+            for (folder, _), result in run_in_processes(_write_case, jobs, n_processes):
+                if result is KILLED:
+                    raise RuntimeError(f"{folder.name}: its process was killed, probably out of memory; use -np 1")
                 bar.update()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    return list(folders.values())
 
 
 def _options(case: int, seed: int, size: str, unregistered: bool, dicom: bool = False) -> dict:
@@ -178,8 +168,9 @@ def _is_complete(folder: Path, options: dict) -> bool:
     return all((folder / name).exists() for name in needed)
 
 
-def _write_case(folder: Path, options: dict) -> None:
-    """Make one case next to `folder` and move it there when complete."""
+def _write_case(job: tuple[Path, dict]) -> None:
+    """Make one case next to its folder and move it there when complete."""
+    folder, options = job
     half = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(half, ignore_errors=True)
     half.mkdir(parents=True)

@@ -28,6 +28,7 @@ import nnunet_ext
 from nnunet_ext import dicom_cases
 from nnunet_ext.cascade_predictor import CascadePredictor, CasePrediction, PreparedCase, choose_device
 from nnunet_ext.channels import ChannelOptions
+from nnunet_ext.folder_lock import holding, owned_part
 from nnunet_ext.image_io import write_image
 from nnunet_ext.prediction_cases import FoundCases, PredictionCase, SeriesCase, find_cases
 
@@ -48,6 +49,7 @@ class PredictionSummary:
     warnings: dict[str, list[str]] = field(default_factory=dict)
 
 
+@holding(owned_part, "out", "num_parts", "part_id")
 def predict(
     *,
     images: Path,

@@ -20,7 +20,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nnunet_ext.demo import TRAINER, Demo
+from nnunet_ext.folder_lock import holding, owned_folder
 from nnunet_ext.image_io import image_stem
+from nnunet_ext.processes import KILL_WITH_PARENT, ended
 from nnunet_ext.training_benchmark import memory_mb
 
 LOCALIZER, SEGMENTER = "3d_lowres", "3d_cascade_fullres"
@@ -31,6 +33,7 @@ POLL_S = 0.1
 OURS = "nnunet_ext predict"
 
 
+@holding(owned_folder, "out")
 def benchmark_predict(
     dataset_id: int | None = None,
     *,
@@ -180,11 +183,13 @@ def run_measured(demo: Demo, command: Sequence[str], results: str) -> dict:
             cwd=demo.out,
             stdout=log,
             stderr=subprocess.STDOUT,
+            preexec_fn=KILL_WITH_PARENT,
         )
-        while process.poll() is None:
-            now_mb = memory_mb(process_tree(process.pid))
-            peak_mb = now_mb if peak_mb is None else max(peak_mb, now_mb or 0.0)
-            time.sleep(POLL_S)
+        with ended(process):
+            while process.poll() is None:
+                now_mb = memory_mb(process_tree(process.pid))
+                peak_mb = now_mb if peak_mb is None else max(peak_mb, now_mb or 0.0)
+                time.sleep(POLL_S)
     total_s = time.time() - start
     if process.returncode:
         last = "\n".join(log_file.read_text(errors="replace").splitlines()[-5:])
@@ -262,6 +267,7 @@ def _untrained_apart(demo: Demo, options: Mapping, results: str) -> None:
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
+        preexec_fn=KILL_WITH_PARENT,
     )
     if done.returncode:
         last = "\n".join(done.stdout.splitlines()[-5:])

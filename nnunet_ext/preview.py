@@ -390,7 +390,7 @@ def write_conversion_page(
     ]
     if failed:
         rows = "".join(f"<tr><td><b>{_text(case)}</b><td>{_text(reason)}" for case, reason in failed.items())
-        parts.append(f"<h2 class=bad>Failed: not in the dataset</h2><table class=list>{rows}</table>")
+        parts.append(f"<h2 class=bad>Failed: not converted</h2><table class=list>{rows}</table>")
     if n_noted:
         rows = "".join(
             f"<tr><td><a href='#{_text(name)}'>{_text(name)}</a><td>{'<br>'.join(map(_text, lines))}"

@@ -39,6 +39,7 @@ from filelock import FileLock
 
 from nnunet_ext.demo import PLANNER, TRAINER, Demo
 from nnunet_ext.labels import ORGANS
+from nnunet_ext.processes import KILL_WITH_PARENT
 
 ID, NAME = 503, "Recipes"
 DATASET = f"Dataset{ID}_{NAME}"
@@ -204,6 +205,7 @@ class Study:
                     stderr=subprocess.STDOUT,
                     check=False,
                     cwd=self.out,
+                    preexec_fn=KILL_WITH_PARENT,
                 )
             if done.returncode:
                 raise RuntimeError(f"'{variant}' failed: {log}")
@@ -231,7 +233,7 @@ def train_localizers(study: Study, folds: Sequence[int]) -> None:
     """Several folds at a time, which on a GPU disturb each other: they get no more done than one alone would."""
     if len(folds) == 1:
         return train_localizer(study, folds[0])
-    processes = [subprocess.Popen(study.command(LOCALIZER, [str(fold)])) for fold in folds]
+    processes = [subprocess.Popen(study.command(LOCALIZER, [str(fold)]), preexec_fn=KILL_WITH_PARENT) for fold in folds]
     if failed := [fold for fold, process in zip(folds, processes, strict=True) if process.wait()]:
         raise RuntimeError(f"the localizer's folds {failed} failed")
     return None

@@ -30,6 +30,7 @@ from scipy import ndimage
 
 from nnunet_ext import elastix
 from nnunet_ext.cleaning import AIR_HU, SMALLEST_BODY_ML, body_mask_array, n4, voxel_ml
+from nnunet_ext.folder_lock import holding, owned_folder
 from nnunet_ext.geometry import resample_to, to_canonical
 from nnunet_ext.image_io import image_stem, read_image, write_image
 from nnunet_ext.overlays import PLANES, picture_spacing_mm, slice_picture
@@ -760,6 +761,7 @@ def _scaled_spline(spline: sitk.BSplineTransform, factor: float) -> sitk.BSpline
 # ------------------------------------------------------------------------------------------ files and the picture
 
 
+@holding(owned_folder, "out")
 def register_files(
     fixed: Path,
     moving: Sequence[Path],

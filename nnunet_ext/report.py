@@ -15,6 +15,7 @@ import numpy as np
 from nnunet_ext.cross_validation import dataset_folder, is_model, localizer_of
 from nnunet_ext.evaluation import channel_files, evaluate, find_label_maps
 from nnunet_ext.evaluation_summary import EvaluationSummary, read_evaluation, write_text
+from nnunet_ext.folder_lock import holding, owned_folder
 from nnunet_ext.report_content import Cell, Experiment, Picture, Report, Table
 from nnunet_ext.report_tables import file_stem, make_tables, to_latex, to_markdown
 from nnunet_ext.training_curves import TrainingCurve, read_training_curves
@@ -25,6 +26,7 @@ __all__ = ["Cell", "Experiment", "Picture", "Report", "Table", "TrainingCurve", 
 REFERENCE_TOLERANCE = 0.01
 
 
+@holding(owned_folder, "out")
 def report(
     runs: Sequence[tuple[str, Path]],
     out: Path,

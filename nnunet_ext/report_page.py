@@ -28,6 +28,7 @@ from tqdm import tqdm
 from nnunet_ext import __version__
 from nnunet_ext.evaluation import channel_files, find_label_maps, organ_values, organs_not_segmented
 from nnunet_ext.evaluation_summary import EvaluationSummary
+from nnunet_ext.folder_lock import holding, owned_file
 from nnunet_ext.labels import chinese_name
 from nnunet_ext.overlays import colours
 from nnunet_ext.report_content import Experiment, Report, Table
@@ -125,6 +126,7 @@ def write_report_page(
     return summary
 
 
+@holding(owned_file, "out")
 def write_predictions_page(
     predictions: Path,
     images: Path,

@@ -22,6 +22,8 @@ from time import perf_counter, process_time
 
 from nnunet_ext.demo import PLANNER, TRAINER, Demo
 from nnunet_ext.demo import PLANS as SMALL_PLANS
+from nnunet_ext.folder_lock import holding, owned_folder
+from nnunet_ext.processes import KILL_WITH_PARENT
 
 CONFIGURATIONS = ("3d_lowres", "3d_cascade_fullres")
 STOCK = ("nnUNetTrainer", "nnUNetPlans", "3d_fullres")
@@ -34,6 +36,7 @@ LONGEST_PHASE_S = 60.0
 N_PARTS = 5
 
 
+@holding(owned_folder, "out")
 def benchmark_train(
     dataset_id: int | None = None,
     *,
@@ -141,6 +144,7 @@ def _measure_apart(demo: Demo, **options: object) -> dict:
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
+            preexec_fn=KILL_WITH_PARENT,
         )
         if done.returncode:
             last = "\n".join(done.stdout.splitlines()[-5:])

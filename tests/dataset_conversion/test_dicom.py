@@ -10,6 +10,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
+from nnunet_ext import dicom_cases
 from nnunet_ext.cli import main
 from nnunet_ext.dataset_conversion.triplets import convert, list_cases
 from nnunet_ext.dicom_series import Series, find_series
@@ -168,6 +169,45 @@ def test_numbers_stay_when_patients_are_added_and_only_they_are_converted(tmp_pa
     (tmp_path / "raw" / "Dataset501_Heads.key.csv").unlink()
     with pytest.raises(ValueError, match=r"key file Dataset501_Heads\.key\.csv is gone"):
         run(tmp_path / "src")
+
+
+def test_a_key_that_another_run_extends_meanwhile_never_means_two_patients(tmp_path: Path):
+    write_patient(tmp_path / "a" / "src", number=1)
+    write_patient(tmp_path / "b" / "src", number=2)
+    key = tmp_path / "key.csv"
+    ours = dicom_cases.find_cases(tmp_path / "a" / "src", modalities=("CT", "T1", "T2"), table=None, key_file=key)
+    run(tmp_path / "b" / "src", key_file=key)
+    before = key.read_bytes()
+    with pytest.raises(
+        ValueError, match=r"another run has changed the key file key\.csv meanwhile; run the same command"
+    ):
+        dicom_cases.write_key(ours.key_rows, key)
+    assert key.read_bytes() == before
+    again = dicom_cases.find_cases(tmp_path / "a" / "src", modalities=("CT", "T1", "T2"), table=None, key_file=key)
+    dicom_cases.write_key(again.key_rows, key)
+    (tmp_path / ".key.csv.4711").touch()  # of a run that was killed
+    dicom_cases.write_key(again.key_rows, key)  # as parts of one prediction do
+    assert not list(tmp_path.glob(".key.csv*"))
+    assert [row["case"] for row in dicom_cases.read_key(key)] == ["case_001", "case_002"]
+
+
+def test_a_later_study_in_another_source_replaces_nothing(tmp_path: Path):
+    dataset = run(write_patient(tmp_path / "first")).dataset_folder
+    before = {file.name: file.read_bytes() for file in dataset.rglob("*.nii.gz")}
+    write_patient(tmp_path / "second")
+    for path in ct_files(tmp_path / "second"):
+        edit(path, lambda d: setattr(d, "PixelData", d.PixelData[::-1]))
+    for folder in ("_1", "_2"):
+        for path in (tmp_path / "second" / f"{NAME}{folder}" / "DICOM").iterdir():
+            edit(path, lambda d: setattr(d, "SeriesNumber", 77))
+    summary = run(tmp_path / "second")
+    assert "convert both folders in one run" in summary.failed["case_001"]
+    shutil.rmtree(tmp_path / "second" / f"{NAME}_1")  # and now a channel is missing, too
+    failed = run(tmp_path / "second").failed["case_001"]
+    assert "channel T1 is missing" in failed
+    assert failed.endswith("its earlier conversion is kept")
+    assert {file.name: file.read_bytes() for file in dataset.rglob("*.nii.gz")} == before
+    assert_nothing_personal(dataset, texts=[*summary.failed.values(), failed])
 
 
 def test_a_dry_run_says_what_maps_to_what_and_writes_nothing(tmp_path: Path, capsys, monkeypatch):

@@ -28,6 +28,7 @@ from nnunet_ext.cascade_predictor import CascadePredictor, checkpoint_files, has
 from nnunet_ext.cli import main
 from nnunet_ext.dicom_series import find_series, read_series
 from nnunet_ext.dicom_writer import Study, write_series
+from nnunet_ext.folder_lock import FolderInUse
 from nnunet_ext.image_io import read_image
 from nnunet_ext.labels import LEFT_OUT_KEY
 from nnunet_ext.plausibility import PLANS_KEY, fit_ranges
@@ -805,6 +806,28 @@ def test_parts_share_the_cases_and_one_manifest(run, tmp_path):
     assert run().skipped == names
     with pytest.raises(ValueError, match="with num_parts 2 it is 0 to 1"):
         run(num_parts=2, part_id=2)
+
+
+def test_a_run_of_its_own_and_a_run_in_parts_are_not_mixed(run, stages, tmp_path):
+    for name in ("head_a", "head_b"):
+        write_case(tmp_path / "in", name)
+    inner, refused = stages.segmenter.predict_logits_from_preprocessed_data, []
+    others: list[dict] = []
+
+    def try_others(data):
+        for options in others:
+            with pytest.raises(FolderInUse, match=f"process {os.getpid()} on host"):
+                run(**options)
+            refused.append(options)
+        return inner(data)
+
+    stages.segmenter.predict_logits_from_preprocessed_data = try_others
+    whole, first, second, third = {}, *({"num_parts": n, "part_id": k} for n, k in ((2, 0), (2, 1), (3, 2)))
+    for mine, refusing in ((first, [whole, first, third]), (whole, [whole, second])):
+        others[:] = refusing
+        assert run(**mine, overwrite=True).failed == {}
+    assert refused == [whole, first, third, *(whole, second) * 2]
+    assert not [file.name for file in (tmp_path / "out").iterdir() if file.name.startswith(".nnunet_ext")]
 
 
 def test_the_next_case_is_read_while_the_networks_run_and_no_more_than_that(run, tmp_path, monkeypatch):

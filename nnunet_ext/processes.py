@@ -1,0 +1,117 @@
+"""Cases in worker processes that end with the process that started them, and commands that do."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection, wait
+from typing import Any, TypeVar
+
+Job = TypeVar("Job")
+
+#: What a job gets for a result if its process was killed.
+KILLED = object()
+#: What a command may take to end.
+GRACE_S = 10.0
+
+
+def run_in_processes(
+    function: Callable[[Job], Any], jobs: Sequence[Job], n_processes: int
+) -> Iterator[tuple[Job, Any]]:
+    """Each job with its result, in the order they finish; `KILLED` for jobs whose process was killed.
+
+    The processes end with this one, also when it is killed, and when the iterator is closed or fails.
+
+    Args:
+        function: Importable by its name, as are the jobs' types.
+        jobs: What it is called with.
+        n_processes: How many run at the same time. ITK uses one thread in each, because the jobs run in parallel.
+
+    Raises:
+        Exception: What `function` raises.
+    """
+    # Not fork: a forked child inherits the thread pools of ITK and torch without their threads and can hang.
+    context = multiprocessing.get_context("spawn")
+    watched, mine = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(
+        min(n_processes, len(jobs)), mp_context=context, initializer=_start_worker, initargs=(watched,)
+    )
+    try:
+        with _interrupts_held():
+            futures = {pool.submit(function, job): job for job in jobs}
+        for future in as_completed(futures):
+            try:
+                yield futures[future], future.result()
+            except BrokenProcessPool:
+                yield futures[future], KILLED
+    except BaseException:
+        mine.send_bytes(b"end")  # nobody wants the rest: not even a case that takes an hour is finished
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        mine.close()
+        watched.close()
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Processes started meanwhile never see Ctrl-C, which a terminal sends to all; this one sees it afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_worker(watched: Connection) -> None:
+    threading.Thread(target=_end_with_parent, args=(watched,), daemon=True).start()
+    if not hasattr(signal, "pthread_sigmask"):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    import SimpleITK as sitk
+
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+
+
+def _end_with_parent(watched: Connection) -> None:
+    """End this process as soon as its parent has ended or wants it to. Files have temporary names until complete."""
+    parent = multiprocessing.parent_process()
+    wait([watched] if parent is None else [watched, parent.sentinel])
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def ended(process: subprocess.Popen) -> Iterator[None]:
+    """A command that is told to end where its output is no longer wanted, because this run fails or is interrupted."""
+    try:
+        yield
+    except BaseException:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_S)
+        process.kill()
+        process.wait()
+        raise
+
+
+def _kill_with_parent() -> None:
+    _LIBC.prctl(1, signal.SIGTERM)  # 1: PR_SET_PDEATHSIG
+
+
+#: For `subprocess`'s `preexec_fn`: nnU-Net's own commands watch no parent, so the system does it where it can.
+KILL_WITH_PARENT: Callable[[], None] | None = None
+if sys.platform == "linux":
+    _LIBC = ctypes.CDLL(None)
+    if hasattr(_LIBC, "prctl"):
+        KILL_WITH_PARENT = _kill_with_parent
