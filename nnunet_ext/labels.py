@@ -435,11 +435,16 @@ def plan_pairs(plans: Mapping, labels: Mapping[str, int]) -> list[tuple[str, str
 
 def old_plan_warning(plans: Mapping, labels: Mapping[str, int]) -> str | None:
     """What is wrong with mirroring by a plan made before plans held pairs; None where its rule was right."""
-    named = pair_names(labels)
-    if PAIRS_KEY in plans or (plan_pairs(plans, labels) == named.pairs and not named.unclear):
+    if PAIRS_KEY in plans:
         return None
-    found = named.unclear or [f"{left!r} and {right!r} are not exchanged" for left, right in named.pairs]
-    return f"these plans were made before they held left and right pairs: {'; '.join(found)}. Plan the dataset again."
+    named, exchanged = pair_names(labels), plan_pairs(plans, labels)
+    wrong = [
+        *named.unclear,
+        *(f"{left!r} and {right!r} are not exchanged" for left, right in named.pairs if (left, right) not in exchanged),
+    ]
+    if not wrong:
+        return None
+    return f"these plans were made before they held left and right pairs: {'; '.join(wrong)}. Plan the dataset again."
 
 
 def unclear_sides(names: Iterable[str]) -> str | None:
