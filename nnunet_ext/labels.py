@@ -7,7 +7,7 @@ import json
 import re
 import sys
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -307,10 +307,7 @@ class _Reading:
     stem: str
     sure: bool
     spelling: tuple | None
-
-    @property
-    def organ(self) -> str:
-        return normalise_name(self.stem)
+    organ: str
 
 
 _OTHER_SIDE = {"L": "R", "R": "L"}
@@ -340,10 +337,10 @@ def organ_word(name: str) -> str:
 
     Other names come as they are written, without their side.
     """
-    side = side_of(name)
-    if side is None:
+    reading = _read(name)
+    if reading is None or not reading.sure:
         return _organs_by_word(SINGLE_ALIASES).get(normalise_name(name), name)
-    return _organs_by_word(PAIRED_ALIASES).get(normalise_name(side.stem), side.stem)
+    return _organs_by_word(PAIRED_ALIASES).get(reading.organ, reading.stem)
 
 
 def _organs_by_word(aliases: Mapping[str, Iterable[str]]) -> dict[str, str]:
@@ -388,9 +385,12 @@ def pair_names(names: Iterable[str]) -> NamedPairs:
             unclear.append(f"{name!r} looks like a {side} organ, but is not the only one with the partner {free[0]!r}")
         else:
             unclear.append(f"{name!r} looks like a {side} organ and has no {_ADJECTIVES[other]} partner")
-        if reading.side == "L" and (free := [n for n in free if n not in {right for _, right in proposed}]):
-            proposed.append((name, free[0]))
-    glued = _glued([name for name in names if name not in readings])
+        if reading.side == "L":
+            taken = {*partners, *(right for _, right in proposed)}
+            others = [n for n, r in readings.items() if r.sure and r.side == "R" and n not in taken]
+            same = [n for n in others if n in free or organ_word(n) == organ_word(name)]
+            proposed += [(name, right) for right in same[:1]]
+    glued = _glued([name for name in names if name not in readings or not (readings[name].sure or name in partners)])
     unclear += [f"{left!r} and {right!r} may be left and right" for left, right in glued]
     pairs = [(name, partners[name]) for name in names if name in partners and readings[name].side == "L"]
     return NamedPairs(pairs, unclear, [*pairs, *proposed, *glued])
@@ -544,14 +544,20 @@ def _read(name: str) -> _Reading | None:
     if known is not None:  # run together, `lefteye`: as the label table reads it
         marks = [mark for mark in marks if mark.side == known[0]]
         if not marks:
-            return _Reading(*known, sure=True, spelling=None)
+            return _Reading(*known, sure=True, spelling=None, organ=normalise_name(known[1]))
+    agreeing = [mark for mark in marks if not sure or mark.side == sure[0].side]  # `OD lens right`
     marks = sure or marks
     if len({mark.side for mark in marks}) != 1:
         return None
-    starts, ends = [*(mark.start for mark in marks), None], [0, *(mark.end for mark in marks)]
-    pieces = [name[end:start] for end, start in zip(ends, starts, strict=True)]
+    pieces, organ = _without(name, marks), normalise_name(_joined(_without(name, agreeing)))
     spelling = "\0".join(pieces).casefold(), *(mark.row for mark in marks)
-    return _Reading(marks[0].side, _joined(pieces), sure=bool(sure or known), spelling=spelling)
+    return _Reading(marks[0].side, _joined(pieces), sure=bool(sure or known), spelling=spelling, organ=organ)
+
+
+def _without(name: str, marks: Sequence[_Mark]) -> list[str]:
+    """What of a name lies before, between and after its marks."""
+    starts, ends = [*(mark.start for mark in marks), None], [0, *(mark.end for mark in marks)]
+    return [name[end:start] for end, start in zip(ends, starts, strict=True)]
 
 
 def _joined(pieces: Iterable[str]) -> str:

@@ -220,6 +220,8 @@ SPELLINGS = [
     ("眼球左", "眼球右", "视神经（左）", "视神经（右）"),
     ("Bulbus_sin", "Bulbus_dex", "Nervus opticus sinister", "Nervus opticus dexter"),
     ("Occhio_sx", "Occhio_dx", "ojo izquierdo", "ojo derecho"),
+    ("OS lens left", "OD lens right", "Os_frontale_L", "Os_frontale_R"),
+    ("Segment_D_L", "Segment_D_R", "Left Macula (OS)", "Right Macula (OD)"),
     ("lh-insula", "rh-insula", "Left-Hippocampus", "Right-Hippocampus"),
 ]
 
@@ -248,6 +250,7 @@ def test_two_spellings_of_one_organ_are_partners_where_nothing_is_closer():
         (["left_eye", "Eye_L", "EyeR"], [], ["'EyeR'", "2 partners, 'left_eye' and 'Eye_L'"]),
         (["left_eye", "right_eye", "Eye_L"], [("left_eye", "right_eye")], ["'Eye_L'", "no right partner"]),
         (["parotidl", "parotidr"], [], ["'parotidl' and 'parotidr' may be left and right"]),
+        (["LE", "RE"], [], ["'LE' and 'RE' may be left and right"]),
         (["LA", "RA"], [], ["'LA' and 'RA' may be left and right"]),
         (["Rib_L1", "Rib_R1"], [], ["'Rib_L1' and 'Rib_R1' may be left and right"]),
         ([f"Level_{c}" for c in "ABCDEFGHIJKLMNOPQR"], [], ["'Level_L' may mean left", "'Level_R' may mean right"]),
@@ -275,6 +278,12 @@ def test_names_that_leave_the_side_open_are_named(names: list[str], pairs: list,
 )
 def test_names_without_a_side_leave_nothing_open(names: list[str]):
     assert unclear_sides(names) is None
+
+
+def test_two_words_for_one_organ_are_proposed_as_a_pair():
+    named = pair_names(["左眼", "右眼球", "Lens_L", "Lens_R"])
+    assert (named.pairs, len(named.unclear)) == ([("Lens_L", "Lens_R")], 2)
+    assert named.proposed == [("Lens_L", "Lens_R"), ("左眼", "右眼球")]
 
 
 def test_what_is_open_comes_with_the_lines_to_write():
