@@ -427,15 +427,15 @@ def plan_pairs(plans: Mapping, labels: Mapping[str, int]) -> list[tuple[str, str
     Raises:
         ValueError: If the plan's pairs are not of these labels.
     """
-    if PAIRS_KEY in plans:
+    if plans.get(PAIRS_KEY) is not None:
         where = f"plans {plans.get('plans_name', '')}"
-        return list(check_pairs(plans[PAIRS_KEY], labels, where=where, remedy="Plan the dataset again.") or ())
+        return list(check_pairs(plans[PAIRS_KEY], labels, where=where, remedy="Plan the dataset again."))
     return [(n, n[:-2] + "_R") for n in labels if n.endswith("_L") and n[:-2] + "_R" in labels]
 
 
 def old_plan_warning(plans: Mapping, labels: Mapping[str, int]) -> str | None:
     """What is wrong with mirroring by a plan made before plans held pairs; None where its rule was right."""
-    if PAIRS_KEY in plans:
+    if plans.get(PAIRS_KEY) is not None:
         return None
     named, exchanged = pair_names(labels), plan_pairs(plans, labels)
     wrong = [

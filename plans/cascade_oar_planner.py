@@ -583,10 +583,8 @@ class CascadeOARPlanner(ResEncUNetPlanner):
             f"ROI: {millimetres(size_mm)} (organs of all training cases need {millimetres(fit.needed_mm)}; "
             f"margin {self.roi_margin_mm:g} mm)"
         )
-        pairs = ", ".join(f"{left} and {right}" for left, right in self.pairs) or "no labels"
-        print(
-            f"Mirroring exchanges {pairs}" if self.mirrors else "Left and right are not mirrored, as dataset.json says"
-        )
+        exchanged = f"Mirroring exchanges {len(self.pairs)} pairs of labels, {PAIRS_KEY} of the plan"
+        print(exchanged if self.mirrors else "Left and right are not mirrored, as dataset.json says")
         if fit.incomplete_cases:
             print(f"Cases with organs missing: {', '.join(fit.incomplete_cases)}")
 
