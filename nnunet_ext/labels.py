@@ -232,7 +232,7 @@ def load_label_table(path: Path) -> LabelTable:
     lines = content.get("labels")
     if not isinstance(lines, dict):
         raise ValueError(f'label table {path.name} has no [labels] section; write [labels], then Eye_L = ["eye_left"]')
-    sides = _side_lines(content, lines, where=f"label table {path.name}")
+    sides = _side_lines(content, where=f"label table {path.name}")
     given: dict[str, tuple[str, ...]] = {}
     for name, aliases in lines.items():
         if name in sides:
@@ -252,15 +252,16 @@ def load_label_table(path: Path) -> LabelTable:
     return LabelTable(tuple(given), given, pairs, check_mirroring(sides, where=where))
 
 
-def _side_lines(content: Mapping, lines: Mapping, *, where: str) -> dict:
-    """The lines about sides of a label table, above or below `[labels]`."""
+def _side_lines(content: Mapping, *, where: str) -> dict:
+    """The lines about sides of a label table, above or below `[labels]` or any other heading."""
     found = {}
-    for place, table in (("above", content), ("below", lines)):
+    below = ((f"below [{name}]", table) for name, table in content.items() if isinstance(table, dict))
+    for place, table in (("above [labels]", content), *below):
         for key, value in table.items():
             for known in difflib.get_close_matches(key, (PAIRS_KEY, MIRROR_KEY), n=1, cutoff=0.85):
                 if key != known or known in found:
                     problem = "is written twice" if key == known else f"is not known: write {known}"
-                    raise ValueError(f"{where}: {key}, {place} [labels], {problem}")
+                    raise ValueError(f"{where}: {key}, {place}, {problem}")
                 found[known] = value
     return found
 

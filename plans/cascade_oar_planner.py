@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,15 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from tqdm import tqdm
 
 from nnunet_ext import roi
-from nnunet_ext.labels import PAIRS_KEY, check_mirroring, dataset_pairs, pair_values, unclear_sides
+from nnunet_ext.labels import (
+    MIRROR_KEY,
+    PAIRS_KEY,
+    check_mirroring,
+    dataset_pairs,
+    pair_values,
+    side_of,
+    unclear_sides,
+)
 from nnunet_ext.networks import CascadeUNet
 from nnunet_ext.plausibility import PLANS_KEY, fit_ranges
 from nnunet_ext.preprocessor import body_box
@@ -212,9 +221,12 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         #: Left and right names, and whether training mirrors one into the other.
         self.pairs = dataset_pairs(self.dataset_json, where=where)
         self.mirrors = check_mirroring(self.dataset_json, where=where)
-        stated = self.dataset_json.get(PAIRS_KEY) is not None
-        if self.mirrors and not stated and (unclear := unclear_sides(self.dataset_json["labels"])):
-            raise ValueError(f"{where}: {unclear}")
+        names = self.dataset_json["labels"]
+        if self.mirrors and self.dataset_json.get(PAIRS_KEY) is None:
+            if unclear := unclear_sides(names):
+                raise ValueError(f"{where}: {unclear}")
+        elif sided := [n for n in names if side_of(n) is not None and n not in chain(*self.pairs)]:
+            print(f"Without a partner or a side, as {PAIRS_KEY} or {MIRROR_KEY} of dataset.json says: {sided!a}")
 
     # --- what the data say -------------------------------------------------------------------------------------------
 

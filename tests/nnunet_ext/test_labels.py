@@ -316,14 +316,16 @@ def test_chinese_names_do_not_depend_on_the_spelling(name: str, chinese: str | N
 # ------------------------------------------------------------------------------------ what tables, data sets and plans state
 
 
-@pytest.mark.parametrize("below", [False, True])
-def test_the_label_table_states_pairs_and_the_switch_above_or_below_its_labels(tmp_path: Path, below: bool):
+@pytest.mark.parametrize("place", ["above", "below", "elsewhere"])
+def test_the_label_table_states_pairs_and_the_switch_above_or_below_its_labels(tmp_path: Path, place: str):
     sides, labels = (
         'left_right_pairs = [["a", "b"]]\nmirror_left_right = false\n',
         "[labels]\na = []\nb = []\nPTV_R = []\n",
     )
     path = tmp_path / "organs.toml"
-    path.write_text(labels + sides if below else sides + labels)
+    path.write_text(
+        {"above": sides + labels, "below": labels + sides, "elsewhere": f"{labels}[training]\n{sides}"}[place]
+    )
     table = load_label_table(path)
     assert table.names == ("a", "b", "PTV_R")
     assert table.pairs == [("a", "b")]

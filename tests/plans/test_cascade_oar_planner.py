@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -643,10 +644,11 @@ def test_a_name_with_a_side_and_without_one_partner_stops_planning_before_any_ca
         ({"mirror_left_right": False, "left_right_pairs": [["Eye_L", "Eye_R"]]}, [["Eye_L", "Eye_R"]], False),
     ],
 )
-def test_the_lines_that_the_message_names_let_planning_go_on(own_raw, line, pairs, mirrors):
+def test_the_lines_that_the_message_names_let_planning_go_on(own_raw, capsys, line, pairs, mirrors):
     dataset_json = own_labels(own_raw, "Eye_L", "Eye_R", "Level_R", **line)
     plans = CascadeOARPlannerSmall(501).plan_experiment()
     assert plans["left_right_pairs"] == pairs
+    assert re.search(r"Without a partner or a side.*'Level_R'", capsys.readouterr().out)
     assert {c["recipe"]["mirror_left_right"] for c in plans["configurations"].values()} == {mirrors}
     for cls in (CascadeOARTrainer, CascadeOARTrainerReference):
         trainer = cls({**plans, "continue_training": False}, "3d_lowres", 0, dataset_json, torch.device("cpu"))
