@@ -51,7 +51,15 @@ from nnunet_ext.image_io import (
     whole_labels,
     write_image,
 )
-from nnunet_ext.labels import LabelTable, default_label_table, left_right_pairs, load_label_table
+from nnunet_ext.labels import (
+    MIRROR_KEY,
+    PAIRS_KEY,
+    LabelTable,
+    default_label_table,
+    load_label_table,
+    pair_values,
+    unclear_sides,
+)
 from nnunet_ext.organ_masks import merge_masks
 from nnunet_ext.preview import FOLDER as PREVIEWS
 from nnunet_ext.preview import PAGE, draw_previews, write_conversion_page
@@ -269,7 +277,8 @@ def convert(
         name: Dataset name: `Dataset501_NAME`.
         modalities: Channels in nnU-Net's order; file names are looked up by `find_channel_files`. `CT` is treated as CT.
             CT, T1, T2 if None; CT, T1 for HaN-Seg.
-        labels_file: TOML label table (`load_label_table`); the seven organs of `ORGANS` if None.
+        labels_file: TOML label table (`load_label_table`); the seven organs of `ORGANS` if None. What it says about left
+            and right goes into `dataset.json`.
         test_cases: Names of cases that go to `imagesTs` (and `labelsTs`). So do cases without labels.
         layout: `folders`, `dicom`, `hanseg`, or `auto` to look what is there.
         series_file: DICOM only: TOML file that says which series is which channel (see `dicom_cases`).
@@ -369,6 +378,8 @@ def _convert_into(
     jobs = [_Job(case, settings, dataset, preview, hashed) for case in gathered.cases]
     for line in gathered.leftover:
         log.info(line)
+    for line in _side_warnings(settings.table, dataset):
+        log.warning(line)
 
     outdated = _outdated(dataset, gathered, hashed)
     try:
@@ -446,7 +457,7 @@ def list_cases(
         lines.append(f"{case.name} -> images{_split(case)}{labels}")
         lines += [f"  {line}" for line in case.describe(settings.table)]
     lines += [f"{name} -> nothing: {reason}" for name, reason in sorted(gathered.failed.items())]
-    lines += gathered.leftover
+    lines += [*gathered.leftover, *_side_warnings(settings.table)]
     n = len(gathered.cases) + len(gathered.failed)
     lines.append(f"{n} cases ({layout}): {len(gathered.cases)} to convert, {len(gathered.failed)} not")
     return Listing(lines, gathered.failed)
@@ -561,6 +572,21 @@ def _checked_window(window_hu: Sequence[float]) -> tuple[float, float]:
     if not low < high:
         raise ValueError(f"window {low:g}..{high:g} HU is empty; give the lower end first, e.g. -160 240")
     return low, high
+
+
+def _side_warnings(table: LabelTable, dataset: Path | None = None) -> list[str]:
+    """What planning will refuse about left and right, and lines of an earlier `dataset.json` that the table lacks."""
+    stated = table.side_entries
+    unclear = None if stated else unclear_sides(table.names)
+    warnings = [f"planning will refuse these labels: {unclear}"] if unclear else []
+    before = (dataset is not None and _read_json(dataset / "dataset.json")) or {}
+    lost = {key: before[key] for key in (PAIRS_KEY, MIRROR_KEY) if key in before and key not in stated}
+    warnings += [
+        f"{dataset.name}/dataset.json had {key} = {json.dumps(value, ensure_ascii=False)}, which the label table does not "
+        "say: it is removed. Write the line above [labels] in the table of --labels to keep it"
+        for key, value in lost.items()
+    ]
+    return warnings
 
 
 def _dataset_folder(raw_folder: Path | None, dataset_id: int, name: str) -> Path:
@@ -854,7 +880,7 @@ def _build(job: _Job, partial: Path) -> tuple[list[str], dict]:
     if job.preview:
         try:
             draw_previews(case.identifier, partial / PREVIEWS, originals=images, channels=channels, labels=organs,
-                          label_values=settings.table.values)  # fmt: skip
+                          label_values=settings.table.values, pairs=settings.table.pairs)  # fmt: skip
         except Exception as error:  # a picture is no reason to lose a case
             warnings.append(f"not all pictures could be drawn: {type(error).__name__}")
     record = {
@@ -985,7 +1011,7 @@ def _merged_masks(case: _Case, table: LabelTable, warnings: list[str]) -> tuple[
 def _check_sides(array: np.ndarray, table: LabelTable, warnings: list[str]) -> None:
     """Warn where a left organ lies to the right of its partner: swapped names or a flipped image. x runs to the left."""
     names = list(table.names)
-    for left, right in left_right_pairs(table.values):
+    for left, right in pair_values(table.pairs, table.values):
         x = [np.nonzero((array == value).any(axis=(0, 1)))[0] for value in (left, right)]
         if x[0].size and x[1].size and x[0].mean() < x[1].mean():
             warnings.append(f"{names[left - 1]} lies to the right of {names[right - 1]}: are the sides swapped?")
@@ -1085,6 +1111,7 @@ def _write_dataset_json(dataset: Path, name: str, settings: _Settings) -> None:
         license="not stated",
         converted_by=f"nnunet_ext {_versions()['nnunet_ext']}",
         nnunet_ext={**settings.as_dict(), "versions": _versions()},
+        **settings.table.side_entries,
     )
     os.replace(partial / "dataset.json", dataset / "dataset.json")
 

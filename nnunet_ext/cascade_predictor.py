@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -26,7 +27,7 @@ from nnunet_ext.channels import ChannelOptions, prepare_channels, reference_chan
 from nnunet_ext.checkpoints import different_weights
 from nnunet_ext.geometry import CANONICAL, back_to_grid, grid_difference, same_grid, to_canonical
 from nnunet_ext.image_io import ENDINGS, find_channel_files, read_image, write_image
-from nnunet_ext.labels import LEFT_OUT_KEY, left_right_pairs
+from nnunet_ext.labels import LEFT_OUT_KEY, old_plan_warning, pair_values, plan_pairs
 from nnunet_ext.mirroring import swap_channels
 from nnunet_ext.modality_dropout import optional_channels
 from nnunet_ext.model_sharing import check_architecture, read_weights
@@ -34,6 +35,8 @@ from nnunet_ext.plausibility import PLANS_KEY, PlausibleRanges, implausible
 from nnunet_ext.preprocessor import BOX_REQUEST_KEY, PROPERTIES_KEY, CascadeOARPreprocessor
 from nnunet_ext.recipe import TrainingRecipe
 from nnunet_ext.resampling import label_map_of_logits
+
+log = logging.getLogger(__name__)
 
 #: How far a box side is moved out when an organ touches it, and how often: a box that is off by half an eye must reach it.
 REGROW_MM = 10.0
@@ -111,6 +114,7 @@ class CascadePredictor:
 
     Raises:
         FileNotFoundError: If a model or a fold is not there.
+        ValueError: If it is to mirror and was trained without (`recipe.mirror_left_right`), or its plan is wrong.
     """
 
     def __init__(
@@ -149,7 +153,19 @@ class CascadePredictor:
         #: The axis order of the arrays the networks were trained on: that of the plan's reader.
         self.orientation = "RAS" if plans["image_reader_writer"] == "NibabelIOWithReorient" else CANONICAL
         self.left_right_axis = int(plans["left_right_axis"])
-        self.pairs = left_right_pairs(self.dataset_json["labels"])
+        labels = self.dataset_json["labels"]
+        #: Left and right names, and their label values.
+        self.pair_names = plan_pairs(plans, labels)
+        self.pairs = pair_values(self.pair_names, labels)
+        if use_mirroring:
+            for model, stage in zip(self.models, self.stages, strict=True):
+                if not recipe_of(stage).mirror_left_right:
+                    raise ValueError(
+                        f"{model} was trained without left-right mirroring (mirror_left_right is false in its plan): it "
+                        "knows no mirrored heads. Leave out --mirror (use_mirroring)."
+                    )
+            if warning := old_plan_warning(plans, labels):
+                log.warning("mirroring by %s: %s", self.models[-1], warning)
         #: Of volumes and positions, for warnings; None where the plans were made before there were any.
         self.ranges = PlausibleRanges.from_plan(plans[PLANS_KEY]) if PLANS_KEY in plans else None
         self.left_out = tuple(self.dataset_json.get(LEFT_OUT_KEY, ()))
@@ -240,7 +256,7 @@ class CascadePredictor:
         if self.ranges is not None:
             inside = result.label_map[roi.slices(result.box)]
             found = roi.organ_extents(inside, spacing_mm=prepared.properties["spacing"])
-            result.warnings += implausible(found, self.ranges, self.dataset_json["labels"])
+            result.warnings += implausible(found, self.ranges, self.dataset_json["labels"], pairs=self.pair_names)
         return result
 
     def _check_roi(self, prepared: PreparedCase, located: np.ndarray, used: dict, result: CasePrediction) -> dict:

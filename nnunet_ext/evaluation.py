@@ -39,7 +39,7 @@ from nnunet_ext.evaluation_summary import EvaluationSummary, write_evaluation
 from nnunet_ext.folder_lock import holding, owned_folder
 from nnunet_ext.geometry import back_to_grid, grid_difference, orientation_code
 from nnunet_ext.image_io import ENDINGS, image_files, image_stem, label_map_of, read_image, shown_values
-from nnunet_ext.labels import LEFT_OUT_KEY
+from nnunet_ext.labels import LEFT_OUT_KEY, dataset_pairs
 from nnunet_ext.metrics import METRICS, image_diagonal_mm, presence, score_organ, tolerance_mm_of
 from nnunet_ext.processes import KILLED, run_in_processes
 
@@ -248,6 +248,7 @@ def _score(
         channels=tuple(name for _, name in sorted(names.items(), key=lambda item: int(item[0]))),
         model=folders.model,
         folds=folders.folds,
+        left_right_pairs=_pairs(folders, labels),
     )
 
 
@@ -324,6 +325,14 @@ def organs_not_segmented(predictions: Path, organs: Mapping[str, tuple[int, ...]
     """Those of the organs that the `dataset.json` beside the predictions says their model leaves out."""
     left_out = _dataset_json(predictions).get(LEFT_OUT_KEY, ())
     return tuple(organ for organ in organs if organ in left_out)
+
+
+def _pairs(folders: _Folders, labels: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Left and right among the labels: as the `dataset.json` beside predictions or references states, else by name."""
+    places = (folders.dataset, folders.references, folders.references.parent)
+    stated = next((content for place in places if (content := _dataset_json(place))), {})
+    pairs = dataset_pairs({"labels": labels, **stated}, where=f"dataset.json of {folders.dataset.name}")
+    return [pair for pair in pairs if set(pair) <= set(labels)]
 
 
 def organ_values(labels: Mapping[str, int]) -> dict[str, tuple[int, ...]]:

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_ext import __version__
+from nnunet_ext.labels import PAIRS_KEY
 from nnunet_ext.metrics import METRICS
 
 #: Metrics that get a mean over cases, with the decimals of our tables.
@@ -88,6 +89,7 @@ class EvaluationSummary:
         model: The trained model, for a cross-validation.
         folds: Its folds that were scored.
         localizer: The localizer's scores on the same cases, or None.
+        left_right_pairs: Left and right organs, for pictures; None where they are not known.
     """
 
     labels: dict[str, int]
@@ -103,6 +105,7 @@ class EvaluationSummary:
     model: Path | None = None
     folds: tuple[str, ...] = ()
     localizer: EvaluationSummary | None = field(default=None, repr=False)
+    left_right_pairs: list[tuple[str, str]] | None = None
 
     @property
     def ok(self) -> bool:
@@ -334,6 +337,7 @@ def read_evaluation(folder: Path) -> EvaluationSummary:
             model=content["model"] and Path(content["model"]),
             folds=tuple(content["folds"]),
             localizer=read_evaluation(Path(folder) / "localizer") if content["localizer"] else None,
+            left_right_pairs=content.get(PAIRS_KEY) and [(left, right) for left, right in content[PAIRS_KEY]],
         )
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(
@@ -368,6 +372,7 @@ def _json(summary: EvaluationSummary) -> str:
         "folds": summary.folds,
         "channels": summary.channels,
         "labels": summary.labels,
+        PAIRS_KEY: summary.left_right_pairs,
         "tolerance_mm": summary.tolerance_mm,
         "n_cases": len(summary.cases),
         "per_organ": summary.per_organ,

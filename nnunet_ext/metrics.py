@@ -30,6 +30,8 @@ from surface_distance import (
     compute_surface_distances,
 )
 
+from nnunet_ext.labels import normalise_name, organ_word
+
 #: Keys of `score_organ`, in the order of our tables.
 METRICS = (
     "dsc_percent",
@@ -63,8 +65,12 @@ OTHER_TOLERANCE_MM = 1.0
 
 
 def tolerance_mm_of(organ: str) -> float:
-    """Tolerance of the surface dice for an organ (`Lens_L`), in mm: `TOLERANCES_MM`, else `OTHER_TOLERANCE_MM`."""
-    return TOLERANCES_MM.get(organ.removesuffix("_L").removesuffix("_R"), OTHER_TOLERANCE_MM)
+    """Tolerance of the surface dice for an organ (`Lens_L`), in mm: `TOLERANCES_MM`, else `OTHER_TOLERANCE_MM`.
+
+    The side, capitals and other spellings that the package knows do not matter: `left_eye` has the tolerance of `Eye`.
+    """
+    known = {normalise_name(name): mm for name, mm in TOLERANCES_MM.items()}
+    return known.get(normalise_name(organ_word(organ)), OTHER_TOLERANCE_MM)
 
 
 def presence(reference: np.ndarray, prediction: np.ndarray) -> str:

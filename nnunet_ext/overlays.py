@@ -26,6 +26,7 @@ from tqdm import tqdm
 from nnunet_ext.evaluation import channel_files, find_label_maps, organ_values
 from nnunet_ext.geometry import resample_to, same_grid, to_canonical
 from nnunet_ext.image_io import read_image, read_label_map
+from nnunet_ext.labels import pair_names, side_of
 
 logger = logging.getLogger(__name__)
 
@@ -126,13 +127,17 @@ def draw_case(
     *,
     labels: Mapping[str, int],
     scores: Mapping[str, float] | None = None,
+    pairs: Sequence[tuple[str, str]] | None = None,
 ) -> Figure:
-    """The figure `plot_case` writes, from arrays of shape `(Z, Y, X)` that all lie on the LPS image `grid`."""
+    """The figure `plot_case` writes, from arrays of shape `(Z, Y, X)` that all lie on the LPS image `grid`.
+
+    `pairs` are the left and right organs, which share slices; None: by name.
+    """
     window_box = _box_around(reference, prediction, grid.GetSpacing()[::-1])
     columns = [
         _Column(name, volume, display_window(name, volume, window_box), prediction) for name, volume in volumes.items()
     ]
-    return _draw(case, grid, columns, reference, labels=labels, scores=scores or {})
+    return _draw(case, grid, columns, reference, labels=labels, scores=scores or {}, pairs=pairs)
 
 
 def draw_comparison(
@@ -145,6 +150,7 @@ def draw_comparison(
     *,
     labels: Mapping[str, int],
     scores: Mapping[str, Mapping[str, float]],
+    pairs: Sequence[tuple[str, str]] | None = None,
 ) -> Figure:
     """The same slices of one channel with the prediction of every experiment, side by side.
 
@@ -157,10 +163,11 @@ def draw_comparison(
         predictions: Experiment -> label map, or None where it has none.
         labels: Organ -> label value.
         scores: Experiment -> organ -> DSC in percent, printed in the pictures.
+        pairs: Left and right organs, which share slices; None: by name.
     """
     window = display_window(channel, volume, _box_around(reference, None, grid.GetSpacing()[::-1]))
     columns = [_Column(name, volume, window, found, scores.get(name, {})) for name, found in predictions.items()]
-    return _draw(f"{case}, {channel}", grid, columns, reference, labels=labels, scores={})
+    return _draw(f"{case}, {channel}", grid, columns, reference, labels=labels, scores={}, pairs=pairs)
 
 
 @dataclass(frozen=True)
@@ -182,12 +189,13 @@ def _draw(
     *,
     labels: Mapping[str, int],
     scores: Mapping[str, float],
+    pairs: Sequence[tuple[str, str]] | None,
 ) -> Figure:
     """Rows are slices near the smallest organs; a narrow first column shows where they lie."""
     organs, colour = organ_values(labels), colours(labels)
     spacing_mm = grid.GetSpacing()[::-1]
     first = columns[0].prediction
-    views = choose_views(reference, first, labels)
+    views = choose_views(reference, first, labels, pairs=pairs)
     figure = Figure(figsize=(2.9 + 4.1 * len(columns), 3.12 * len(views) + 1.45), dpi=110, facecolor="black")
     FigureCanvasAgg(figure)
     grid_spec = figure.add_gridspec(
@@ -304,7 +312,13 @@ def picture_spacing_mm(spacing_mm: Sequence[float], plane: str) -> tuple[float, 
     return float(rows), float(columns)
 
 
-def choose_views(reference: np.ndarray | None, prediction: np.ndarray | None, labels: Mapping[str, int]) -> list[View]:
+def choose_views(
+    reference: np.ndarray | None,
+    prediction: np.ndarray | None,
+    labels: Mapping[str, int],
+    *,
+    pairs: Sequence[tuple[str, str]] | None = None,
+) -> list[View]:
     """Axial slices near the lenses and near the chiasm, and the coronal slice near the chiasm.
 
     Where no organ is called lens or chiasm, its place is taken by the smallest organ not yet shown. Left and right share
@@ -316,13 +330,16 @@ def choose_views(reference: np.ndarray | None, prediction: np.ndarray | None, la
         reference: LPS label map, shape `(Z, Y, X)`, or None.
         prediction: The same for the prediction.
         labels: Organ -> label value.
+        pairs: Left and right organs; None: by name.
     """
+    pairs = pair_names(labels).pairs if pairs is None else pairs
+    both = {organ: _both_sides(*pair) for pair in pairs for organ in pair}
     given = [m for m in (reference, prediction) if m is not None]
     masks: dict[str, dict[str, np.ndarray]] = {}  # lens -> {Lens_L: mask, Lens_R: mask}
     for organ, values in organ_values(labels).items():
         mask = next((found for found in (np.isin(m, values) for m in given) if found.any()), None)
         if mask is not None:
-            masks.setdefault(organ[:-2] if organ.endswith(("_L", "_R")) else organ, {})[organ] = mask
+            masks.setdefault(both.get(organ, organ), {})[organ] = mask
     if not masks:
         return [View(plane, given[0].shape[PLANES[plane][0]] // 2, "no organ") for plane in ("axial", "coronal")]
 
@@ -331,6 +348,12 @@ def choose_views(reference: np.ndarray | None, prediction: np.ndarray | None, la
     chosen += [name for name in by_size if name not in chosen][: 2 - len(chosen)]
     views = [view for name in chosen for view in _slices_through(masks[name], name, "axial")]
     return views + _slices_through(masks[chosen[-1]], chosen[-1], "coronal")
+
+
+def _both_sides(left: str, right: str) -> str:
+    """Name of a pair: that of the left one without its side."""
+    side = side_of(left)
+    return f"{left}, {right}" if side is None else side.stem or f"{left}, {right}"
 
 
 def _slices_through(masks: Mapping[str, np.ndarray], name: str, plane: str) -> list[View]:

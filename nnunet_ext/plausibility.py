@@ -20,7 +20,7 @@ from itertools import combinations
 import numpy as np
 from scipy import stats
 
-from nnunet_ext.labels import left_right_pairs
+from nnunet_ext.labels import pair_names
 from nnunet_ext.roi import OrganExtent
 
 #: Key of the plans file.
@@ -78,7 +78,11 @@ class PlausibleRanges:
 
 
 def fit_ranges(
-    cases: Sequence[Mapping[int, OrganExtent]], labels: Mapping[str, int], *, voxel_ml: float
+    cases: Sequence[Mapping[int, OrganExtent]],
+    labels: Mapping[str, int],
+    *,
+    voxel_ml: float,
+    pairs: Sequence[tuple[str, str]] | None = None,
 ) -> PlausibleRanges:
     """The ranges for a training set.
 
@@ -86,9 +90,10 @@ def fit_ranges(
         cases: Organs of each training case by label value, axes `(Z, Y, X)` as nnU-Net reads them.
         labels: `labels` of the `dataset.json`.
         voxel_ml: Volume of a typical case's voxel.
+        pairs: Left and right organs; None: by name.
     """
     named = [_by_name(organs, labels) for organs in cases]
-    pairs = _pairs(labels)
+    pairs = pair_names(labels).pairs if pairs is None else pairs
     volumes, ratios, apart, distances = {}, {}, {}, {}
     for organs in named:
         for organ, extent in organs.items():
@@ -122,20 +127,27 @@ def fit_ranges(
     )
 
 
-def implausible(organs: Mapping[int, OrganExtent], ranges: PlausibleRanges, labels: Mapping[str, int]) -> list[str]:
+def implausible(
+    organs: Mapping[int, OrganExtent],
+    ranges: PlausibleRanges,
+    labels: Mapping[str, int],
+    *,
+    pairs: Sequence[tuple[str, str]] | None = None,
+) -> list[str]:
     """One line for a person per organ that is unlike the training cases.
 
     Args:
         organs: Organs of one case by label value, axes `(Z, Y, X)` as nnU-Net reads them.
         ranges: Of the training set.
         labels: `labels` of the `dataset.json`.
+        pairs: Left and right organs; None: by name.
     """
     found = _by_name(organs, labels)
     lines = []
     for organ, extent in found.items():
         if organ in ranges.volume_ml and (limits := _outside(extent.volume_ml, ranges.volume_ml[organ])):
             lines.append(f"{organ} measures {extent.volume_ml:.3g} ml, usual are {limits} ml")
-    for left, right in _pairs(labels):
+    for left, right in pair_names(labels).pairs if pairs is None else pairs:
         if left not in found or right not in found:
             continue
         ratio = found[left].volume_ml / found[right].volume_ml
@@ -171,11 +183,6 @@ def _misplaced(found: Mapping[str, OrganExtent], ranges: PlausibleRanges) -> lis
 def _by_name(organs: Mapping[int, OrganExtent], labels: Mapping[str, int]) -> dict[str, OrganExtent]:
     """In the order of the labels, so that every pair of organs comes one way round."""
     return {name: organs[value] for name, value in labels.items() if value in organs}
-
-
-def _pairs(labels: Mapping[str, int]) -> list[tuple[str, str]]:
-    names = {value: name for name, value in labels.items()}
-    return [(names[left], names[right]) for left, right in left_right_pairs(labels)]
 
 
 def _distance_mm(one: OrganExtent, other: OrganExtent) -> float:

@@ -57,6 +57,7 @@ def draw_previews(
     channels: Channels,
     labels: np.ndarray | None = None,
     label_values: Mapping[str, int] | None = None,
+    pairs: Sequence[tuple[str, str]] | None = None,
 ) -> list[str]:
     """Write one PNG per step of one case into a folder.
 
@@ -67,6 +68,7 @@ def draw_previews(
         channels: What `prepare_channels` made of them.
         labels: Label map `(Z, Y, X)` on the grid of the channels, or None.
         label_values: Organ -> label value.
+        pairs: Left and right organs, which share slices; None: by name.
 
     Returns:
         Names of the files, in the order of the steps. Steps that were not done have no picture.
@@ -98,7 +100,7 @@ def draw_previews(
     if labels is not None and label_values:
         present = {organ: value for organ, value in label_values.items() if (labels == value).any()}
         if present:
-            figures["5_labels"] = draw_case(case, grid, volumes, labels, None, labels=dict(label_values))
+            figures["5_labels"] = draw_case(case, grid, volumes, labels, None, labels=dict(label_values), pairs=pairs)
     files = []
     for name, figure in sorted(figures.items()):
         _save(figure, out / f"{name}.png", dpi=50 if name == "5_labels" else _DPI)

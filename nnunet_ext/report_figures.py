@@ -184,7 +184,13 @@ def _overlays(report: Report, case: str) -> Iterator[Picture]:
         prediction, reference = experiment.scores.files[case]
         grid, volumes, maps = read_case(experiment.images[case], (reference, prediction))
         figure = draw_case(
-            case, grid, volumes, *maps, labels=experiment.scores.labels, scores=experiment.scores.scores(case)
+            case,
+            grid,
+            volumes,
+            *maps,
+            labels=experiment.scores.labels,
+            scores=experiment.scores.scores(case),
+            pairs=experiment.scores.left_right_pairs,
         )
         stem = f"overlay_{file_stem(case)}_{file_stem(experiment.name)}"
         yield _save(
@@ -204,6 +210,7 @@ def _overlays(report: Report, case: str) -> Iterator[Picture]:
             dict(zip((e.name for e in report.experiments), predictions, strict=True)),
             labels=first.scores.labels,
             scores={e.name: e.scores.scores(case) for e in report.experiments},
+            pairs=first.scores.left_right_pairs,
         )
         yield _save(figure, report.out, f"overlay_{file_stem(case)}", "overlay", f"{case}, all experiments", case=case)
 

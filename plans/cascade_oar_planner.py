@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,15 @@ from tqdm import tqdm
 
 from nnunet_ext import roi
 from nnunet_ext.image_io import shown_values
-from nnunet_ext.labels import left_right_pairs
+from nnunet_ext.labels import (
+    MIRROR_KEY,
+    PAIRS_KEY,
+    check_mirroring,
+    dataset_pairs,
+    pair_values,
+    side_of,
+    unclear_sides,
+)
 from nnunet_ext.networks import CascadeUNet
 from nnunet_ext.plausibility import PLANS_KEY, fit_ranges
 from nnunet_ext.preprocessor import body_box
@@ -159,6 +168,8 @@ class CascadeOARPlanner(ResEncUNetPlanner):
     - label maps are resampled by `resample_label_map`, so that what small organs lose on the way there comes back;
     - the localizer's spacing is chosen so that every training body fits into one patch;
     - the ROI's size is measured on the training labels (`nnunet_ext.roi.fit_roi`) and becomes the segmenter's patch size;
+    - left and right labels are paired by name, or as `left_right_pairs` in `dataset.json` says, and stand in the plan.
+      A name that looks sided and has not one partner stops planning, unless `mirror_left_right` is false there;
     - no `2d`, and no configuration survives from an older plans file of the same name.
 
     `-overwrite_target_spacing Z Y X` sets the grid of `3d_fullres` and the segmenter; the reference study used
@@ -219,6 +230,16 @@ class CascadeOARPlanner(ResEncUNetPlanner):
                 f"{self.dataset_name}: labels {odd} are regions or nnU-Net's ignore label, which the cascade does not know. "
                 "Give every organ one whole number in dataset.json, or plan with another planner."
             )
+        where = str(Path(self.raw_dataset_folder, "dataset.json"))
+        #: Left and right names, and whether training mirrors one into the other.
+        self.pairs = dataset_pairs(self.dataset_json, where=where)
+        self.mirrors = check_mirroring(self.dataset_json, where=where)
+        names = self.dataset_json["labels"]
+        if self.mirrors and self.dataset_json.get(PAIRS_KEY) is None:
+            if unclear := unclear_sides(names):
+                raise ValueError(f"{where}: {unclear}")
+        elif sided := [n for n in names if side_of(n) is not None and n not in chain(*self.pairs)]:
+            print(f"Without a partner or a side, as {PAIRS_KEY} or {MIRROR_KEY} of dataset.json says: {sided!a}")
 
     # --- what the data say -------------------------------------------------------------------------------------------
 
@@ -481,7 +502,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         """
         planned = {}
         names = {v: n for n, v in self.dataset_json["labels"].items()}
-        pairs = left_right_pairs(self.dataset_json["labels"])
+        pairs = pair_values(self.pairs, self.dataset_json["labels"])
         for crop in STUDY_CROPS:
             name = f"{SEGMENTER.removesuffix('fullres')}{by(crop)}"
             patch, architecture = self.segmenter_unet(spacing_mm, np.minimum(crop, largest_body).tolist())
@@ -540,7 +561,8 @@ class CascadeOARPlanner(ResEncUNetPlanner):
             like = name if name in self.schedules else SEGMENTER if cropped else WHOLE_VOLUME
             configuration["training"] = dict(vars(self.schedules[like]))
             weight = self.localizer_foreground_weight if name == LOCALIZER else TrainingRecipe.foreground_weight
-            configuration["recipe"] = dict(vars(TrainingRecipe(foreground_weight=weight)))
+            recipe = TrainingRecipe(foreground_weight=weight, mirror_left_right=self.mirrors)
+            configuration["recipe"] = dict(vars(recipe))
 
         shutil.copy(
             Path(self.raw_dataset_folder, "dataset.json"), Path(nnUNet_preprocessed, self.dataset_name, "dataset.json")
@@ -557,10 +579,12 @@ class CascadeOARPlanner(ResEncUNetPlanner):
             "transpose_backward": backward,
             # Arrays are read as (Z, Y, X) in a canonical orientation, so X is the patient's left-right axis.
             "left_right_axis": forward.index(2),
+            PAIRS_KEY: [list(pair) for pair in self.pairs],
             "configurations": configurations,
             PLANS_KEY: fit_ranges(
                 [c.organs for c in cases.values()],
                 self.dataset_json["labels"],
+                pairs=self.pairs,
                 voxel_ml=float(np.median([np.prod(c.spacing_mm) for c in cases.values()])) / 1000,
             ).to_plan(),
             "experiment_planner_used": self.__class__.__name__,
@@ -584,6 +608,8 @@ class CascadeOARPlanner(ResEncUNetPlanner):
             f"ROI: {millimetres(size_mm)} (organs of all training cases need {millimetres(fit.needed_mm)}; "
             f"margin {self.roi_margin_mm:g} mm)"
         )
+        exchanged = f"Mirroring exchanges {len(self.pairs)} pairs of labels, {PAIRS_KEY} of the plan"
+        print(exchanged if self.mirrors else "Left and right are not mirrored, as dataset.json says")
         if fit.incomplete_cases:
             print(f"Cases with organs missing: {', '.join(fit.incomplete_cases)}")
 

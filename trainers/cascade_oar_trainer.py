@@ -43,7 +43,7 @@ from nnunet_ext.checkpoints import (
     write_whole,
 )
 from nnunet_ext.cross_validation import BOXES_FILE
-from nnunet_ext.labels import LEFT_OUT_KEY, left_right_pairs
+from nnunet_ext.labels import LEFT_OUT_KEY, old_plan_warning, pair_values, plan_pairs
 from nnunet_ext.losses import GatheredCrossEntropyLoss
 from nnunet_ext.mirroring import LeftRightMirrorTransform
 from nnunet_ext.modality_dropout import ModalityDropoutTransform, optional_channels
@@ -102,8 +102,9 @@ class CascadeOARTrainer(nnUNetTrainer):
     Organs that the plan leaves out of a crop are background to it: never predicted, not scored, and named in the model's
     `dataset.json`, for `nnunet_ext predict` and `evaluate`.
 
-    **Left and right.** Axes are mirrored in training only along the patient's left-right axis, with the labels exchanged;
-    nnU-Net's predictor, which can't exchange channels, is told not to mirror.
+    **Left and right.** Axes are mirrored in training only along the patient's left-right axis, with the labels of the
+    plan's `left_right_pairs` exchanged, and not at all where its recipe says `mirror_left_right: false`. nnU-Net's
+    predictor, which can't exchange channels, is told not to mirror.
     """
 
     initial_lr_default = 1e-3
@@ -139,7 +140,10 @@ class CascadeOARTrainer(nnUNetTrainer):
         self.iterations_this_epoch = 0
         self.last_epoch_end: float | None = None  # of this run
         self.left_right_axis = int(self.plans_manager.plans["left_right_axis"])
-        self.left_right_pairs = left_right_pairs(dataset_json["labels"])
+        plans_labels = self.plans_manager.plans, dataset_json["labels"]
+        self.left_right_pairs = pair_values(plan_pairs(*plans_labels), dataset_json["labels"])
+        if self.recipe.mirror_left_right and (warning := old_plan_warning(*plans_labels)):
+            self.print_to_log_file(f"WARNING, left and right: {warning}")
         self.oversample_foreground_percent = self.recipe.organ_patches
         self.left_out = left_out_labels(plan)
         if self.left_out:
@@ -761,13 +765,14 @@ class CascadeOARTrainerReference(CascadeOARTrainer):
     Its localizer is a plain 3D U-Net, so the localizer is trained without deep supervision whatever the plan says.
 
     The learning rate is constant: without a decay there is nothing for early stopping to cut off, so the training simply
-    ends when patience runs out. Flips along the left-right axis exchange left and right labels.
+    ends when patience runs out. Flips along the left-right axis exchange left and right labels, unless the plan's recipe
+    says `mirror_left_right: false`.
     """
 
     initial_lr_default = 2e-4
     weight_decay_default = 0.0
     mirror_all_axes = True
-    recipe_overrides = MappingProxyType({"loss": DICE, "optimizer": ADAM, "mirror_left_right": True})
+    recipe_overrides = MappingProxyType({"loss": DICE, "optimizer": ADAM})
     #: Variance of the added noise, on normalised intensities.
     noise_variance = (0.0, 0.1)
 

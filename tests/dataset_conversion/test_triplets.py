@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_ext.dataset_conversion.triplets import convert
+from nnunet_ext.dataset_conversion.triplets import convert, list_cases
 from nnunet_ext.geometry import orientation_code, same_grid, to_canonical
 from nnunet_ext.image_io import read_image
 from nnunet_ext.labels import ORGANS
@@ -264,6 +264,50 @@ def test_a_users_table_gives_other_organs(tmp_path: Path):
     assert summary.failed == {}
     labels = json.loads((summary.dataset_folder / "dataset.json").read_text())["labels"]
     assert labels == {"background": 0, "Tumour": 1, "Hippocampus": 2}
+
+
+SIDES_TABLE = '[labels]\nleft_eye = ["Eye_L"]\nright_eye = ["Eye_R"]\nPTV_R = ["PTV"]\n'
+
+
+def test_what_a_table_says_about_sides_goes_into_dataset_json_and_converts_no_case_again(tmp_path: Path, caplog):
+    table = tmp_path / "organs.toml"
+    table.write_text(SIDES_TABLE)
+    label = np.zeros(SHAPE, np.uint8)
+    for value in (1, 2, 3):
+        label[20:22, 20:22, 30 - 5 * value : 32 - 5 * value] = value
+    write_case(tmp_path / "src" / "a", label=label)
+
+    def converted() -> tuple[dict, list[str], str]:
+        caplog.clear()
+        summary = run(tmp_path / "src", labels_file=table)
+        assert summary.failed == {}
+        content = json.loads((summary.dataset_folder / "dataset.json").read_text())
+        stated = {k: v for k, v in content.items() if k in ("left_right_pairs", "mirror_left_right")}
+        return stated, summary.skipped, caplog.text
+
+    stated, skipped, text = converted()
+    assert (stated, skipped) == ({}, [])
+    assert "planning will refuse these labels: 'PTV_R' looks like a right organ" in text
+    assert any("'PTV_R' looks like" in line for line in list_cases(tmp_path / "src", labels_file=table).lines)
+    table.write_text('left_right_pairs = [["left_eye", "right_eye"]]\n' + SIDES_TABLE)
+    stated, skipped, text = converted()
+    assert (stated, skipped) == ({"left_right_pairs": [["left_eye", "right_eye"]]}, ["a"])
+    assert "PTV_R" not in text
+    table.write_text(SIDES_TABLE + "mirror_left_right = false\n")
+    stated, skipped, text = converted()
+    assert (stated, skipped) == ({"mirror_left_right": False}, ["a"])
+    assert 'dataset.json had left_right_pairs = [["left_eye", "right_eye"]], which the label table does not' in text
+
+
+def test_swapped_sides_are_warned_of_however_the_organs_are_called(tmp_path: Path):
+    table = tmp_path / "organs.toml"
+    label = np.zeros(SHAPE, np.uint8)
+    label[20:22, 20:22, 12:14], label[20:22, 20:22, 30:32] = 1, 2  # x runs to the left
+    write_case(tmp_path / "src" / "a", label=label)
+    for names, line in ((("左眼", "右眼"), ""), (("one", "other"), 'left_right_pairs = [["one", "other"]]\n')):
+        table.write_text(f"{line}[labels]\n" + "".join(f'"{name}" = []\n' for name in names), encoding="utf-8")
+        summary = run(tmp_path / "src", labels_file=table)
+        assert f"{names[0]} lies to the right of {names[1]}: are the sides swapped?" in summary.warnings["a"]
 
 
 def test_labels_on_the_grid_of_the_mr_are_resampled_without_new_values(tmp_path: Path):

@@ -147,6 +147,20 @@ def test_an_organ_that_the_model_leaves_out_has_no_score_in_any_case(folders):
     assert content["per_case"]["case_1"]["OpticChiasm"]["dsc_percent"] is None
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_left_and_right_are_those_of_the_dataset_json_beside_predictions_or_references_else_by_name(folders, place):
+    labels = {"background": 0, "left_lens": 1, "right_lens": 2}
+    for folder in folders[:2]:
+        write(folder, "case_1", REFERENCE)
+    assert score(folders, labels=labels).left_right_pairs == [("left_lens", "right_lens")]
+    (folders[place] / "dataset.json").write_text(
+        json.dumps({"labels": {"A": 1, "B": 2}, "left_right_pairs": [["B", "A"]]})
+    )
+    assert score(folders, labels=None).left_right_pairs == [("B", "A")]
+    assert read_evaluation(folders[2]).left_right_pairs == [("B", "A")]
+    assert score(folders, labels={"B": 1, "other": 2}).left_right_pairs == []
+
+
 def test_case_without_prediction_fails_and_counts_as_worst(folders):
     predictions, references, _ = folders
     write(predictions, "case_1", REFERENCE)

@@ -52,7 +52,21 @@ def test_volume_difference_is_signed_and_in_percent_of_the_reference():
     assert metrics.volume_difference_ml(two, three, spacing_mm=SPACING_MM) == pytest.approx(0.00168)
 
 
-@pytest.mark.parametrize(("organ", "mm"), [("Lens_L", 0.98), ("OpticNrv_R", 2.5), ("Brainstem", 2.5), ("Uterus", 1.0)])
+@pytest.mark.parametrize(
+    ("organ", "mm"),
+    [
+        ("Lens_L", 0.98),
+        ("OpticNrv_R", 2.5),
+        ("Brainstem", 2.5),
+        ("Uterus", 1.0),
+        ("left_eye", 1.65),
+        ("LensR", 0.98),
+        ("左视神经", 2.5),
+        ("Chiasma", 2.5),
+        ("parotid left", 2.85),
+        ("Lens_L_PRV", 1.0),  # a margin is not the organ
+    ],
+)
 def test_tolerance_is_found_by_the_name_without_its_side(organ: str, mm: float):
     assert metrics.tolerance_mm_of(organ) == mm
 

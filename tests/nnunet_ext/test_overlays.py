@@ -107,6 +107,19 @@ def test_views_go_through_lenses_and_chiasm():
     ]
 
 
+@pytest.mark.parametrize(
+    ("left", "right", "pairs", "shown"),
+    [
+        ("left_lens", "right_lens", None, "lens"),
+        ("LensL", "LensR", None, "Lens"),
+        ("lens 1", "lens 2", [("lens 1", "lens 2")], "lens 1, lens 2"),
+    ],
+)
+def test_left_and_right_share_a_slice_however_they_are_called(left, right, pairs, shown):
+    labels = {left: 1, right: 2, "OpticChiasm": 3}
+    assert choose_views(label_map(), None, labels, pairs=pairs)[0] == View("axial", 4, shown, (left, right))
+
+
 def test_tilted_head_gets_a_view_of_each_lens():
     reference = label_map()
     reference[4][reference[4] == 2] = 0

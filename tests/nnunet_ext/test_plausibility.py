@@ -82,6 +82,18 @@ def test_an_organ_of_few_voxels_may_differ_by_more():
     assert ranges.volume_ml["Cord"][1] == pytest.approx(100 * np.exp(k / 10))
 
 
+@pytest.mark.parametrize(
+    ("left", "right", "pairs"),
+    [("left gland", "right gland", None), ("左腺", "右腺", None), ("one", "other", [("one", "other")])],
+)
+def test_swapped_sides_are_seen_by_name_or_by_the_pairs_of_the_plan(left, right, pairs):
+    labels = {"background": 0, right: 4, left: 2, "Cord": 7}
+    ranges = fit_ranges(training(15), labels, voxel_ml=VOXEL_ML, pairs=pairs)
+    assert list(ranges.left_to_right_volume) == [left]
+    found = implausible({**USUAL, 2: USUAL[4], 4: USUAL[2]}, ranges, labels, pairs=pairs)
+    assert f"{left} lies to the right of {right}: the sides may be swapped" in found
+
+
 @pytest.mark.parametrize("n", [15, 1000])
 def test_a_usual_case_raises_no_alarm_and_each_mishap_its_own(n):
     ranges = fit(training(n), LABELS)

@@ -288,6 +288,33 @@ def test_mirrored_logits_are_flipped_back_with_left_and_right_exchanged(predicto
     torch.testing.assert_close(predictor._logits(Network(), data), (plain + mirrored) / 2)
 
 
+def test_the_pairs_are_those_of_the_plan_else_of_the_endings(stages):
+    def pairs() -> list[tuple[int, int]]:
+        return CascadePredictor(Path("T__P__3d_cascade_fullres"), device=torch.device("cpu")).pairs
+
+    plans = stages.segmenter.plans_manager.plans
+    assert pairs() == [(EYE_L, EYE_R)]
+    plans["left_right_pairs"] = [["OpticChiasm", "Eye_R"]]
+    assert pairs() == [(CHIASM, EYE_R)]
+    plans["left_right_pairs"] = [["Auge_L", "Auge_R"]]
+    with pytest.raises(ValueError, match="'Auge_L', which is no label"):
+        pairs()
+
+
+@pytest.mark.parametrize("stage", ["localizer", "segmenter"])
+def test_mirroring_is_refused_for_a_model_that_was_trained_without_it(stages, run, stage):
+    getattr(stages, stage).configuration_manager.configuration["recipe"] = {"mirror_left_right": False}
+    configuration = {"localizer": "3d_lowres", "segmenter": "3d_cascade_fullres"}[stage]
+    with pytest.raises(ValueError, match=rf"{configuration} was trained without left-right mirroring.*--mirror"):
+        run(use_mirroring=True)
+
+
+def test_mirroring_by_an_older_plan_says_what_it_does_not_exchange(stages, caplog):
+    stages.segmenter.dataset_json = {**DATASET, "labels": {"background": 0, "left_eye": 1, "right_eye": 2, "Eye": 3}}
+    CascadePredictor(Path("T__P__3d_cascade_fullres"), device=torch.device("cpu"), use_mirroring=True)
+    assert "'left_eye' and 'right_eye' are not exchanged" in caplog.text
+
+
 # ------------------------------------------------------------------------------------------------ precision
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -594,6 +595,96 @@ def test_label_tables_the_cascade_cannot_use_are_refused(own_raw, label):
     write_dataset_json(own_raw, labels={**LABELS, **label}, regions_class_order=[1, 2, 3, 1])
     with pytest.raises(ValueError, match=next(iter(label))):
         CascadeOARPlannerSmall(501).plan_experiment()
+
+
+# ------------------------------------------------------------------------------------------------ left and right
+
+
+def own_labels(raw: Path, left: str, right: str, third: str = "OpticChiasm", **changes) -> dict:
+    write_dataset_json(raw, labels={"background": 0, left: 1, right: 2, third: 3}, **changes)
+    return json.loads((raw / "dataset.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [("left_eye", "right_eye"), ("EyeL", "EyeR"), ("左眼", "右眼"), ("Auge_li", "Auge_re"), ("OS", "OD")],
+)
+def test_training_exchanges_left_and_right_however_they_are_called(own_raw, left, right):
+    dataset_json = own_labels(own_raw, left, right)
+    plans = CascadeOARPlannerSmall(501).plan_experiment()
+    assert plans["left_right_pairs"] == [[left, right]]
+    assert list(plans["plausibility"]["left_to_right_mm"]) == [left]
+    saved = json.loads((own_raw.parents[1] / "preprocessed" / NAME / "CascadeOARPlansSmall.json").read_text())
+    for cls in (CascadeOARTrainer, CascadeOARTrainerReference):
+        trainer = cls({**saved, "continue_training": False}, "3d_lowres", 0, dataset_json, torch.device("cpu"))
+        seg = torch.zeros(1, 3, 4, 5, dtype=torch.int16)
+        axis = trainer.left_right_axis
+        seg.select(axis + 1, 0)[...] = 1  # the left organ at one end, the right one at the other
+        seg.select(axis + 1, -1)[...] = 2
+        mirrored = trainer.mirror_transform()._apply_to_segmentation(seg, axes=(axis,))
+        assert torch.equal(mirrored, seg), "a mirrored left organ is a right one, at the right one's place"
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ("Eye_L", "Eye_R", "PTV_R"),
+            r"'PTV_R' looks like a right organ and has no left partner.*\[\[\"Eye_L\", \"Eye_R\"\]\]",
+        ),
+        (("left_eye", "Eye_L", "Eye_R"), r"dataset\.json: 'left_eye' looks like a left organ"),
+        (
+            ("parotidl", "parotidr", "Eye"),
+            r"'parotidl' and 'parotidr' may be left and right.*\[\[\"parotidl\", \"parotidr\"\]\]",
+        ),
+        (
+            ("左眼", "脑干", "Eye"),
+            r"'左眼' looks like a left organ and has no right partner.*mirror_left_right = false",
+        ),
+    ],
+)
+def test_a_name_with_a_side_and_without_one_partner_stops_planning_before_any_case_is_read(own_raw, names, message):
+    own_labels(own_raw, *names)
+    for file in (own_raw / "labelsTr").iterdir():
+        file.write_bytes(b"")  # reading one would fail in other words
+    with pytest.raises(ValueError, match=message):
+        CascadeOARPlannerSmall(501)
+
+
+@pytest.mark.parametrize(
+    ("line", "pairs", "mirrors"),
+    [
+        ({"left_right_pairs": [["Eye_L", "Eye_R"]]}, [["Eye_L", "Eye_R"]], True),
+        ({"left_right_pairs": []}, [], True),
+        ({"mirror_left_right": False}, [["Eye_L", "Eye_R"]], False),
+        ({"mirror_left_right": False, "left_right_pairs": [["Eye_L", "Eye_R"]]}, [["Eye_L", "Eye_R"]], False),
+    ],
+)
+def test_the_lines_that_the_message_names_let_planning_go_on(own_raw, capsys, line, pairs, mirrors):
+    dataset_json = own_labels(own_raw, "Eye_L", "Eye_R", "Level_R", **line)
+    plans = CascadeOARPlannerSmall(501).plan_experiment()
+    assert plans["left_right_pairs"] == pairs
+    assert re.search(r"Without a partner or a side.*'Level_R'", capsys.readouterr().out)
+    assert {c["recipe"]["mirror_left_right"] for c in plans["configurations"].values()} == {mirrors}
+    for cls in (CascadeOARTrainer, CascadeOARTrainerReference):
+        trainer = cls({**plans, "continue_training": False}, "3d_lowres", 0, dataset_json, torch.device("cpu"))
+        assert (trainer.left_right_axis in trainer.mirror_transform().allowed_axes) == mirrors
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"left_right_pairs": [["Eye_L", "Auge"]]}, r"dataset\.json: left_right_pairs names 'Auge', which is no label"),
+        ({"left_right_pairs": "Eye_L Eye_R"}, r"left_right_pairs is 'Eye_L Eye_R', not a list of pairs"),
+        ({"left_right_pairs": [["Eye_L", "Eye_R"], ["Eye_L", "OpticChiasm"]]}, "names 'Eye_L' twice"),
+        ({"left_right_pairs": [["background", "Eye_R"]]}, "names 'background', which is no label"),
+        ({"mirror_left_right": "false"}, r"dataset\.json: mirror_left_right is 'false'; write true or false"),
+    ],
+)
+def test_a_wrong_line_about_sides_stops_planning(own_raw, line, message):
+    own_labels(own_raw, "Eye_L", "Eye_R", **line)
+    with pytest.raises(ValueError, match=message):
+        CascadeOARPlannerSmall(501)
 
 
 def test_a_label_value_that_the_dataset_does_not_name_is_listed(own_raw):

@@ -533,6 +533,29 @@ def test_without_left_right_mirroring_no_axis_is_mirrored(make):
     assert make(recipe={"mirror_left_right": False}).mirror_transform().allowed_axes == ()
 
 
+def test_the_reference_recipe_flips_the_other_axes_only_where_the_plan_does_not_mirror_left_and_right(make):
+    trainer = make(CascadeOARTrainerReference, recipe={"mirror_left_right": False})
+    assert trainer.mirror_transform().allowed_axes == (0, 1)
+    assert make(CascadeOARTrainerReference).mirror_transform().allowed_axes == (0, 1, 2)
+
+
+def test_plans_made_before_they_held_pairs_train_as_before_and_say_what_they_do_not_exchange(make):
+    odd = {"background": 0, "Eye_L": 3, "Eye_R": 1, "left_lens": 2, "right_lens": 4}
+    trainer = make(labels=odd)
+    assert trainer.mirror_transform().pairs == ((3, 1),)
+    assert (
+        "'left_lens' and 'right_lens' are not exchanged. Plan the dataset again" in Path(trainer.log_file).read_text()
+    )
+    assert "'Eye_L'" not in Path(trainer.log_file).read_text()
+
+
+def test_pairs_of_other_labels_in_the_plan_are_refused(make, cascade_plans):
+    plans = {**cascade_plans(spacing_mm=SPACING_MM, roi=rule().to_plan(), patch_size=PATCH), "continue_training": False}
+    plans["left_right_pairs"] = [["Auge_L", "Auge_R"]]
+    with pytest.raises(ValueError, match=r"left_right_pairs names 'Auge_L', which is no label.*Plan the dataset again"):
+        CascadeOARTrainer(plans, "3d_lowres", 0, DATASET, torch.device("cpu"))
+
+
 @pytest.mark.parametrize("cls", [CascadeOARTrainer, CascadeOARTrainerReference])
 def test_modality_dropout_blanks_mr_channels_of_training_batches_only(make, cls):
     trainer = make(cls, recipe={"modality_dropout": 1.0})
