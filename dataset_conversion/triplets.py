@@ -31,6 +31,7 @@ import SimpleITK as sitk
 
 from nnunet_ext import dicom_cases
 from nnunet_ext.channels import ChannelOptions, prepare_channels, reference_channel
+from nnunet_ext.files import check_output_folder, in_one_line, read_json
 from nnunet_ext.geometry import (
     CANONICAL,
     GRID_TOLERANCE_MM,
@@ -53,6 +54,16 @@ log = logging.getLogger(__name__)
 FILE_ENDING = ".nii.gz"
 #: nnU-Net's reader that turns any image to RAS on reading and writes the result back on the image's own grid.
 READER = "NibabelIOWithReorient"
+#: What the page and a second run need of a provenance file.
+_RECORD = {
+    "identifier": str,
+    "fingerprint": str,
+    "outputs": [str],
+    "options": dict,
+    "channels": {str: {"size": [int] * 3, "spacing_mm": [float] * 3}},
+    "reference_channel": str,
+    "warnings": [str],
+}
 LABEL_MAP_NAMES = ("label", "labels", "seg", "segmentation", "labelmap")
 MASK_FOLDERS = ("masks", "mask", "structures", "segmentations")
 #: An organ with more than this share beyond a channel's field of view fails the case.
@@ -479,8 +490,8 @@ def _gather(
                 else:
                     case = _find_case(folder, identifiers[folder], test, settings)
                 gathered.cases.append(case)
-            except (ValueError, OSError) as error:
-                gathered.failed[folder.name] = _reason(error)
+            except Exception as error:  # one case must not stop the others
+                gathered.failed[folder.name] = in_one_line(error)
     unknown = [case for case in test_cases if case not in gathered.identifiers]
     if unknown:
         kind = "a case" if layout == "dicom" else "a folder"
@@ -500,8 +511,8 @@ def _checked_modalities(modalities: Sequence[str]) -> tuple[str, ...]:
 
 def _checked_window(window_hu: Sequence[float]) -> tuple[float, float]:
     low, high = (float(value) for value in window_hu)
-    if not low < high:
-        raise ValueError(f"window {low:g}..{high:g} HU is empty; give the lower end first, e.g. -160 240")
+    if not -np.inf < low < high < np.inf:
+        raise ValueError(f"window {low:g}..{high:g} HU is empty; give the lower end first, e.g. --window-hu -160 240")
     return low, high
 
 
@@ -512,7 +523,7 @@ def _dataset_folder(raw_folder: Path | None, dataset_id: int, name: str) -> Path
                 "nnUNet_raw is not set: say where raw datasets go, e.g. export nnUNet_raw=$HOME/nnUNet_raw"
             )
         raw_folder = Path(os.environ["nnUNet_raw"])  # noqa: SIM112
-    raw_folder = Path(raw_folder)
+    raw_folder = check_output_folder(raw_folder)
     if not 1 <= dataset_id <= 999:
         raise ValueError(f"dataset id {dataset_id} is not within 1..999")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
@@ -555,7 +566,13 @@ def _check_other_cases(dataset: Path, identifiers: set[str], settings: _Settings
     for path in sorted((dataset / "provenance").glob("*.json")):
         if path.stem in identifiers:
             continue
-        options = (_read_json(path) or {}).get("options", {})
+        record = _read_json(path)
+        if record is None:
+            raise ValueError(
+                f"{path} is damaged, so nobody knows which channels and labels case '{path.stem}' has; delete that file and "
+                "convert that case again too, or use another dataset id"
+            )
+        options = record["options"]
         mine = settings.as_dict()
         if options.get("modalities") != mine["modalities"] or list(options.get("label_table", ())) != list(
             settings.table.names
@@ -710,10 +727,7 @@ def _convert_case(job: _Job) -> str | list[str] | None:
         return provenance["warnings"]
     except Exception as error:  # one case must not stop the others
         _remove_case(dataset, case.identifier)
-        if isinstance(error, (ValueError, OSError)):
-            return case.public(_reason(error))
-        log.debug("case '%s'", case.name, exc_info=case.public(str(error)) == str(error))
-        return case.public(f"{type(error).__name__}: {_reason(error)}")
+        return case.public(in_one_line(error))
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -756,7 +770,7 @@ def _build(job: _Job, partial: Path) -> tuple[list[str], dict]:
             draw_previews(case.identifier, partial / PREVIEWS, originals=images, channels=channels, labels=organs,
                           label_values=settings.table.values)  # fmt: skip
         except Exception as error:  # a picture is no reason to lose a case
-            warnings.append(f"not all pictures could be drawn: {type(error).__name__}")
+            warnings.append(f"not all pictures could be drawn: {in_one_line(error)}")
     record = {
         "channels": {
             modality: {
@@ -1010,7 +1024,7 @@ def _versions() -> dict[str, str]:
 
 def _read_json(path: Path) -> dict | None:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path, _RECORD)
     except (OSError, ValueError):
         return None
 
@@ -1020,8 +1034,3 @@ def _write_json(content: Mapping, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, path)
-
-
-def _reason(error: Exception) -> str:
-    """An error's message on one line; the case it belongs to is the key it is kept under."""
-    return " ".join(str(error).split()) or type(error).__name__

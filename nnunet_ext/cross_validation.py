@@ -14,6 +14,7 @@ from nnunet_ext.nnunet_folders import read_splits
 logger = logging.getLogger(__name__)
 
 _REMEDY = "repeat the validation: nnUNetv2_train ... --val"
+_PLANS_JSON = {"configurations": {str: {"inherits_from?": (str, None), "previous_stage?": (str, None)}}}
 _SUMMARY_JSON = {"metric_per_case": [{"prediction_file": str}]}
 _BOXES_JSON = {
     "cases": {
@@ -118,7 +119,7 @@ def localizer_of(model: Path) -> Path | None:
     """The trained model of the previous stage, beside this one; None where the plan names none or it is not there."""
     trained_by, _, configuration = model.name.rpartition("__")
     remedy = "copy the model's plans.json again"
-    configurations = read_json(model / "plans.json", {"configurations": {str: dict}}, remedy=remedy)["configurations"]
+    configurations = read_json(model / "plans.json", _PLANS_JSON, remedy=remedy)["configurations"]
     entry = configurations.get(configuration, {})
     for _ in configurations:  # no more steps than there are configurations, should one inherit from itself
         if "previous_stage" not in entry and entry.get("inherits_from") in configurations:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import re
-import sys
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from nnunet_ext.files import read_toml
 
 #: Default labels in label order (value = position + 1), TG-263 names; the eye excludes its lens.
 ORGANS = ("Eye_L", "Eye_R", "Lens_L", "Lens_R", "OpticNrv_L", "OpticNrv_R", "OpticChiasm")
@@ -156,17 +152,11 @@ def load_label_table(path: Path) -> LabelTable:
     that the file gives to another organ.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        OSError: If there is no such file.
         ValueError: If it is not TOML, has no `[labels]`, or a line is not a list of names.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"label table {path} does not exist")
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"label table {path.name} is not TOML: {error}") from error
-    lines = content.get("labels")
+    lines = read_toml(path, called=f"label table {path.name}").get("labels")
     if not isinstance(lines, dict):
         raise ValueError(f'label table {path.name} has no [labels] section; write [labels], then Eye_L = ["eye_left"]')
     given: dict[str, tuple[str, ...]] = {}

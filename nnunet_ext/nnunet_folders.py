@@ -87,12 +87,17 @@ def check_labels(labels: Mapping[str, Any], path: Path) -> None:
                 "a whole number, or a list of them for a region"
             )  # fmt: skip
             raise ValueError(f"{path}: the label '{name}' has the value {shown(value)}; write {wanted}")
-        if min(values) < 0:
-            raise ValueError(f"{path}: the label '{name}' has the value {shown(value)}; label values are 0 or more")
+        if min(values) < (0 if isinstance(value, int) else 1):
+            least = (
+                "label values are 0 or more" if isinstance(value, int) else "a region is made of labels of 1 or more"
+            )
+            raise ValueError(f"{path}: the label '{name}' has the value {shown(value)}; {least}")
         if isinstance(value, int) and value and names.setdefault(value, name) != name:
             raise ValueError(
                 f"{path}: the labels '{names[value]}' and '{name}' both have the value {value}; give each its own"
             )
+    if not set(labels) - {"background", "ignore"}:
+        raise ValueError(f"{path}: the labels {shown(labels)} name no organ; {_LABELS_REMEDY}")
 
 
 def _check_channel_names(names: Mapping[str, Any], path: Path) -> None:

@@ -42,6 +42,8 @@ def test_a_dataset_json_with_organs_regions_and_an_ignore_label_is_read(tmp_path
         ({"labels": {"Eye_L": True}}, "the label 'Eye_L' has the value true"),
         ({"labels": {"Eye_L": None}}, "the label 'Eye_L' has the value null"),
         ({"labels": {"Eye_L": -1}}, "the label 'Eye_L' has the value -1; label values are 0 or more"),
+        ({"labels": {"Eyes": [0, 1]}}, "the label 'Eyes' has the value [0, 1]; a region is made of labels of 1 or more"),
+        ({"labels": {"background": 0}}, 'the labels {"background": 0} name no organ; write name -> value'),
         ({"labels": {"Eyes": []}}, "the label 'Eyes' has the value []"),
         ({"labels": {"Eyes": [1, "2"]}}, "the label 'Eyes' has the value [1, \"2\"]"),
         ({"labels": {"Eye_L": {"value": 1}}}, "the label 'Eye_L' has the value {\"value\": 1}"),
