@@ -30,6 +30,7 @@ import SimpleITK as sitk
 
 from nnunet_ext import dicom_cases
 from nnunet_ext.channels import ChannelOptions, prepare_channels, reference_channel
+from nnunet_ext.files import check_output_folder, in_one_line, read_json
 from nnunet_ext.folder_lock import holding, owned_folder
 from nnunet_ext.geometry import (
     CANONICAL,
@@ -71,6 +72,16 @@ log = logging.getLogger(__name__)
 FILE_ENDING = ".nii.gz"
 #: nnU-Net's reader that turns any image to RAS on reading and writes the result back on the image's own grid.
 READER = "NibabelIOWithReorient"
+#: What the page and a second run need of a provenance file.
+_RECORD = {
+    "identifier": str,
+    "fingerprint": str,
+    "outputs": [str],
+    "options": dict,
+    "channels": {str: {"size": [int] * 3, "spacing_mm": [float] * 3}},
+    "reference_channel": str,
+    "warnings": [str],
+}
 LABEL_MAP_NAMES = ("label", "labels", "seg", "segmentation", "labelmap")
 MASK_FOLDERS = ("masks", "mask", "structures", "segmentations")
 #: An organ with more than this share beyond a channel's field of view fails the case.
@@ -548,8 +559,8 @@ def _gather(
                 else:
                     case = _find_case(folder, identifiers[folder], test, settings)
                 gathered.cases.append(case)
-            except (ValueError, OSError) as error:
-                gathered.failed[folder.name] = _reason(error)
+            except Exception as error:  # one case must not stop the others
+                gathered.failed[folder.name] = in_one_line(error)
     unknown = [case for case in test_cases if case not in gathered.identifiers]
     if unknown:
         kind = "a case" if layout == "dicom" else "a folder"
@@ -569,8 +580,8 @@ def _checked_modalities(modalities: Sequence[str]) -> tuple[str, ...]:
 
 def _checked_window(window_hu: Sequence[float]) -> tuple[float, float]:
     low, high = (float(value) for value in window_hu)
-    if not low < high:
-        raise ValueError(f"window {low:g}..{high:g} HU is empty; give the lower end first, e.g. -160 240")
+    if not -np.inf < low < high < np.inf:
+        raise ValueError(f"window {low:g}..{high:g} HU is empty; give the lower end first, e.g. --window-hu -160 240")
     return low, high
 
 
@@ -579,7 +590,10 @@ def _side_warnings(table: LabelTable, dataset: Path | None = None) -> list[str]:
     stated = table.side_entries
     unclear = None if stated else unclear_sides(table.names)
     warnings = [f"planning will refuse these labels: {unclear}"] if unclear else []
-    before = (dataset is not None and _read_json(dataset / "dataset.json")) or {}
+    before: dict = {}
+    if dataset is not None:
+        with contextlib.suppress(OSError, ValueError):  # none yet, or a damaged one, which is written again
+            before = read_json(dataset / "dataset.json", dict)
     lost = {key: before[key] for key in (PAIRS_KEY, MIRROR_KEY) if key in before and key not in stated}
     warnings += [
         f"{dataset.name}/dataset.json had {key} = {json.dumps(value, ensure_ascii=False)}, which the label table does not "
@@ -596,7 +610,7 @@ def _dataset_folder(raw_folder: Path | None, dataset_id: int, name: str) -> Path
                 "nnUNet_raw is not set: say where raw datasets go, e.g. export nnUNet_raw=$HOME/nnUNet_raw"
             )
         raw_folder = Path(os.environ["nnUNet_raw"])  # noqa: SIM112
-    raw_folder = Path(raw_folder)
+    raw_folder = check_output_folder(raw_folder)
     if not 1 <= dataset_id <= 999:
         raise ValueError(f"dataset id {dataset_id} is not within 1..999")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
@@ -637,9 +651,14 @@ def _identifiers(folders: Sequence[Path], failed: dict[str, str]) -> dict[Path, 
 def _check_other_cases(dataset: Path, identifiers: set[str], settings: _Settings, source: str) -> None:
     """Refuse to mix: cases of an earlier run that this one does not replace must have its channels and labels."""
     for path in sorted((dataset / "provenance").glob("*.json")):
-        record = _read_json(path) or {}
-        if path.stem in identifiers and record.get("source", source) == source:
+        record = _read_json(path)
+        if path.stem in identifiers and (record is None or record.get("source", source) == source):
             continue
+        if record is None:
+            raise ValueError(
+                f"{path} is damaged, so nobody knows which channels and labels case '{path.stem}' has; delete that file and "
+                "convert that case again too, or use another dataset id"
+            )
         if not _is_of_kind(record, settings):
             raise ValueError(
                 f"{dataset.name} holds case '{path.stem}' with other channels or labels; use another dataset id or "
@@ -798,10 +817,7 @@ def _convert_case(job: _Job) -> _Failed | list[str] | None:
     except Exception as error:  # one case must not stop the others
         changed = hashes != earlier.get("inputs_sha256")
         outdated = changed and isinstance(error, ValueError) and not isinstance(error, _OtherCase)
-        if isinstance(error, (ValueError, OSError)):
-            return _Failed(case.public(_reason(error)), outdated)
-        log.debug("case '%s'", case.name, exc_info=case.public(str(error)) == str(error))
-        return _Failed(case.public(f"{type(error).__name__}: {_reason(error)}"))
+        return _Failed(case.public(in_one_line(error)), outdated)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -882,7 +898,7 @@ def _build(job: _Job, partial: Path) -> tuple[list[str], dict]:
             draw_previews(case.identifier, partial / PREVIEWS, originals=images, channels=channels, labels=organs,
                           label_values=settings.table.values, pairs=settings.table.pairs)  # fmt: skip
         except Exception as error:  # a picture is no reason to lose a case
-            warnings.append(f"not all pictures could be drawn: {type(error).__name__}")
+            warnings.append(f"not all pictures could be drawn: {in_one_line(error)}")
     record = {
         "channels": {
             modality: {
@@ -1144,7 +1160,7 @@ def _versions() -> dict[str, str]:
 
 def _read_json(path: Path) -> dict | None:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path, _RECORD)
     except (OSError, ValueError):
         return None
 
@@ -1154,8 +1170,3 @@ def _write_json(content: Mapping, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, path)
-
-
-def _reason(error: Exception) -> str:
-    """An error's message on one line; the case it belongs to is the key it is kept under."""
-    return " ".join(str(error).split()) or type(error).__name__

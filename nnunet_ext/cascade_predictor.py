@@ -6,7 +6,6 @@ A configuration without a previous stage, such as the whole-volume baseline, pre
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -20,23 +19,44 @@ from nnunetv2.inference.export_prediction import convert_predicted_logits_to_seg
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot, determine_num_input_channels
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunet_ext import roi
 from nnunet_ext.channels import ChannelOptions, prepare_channels, reference_channel
 from nnunet_ext.checkpoints import different_weights
+from nnunet_ext.files import first_line, misfit, read_json
 from nnunet_ext.geometry import CANONICAL, back_to_grid, grid_difference, same_grid, to_canonical
 from nnunet_ext.image_io import ENDINGS, find_channel_files, read_image, write_image
 from nnunet_ext.labels import LEFT_OUT_KEY, old_plan_warning, pair_values, plan_pairs
 from nnunet_ext.mirroring import swap_channels
 from nnunet_ext.modality_dropout import optional_channels
 from nnunet_ext.model_sharing import check_architecture, read_weights
+from nnunet_ext.nnunet_folders import need, read_dataset_json
 from nnunet_ext.plausibility import PLANS_KEY, PlausibleRanges, implausible
 from nnunet_ext.preprocessor import BOX_REQUEST_KEY, PROPERTIES_KEY, CascadeOARPreprocessor
 from nnunet_ext.recipe import TrainingRecipe
 from nnunet_ext.resampling import label_map_of_logits
 
 log = logging.getLogger(__name__)
+#: What a model's plans must have here, and its configuration.
+PLANS_JSON = {
+    "plans_name": str,
+    "dataset_name": str,
+    "image_reader_writer": str,
+    "transpose_forward": [int] * 3,
+    "transpose_backward": [int] * 3,
+    "left_right_axis": int,
+    "configurations": {str: dict},
+}
+CONFIGURATION = {
+    "patch_size": [int] * 3,
+    "spacing": [float] * 3,
+    "normalization_schemes": [str],
+    "architecture": {"network_class_name": str, "arch_kwargs": dict, "_kw_requires_import": [str]},
+    "recipe?": (dict, None),
+    "roi?": (dict, None),
+    "previous_stage?": (str, None),
+}
 
 #: How far a box side is moved out when an organ touches it, and how often: a box that is off by half an eye must reach it.
 REGROW_MM = 10.0
@@ -475,23 +495,56 @@ def load_stage(
         ValueError: See `read_weights` and `check_architecture`; or if weights and plan don't fit.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        there = sorted(file.parent.name for file in folder.parent.glob("*__*__*/plans.json"))
+        raise FileNotFoundError(
+            f"no {checkpoint} of {folder.name}: {folder.parent} has no such model. There is "
+            f"{', '.join(there) or 'no trained model'}. Train it with nnUNetv2_train, or name another trainer (-tr), plans "
+            "(-p) or configuration (-c)."
+        )
     files = checkpoint_files(folder, folds, checkpoint)
-    plans, dataset_json = (json.loads((folder / name).read_text()) for name in ("plans.json", "dataset.json"))
-    plans = PlansManager(plans)
-    checkpoints = [read_weights(file) for file in files]
-    trainer_name = checkpoints[0]["trainer_name"]
-    configuration = plans.get_configuration(checkpoints[0]["init_args"]["configuration"])
-    check_architecture(configuration)
-    trainer = recursive_find_trainer_class_by_name(trainer_name)
-    network = without_initial_weights(
-        lambda: trainer.build_network_architecture(
-            plans,
-            configuration,
-            determine_num_input_channels(plans, configuration, dataset_json),
-            plans.get_label_manager(dataset_json).num_segmentation_heads,
-            enable_deep_supervision=False,
+    plans_file, dataset_file = folder / "plans.json", folder / "dataset.json"
+    plans = PlansManager(
+        read_json(
+            plans_file,
+            PLANS_JSON,
+            remedy="only models planned with CascadeOARPlanner are loaded; others predict with nnUNetv2_predict",
         )
     )
+    dataset_json = read_dataset_json(dataset_file)
+    for key in ("labels", "channel_names", "file_ending"):
+        need(dataset_json, key, dataset_file)
+    checkpoints = [read_weights(file) for file in files]
+    trainer_name = checkpoints[0]["trainer_name"]
+    configuration = _configuration(plans, checkpoints[0]["init_args"], plans_file)
+    check_architecture(configuration)
+    try:
+        trainer = recursive_find_trainer_class_by_name(trainer_name)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{folder} was trained with {trainer_name}, which is not installed here; install the package it is from"
+        ) from error
+    try:
+        network = without_initial_weights(
+            lambda: trainer.build_network_architecture(
+                plans,
+                configuration,
+                determine_num_input_channels(plans, configuration, dataset_json),
+                plans.get_label_manager(dataset_json).num_segmentation_heads,
+                enable_deep_supervision=False,
+            )
+        )
+    except (
+        TypeError,
+        ValueError,
+        KeyError,
+        IndexError,
+        AssertionError,
+    ) as error:  # whatever the plan's numbers make of it
+        raise ValueError(
+            f"{plans_file}: its network can't be built ({type(error).__name__}: {first_line(error)}); put back the "
+            "plans.json it was trained with"
+        ) from error
     weights = [c["network_weights"] for c in checkpoints]
     for file, state in zip(files, weights, strict=True):
         if difference := different_weights(network.state_dict(), state):
@@ -502,6 +555,23 @@ def load_stage(
         predictor = nnUNetPredictor(use_mirroring=False, device=device, allow_tqdm=False, verbose=False)
     predictor.manual_initialization(network, plans, configuration, weights, dataset_json, trainer_name, None)
     return predictor
+
+
+def _configuration(plans: PlansManager, trained_with: Mapping, plans_file: Path) -> ConfigurationManager:
+    """The configuration that a checkpoint was trained with, as a plans file has it.
+
+    Raises:
+        ValueError: If the plans file does not have it, or not whole.
+    """
+    name = trained_with.get("configuration")
+    remedy = "put back the plans.json it was trained with"
+    try:
+        configuration = plans.get_configuration(name)
+    except (ValueError, KeyError, RuntimeError) as error:
+        raise ValueError(f"{plans_file} has no whole configuration '{name}' ({first_line(error)}); {remedy}") from error
+    if wrong := misfit(configuration.configuration, CONFIGURATION):
+        raise ValueError(f"{plans_file}, configuration '{name}': {wrong}; {remedy}")
+    return configuration
 
 
 def without_initial_weights(build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
@@ -530,8 +600,12 @@ def checkpoint_files(folder: Path, folds: Sequence[int | str] | None, checkpoint
     missing = [file.parent.name.removeprefix("fold_") for file in files if not file.is_file()]
     if missing or not files:
         what = f"folds {', '.join(missing)}" if missing else "any fold"
+        there = sorted(
+            f"{f.parent.name.removeprefix('fold_')} ({f.name})" for f in folder.glob("fold_*/checkpoint_*.pth")
+        )
         raise FileNotFoundError(
-            f"no {checkpoint} for {what} in {folder}. Train it with nnUNetv2_train, or name other folds, plans or trainer."
+            f"no {checkpoint} for {what} in {folder}. There is {', '.join(there) or 'no trained fold'}. Train it with "
+            "nnUNetv2_train, or name other folds (-f), another checkpoint (-chk), plans (-p) or trainer (-tr)."
         )
     return files
 
@@ -544,7 +618,17 @@ def has_bfloat16() -> bool:
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The named device, or the GPU if there is one."""
+    """The named device, or the GPU if there is one.
+
+    Raises:
+        ValueError: If it is not there.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name is None:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if there["cuda"] else "cpu"
+    if not there.get(name.partition(":")[0], False):
+        raise ValueError(
+            f"device '{name}' is not there: {', '.join(one for one, works in there.items() if works)} can be used. "
+            "nnunet_ext doctor says more"
+        )
     return torch.device(name)

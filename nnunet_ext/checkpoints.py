@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from nnunet_ext.files import first_line
+
 #: What nnU-Net's trainer reads from a checkpoint.
 KEYS = {"network_weights", "optimizer_state", "grad_scaler_state", "logging", "_best_ema", "current_epoch", "init_args"}
 BYTES_PER_MB = 1e6
@@ -69,7 +71,7 @@ def read_checkpoint(file: Path, map_location: torch.device | str = "cpu") -> dic
     try:
         check_whole(file)
         checkpoint = torch.load(file, map_location=map_location, weights_only=False)
-    except FileNotFoundError:
+    except (OSError, MemoryError):  # not there, no permission: what is in it is not to blame
         raise
     except Exception as error:  # torch, zipfile and pickle each have their own
         raise ValueError(f"{file} is damaged ({file.stat().st_size} bytes; {first_line(error)}).") from error
@@ -97,7 +99,3 @@ def size_mb(state: object) -> float:
     elif not isinstance(state, (list, tuple)):
         return 0.0
     return sum(size_mb(part) for part in state)
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

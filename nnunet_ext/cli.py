@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nnunet_ext import __version__
+from nnunet_ext.files import in_one_line
 
 Options = dict[str, Any]
 
@@ -39,14 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(options)
     except KeyboardInterrupt:
         return _complain(verb, "interrupted", exit_code=130)
-    except ImportError as error:
+    except Exception as error:
         if debug:
             traceback.print_exc()
-        return _complain(verb, f"{error}. Run `nnunet_ext doctor` to see what is missing")
-    except (ValueError, OSError, RuntimeError) as error:
-        if debug:
-            traceback.print_exc()
-        return _complain(verb, str(error) or type(error).__name__)
+        if isinstance(error, ImportError):
+            return _complain(verb, f"{error}. Run `nnunet_ext doctor` to see what is missing")
+        return _complain(verb, in_one_line(error))
     finally:
         if terminate is not None:
             signal.signal(signal.SIGTERM, terminate)
@@ -272,7 +271,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--cases", dest="n_cases", metavar="N", type=_positive_int, required=True, help="how many to make"
     )
-    verb.add_argument("--seed", metavar="S", type=int, help="the same seed makes the same cases")
+    verb.add_argument("--seed", metavar="S", type=_whole_number(0), help="the same seed makes the same cases")
     verb.add_argument("--size", choices=("tiny", "small", "full"), help="full has the voxel sizes of a planning CT")
     verb.add_argument("--unregistered", action="store_true", help="move T1 and T2 against the CT")
     verb.add_argument("--dicom", action="store_true", help="write DICOM series and an RTSTRUCT instead of NIfTI")
@@ -334,7 +333,9 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--backend", choices=("simpleitk", "elastix"), help="elastix needs the package itk-elastix")
     verb.add_argument("--separate", action="store_true", help="MOVING were not acquired in one position")
     verb.add_argument("--fixed-mr", dest="fixed_is_ct", action="store_false", help="FIXED is an MR")
-    verb.add_argument("--seed", metavar="S", type=int, help="of the sampling; the same seed, the same result")
+    verb.add_argument(
+        "--seed", metavar="S", type=_whole_number(0), help="of the sampling; the same seed, the same result"
+    )
 
     verb = add_verb(
         _predict,
@@ -390,7 +391,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive_int,
         help="share the cases among N processes; this one takes part -part_id",
     )
-    verb.add_argument("-part_id", metavar="K", type=int, help="0 to N - 1")
+    verb.add_argument("-part_id", metavar="K", type=_whole_number(0), help="0 to N - 1")
     verb.add_argument("--overwrite", action="store_true", help="redo cases whose label map is there already")
 
     verb = add_verb(
@@ -587,7 +588,7 @@ def _add_viewer_limit(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--viewer-limit-mb",
         metavar="MB",
-        type=float,
+        type=_megabytes,
         help="size of the images in the page, worst cases first; 0 for none, without: 400",
     )
 
@@ -597,13 +598,39 @@ def _add_processes(verb: argparse.ArgumentParser) -> None:
 
 
 def _run(text: str) -> tuple[str, Path]:
-    """`NAME=FOLDER`, or a folder named as itself; of a trained model, its configuration's name."""
-    name, _, folder = text.rpartition("=")
-    return name or Path(folder).name.rpartition("__")[2], Path(folder)
+    """`NAME=FOLDER`, or a folder named as itself; of a trained model, its configuration's name.
+
+    Names and folders may hold `=` (`lr=0.1`). A text that is a folder is that folder; else the first `=` with a folder to
+    its right divides it, or the last `=` where there is none.
+    """
+    places = [at for at, letter in enumerate(text) if letter == "="]
+    if not places or Path(text).exists():
+        return Path(text).name.rpartition("__")[2], Path(text)
+    at = next((at for at in places if text[at + 1 :] and Path(text[at + 1 :]).exists()), places[-1])
+    if not text[at + 1 :]:
+        raise argparse.ArgumentTypeError(f"{text} names no folder: NAME=FOLDER")
+    return text[:at] or Path(text[at + 1 :]).name.rpartition("__")[2], Path(text[at + 1 :])
 
 
-def _positive_int(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return number
+def _whole_number(least: int) -> Callable[[str], int]:
+    """Reads a number of at least so much; argparse would name the function instead of what is wrong."""
+
+    def read(text: str) -> int:
+        if not text.strip().isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} is not a whole number of {least} or more")
+        return int(text)
+
+    return read
+
+
+_positive_int = _whole_number(1)
+
+
+def _megabytes(text: str) -> float:
+    try:
+        megabytes = float(text)
+    except ValueError:
+        megabytes = -1.0
+    if not megabytes >= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a size in MB of 0 or more")
+    return megabytes

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nnunet_ext.files import read_json
 from nnunet_ext.image_io import image_stem
+from nnunet_ext.nnunet_folders import read_splits
 
 logger = logging.getLogger(__name__)
+
+_REMEDY = "repeat the validation: nnUNetv2_train ... --val"
+_PLANS_JSON = {"configurations": {str: {"inherits_from?": (str, None), "previous_stage?": (str, None)}}}
+_SUMMARY_JSON = {"metric_per_case": [{"prediction_file": str}]}
+_BOXES_JSON = {
+    "cases": {
+        str: {"label_crop_pass_rate": (float, None), "fallback_whole_volume?": bool, "error_mm?": ([float] * 3, None)}
+    }
+}
 
 #: In `validation/`: per case, how the box was placed and which share of the organs it holds.
 BOXES_FILE = "label_crop_pass_rate.json"
@@ -54,8 +64,8 @@ def read_cross_validation(model: Path) -> CrossValidation:
         ValueError: If two folds validated the same case.
     """
     model = Path(model).resolve()
-    numbered = sorted(model.glob("fold_[0-9]*"), key=lambda path: int(path.name.removeprefix("fold_")))
-    validated = {path.name.removeprefix("fold_"): path / "validation" for path in numbered}
+    folds = (path.name.removeprefix("fold_") for path in model.glob("fold_*"))
+    validated = {fold: model / f"fold_{fold}" / "validation" for fold in sorted(filter(str.isdecimal, folds), key=int)}
     unfinished = [fold for fold, folder in validated.items() if not (folder / "summary.json").is_file()]
     folders = {fold: folder for fold, folder in validated.items() if fold not in unfinished}
     if not folders:
@@ -72,7 +82,8 @@ def read_cross_validation(model: Path) -> CrossValidation:
     cases: dict[str, str] = {}
     for fold, folder in folders.items():
         expected = splits[int(fold)]["val"] if splits and int(fold) < len(splits) else ()
-        scored = {_case(entry["prediction_file"]) for entry in _read(folder / "summary.json")["metric_per_case"]}
+        summary = read_json(folder / "summary.json", _SUMMARY_JSON, remedy=_REMEDY)
+        scored = {_case(entry["prediction_file"]) for entry in summary["metric_per_case"]}
         for case in sorted({*expected, *scored}):
             if case in cases:
                 raise ValueError(
@@ -82,8 +93,7 @@ def read_cross_validation(model: Path) -> CrossValidation:
             cases[case] = fold
     pass_rates = {}
     for folder in folders.values():
-        boxes = _read(folder / BOXES_FILE)["cases"] if (folder / BOXES_FILE).is_file() else {}
-        found = {case: record["label_crop_pass_rate"] for case, record in boxes.items()}
+        found = {case: record["label_crop_pass_rate"] for case, record in read_boxes(folder / BOXES_FILE).items()}
         pass_rates.update({case: rate for case, rate in found.items() if rate is not None})
     return CrossValidation(model, tuple(folders), cases, folders, pass_rates, localizer_of(model))
 
@@ -109,10 +119,12 @@ def reference_folder(model: Path) -> Path:
 def localizer_of(model: Path) -> Path | None:
     """The trained model of the previous stage, beside this one; None where the plan names none or it is not there."""
     trained_by, _, configuration = model.name.rpartition("__")
-    configurations = _read(model / "plans.json").get("configurations", {})
+    remedy = "copy the model's plans.json again"
+    configurations = read_json(model / "plans.json", _PLANS_JSON, remedy=remedy)["configurations"]
     entry = configurations.get(configuration, {})
-    while "previous_stage" not in entry and entry.get("inherits_from") in configurations:
-        entry = configurations[entry["inherits_from"]]
+    for _ in configurations:  # no more steps than there are configurations, should one inherit from itself
+        if "previous_stage" not in entry and entry.get("inherits_from") in configurations:
+            entry = configurations[entry["inherits_from"]]
     previous = entry.get("previous_stage")
     beside = model.with_name(f"{trained_by}__{previous}")
     return beside if previous and is_model(beside) else None
@@ -121,7 +133,7 @@ def localizer_of(model: Path) -> Path | None:
 def _splits(model: Path) -> list[dict] | None:
     folder = dataset_folder("nnUNet_preprocessed", model.parent.name)
     path = folder and folder / "splits_final.json"
-    return _read(path) if path and path.is_file() else None
+    return read_splits(path) if path and path.is_file() else None
 
 
 def dataset_folder(variable: str, name: str) -> Path | None:
@@ -136,8 +148,10 @@ def _case(file: str) -> str:
     return image_stem(Path(name)) or name.rpartition(".")[0]
 
 
-def _read(path: Path) -> dict | list:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged: {error}. Repeat the validation: nnUNetv2_train ... --val") from error
+def read_boxes(path: Path) -> dict[str, dict]:
+    """Case -> how its box was placed, from a fold's `label_crop_pass_rate.json`; empty where there is none.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    return read_json(path, _BOXES_JSON, remedy=_REMEDY)["cases"] if path.is_file() else {}

@@ -15,6 +15,7 @@ from time import perf_counter
 
 from tqdm import tqdm
 
+from nnunet_ext.files import check_output_folder, read_json
 from nnunet_ext.folder_lock import holding, owned_folder
 from nnunet_ext.labels import ORGANS
 from nnunet_ext.processes import KILL_WITH_PARENT, ended
@@ -38,11 +39,11 @@ class Demo:
     """Paths, environment and log of one run; a step that was finished in an earlier run is not repeated."""
 
     def __init__(self, out: Path) -> None:
-        self.out = Path(out).resolve()
+        self.out = check_output_folder(Path(out).resolve())
         self.logs = self.out / "logs"
         self.logs.mkdir(parents=True, exist_ok=True)
         self.done_file = self.out / "steps.json"
-        self.done: dict[str, float] = json.loads(self.done_file.read_text()) if self.done_file.is_file() else {}
+        self.done: dict[str, float] = _steps_done(self.done_file)
         self.n_processes = max(1, min(8, os.cpu_count() or 1))
         self.environment = {
             "OMP_WAIT_POLICY": "passive",  # threads that spin while they wait slow down a busy machine many times over
@@ -105,9 +106,13 @@ class Demo:
         return found
 
 
+def _steps_done(file: Path) -> dict[str, float]:
+    return read_json(file, {str: float}, remedy=f"delete {file.parent} to begin anew") if file.is_file() else {}
+
+
 def n_epochs(demo: Demo, configuration: str) -> int:
     """Epochs the plan gives a configuration."""
-    plans = json.loads((demo.out / "nnUNet_preprocessed" / DATASET / f"{PLANS}.json").read_text())
+    plans = read_json(demo.out / "nnUNet_preprocessed" / DATASET / f"{PLANS}.json")
     return plans["configurations"][configuration]["training"]["num_epochs"]
 
 

@@ -26,7 +26,6 @@ import fnmatch
 import io
 import os
 import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,14 +35,10 @@ import SimpleITK as sitk
 
 from nnunet_ext.channels import reference_channel
 from nnunet_ext.dicom_series import Series, Tree, check_series, find_series, read_series, without_personal
+from nnunet_ext.files import in_one_line, read_text, read_toml
 from nnunet_ext.labels import LabelTable, normalise_name
 from nnunet_ext.organ_masks import merge_masks
 from nnunet_ext.rtstruct import StructureSet, rasterise, read_rtstruct
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 _KEY_FIELDS = ("case", "patient_key", "patient_id", "patient_name", "patient_birth_date", "study_instance_uid",
                "frame_of_reference_uid")  # fmt: skip
@@ -207,8 +202,8 @@ def find_cases(
         try:
             case = _case(name, group, claims[id(group)], rules.get(name, {}), modalities, optional, table, words)
             found.cases.append(replace(case, test=name in test_cases))
-        except ValueError as error:
-            found.failed[name] = without_personal(str(error), words)
+        except Exception as error:  # one case must not stop the others
+            found.failed[name] = without_personal(in_one_line(error), words)
     for name, others in (_same_patient(names, groups) if table is not None else {}).items():
         for at, case in enumerate(found.cases):
             if case.name == name:
@@ -233,12 +228,7 @@ def load_series_rules(path: Path | None) -> dict[str, dict[str, list]]:
     if path is None:
         return {}
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"series file {path.name} does not exist")
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"series file {path.name} is not TOML: {error}") from None
+    content = read_toml(path, called=f"series file {path.name}")
     rules: dict[str, dict[str, list]] = {}
     for section, lines in content.items():
         if not isinstance(lines, dict) or not (section == "series" or _CASE_NAME.fullmatch(section)):
@@ -355,17 +345,19 @@ def read_key(path: Path | None) -> list[dict[str, str]]:
     """Rows of a key file, none where it does not exist yet."""
     if path is None or not Path(path).exists():
         return []
+    called = f"the key file {Path(path).name}"
+    text = read_text(path, called=called, remedy="put the original back, or name another place with --key")
     try:
-        rows = list(csv.DictReader(io.StringIO(Path(path).read_text(encoding="utf-8-sig"))))
-    except (UnicodeDecodeError, csv.Error):
+        rows = list(csv.DictReader(io.StringIO(text)))
+    except csv.Error:
         rows = [{}]
     names = [row.get("case") or "" for row in rows]
     if any(set(row) != set(_KEY_FIELDS) for row in rows) or not all(map(_CASE_NAME.fullmatch, names)):
         raise ValueError(
-            f"the key file is damaged: it needs the columns {', '.join(_KEY_FIELDS)}; put the original back"
+            f"{called} is damaged: it needs the columns {', '.join(_KEY_FIELDS)}, between commas; put the original back"
         )
     if len(set(names)) != len(names):
-        raise ValueError("the key file names a case twice; put the original back")
+        raise ValueError(f"{called} names a case twice; put the original back")
     return rows
 
 

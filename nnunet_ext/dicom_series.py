@@ -12,6 +12,7 @@ Header values that may be personal stay inside `Series`; `Series.label` is the o
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections import Counter
@@ -39,6 +40,8 @@ DIRECTION_TOLERANCE, OTHER_DIRECTION = 1e-3, 0.1
 #: Fewer images than this are a localizer or a single picture, no volume.
 FEWEST_SLICES = 3
 AIR_HU = -1000.0
+#: In a sentence of ours, shorter numbers are a count, a size or a case's number, whoever's ID they may be.
+LEAST_DIGITS_OF_AN_ID = 6
 
 _CT = "1.2.840.10008.5.1.4.1.1.2"
 _MR = "1.2.840.10008.5.1.4.1.1.4"
@@ -394,17 +397,38 @@ _DATE = re.compile(
 
 
 def without_personal(text: str, words: Iterable[str], *, short: bool = False) -> str:
-    """Text with personal words and dates replaced by `***`.
+    """Text with personal words replaced by `***`.
 
-    Latin words of two letters count only with `short`, where they stand alone, and then for texts of a header: in our
-    own sentences a patient called An would black out an article.
+    Args:
+        text: A text of a header, or a sentence of ours in which such texts are clean already.
+        words: The patient's names and numbers.
+        short: For a text of a header: every such word goes, also within others, and every date. Without, for a sentence of
+            ours: only whole words that are none of our own go. A patient called Series, CT or 001 must not black out what
+            to do, `[case_001] T1 = NUMBER`.
     """
     for word in sorted(words, key=len, reverse=True):
-        if len(word) > 2 or not word.isascii():
-            text = re.sub(re.escape(word), "***", text, flags=re.IGNORECASE)
-        elif short:
-            text = re.sub(rf"(?<![a-z0-9]){re.escape(word)}(?![a-z0-9])", "***", text, flags=re.IGNORECASE)
-    return _DATE.sub("***", text)
+        if not short and _is_our_own(word):
+            continue
+        # Chinese has no blanks between words; two Latin letters in a row stand in many.
+        within = not word.isascii() or (short and len(word) > 2)
+        pattern = re.escape(word) if within else rf"(?<![^\W_]){re.escape(word)}(?![^\W_])"
+        text = re.sub(pattern, "***", text, flags=re.IGNORECASE)
+    return _DATE.sub("***", text) if short else text
+
+
+def _is_our_own(word: str) -> bool:
+    """Whether a sentence of ours may hold a word: it stands in our code, or is a number of a few digits."""
+    parts = re.findall(r"[^\W\d_]+|\d+", word.casefold())
+    return all(len(part) < LEAST_DIGITS_OF_AN_ID if part.isdecimal() else part in _own_words() for part in parts)
+
+
+@functools.cache
+def _own_words() -> frozenset[str]:
+    """Every word of this package's code; its messages, options, file names and channels are among them."""
+    words: set[str] = set()
+    for file in Path(__file__).parent.rglob("*.py"):
+        words.update(re.findall(r"[^\W\d_]+", file.read_text(encoding="utf-8").casefold()))
+    return frozenset(words)
 
 
 def _with_label(series: Series, tree: Tree) -> Series:

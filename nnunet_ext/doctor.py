@@ -138,6 +138,8 @@ def _folders() -> Iterator[Finding]:
         value = os.environ.get(variable)
         if not value:
             yield Finding(variable, "not set", f"choose a folder for {use}: export {variable}=FOLDER")
+        elif Path(value).is_file():
+            yield Finding(variable, f"{value} is a file, not a folder", "move it away, or choose another folder")
         elif not Path(value).is_dir():
             yield Finding(variable, f"{value} is not a folder", f"run: mkdir -p '{value}'")
         elif not os.access(value, os.W_OK):

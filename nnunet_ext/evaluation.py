@@ -21,8 +21,8 @@ not compared is named.
 from __future__ import annotations
 
 import glob
-import json
 import logging
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -36,11 +36,13 @@ from tqdm import tqdm
 from nnunet_ext import roi
 from nnunet_ext.cross_validation import is_model, read_cross_validation, reference_folder
 from nnunet_ext.evaluation_summary import EvaluationSummary, write_evaluation
+from nnunet_ext.files import check_output_folder, in_one_line
 from nnunet_ext.folder_lock import holding, owned_folder
 from nnunet_ext.geometry import back_to_grid, grid_difference, orientation_code
 from nnunet_ext.image_io import ENDINGS, image_files, image_stem, label_map_of, read_image, shown_values
 from nnunet_ext.labels import LEFT_OUT_KEY, dataset_pairs
 from nnunet_ext.metrics import METRICS, image_diagonal_mm, presence, score_organ, tolerance_mm_of
+from nnunet_ext.nnunet_folders import need, read_dataset_json, read_predictions_json
 from nnunet_ext.processes import KILLED, run_in_processes
 
 logger = logging.getLogger(__name__)
@@ -94,6 +96,7 @@ def evaluate(
     """
     if n_processes < 1:
         raise ValueError(f"n_processes is {n_processes}; give 1 or more.")
+    check_output_folder(out)
     folders = _find(Path(predictions), references)
     labels = dict(labels) if labels is not None else labels_from_dataset_json(folders.dataset, folders.references)
     options = {"labels": labels, "tolerance_mm": tolerance_mm, "n_processes": n_processes}
@@ -264,7 +267,8 @@ def find_label_maps(folder: Path) -> dict[str, Path]:
         ValueError: If two files are the same case, e.g. `case_1.nii.gz` and `case_1.nrrd`.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not a folder.")
+        problem = "it is a file" if folder.exists() else "it does not exist"
+        raise FileNotFoundError(f"{folder} is not a folder: {problem}. Name a folder of label maps.")
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         case = image_stem(path)
@@ -305,15 +309,12 @@ def labels_from_dataset_json(predictions: Path, references: Path) -> dict[str, i
 
     Raises:
         FileNotFoundError: If there is none.
-        ValueError: If the file found has no `labels`.
+        ValueError: If the file found is damaged or has no usable `labels`.
     """
     looked = (predictions / "dataset.json", references / "dataset.json", references.parent / "dataset.json")
     for path in looked:
-        if path.is_file():
-            labels = json.loads(path.read_text(encoding="utf-8")).get("labels")
-            if not labels:
-                raise ValueError(f"{path} has no 'labels'. Add them, or name the labels yourself.")
-            return dict(labels)
+        if os.path.lexists(path):  # also a broken link, which is told
+            return dict(need(read_dataset_json(path), "labels", path))
     raise FileNotFoundError(
         "No dataset.json says which label is which organ. Looked for "
         + ", ".join(str(path) for path in looked)
@@ -393,10 +394,17 @@ def _run(jobs: list[_Job], n_processes: int) -> Iterator[tuple[str, _Result]]:
     n_processes = min(n_processes, len(jobs))
     if n_processes == 1:
         for job in jobs:
-            yield job.case, _score_case(job)
+            yield job.case, _score_or_fail(job)
         return
-    for job, result in run_in_processes(_score_case, jobs, n_processes):
+    for job, result in run_in_processes(_score_or_fail, jobs, n_processes):
         yield job.case, _failed_case(job, KILLED_REASON) if result is KILLED else result
+
+
+def _score_or_fail(job: _Job) -> _Result:
+    try:
+        return _score_case(job)
+    except Exception as error:
+        return _failed_case(job, in_one_line(error))
 
 
 def _score_case(job: _Job) -> _Result:
@@ -409,8 +417,8 @@ def _score_case(job: _Job) -> _Result:
         prediction_image = on_grid_of(_read_labels(job.prediction, known), reference_image)
         reference, prediction = (sitk.GetArrayFromImage(image) for image in (reference_image, prediction_image))
         reference_boxes, prediction_boxes = _label_boxes(reference), _label_boxes(prediction)
-    except (OSError, RuntimeError, ValueError, MemoryError) as error:  # SimpleITK: RuntimeError
-        return _failed_case(job, _one_line(error))
+    except Exception as error:  # one case must not stop the others
+        return _failed_case(job, in_one_line(error))
 
     if any(value in reference_boxes for value in job.ignore):
         ignored = np.isin(reference, job.ignore)
@@ -437,7 +445,7 @@ def _failed_case(job: _Job, reason: str) -> _Result:
         spacing_mm = image.GetSpacing()[::-1]
         masks = {organ: _mask(reference, values) for organ, values in job.organs.items()}
         scores = {organ: score_organ(mask, np.zeros_like(mask), spacing_mm=spacing_mm) for organ, mask in masks.items()}
-    except (OSError, RuntimeError, ValueError, MemoryError):  # unreadable reference: no organ to count as missed
+    except Exception:  # unreadable reference, as `failed` says: no organ to count as missed
         scores = {organ: dict.fromkeys(METRICS, nan) for organ in job.organs}
     unknown = {"prediction_ml": nan, "volume_difference_ml": nan, "volume_difference_percent": nan}
     return _Result([_row(job, organ, scores[organ] | unknown, "failed") for organ in job.organs], failed=reason)
@@ -519,12 +527,9 @@ def _tolerances(
 def _boxes(predictions: Path) -> dict[str, _Box]:
     """Case -> box of the segmenter, from the `predictions.json` that `nnunet_ext predict` writes beside label maps."""
     path = predictions / "predictions.json"
-    if not path.is_file():
+    if not os.path.lexists(path):
         return {}
-    try:
-        cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
-    except (KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is damaged ({error!r}). Delete it to score without label crop pass rates.") from error
+    cases = read_predictions_json(path)["cases"]
     dataset = _dataset_json(predictions)
     reader = dataset.get("overwrite_image_reader_writer", "None")
     # The planner's choice: nnU-Net's reorienting reader for NIfTI; other readers get images whose axes are in LPS order.
@@ -538,12 +543,8 @@ def _boxes(predictions: Path) -> dict[str, _Box]:
 def _dataset_json(folder: Path) -> dict:
     """The `dataset.json` beside predictions or of a model; empty where there is none."""
     path = folder / "dataset.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_dataset_json(path) if os.path.lexists(path) else {}
 
 
 def _absolute(path: Path | None) -> Path | None:
     return None if path is None else Path(path).resolve()
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_ext import __version__
+from nnunet_ext.files import misfit, read_json
 from nnunet_ext.labels import PAIRS_KEY
 from nnunet_ext.metrics import METRICS
 
@@ -64,6 +65,21 @@ DEFINITIONS = {
     "mean, sd, median": "Over cases; sd is the sample SD (ddof = 1), null for fewer than two cases; n = cases counted.",
     "all_organs": "Mean over the organs of a case first, then mean, sd and median of that over cases.",
     "label_crop_pass_rate": "Share of the reference's organ voxels inside the box that the segmenter saw, in [0, 1].",
+}
+
+_EVALUATION_JSON = {
+    "per_case": {str: {str: {**dict.fromkeys(METRICS, (float, None)), "tolerance_mm": float, "flag": str}}},
+    "labels": {str: (int, [int])},
+    "tolerance_mm": {str: float},
+    "files": {str: [(str, None), str]},
+    "failed": {str: str},
+    "ignored": [str],
+    "not_segmented": [str],
+    "label_crop_pass_rate": {"cases": {str: float}},
+    "channels": [str],
+    "model": (str, None),
+    "folds": [str],
+    "localizer": bool,
 }
 
 Statistics = dict[str, float]  # mean, sd, median, n
@@ -311,38 +327,37 @@ def read_evaluation(folder: Path) -> EvaluationSummary:
     path = Path(folder) / "evaluation.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no evaluation.json. Run `nnunet_ext evaluate ... -o {folder}` first.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        rows = [
-            {"case": case, "organ": organ, **{k: float("nan") if v is None else v for k, v in scores.items()}}
-            for case, organs in content["per_case"].items()
-            for organ, scores in organs.items()
-        ]
-        if lacking := [metric for metric in METRICS if rows and metric not in rows[0]]:
-            raise KeyError(lacking[0])
-        return EvaluationSummary(
-            labels=content["labels"],
-            tolerance_mm=content["tolerance_mm"],
-            rows=rows,
-            files={
-                case: (prediction and Path(prediction), Path(reference))
-                for case, (prediction, reference) in content["files"].items()
-            },
-            failed=content["failed"],
-            ignored=tuple(content["ignored"]),
-            not_compared=tuple(content.get("not_compared", ())),  # older evaluations have none
-            not_segmented=tuple(content["not_segmented"]),
-            pass_rates=content["label_crop_pass_rate"]["cases"],
-            channels=tuple(content["channels"]),
-            model=content["model"] and Path(content["model"]),
-            folds=tuple(content["folds"]),
-            localizer=read_evaluation(Path(folder) / "localizer") if content["localizer"] else None,
-            left_right_pairs=content.get(PAIRS_KEY) and [(left, right) for left, right in content[PAIRS_KEY]],
-        )
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"{path} is damaged or of an older version ({error!r}). Run `nnunet_ext evaluate` again."
-        ) from error
+    content = read_json(path, remedy="run `nnunet_ext evaluate` again")
+    if wrong := misfit(content, _EVALUATION_JSON):
+        raise ValueError(f"{path} is damaged or of an older version ({wrong}). Run `nnunet_ext evaluate` again.")
+    rows = [
+        {
+            "case": case,
+            "organ": organ,
+            **{k: v if isinstance(v, str) else float("nan" if v is None else v) for k, v in scores.items()},
+        }
+        for case, organs in content["per_case"].items()
+        for organ, scores in organs.items()
+    ]
+    return EvaluationSummary(
+        labels=content["labels"],
+        tolerance_mm=content["tolerance_mm"],
+        rows=rows,
+        files={
+            case: (prediction and Path(prediction), Path(reference))
+            for case, (prediction, reference) in content["files"].items()
+        },
+        failed=content["failed"],
+        ignored=tuple(content["ignored"]),
+        not_compared=tuple(content.get("not_compared", ())),  # older evaluations have none
+        not_segmented=tuple(content["not_segmented"]),
+        pass_rates=content["label_crop_pass_rate"]["cases"],
+        channels=tuple(content["channels"]),
+        model=content["model"] and Path(content["model"]),
+        folds=tuple(content["folds"]),
+        localizer=read_evaluation(Path(folder) / "localizer") if content["localizer"] else None,
+        left_right_pairs=content.get(PAIRS_KEY) and [(left, right) for left, right in content[PAIRS_KEY]],
+    )
 
 
 def _csv(rows: Sequence[Mapping]) -> str:

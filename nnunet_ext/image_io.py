@@ -229,6 +229,10 @@ def write_image(image: sitk.Image, path: Path) -> None:
     try:
         sitk.WriteImage(image, str(temporary), True)
         os.replace(temporary, path)
+    except RuntimeError as error:  # ITK's word for it
+        raise OSError(
+            f"{path} cannot be written: make room on the disk, or choose a folder you may write to"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

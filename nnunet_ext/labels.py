@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import json
 import re
-import sys
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,10 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from nnunet_ext.files import read_toml
 
 #: Default labels in label order (value = position + 1), TG-263 names; the eye excludes its lens.
 ORGANS = ("Eye_L", "Eye_R", "Lens_L", "Lens_R", "OpticNrv_L", "OpticNrv_R", "OpticChiasm")
@@ -219,16 +215,11 @@ def load_label_table(path: Path) -> LabelTable:
     `mirror_left_right = false` trains without mirroring. TOML wants them above `[labels]`. Below it they are read, too.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        OSError: If there is no such file.
         ValueError: If it is not TOML, has no `[labels]`, a line is not a list of names, or a line about sides is wrong.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"label table {path} does not exist")
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"label table {path.name} is not TOML: {error}") from error
+    content = read_toml(path, called=f"label table {path.name}")
     lines = content.get("labels")
     if not isinstance(lines, dict):
         raise ValueError(f'label table {path.name} has no [labels] section; write [labels], then Eye_L = ["eye_left"]')

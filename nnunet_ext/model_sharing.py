@@ -6,11 +6,14 @@ plain values only, and a plans file may name networks and their layers only.
 
 from __future__ import annotations
 
+import lzma
 import os
 import pydoc
 import stat
+import struct
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
@@ -20,7 +23,8 @@ from nnunetv2.paths import nnUNet_results
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
-from nnunet_ext.checkpoints import check_whole, first_line
+from nnunet_ext.checkpoints import check_whole
+from nnunet_ext.files import check_output_folder, first_line, read_json
 
 #: Packages whose networks a plans file may name, and whose layers it may build them from.
 NETWORK_PACKAGES = ("dynamic_network_architectures", "nnunet_ext")
@@ -32,6 +36,8 @@ NUMPY_SCALARS = [
     # NumPy 2 moved the function; checkpoints name it as it was called where they were written.
     *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
 ]
+#: What zipfile and its decompressors raise for a damaged archive, or one packed in a way they do not know.
+_DAMAGED = (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, struct.error, zlib.error, lzma.LZMAError)
 #: What of a checkpoint predicting needs.
 WEIGHT_KEYS = {"network_weights", "trainer_name", "init_args"}
 
@@ -48,7 +54,7 @@ def read_weights(file: Path) -> dict:
         with torch.serialization.safe_globals(NUMPY_SCALARS):
             # Mapped, not read: the optimizer's state, two thirds of the file, stays on the disk.
             checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except FileNotFoundError:
+    except (OSError, MemoryError):  # not there, no permission: what is in it is not to blame
         raise
     except Exception as error:  # torch, zipfile and pickle each have their own
         raise ValueError(
@@ -104,18 +110,21 @@ def install_model(archive: Path, results: Path | None = None) -> list[Path]:
             model in it.
         FileExistsError: If a model is there already.
     """
-    if results is None and not nnUNet_results.is_set():
+    if results is None and not os.environ.get("nnUNet_results"):  # noqa: SIM112 nnU-Net's own spelling
         raise ValueError("the environment variable nnUNet_results is not set; it names the folder of the models.")
-    archive, results = Path(archive), Path(results or nnUNet_results)
+    archive, results = Path(archive), check_output_folder(Path(results or str(nnUNet_results)))
+    if archive.is_dir():
+        raise IsADirectoryError(f"{archive} is a folder; name the zip file that nnUNetv2_export_model_to_zip wrote")
     try:
         content = zipfile.ZipFile(archive)
-    except zipfile.BadZipFile as error:
+    except _DAMAGED as error:
         raise ValueError(f"{archive} is not a zip file, or cut off ({error}); download it again") from error
     with content:
         members = [m for m in content.infolist() if not m.is_dir()]
         for member in members:
             _check_member(member, archive)
-        models = sorted({PurePosixPath(m.filename).parent for m in members if m.filename.endswith("/plans.json")})
+        plans = [PurePosixPath(m.filename) for m in members if m.filename.endswith("/plans.json")]
+        models = sorted({file.parent for file in plans if len(file.parts) == 3})
         if not models:
             raise ValueError(f"{archive} holds no model: no plans.json in DATASET/TRAINER__PLANS__CONFIGURATION.")
         for model in models:
@@ -125,8 +134,21 @@ def install_model(archive: Path, results: Path | None = None) -> list[Path]:
         with tempfile.TemporaryDirectory(dir=results, prefix=".install-") as scratch:
             try:
                 content.extractall(scratch)
-            except (zipfile.BadZipFile, EOFError) as error:
-                raise ValueError(f"{archive} is damaged ({error}); download it again") from error
+            except (
+                *_DAMAGED,
+                NotADirectoryError,
+                IsADirectoryError,
+                FileExistsError,
+            ) as error:  # one name for two things
+                raise ValueError(f"{archive} is damaged ({first_line(error)}); download it again") from error
+            except RuntimeError as error:  # the only word that zipfile has for a password
+                raise ValueError(
+                    f"{archive} can't be unpacked ({first_line(error)}); pack it without a password"
+                ) from error
+            for file in (Path(scratch, model, name) for model in models for name in ("plans.json", "dataset.json")):
+                if file.exists():
+                    called = f"{archive}: {file.relative_to(scratch).as_posix()}"
+                    read_json(file, dict, called=called, remedy="nothing was installed; export the model again")
             for model in models:
                 (results / model).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(Path(scratch, model), results / model)
@@ -135,7 +157,7 @@ def install_model(archive: Path, results: Path | None = None) -> list[Path]:
 
 def _check_member(member: zipfile.ZipInfo, archive: Path) -> None:
     path = PurePosixPath(member.filename.replace("\\", "/"))
-    climbs = path.is_absolute() or ".." in path.parts or ":" in path.parts[0]
+    climbs = not path.parts or path.is_absolute() or ".." in path.parts or ":" in "".join(path.parts[:1])
     link = stat.S_ISLNK(member.external_attr >> 16)
     if climbs or link:
         what = "is a link" if link else "would be written outside the folder of models"

@@ -18,6 +18,7 @@ import SimpleITK as sitk
 from scipy.ndimage import map_coordinates
 from tqdm import tqdm
 
+from nnunet_ext.files import check_output_folder, read_json
 from nnunet_ext.folder_lock import holding, owned_folder
 from nnunet_ext.labels import ORGANS
 from nnunet_ext.phantom_acquisition import (
@@ -122,7 +123,7 @@ def make_phantoms(
     ):
         if value < least:
             raise ValueError(f"{name} is {value}; it must be at least {least}.")
-    out = Path(out)
+    out = check_output_folder(out)
     folders = {i: out / f"phantom_{i:03d}" for i in range(first_case, first_case + n_cases)}
     options = {i: _options(i, seed, size, unregistered, dicom) for i in folders}
     missing = [i for i, folder in folders.items() if not _is_complete(folder, options[i])]
@@ -157,7 +158,8 @@ def _is_complete(folder: Path, options: dict) -> bool:
         raise ValueError(
             f"case {folder.name!r}: {folder} has no phantom.json, so it is not a phantom. Use an empty folder."
         )
-    found = {"dicom": False, **json.loads(record.read_text()).get("options", {})}
+    remedy = f"use another folder, or delete {folder}"
+    found = {"dicom": False, **read_json(record, {"options?": dict}, remedy=remedy).get("options", {})}
     different = [f"{k}={found.get(k)!r} instead of {v!r}" for k, v in options.items() if found.get(k) != v]
     if different:
         raise ValueError(

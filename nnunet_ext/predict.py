@@ -20,16 +20,16 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 from filelock import FileLock
-from nnunetv2.paths import nnUNet_results
-from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from tqdm import tqdm
 
 import nnunet_ext
 from nnunet_ext import dicom_cases
 from nnunet_ext.cascade_predictor import CascadePredictor, CasePrediction, PreparedCase, choose_device
 from nnunet_ext.channels import ChannelOptions
+from nnunet_ext.files import check_folder, check_output_folder, in_one_line
 from nnunet_ext.folder_lock import holding, owned_part
 from nnunet_ext.image_io import write_image
+from nnunet_ext.nnunet_folders import find_dataset, read_predictions_json
 from nnunet_ext.prediction_cases import FoundCases, PredictionCase, SeriesCase, find_cases
 
 log = logging.getLogger(__name__)
@@ -117,6 +117,12 @@ def predict(
     images, out = Path(images), Path(out)
     if not 0 <= part_id < num_parts:
         raise ValueError(f"part_id is {part_id}; with num_parts {num_parts} it is 0 to {num_parts - 1}")
+    check_folder(images, "images folder")
+    check_output_folder(out)
+    if out.resolve() == images.resolve():
+        raise ValueError(
+            f"{out} is the folder of the images; write to another folder, for predictions would be taken for images"
+        )
     predictor = CascadePredictor(
         model_folder(dataset_id, model, configuration=configuration, trainer=trainer, plans=plans),
         folds=folds,
@@ -175,18 +181,15 @@ def model_folder(
         if not (Path(model) / "plans.json").is_file():
             inside = sorted(file.parent.name for file in Path(model).glob("*/plans.json"))
             raise FileNotFoundError(
-                f"{model} is no model: it has no plans.json"
+                f"{model} {'' if Path(model).exists() else 'does not exist, so it '}is no model: it has no plans.json"
                 + (f"; name one of the folders in it, {', '.join(inside)}" if inside else "")
             )
         return Path(model)
     if dataset_id is None:
         raise ValueError("neither a dataset nor a model's folder is named: give -d or -m")
-    if not nnUNet_results.is_set():
-        raise FileNotFoundError(
-            "the environment variable nnUNet_results is not set; it names the folder of the models."
-        )
+    dataset = find_dataset("nnUNet_results", dataset_id, "models")
     name = f"{trainer or 'CascadeOARTrainer'}__{plans or 'CascadeOARPlans'}__{configuration or SEGMENTER}"
-    return Path(str(nnUNet_results), maybe_convert_to_dataset_name(dataset_id), name)
+    return dataset / name
 
 
 def preparation(predictor: CascadePredictor, kind: str, *, register: bool) -> ChannelOptions | None:
@@ -321,7 +324,7 @@ class _Run:
                 return record, None
             return record, self.predictor.mask(prediction, prepared_case)
         except Exception as error:  # whatever is wrong with one case, the others are finished
-            self.fail(case.name, case.public(f"{type(error).__name__}: {error}"))
+            self.fail(case.name, case.public(in_one_line(error)))
             return {}, None
 
     def describe(self, case: PredictionCase, prediction: CasePrediction, **seconds: float) -> dict:
@@ -351,7 +354,7 @@ class _Run:
         try:
             _, write_s = written.result()
         except Exception as error:
-            self.fail(case.name, case.public(f"{type(error).__name__}: {error}"))
+            self.fail(case.name, case.public(in_one_line(error)))
             return
         self.record(case.name, {**record, "write_s": round(write_s, 2)})
         self.summary.written.append(case.name)
@@ -413,11 +416,7 @@ def peak_memory_mb() -> float | None:
 
 def read_manifest(file: Path) -> dict:
     """The manifest of an earlier run into the same folder, or a new one."""
-    if file.is_file():
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-        if isinstance(manifest.get("cases"), dict):
-            return manifest
-    return {"cases": {}}
+    return read_predictions_json(file) if file.is_file() else {"cases": {}}
 
 
 def write_json(content: Mapping, file: Path) -> None:

@@ -30,9 +30,10 @@ from scipy import ndimage
 
 from nnunet_ext import elastix
 from nnunet_ext.cleaning import AIR_HU, SMALLEST_BODY_ML, body_mask_array, n4, voxel_ml
+from nnunet_ext.files import check_output_folder
 from nnunet_ext.folder_lock import holding, owned_folder
 from nnunet_ext.geometry import resample_to, to_canonical
-from nnunet_ext.image_io import image_stem, read_image, write_image
+from nnunet_ext.image_io import ENDINGS, image_stem, read_image, write_image
 from nnunet_ext.overlays import PLANES, picture_spacing_mm, slice_picture
 
 log = logging.getLogger(__name__)
@@ -791,6 +792,13 @@ def register_files(
     Raises:
         FileNotFoundError, ValueError: If an image cannot be read or registered.
     """
+    check_output_folder(out)
+    for path in (fixed, *moving):
+        if Path(path).is_dir():
+            raise IsADirectoryError(
+                f"{path} is a folder, where one image is needed: name a file that ends in {', '.join(ENDINGS)}. DICOM "
+                "series are registered by nnunet_ext convert --register, which makes such files of them"
+            )
     fixed_image = read_image(Path(fixed))
     names = [image_stem(Path(path)) or Path(path).name for path in moving]
     if len({name.casefold() for name in names}) != len(names):

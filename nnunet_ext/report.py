@@ -5,7 +5,6 @@ Scores are compared on the cases that all experiments have. The first experiment
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,9 @@ import numpy as np
 from nnunet_ext.cross_validation import dataset_folder, is_model, localizer_of
 from nnunet_ext.evaluation import channel_files, evaluate, find_label_maps
 from nnunet_ext.evaluation_summary import EvaluationSummary, read_evaluation, write_text
+from nnunet_ext.files import check_folder, check_output_folder
 from nnunet_ext.folder_lock import holding, owned_folder
+from nnunet_ext.nnunet_folders import read_dataset_json
 from nnunet_ext.report_content import Cell, Experiment, Picture, Report, Table
 from nnunet_ext.report_tables import file_stem, make_tables, to_latex, to_markdown
 from nnunet_ext.training_curves import TrainingCurve, read_training_curves
@@ -63,7 +64,12 @@ def report(
         ValueError: If names or cases are not unique or unknown, or the experiments can't be compared: no common case, other
             tolerances, other references.
     """
-    out = Path(out)
+    out = check_output_folder(out)
+    for folder, called in ((references, "references folder"), (images, "images folder")):
+        if folder is not None:
+            check_folder(folder, called)
+    for model in models:
+        read_training_curves(Path(model))  # before hours of scoring
     experiments = _load(runs, out, references, images, n_processes=n_processes, show_progress=show_progress)
     common, remarks = _common_cases(experiments)
     compared = [experiment.scores.only(common) for experiment in experiments]
@@ -73,7 +79,8 @@ def report(
     if box_organ not in organs:
         raise ValueError(f"no experiment has an organ '{box_organ}'; there are {', '.join(organs)}.")
     if unknown := [case for case in cases or () if case not in common]:
-        raise ValueError(f"case '{unknown[0]}' is not among the {len(common)} cases of all experiments.")
+        there = ", ".join(common[:6]) + (", ..." if len(common) > 6 else "")
+        raise ValueError(f"case '{unknown[0]}' is not among the {len(common)} cases of all experiments: {there}.")
 
     content = Report(
         out=out,
@@ -126,7 +133,8 @@ def _load(
             evaluation = folder
         else:
             if not folder.is_dir():
-                raise FileNotFoundError(f"run '{name}': {folder} is not a folder.")
+                there = "it is a file" if folder.exists() else "it does not exist"
+                raise FileNotFoundError(f"run '{name}': {folder} is not a folder: {there}. Name runs as NAME=FOLDER.")
             if not is_model(folder) and not find_label_maps(folder):
                 raise FileNotFoundError(
                     f"run '{name}': {folder} is neither an evaluation (evaluation.json), nor a trained model (plans.json, "
@@ -172,7 +180,7 @@ def _images_beside(references: Path) -> Path | None:
 
 def _channel_names(images: Path, scores: EvaluationSummary) -> Mapping[str, str]:
     path = images.parent / "dataset.json"
-    names = json.loads(path.read_text(encoding="utf-8")).get("channel_names") if path.is_file() else None
+    names = read_dataset_json(path).get("channel_names") if path.is_file() else None
     return names or {str(number): name for number, name in enumerate(scores.channels or ("CT",))}
 
 

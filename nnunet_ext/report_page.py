@@ -28,8 +28,10 @@ from tqdm import tqdm
 from nnunet_ext import __version__
 from nnunet_ext.evaluation import channel_files, find_label_maps, organ_values, organs_not_segmented
 from nnunet_ext.evaluation_summary import EvaluationSummary
+from nnunet_ext.files import check_folder, check_output_file
 from nnunet_ext.folder_lock import holding, owned_file
 from nnunet_ext.labels import chinese_name
+from nnunet_ext.nnunet_folders import need, read_dataset_json, read_predictions_json
 from nnunet_ext.overlays import colours
 from nnunet_ext.report_content import Experiment, Report, Table
 from nnunet_ext.report_messages import in_chinese
@@ -146,20 +148,21 @@ def write_predictions_page(
         FileNotFoundError: If a folder, a label map or the `dataset.json` is not there.
     """
     predictions, images = Path(predictions), Path(images)
-    if not images.is_dir():
-        raise FileNotFoundError(f"images folder {images} does not exist.")
+    check_output_file(out, "predictions.html")
+    check_folder(images, "images folder")
     files = find_label_maps(predictions)
     dataset_json = predictions / "dataset.json"
     if not files or not dataset_json.is_file():
         missing = "label map" if not files else "dataset.json"
         raise FileNotFoundError(f"no {missing} in {predictions}; name the folder that a prediction was written to.")
-    dataset = json.loads(dataset_json.read_text(encoding="utf-8"))
-    organs = organ_values(dataset["labels"])
+    dataset = read_dataset_json(dataset_json)
+    organs = organ_values(need(dataset, "labels", dataset_json))
+    channel_names = need(dataset, "channel_names", dataset_json)
     left_out = organs_not_segmented(predictions, organs)
     found = {}
     for case in files:
         with suppress(FileNotFoundError):
-            found[case] = channel_files(images, case, dataset["channel_names"])
+            found[case] = channel_files(images, case, channel_names)
     scores = EvaluationSummary(
         labels=dataset["labels"],
         tolerance_mm={},
@@ -299,7 +302,7 @@ def _manifest(experiment: Experiment) -> dict[str, dict]:
     records = {}
     for folder in dict.fromkeys(p.parent for p, _ in experiment.scores.files.values() if p is not None):
         if (file := folder / "predictions.json").is_file():
-            records.update(json.loads(file.read_text(encoding="utf-8")).get("cases", {}))
+            records.update(read_predictions_json(file)["cases"])
     return records
 
 

@@ -12,7 +12,6 @@ Written as Implicit VR Little Endian, in which a contour may have more than the 
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -25,9 +24,11 @@ from scipy import ndimage
 
 from nnunet_ext import __version__
 from nnunet_ext.dicom_series import Series, Slice, find_series, series_grid
+from nnunet_ext.files import check_folder, check_output_file, read_json
 from nnunet_ext.geometry import back_to_grid, grid_difference, orientation_code, same_grid
-from nnunet_ext.image_io import label_map_of, read_label_map, shown_values
+from nnunet_ext.image_io import image_stem, label_map_of, read_label_map, shown_values
 from nnunet_ext.labels import load_label_table
+from nnunet_ext.nnunet_folders import PREDICTIONS_REMEDY, need, read_dataset_json
 from nnunet_ext.rtstruct import readable_text, tolerant_dicom, trace_mask
 
 logger = logging.getLogger(__name__)
@@ -82,25 +83,31 @@ def rtstruct(
     from nnunet_ext.evaluation import labels_from_dataset_json, organ_values, organs_not_segmented
 
     mask = Path(mask)
+    check_output_file(out, f"{image_stem(mask) or mask.stem}.dcm")
     label_map = read_label_map(mask)
     if labels_file is not None:
         labels: Mapping = load_label_table(labels_file).values
     elif dataset_json is not None:
-        labels = json.loads(Path(dataset_json).read_text(encoding="utf-8"))["labels"]
+        labels = need(read_dataset_json(dataset_json), "labels", dataset_json)
     else:
         labels = labels_from_dataset_json(mask.parent, mask.parent)
         left_out = organs_not_segmented(mask.parent, organ_values(labels))
         labels = {organ: value for organ, value in labels.items() if organ not in left_out}
     manifest = mask.parent / "predictions.json"
-    models = json.loads(manifest.read_text(encoding="utf-8")).get("models", []) if manifest.is_file() else []
+    models = []
+    if manifest.is_file():
+        models = read_json(manifest, {"models?": [str]}, remedy=PREDICTIONS_REMEDY).get("models", [])
     series = _series_of(label_map, Path(ct_series))
     return write_rtstruct(label_map, series, out, labels=labels, model=", ".join(map(str, models[-1:])))
 
 
 def _series_of(label_map: sitk.Image, folder: Path) -> Series:
     """The one CT (or other image series, where there is no CT) on whose grid a label map lies."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"folder {folder} of the CT series does not exist")
+    if folder.is_file():
+        raise NotADirectoryError(
+            f"CT series {folder} is a single file; name the folder that holds all images of the series, {folder.parent}"
+        )
+    check_folder(folder, "folder of the CT series")
     found = find_series(folder).images
     candidates = [one for one in found if one.modality == "CT"] or found
     refused, fitting = [], []
@@ -246,6 +253,7 @@ def _structure_set(
     from nnunet_ext.overlays import colours
 
     uids = {
+        "SOPClassUID": image.get("SOPClassUID"),
         "StudyInstanceUID": series.study_uid,
         "SeriesInstanceUID": series.uid,
         "FrameOfReferenceUID": series.frame_of_reference_uid,

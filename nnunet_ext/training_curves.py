@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_ext.files import check_folder
 from nnunet_ext.labels import LEFT_OUT_KEY
+from nnunet_ext.nnunet_folders import read_dataset_json
 
 _LINE = re.compile(r"^[-\d]+ [:.\d]+: (Epoch|train_loss|val_loss|Pseudo dice) (.*)$")
 _NUMBER = re.compile(r"-?(?:\d+\.?\d*(?:e-?\d+)?|nan|inf)")
@@ -43,8 +44,8 @@ def read_training_curves(model: Path) -> list[TrainingCurve]:
     Raises:
         FileNotFoundError: If there is no log of a finished epoch.
     """
-    dataset_file = Path(model) / "dataset.json"
-    dataset = json.loads(dataset_file.read_text(encoding="utf-8")) if dataset_file.is_file() else {}
+    dataset_file = check_folder(model, "model") / "dataset.json"
+    dataset = read_dataset_json(dataset_file) if dataset_file.is_file() else {}
     organs = [o for o in dataset.get("labels", {}) if o not in ("background", "ignore")]
     left_out = dataset.get(LEFT_OUT_KEY, ())
     curves = []
@@ -81,7 +82,10 @@ def read_training_curves(model: Path) -> list[TrainingCurve]:
                 )
             )
     if not curves:
-        raise FileNotFoundError(f"{model} has no log of a finished epoch (fold_*/training_log_*.txt).")
+        raise FileNotFoundError(
+            f"{model} has no log of a finished epoch (fold_*/training_log_*.txt); name the folder of a trained model, "
+            "TRAINER__PLANS__CONFIGURATION"
+        )
     return curves
 
 

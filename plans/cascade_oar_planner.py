@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from batchgenerators.utilities.file_and_folder_operations import load_json, save_json
+from batchgenerators.utilities.file_and_folder_operations import save_json
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (
     ResEncUNetPlanner,
@@ -29,6 +29,7 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from tqdm import tqdm
 
 from nnunet_ext import roi
+from nnunet_ext.files import read_json
 from nnunet_ext.image_io import shown_values
 from nnunet_ext.labels import (
     MIRROR_KEY,
@@ -40,6 +41,7 @@ from nnunet_ext.labels import (
     unclear_sides,
 )
 from nnunet_ext.networks import CascadeUNet
+from nnunet_ext.nnunet_folders import find_dataset, need, read_dataset_json
 from nnunet_ext.plausibility import PLANS_KEY, fit_ranges
 from nnunet_ext.preprocessor import body_box
 from nnunet_ext.recipe import TrainingRecipe
@@ -153,6 +155,11 @@ def millimetres(size_mm: Sequence[float]) -> str:
     return " x ".join(f"{x:.0f}" for x in size_mm) + " mm"
 
 
+def gigabytes(gb: float) -> str:
+    """A memory for a person."""
+    return f"about {gb:.1f} GB" if gb >= 0.1 else "less than 0.1 GB"
+
+
 class CascadeOARPlanner(ResEncUNetPlanner):
     """Plans `3d_lowres` (localizer), `3d_fullres` (whole-volume baseline) and `3d_cascade_fullres` (segmenter).
 
@@ -215,6 +222,9 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         # nnUNetv2_plan_and_preprocess always names a preprocessor; its default would not crop.
         if preprocessor_name == "DefaultPreprocessor":
             preprocessor_name = "CascadeOARPreprocessor"
+        file = find_dataset("nnUNet_raw", dataset_name_or_id, "raw data sets") / "dataset.json"
+        for key in ("labels", "channel_names", "file_ending"):
+            need(read_dataset_json(file), key, file)
         super().__init__(
             dataset_name_or_id,
             gpu_memory_target_in_gb,
@@ -394,6 +404,11 @@ class CascadeOARPlanner(ResEncUNetPlanner):
             architecture["_kw_requires_import"],
         )
 
+    def memory_gb(self, patch_size: Sequence[int], architecture: Mapping, batch_size: int) -> float:
+        """GPU memory that a training takes, in GB: nnU-Net's estimate, which is for a batch of two."""
+        share = self.feature_map_size(patch_size, architecture) / self.UNet_reference_val_3d
+        return share * self.UNet_reference_val_corresp_GB * batch_size / self.UNet_reference_val_corresp_bs_3d
+
     def batch_size(
         self,
         patch_size: Sequence[int],
@@ -401,17 +416,23 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         *,
         memory_factor: float = 1.0,
         at_most: int | None = None,
+        wanted: int | None = None,
     ) -> int:
         """nnU-Net's rule: two at the memory target, more where the patch is smaller, at most a tenth of the cases.
+
+        Where two exceed the target, as a patch that is fixed by its name may, it is one.
 
         Args:
             patch_size, architecture: Of the configuration.
             memory_factor: Multiple of the GPU memory target that may be used.
             at_most: Instead of a tenth of the cases.
+            wanted: Instead of nnU-Net's rule, where two fit.
         """
-        fits = round(2 * memory_factor * self.memory_budget() / self.feature_map_size(patch_size, architecture))
+        fits = 2 * memory_factor * self.memory_budget() / self.feature_map_size(patch_size, architecture)
+        if fits < 2:
+            return 1
         at_most = round(0.1 * len(self.dataset)) if at_most is None else at_most
-        return int(max(self.UNet_min_batch_size, min(fits, at_most)))
+        return wanted or int(max(self.UNet_min_batch_size, min(round(fits), at_most)))
 
     def plan_localizer(self, fullres_spacing_mm: np.ndarray, forward: Sequence[int]) -> dict:
         """Entries of `3d_lowres` that differ from `3d_fullres`: the whole body of every training case in one patch."""
@@ -429,7 +450,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
             "data_identifier": self.generate_data_identifier(LOCALIZER),
             "spacing": [float(s) for s in spacing],
             "patch_size": list(patch),
-            "batch_size": self.localizer_batch_size or self.batch_size(patch, architecture),
+            "batch_size": self.batch_size(patch, architecture, wanted=self.localizer_batch_size),
             "architecture": architecture,
             "next_stage": SEGMENTER,
         }
@@ -515,8 +536,11 @@ class CascadeOARPlanner(ResEncUNetPlanner):
             if large.keys() == set().union(*cases.values()):
                 print(f"{name} is left out: no organ fits it")
                 continue
+            batch_size = self.batch_size(
+                patch, architecture, memory_factor=self.segmenter_memory_factor, wanted=self.crop_batch_size
+            )
             planned[name] = {
-                **self.patch_entries(WHOLE_VOLUME, patch, architecture, batch_size=self.crop_batch_size),
+                **self.patch_entries(WHOLE_VOLUME, patch, architecture, batch_size=batch_size),
                 "previous_stage": LOCALIZER,
                 "roi": {
                     **segmenter["roi"],
@@ -546,6 +570,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         # Same patch size, our network: dropout, and the block counts of this planner.
         patch, fullres["architecture"] = self.segmenter_unet(spacing, fullres["patch_size"])
         fullres.update({"patch_size": list(patch), "batch_dice": True, "deep_supervision": True})
+        fullres["batch_size"] = self.batch_size(patch, fullres["architecture"], wanted=fullres["batch_size"])
         lowres = {**fullres, **self.plan_localizer(spacing, forward)}
         organs = {name: transposed(c.organs, forward) for name, c in cases.items()}
         fit = roi.fit_roi(organs, margin_mm=self.roi_margin_mm, jitter_mm=self.roi_jitter_mm)
@@ -598,11 +623,22 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         return self.plans
 
     def report(self, fit: roi.RoiFit) -> None:
-        """Print what was planned, in a line per configuration."""
+        """Print what was planned, in a line per configuration, and which of them the GPU memory target has no room for."""
         for name in self.plans["configurations"]:
             c = {**self.plans["configurations"][WHOLE_VOLUME], **self.plans["configurations"][name]}
             mm = ", ".join(f"{s:.2f}" for s in c["spacing"])
-            print(f"{name}: spacing ({mm}) mm, patch {tuple(c['patch_size'])}, batch size {c['batch_size']}")
+            memory_gb = self.memory_gb(c["patch_size"], c["architecture"], c["batch_size"])
+            print(
+                f"{name}: spacing ({mm}) mm, patch {tuple(c['patch_size'])}, batch size {c['batch_size']}, "
+                f"{gigabytes(memory_gb)} of GPU memory"
+            )
+            factor = self.segmenter_memory_factor if c.get("previous_stage") else 1
+            if memory_gb > factor * self.UNet_vram_target_GB and c["batch_size"] == 1:
+                print(
+                    f"WARNING: {name} needs {gigabytes(memory_gb)} of GPU memory even with a batch size of 1, more "
+                    f"than the target of {factor * self.UNet_vram_target_GB:g} GB. Train it on a larger GPU, planned for "
+                    f"with -gpu_memory_target {int(np.ceil(memory_gb / factor))}, or leave it out."
+                )
         size_mm = self.plans["configurations"][SEGMENTER]["roi"]["size_mm"]
         print(
             f"ROI: {millimetres(size_mm)} (organs of all training cases need {millimetres(fit.needed_mm)}; "
@@ -621,13 +657,21 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         recursive_fix_for_json_export(plans)
         file = Path(nnUNet_preprocessed, self.dataset_name, f"{self.plans_identifier}.json")
         file.parent.mkdir(parents=True, exist_ok=True)
-        if file.is_file() and load_json(str(file)) != json.loads(json.dumps(plans)):
+        if file.is_file() and not _holds(file, json.loads(json.dumps(plans))):
             os.replace(file, f"{file}.old")
             print(f"An older {file.name} differed; it is kept as {file.name}.old")
         temporary = file.with_name(file.name + ".tmp")
         save_json(plans, str(temporary), sort_keys=False)
         os.replace(temporary, file)
         print(f"Plans were saved to {file}")
+
+
+def _holds(file: Path, content: object) -> bool:
+    """Whether a JSON file holds this; one that cannot be read does not."""
+    try:
+        return read_json(file) == content
+    except ValueError:
+        return False
 
 
 class CascadeOARPlannerSmall(CascadeOARPlanner):

@@ -17,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 import torch.distributed as dist
-from batchgenerators.utilities.file_and_folder_operations import load_json, save_json
+from batchgenerators.utilities.file_and_folder_operations import save_json
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
@@ -36,18 +36,19 @@ from nnunet_ext.augmentation import augment_batch, replace_transforms
 from nnunet_ext.checkpoints import (
     check_whole,
     different_weights,
-    first_line,
     read_checkpoint,
     size_mb,
     write_json,
     write_whole,
 )
-from nnunet_ext.cross_validation import BOXES_FILE
+from nnunet_ext.cross_validation import BOXES_FILE, read_boxes
+from nnunet_ext.files import first_line, read_json
 from nnunet_ext.labels import LEFT_OUT_KEY, old_plan_warning, pair_values, plan_pairs
 from nnunet_ext.losses import GatheredCrossEntropyLoss
 from nnunet_ext.mirroring import LeftRightMirrorTransform
 from nnunet_ext.modality_dropout import ModalityDropoutTransform, optional_channels
 from nnunet_ext.networks import keep_channels, never_predict
+from nnunet_ext.nnunet_folders import check_labels, read_splits
 from nnunet_ext.preprocessor import PROPERTIES_KEY
 from nnunet_ext.recipe import ADAM, AUTO, DEVICE, DICE, MEASURED, OFF, SGD, TrainingRecipe
 from nnunet_ext.roi import RoiRule, find_roi, label_crop_pass_rate, left_out_labels, vote_centre
@@ -57,6 +58,8 @@ from nnunet_ext.schedule import TrainingSchedule, learning_rate_factor, wind_dow
 T = TypeVar("T")
 SECONDS_PER_HOUR = 3600.0
 STOP_FILE = "STOP"
+#: As many as nnU-Net makes.
+N_FOLDS = 5
 #: With fewer out-of-fold boxes measured, the jitter is the planned one.
 LEAST_MEASURED_BOXES = 3
 
@@ -125,6 +128,7 @@ class CascadeOARTrainer(nnUNetTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008  (nnU-Net's signature)
     ) -> None:
+        check_labels(dataset_json.get("labels"), Path(f"dataset.json of {plans['dataset_name']}"))
         super().__init__(plans, configuration, fold, dataset_json, device)
         plan = self.configuration_manager.configuration
         self.schedule = TrainingSchedule.from_plan(plan.get("training"), where=f"configuration '{configuration}'")
@@ -145,6 +149,8 @@ class CascadeOARTrainer(nnUNetTrainer):
         if self.recipe.mirror_left_right and (warning := old_plan_warning(*plans_labels)):
             self.print_to_log_file(f"WARNING, left and right: {warning}")
         self.oversample_foreground_percent = self.recipe.organ_patches
+        # Of one patch per batch, nnU-Net would centre all or none on an organ.
+        self.probabilistic_oversampling = self.configuration_manager.batch_size == 1
         self.left_out = left_out_labels(plan)
         if self.left_out:
             names = [name for name, value in dataset_json["labels"].items() if value in self.left_out]
@@ -241,20 +247,119 @@ class CascadeOARTrainer(nnUNetTrainer):
         """nnU-Net's split. Its file is written whole, for both stages may start, or be killed, at the same time.
 
         Raises:
-            ValueError: If `splits_final.json` is not what it should be.
+            FileNotFoundError: If no case is preprocessed.
+            ValueError: If there are too few cases to make splits of, or `splits_final.json` is not what it should be.
         """
+        cases = self._preprocessed_cases(self.configuration_name)
         file = Path(self.preprocessed_dataset_folder_base, "splits_final.json")
-        if self.fold != "all" and not file.is_file():
-            folder = self.preprocessed_dataset_folder
-            cases = sorted(infer_dataset_class(folder).get_identifiers(folder))
-            write_json(generate_crossval_split(cases, seed=12345, n_splits=5), file)  # as nnU-Net does
-        try:
-            return super().do_split()
-        except (ValueError, KeyError, TypeError) as error:
+        if self.fold != "all":
+            if not (file.exists() or file.is_symlink()):
+                if len(cases) < N_FOLDS:
+                    raise ValueError(
+                        f"{N_FOLDS} folds need at least {N_FOLDS} cases, there are {len(cases)}: pass fold all, or write "
+                        f'{file.name}, a list of {{"train": [cases], "val": [cases]}}, into {file.parent}'
+                    )
+                write_json(generate_crossval_split(cases, seed=12345, n_splits=N_FOLDS), file)  # as nnU-Net does
+            self._check_split(read_splits(file), cases, file)
+        return super().do_split()
+
+    def _preprocessed_cases(self, configuration: str) -> list[str]:
+        """The cases that are preprocessed for a configuration, sorted.
+
+        Raises:
+            FileNotFoundError: If there is none; with the command that preprocesses them.
+        """
+        identifier = self.plans_manager.get_configuration(configuration).data_identifier
+        folder = Path(self.preprocessed_dataset_folder_base, identifier)
+        cases = infer_dataset_class(str(folder)).get_identifiers(str(folder)) if _has_data(folder) else ()
+        if not cases:
+            raise FileNotFoundError(
+                f"no case is preprocessed for {configuration} in {folder}; first: {self._preprocess(configuration)}"
+            )
+        return sorted(cases)
+
+    def _preprocess(self, configuration: str) -> str:
+        """The command that preprocesses a configuration's data, which several may share."""
+        plans = self.plans_manager.plans_name
+        shared = self.plans_manager.get_configuration(configuration).data_identifier.removeprefix(f"{plans}_")
+        return f"nnUNetv2_preprocess -d {self.plans_manager.dataset_name} -plans_name {plans} -c {shared}"
+
+    def _check_split(self, splits: Sequence[Mapping[str, Sequence[str]]], cases: Sequence[str], file: Path) -> None:
+        """Refuse a split of this fold that cannot be trained and validated with the cases that are preprocessed.
+
+        Raises:
+            ValueError: Naming file, fold, case and remedy.
+        """
+        where = f"{file}: fold {self.fold}"
+        if self.fold < 0 or not splits:
+            raise ValueError(f"{where} is not there: it holds {len(splits)} splits, counted from 0")
+        if self.fold >= len(splits):  # nnU-Net draws a split, as its documentation says
+            return
+        train, val = (splits[self.fold][part] for part in ("train", "val"))
+        for part, names in (("train", train), ("val", val)):
+            if not names:
+                raise ValueError(
+                    f"{where} has no case in '{part}'; list at least one, or pass fold all to train on all cases"
+                )
+            if unknown := sorted(set(names) - set(cases)):
+                raise ValueError(
+                    f"{where} names {_listed(unknown)} in '{part}', not among the {len(cases)} preprocessed cases; take it "
+                    f"out of the file, or preprocess it: {self._preprocess(self.configuration_name)}"
+                )
+        if both := sorted(set(train) & set(val)):
             raise ValueError(
-                f"{file} is not a list of splits with 'train' and 'val' ({first_line(error)}). If nnU-Net made it, delete "
-                "it: the next training makes the same splits again. If it is your own, put it back."
-            ) from error
+                f"{where} has {_listed(both)} both in 'train' and in 'val', so its scores would say nothing about new ones; "
+                "keep each case once, or pass fold all to train on all cases"
+            )
+        if twice := sorted({case for case in val if val.count(case) > 1}):
+            raise ValueError(f"{where} names {_listed(twice)} twice in 'val'; keep it once")
+
+    def check_before_training(self) -> None:
+        """Refuse, before hours of training, what would end in an error after them; say what is odd about the split.
+
+        Raises:
+            FileNotFoundError: If preprocessed data are missing, or those of the next stage, for which this one is validated.
+            ValueError: See `do_split`.
+        """
+        train, val = self.do_split()
+        if self.fold != "all":
+            folds = len(read_splits(Path(self.preprocessed_dataset_folder_base, "splits_final.json")))
+            if self.fold >= folds:
+                self.print_to_log_file(
+                    f"WARNING: splits_final.json has the folds 0 to {folds - 1}. Fold {self.fold} is none of them: nnU-Net "
+                    "draws 80 % of the cases at random for it, so its scores do not belong to the cross-validation."
+                )
+            if unused := sorted(set(self._preprocessed_cases(self.configuration_name)) - {*train, *val}):
+                self.print_to_log_file(
+                    f"WARNING: {_listed(unused)} of {len(train) + len(val) + len(unused)} cases are in no list of fold "
+                    f"{self.fold} in splits_final.json: neither trained on nor validated."
+                )
+        folder = Path(self.preprocessed_dataset_folder)
+        endings = (".b2nd", "_seg.b2nd", ".pkl") if any(folder.glob("*.b2nd")) else (".npz", ".pkl")
+        if lacking := [
+            f"{case}{end}" for case in {*train, *val} for end in endings if not (folder / f"{case}{end}").is_file()
+        ]:
+            raise FileNotFoundError(
+                f"the preprocessed data are not whole: {_listed(sorted(lacking))} is missing in {folder}; again: "
+                f"{self._preprocess(self.configuration_name)}"
+            )
+        self._check_next_stages(val)
+        references = Path(self.preprocessed_dataset_folder_base, "gt_segmentations")
+        ending = self.dataset_json["file_ending"]
+        if lost := sorted(case for case in val if not (references / f"{case}{ending}").is_file()):
+            self.print_to_log_file(
+                f"WARNING: the validation at the end will fail, for {references} lacks {_listed(lost)} ({ending}). Copy "
+                "labelsTr of the raw data set there before the training ends."
+            )
+
+    def _check_next_stages(self, val: Sequence[str]) -> None:
+        """The localizer's validation writes label maps for the next stage, on the grid of its preprocessed cases."""
+        for stage in self.configuration_manager.next_stage_names or ():
+            if lost := sorted(set(val) - set(self._preprocessed_cases(stage))):
+                raise FileNotFoundError(
+                    f"{_listed(lost)} is not preprocessed for {stage}, for which {self.configuration_name} is validated; "
+                    f"first: {self._preprocess(stage)}"
+                )
 
     def _set_batch_size_and_oversample(self) -> None:
         if self.is_ddp:
@@ -267,6 +372,8 @@ class CascadeOARTrainer(nnUNetTrainer):
         super()._set_batch_size_and_oversample()
 
     def initialize(self) -> None:
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"there is no GPU that torch can use; add -device cpu: {self._command()} -device cpu")
         super().initialize()
         if self.is_segmenter:
             self.dataset_class = self._roi_datasets(from_localizer=False)
@@ -306,8 +413,8 @@ class CascadeOARTrainer(nnUNetTrainer):
         """How far the localizer's out-of-fold boxes lie from where the reference places them; empty if too few are known."""
         errors = []
         for file in sorted(self._localizer_folder().glob(f"fold_[0-9]*/validation/{BOXES_FILE}")):
-            records = load_json(str(file))["cases"].values()
-            errors += [r["error_mm"] for r in records if r["error_mm"] is not None and not is_missed(r)]
+            records = read_boxes(file).values()
+            errors += [r["error_mm"] for r in records if r.get("error_mm") is not None and not is_missed(r)]
         if len(errors) < LEAST_MEASURED_BOXES:
             self.print_to_log_file(
                 f"The localizer has been validated on {len(errors)} cases so far: the box is moved about as planned."
@@ -422,6 +529,7 @@ class CascadeOARTrainer(nnUNetTrainer):
                 self._checkpoint("latest").unlink(missing_ok=True)
             self.print_to_log_file(f"This training has ended before: {reason}. The validation follows.")
             return
+        self.check_before_training()
         self.on_train_start()
         if self.local_rank == 0:
             self._take_over_checkpoints()
@@ -623,6 +731,7 @@ class CascadeOARTrainer(nnUNetTrainer):
             Path(self.output_folder, STOP_FILE).unlink(missing_ok=True)
 
     def _validate_localizer(self, save_probabilities: bool) -> None:
+        self._check_next_stages(self.do_split()[1])
         base = self.output_folder_base
         if self.fold == "all":
             self.output_folder_base = self.output_folder
@@ -680,7 +789,7 @@ class CascadeOARTrainer(nnUNetTrainer):
         if not self.left_out:
             return
         folder = Path(self.output_folder, "validation")
-        summary = without_labels(load_json(str(folder / "summary.json")), self.left_out)
+        summary = without_labels(read_json(folder / "summary.json"), self.left_out)
         save_json(summary, str(folder / "summary.json"), sort_keys=False)
         save_json(self.dataset_json, str(folder / "dataset.json"), sort_keys=False)
         self.print_to_log_file(
@@ -735,6 +844,15 @@ class CascadeOARTrainer(nnUNetTrainer):
         self.print_to_log_file(f"The localizer missed {len(missed)} of {len(records)} cases{listed}.")
         report = {"mean": mean, "missed": missed, "cases": records}
         write_json(report, Path(self.output_folder, "validation", BOXES_FILE))
+
+
+def _has_data(folder: Path) -> bool:
+    return any(next(folder.glob(f"*{ending}"), None) for ending in (".b2nd", ".npz"))
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names for a message, the first of many."""
+    return " and ".join(f"'{name}'" for name in names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
 
 
 def without_labels(summary: dict, labels: Sequence[int]) -> dict:

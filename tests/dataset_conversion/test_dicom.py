@@ -302,6 +302,21 @@ def test_two_candidates_fail_and_name_both_and_the_series_file(tmp_path: Path):
     )
 
 
+@pytest.mark.parametrize(
+    ("patient_id", "name"), [("T1", "Series^Case"), ("001", "The^No"), ("2019", "CT^Number"), ("case_001", "File^Li")]
+)
+def test_a_remedy_stays_whole_whatever_the_patient_is_called(tmp_path: Path, patient_id: str, name: str):
+    second_t1(write_patient(tmp_path / "src"))
+    for path in (tmp_path / "src").rglob("*"):
+        if path.is_file():
+            edit(
+                path, lambda dataset: (setattr(dataset, "PatientID", patient_id), setattr(dataset, "PatientName", name))
+            )
+    reason = run(tmp_path / "src").failed["case_001"]
+    assert reason.startswith("channel T1 has 2 series, series 3 '")
+    assert "; say which in a file for --series: [case_001] T1 = NUMBER, or its SeriesInstanceUID" in reason
+
+
 def test_an_original_goes_before_what_was_computed_from_it(tmp_path: Path):
     second_t1(write_patient(tmp_path / "src"), "t1 MPR", ImageType=["DERIVED", "SECONDARY", "MPR"])
     (line,) = run(tmp_path / "src").warnings["case_001"]

@@ -2,6 +2,8 @@ import inspect
 import shlex
 import subprocess
 import sys
+import tempfile
+import zlib
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -240,10 +242,31 @@ def test_debug_shows_the_traceback(calls, capsys, argv):
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_our_own_mistakes_are_not_hidden(calls):
-    calls.raises = TypeError("wrong call")
-    with pytest.raises(TypeError, match="wrong call"):
-        run("demo")
+@pytest.mark.parametrize("error", [TypeError, KeyError, AttributeError, RecursionError, UnicodeError, zlib.error])
+def test_our_own_mistake_is_called_ours_and_its_traceback_is_kept_for_its_owner(
+    calls, capsys, tmp_path, monkeypatch, error
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    calls.raises = error("Meier^Hans")
+    assert run("demo") == 1
+    (file,) = tmp_path.iterdir()
+    line = capsys.readouterr().err
+    assert "this is a fault of nnunet_ext" in line
+    assert "not of your data" in line
+    assert __version__ in line
+    assert str(file) in line
+    assert len(line.splitlines()) == 1
+    assert "Traceback" not in line
+    assert "Meier" not in line
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert "Meier^Hans" in file.read_text(encoding="utf-8")
+
+
+def test_a_traceback_that_cannot_be_kept_says_how_to_see_it(calls, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    calls.raises = KeyError("x")
+    assert run("demo") == 1
+    assert "repeat with --debug" in capsys.readouterr().err
 
 
 def test_interrupt_exits_130(calls):

@@ -51,6 +51,8 @@ def test_doctor_names_each_folder_that_is_not_set_or_missing(nnunet_folders, no_
     assert "export nnUNet_raw=" in findings["nnUNet_raw"].advice
     assert f"mkdir -p '{nnunet_folders / 'absent'}'" in findings["nnUNet_results"].advice
     assert findings["nnUNet_preprocessed"].ok
+    (nnunet_folders / "absent").touch()
+    assert "move it away" in by_topic()["nnUNet_results"].advice
     assert main(["doctor"]) == 1
     assert len([line for line in capsys.readouterr().out.splitlines() if line.startswith("MEND")]) == 2
 

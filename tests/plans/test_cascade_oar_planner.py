@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunet_ext import roi
 from nnunet_ext.plans.cascade_oar_planner import CascadeOARPlanner, CascadeOARPlannerSmall, ScannedCase
 from nnunet_ext.roi import RoiRule, find_roi, label_crop_pass_rate
 from nnunet_ext.schedule import TrainingSchedule
@@ -396,6 +398,54 @@ def test_the_studys_patches_are_exact_where_the_bodies_are_large_enough(planned)
             assert c.configuration["roi"]["offset_mm"] == complete["offset_mm"]
 
 
+def test_the_studys_whole_volume_is_planned_for_the_memory_there_is(planned, monkeypatch, capsys):
+    """16.7 GB for two and 8.4 GB for one were measured, with three channels and seven organs as the study has them."""
+    size = functools.cache(lambda planner, patch, *_: CascadeOARPlanner.feature_map_size(planner, patch, architecture))
+    planner = CascadeOARPlanner(501)
+    planner.dataset_json["channel_names"] = {"0": "CT", "1": "T1", "2": "T2"}
+    planner.dataset_json["labels"] = {"background": 0, **{f"organ_{value}": value for value in range(1, 8)}}
+    spacing_mm = np.array([1.25, 0.8, 0.8])
+    _, architecture = planner.segmenter_unet(spacing_mm, (80, 256, 256))
+    monkeypatch.setattr(planner, "feature_map_size", lambda patch, _: size(planner, tuple(patch)))  # seconds each time
+    roi_entry = {"roi": {"size_mm": (1.0, 1.0, 1.0)}}
+    for target_gb, batch_size, needs in ((20, 2, "16.7"), (16, 1, "8.4"), (8, 1, "8.4")):
+        planner.UNet_vram_target_GB = target_gb
+        name, entries = planner.plan_study_whole_volume(spacing_mm, np.array([80, 256, 256]))
+        assert entries["batch_size"] == batch_size
+        assert entries["patch_size"] == [80, 256, 256]
+        whole = {**entries, "spacing": spacing_mm}
+        planner.plans = {"configurations": {"3d_fullres": whole, name: entries, "3d_cascade_fullres": roi_entry}}
+        planner.report(roi.RoiFit(None, (1.0, 1.0, 1.0)))
+        out = capsys.readouterr().out
+        assert (
+            f"{name}: spacing (1.25, 0.80, 0.80) mm, patch (80, 256, 256), batch size {batch_size}, about {needs} GB"
+            in out
+        )
+        warning = (
+            f"WARNING: {name} needs about 8.4 GB of GPU memory even with a batch size of 1, more than the target of 8 GB. "
+            "Train it on a larger GPU, planned for with -gpu_memory_target 9, or leave it out."
+        )
+        assert (warning in out) == (target_gb == 8)
+        assert ("WARNING" in out) == (target_gb == 8)
+
+
+@pytest.mark.parametrize("target_gb", [1e-1, 1e-3])
+def test_a_batch_is_one_patch_where_two_exceed_the_memory_target_and_a_warning_where_one_does(
+    planned, capsys, target_gb
+):
+    """Of the small planner's configurations, those in the ROI may use a multiple of the target."""
+    plan = planned(gpu_memory_target_in_gb=target_gb)
+    said = capsys.readouterr().out
+    made = CascadeOARPlannerSmall(501, target_gb)
+    for name, entries in plan["configurations"].items():
+        c = {**plan["configurations"]["3d_fullres"], **entries}
+        factor = made.segmenter_memory_factor if "previous_stage" in c else 1
+        two_gb = made.memory_gb(c["patch_size"], c["architecture"], 2)
+        assert (c["batch_size"] == 1) == (two_gb > factor * target_gb), name
+        assert (f"WARNING: {name} needs" in said) == (two_gb / 2 > factor * target_gb), name
+        assert re.search(rf"^{name}: .*batch size {c['batch_size']}, (about|less than) .*GB of GPU memory", said, re.M)
+
+
 def test_the_studys_patches_are_never_larger_than_the_largest_body(planned):
     plan = planned()
     spacing = plan["configurations"]["3d_fullres"]["spacing"]
@@ -595,6 +645,29 @@ def test_label_tables_the_cascade_cannot_use_are_refused(own_raw, label):
     write_dataset_json(own_raw, labels={**LABELS, **label}, regions_class_order=[1, 2, 3, 1])
     with pytest.raises(ValueError, match=next(iter(label))):
         CascadeOARPlannerSmall(501).plan_experiment()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"labels": {"0": "background", "1": "Eye_L"}}, "of nnU-Net v1: labels are value -> name"),
+        ({"labels": {"background": 0, "Eye_L": "1"}}, "'Eye_L' has the value \"1\"; write the number 1 without quotes"),
+        ({"channel_names": ["CT", "T1"]}, "channel_names is .*; write number -> name"),
+    ],
+)
+def test_a_dataset_json_of_another_form_is_told_what_to_write(own_raw, change, said):
+    write_dataset_json(own_raw, **change)
+    with pytest.raises(ValueError, match=said):
+        CascadeOARPlannerSmall(501)
+    (own_raw / "dataset.json").write_text('{"labels": ')
+    with pytest.raises(ValueError, match=r"dataset\.json is damaged: it is cut off"):
+        CascadeOARPlannerSmall(501)
+
+
+def test_an_older_plan_that_is_damaged_is_kept_aside(own_raw, tmp_path):
+    plans_file(tmp_path).write_text("{")
+    CascadeOARPlannerSmall(501).plan_experiment()
+    assert Path(f"{plans_file(tmp_path)}.old").read_text() == "{"
 
 
 # ------------------------------------------------------------------------------------------------ left and right

@@ -901,6 +901,88 @@ def test_the_split_is_nnunets_and_a_damaged_file_is_named(make, folders):
     assert len(make(fold="all").do_split()[0]) == 7
 
 
+@pytest.mark.parametrize(
+    ("split", "said"),
+    [
+        ({"train": [], "val": CASES[3:]}, "fold 0 has no case in 'train'"),
+        ({"train": CASES[:3], "val": []}, "fold 0 has no case in 'val'"),
+        ({"train": CASES, "val": CASES[3:]}, "fold 0 has 'head_3' both in 'train' and in 'val'.*pass fold all"),
+        ({"train": CASES[:3], "val": ["head_3", "head_3"]}, "fold 0 names 'head_3' twice in 'val'"),
+        (
+            {"train": ["a", "b", "c"], "val": CASES[3:]},
+            "fold 0 names 'a' and 'b' and 1 more in 'train', not among the 4",
+        ),
+    ],
+)
+def test_a_split_that_cannot_be_trained_and_validated_is_refused(make, folders, split, said):
+    file = folders / "preprocessed" / "Dataset501_Test" / "splits_final.json"
+    file.write_text(json.dumps([split]))
+    for configuration in STAGES:
+        with pytest.raises(ValueError, match=rf"splits_final\.json: {said}"):
+            make(configuration=configuration).run_training()
+    train, val = make(fold="all").do_split()
+    assert sorted(train) == sorted(val) == CASES
+
+
+def test_a_fold_that_is_no_split_is_refused_below_0_and_said_above(make):
+    with pytest.raises(ValueError, match=r"fold -1 is not there: it holds 1 splits, counted from 0"):
+        make(fold=-1).do_split()
+    trainer = make(fold=3)
+    trainer.check_before_training()
+    log = Path(trainer.log_file).read_text()
+    assert "WARNING: splits_final.json has the folds 0 to 0. Fold 3 is none of them: nnU-Net draws 80 %" in log
+
+
+def test_cases_in_no_list_and_references_that_are_missing_are_said_before_the_training(make, folders):
+    base = folders / "preprocessed" / "Dataset501_Test"
+    (base / "splits_final.json").write_text(json.dumps([{"train": CASES[:2], "val": CASES[3:]}]))
+    trainer = make()
+    trainer.check_before_training()
+    log = Path(trainer.log_file).read_text()
+    assert "WARNING: 'head_2' of 4 cases are in no list of fold 0" in log
+    assert "the validation at the end will fail" in log
+    (base / "gt_segmentations").mkdir()
+    (base / "gt_segmentations" / "head_3.nii.gz").touch()
+    trainer = make(fold="all")
+    trainer.check_before_training()
+    assert "gt_segmentations lacks 'head_0' and 'head_1' and 1 more (.nii.gz)" in Path(trainer.log_file).read_text()
+    (base / "splits_final.json").write_text(json.dumps([{"train": CASES[:3], "val": CASES[3:]}]))
+    trainer = make()
+    trainer.check_before_training()
+    assert "WARNING" not in Path(trainer.log_file).read_text().splitlines()[-1]
+
+
+def test_a_localizer_is_not_validated_without_the_data_of_the_next_stage(make, folders):
+    trainer = make(configuration="3d_lowres")
+    shutil.rmtree(folders / "preprocessed" / "Dataset501_Test" / "CascadeOARPlans_3d_fullres")
+    for start in (trainer.run_training, trainer.perform_actual_validation):
+        with pytest.raises(FileNotFoundError, match=r"preprocessed for 3d_cascade_fullres in .*-c 3d_fullres"):
+            start()
+
+
+def test_a_batch_of_one_patch_is_centred_on_an_organ_as_often_as_the_recipe_says(make, cascade_plans):
+    plans = cascade_plans(spacing_mm=SPACING_MM, roi=rule().to_plan())
+    plans["continue_training"] = False
+    plans["configurations"]["3d_fullres"] |= {"batch_size": 1, "recipe": {"organ_patches": 0.5}}
+    trainer = CascadeOARTrainer(plans, "3d_fullres", 0, DATASET, torch.device("cpu"))
+    trainer.initialize()
+    loader, _ = trainer.get_dataloaders()
+    np.random.seed(0)
+    drawn = [loader.data_loader.get_do_oversample(0) for _ in range(200)]
+    assert 0.35 < np.mean(drawn) < 0.65
+    trainer.on_train_epoch_start()
+    assert np.isfinite(trainer.train_step(next(loader))["loss"])
+    assert not make(configuration="3d_fullres").probabilistic_oversampling
+
+
+def test_without_a_gpu_the_option_for_the_cpu_is_named(make, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(
+        ValueError, match=r"there is no GPU that torch can use; add -device cpu: nnUNetv2_train .* -device cpu"
+    ):
+        make(device="cuda").initialize()
+
+
 def test_the_last_checkpoint_holds_the_weights_of_the_best_epoch(make, monkeypatch):
     trainer = make()
     trainer.initialize()
