@@ -389,7 +389,8 @@ BAD = {
     "RTSTRUCT of another patient": (lambda r: edit(rtstruct(r), other_patient), "refused: its patient is not the CT's"),
     "stray RTSTRUCT": (stray_rtstruct, "the RTSTRUCT beside its images is of another patient"),
     "RTSTRUCT in another frame": (lambda r: edit(rtstruct(r), other_frame), "refused: its frame of reference"),
-    "RTSTRUCT on other images": (lambda r: edit(rtstruct(r), other_images), "1 of the 25 images it refers to are not"),
+    "RTSTRUCT on other images": (lambda r: edit(rtstruct(r), other_images),
+                            "Eye_L: 1 of its 2 contours are drawn on images that are not in the CT; export the CT"),
     "empty RTSTRUCT": (lambda r: edit(rtstruct(r), no_contours), "the RTSTRUCT is empty"),
     "damaged RTSTRUCT": (lambda r: edit(rtstruct(r), lambda d: delattr(d, "StructureSetROISequence")), "no list of regions"),
     "unknown regions": (
@@ -400,7 +401,8 @@ BAD = {
         lambda r: edit(rtstruct(r), one_in_another_frame), "some of its regions are drawn in another frame of reference"),
     "RTSTRUCT without numbers": (
         lambda r: edit(rtstruct(r), lambda d: setattr(d.ROIContourSequence[0], "ReferencedROINumber", None)),
-        r"the RTSTRUCT has a region without a number; export it again$"),
+        r"^Eye_L: its region Eye_AL in the RTSTRUCT has no contour, and the RTSTRUCT has a region without a number; export "
+        "it again$"),
     "two birth dates": (
         lambda r: each((r / f"{NAME}_2" / "DICOM").iterdir(), lambda d: setattr(d, "PatientBirthDate", "19500101")),
         "one patient ID and different birth dates"),
