@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_ext.labels import ORGANS, LabelTable, built_in_aliases
+from nnunet_ext.organ_masks import check_files_drawn_once
 
 MODALITIES = ("CT", "T1")
 IMAGE_NAMES = {"CT": "IMG_CT", "T1": "IMG_MR_T1"}
@@ -76,8 +77,13 @@ def find_images(folder: Path, modalities: Sequence[str]) -> dict[str, Path]:
 
 
 def find_masks(folder: Path, table: LabelTable) -> tuple[dict[str | None, list[Path]], list[str]]:
-    """Mask files per organ, and the names of those that the table does not know."""
+    """Mask files per organ, and the names of those that the table does not know.
+
+    Raises:
+        ValueError: If two files are versions of one organ.
+    """
     organs: dict[str | None, list[Path]] = {}
+    drawn = []
     ignored = []
     for path in sorted(folder.iterdir()):
         match = _MASK.search(path.name)
@@ -88,4 +94,6 @@ def find_masks(folder: Path, table: LabelTable) -> tuple[dict[str | None, list[P
             ignored.append(path.name)
         else:
             organs.setdefault(organ, []).append(path)
+            drawn.append((match[1], path))
+    check_files_drawn_once(drawn, table)
     return organs, ignored

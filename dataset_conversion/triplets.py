@@ -5,8 +5,8 @@ A case folder holds one image per channel (`CT.nii.gz`, `patient7_T1.nrrd`) and,
 in `masks/` or `structures/`). Each case is written as a whole or not at all, and again only when its files or the
 options change.
 
-Several files may name one organ and are united; `organ_masks` settles overlaps. Files that the label table does not know
-are left out and listed.
+Several files may hold the parts of one organ and are united; two files of the whole organ are refused. `organ_masks`
+settles overlaps. Files that the label table does not know are left out and listed.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ from nnunet_ext.labels import (
     pair_values,
     unclear_sides,
 )
-from nnunet_ext.organ_masks import merge_masks
+from nnunet_ext.organ_masks import check_files_drawn_once, merge_masks, unite_parts
 from nnunet_ext.preview import FOLDER as PREVIEWS
 from nnunet_ext.preview import PAGE, draw_previews, write_conversion_page
 from nnunet_ext.processes import KILLED, run_in_processes
@@ -463,14 +463,21 @@ def list_cases(
     )
     gathered = _gather(source, layout, settings, test_cases, series_file, key_file, show_progress)
     lines = []
+    cases = []
     for case in gathered.cases:
+        try:
+            described = case.describe(settings.table)
+        except (ValueError, OSError) as error:
+            gathered.failed[case.name] = case.public(in_one_line(error))
+            continue
+        cases.append(case)
         labels = f" + labels{_split(case)}" if case.has_labels else ""
         lines.append(f"{case.name} -> images{_split(case)}{labels}")
-        lines += [f"  {line}" for line in case.describe(settings.table)]
+        lines += [f"  {line}" for line in described]
     lines += [f"{name} -> nothing: {reason}" for name, reason in sorted(gathered.failed.items())]
     lines += [*gathered.leftover, *_side_warnings(settings.table)]
-    n = len(gathered.cases) + len(gathered.failed)
-    lines.append(f"{n} cases ({layout}): {len(gathered.cases)} to convert, {len(gathered.failed)} not")
+    n = len(cases) + len(gathered.failed)
+    lines.append(f"{n} cases ({layout}): {len(cases)} to convert, {len(gathered.failed)} not")
     return Listing(lines, gathered.failed)
 
 
@@ -724,10 +731,7 @@ def _find_labels(folder: Path, images: set[Path], table: LabelTable) -> tuple[di
             ignored.append(path.relative_to(folder).as_posix())
         else:
             organs.setdefault(organ, []).append(path)
-    for organ, paths in organs.items():
-        stems = [image_stem(path).casefold() for path in paths]
-        if len(set(stems)) != len(stems):
-            raise ValueError(f"organ {organ} has the same file twice, {_names(paths)}; keep one")
+    check_files_drawn_once(((image_stem(path), path) for paths in organs.values() for path in paths), table)
     if len(maps) > 1:
         raise ValueError(f"there are {len(maps)} label maps, {_names(maps)}; keep one")
     if maps and organs:
@@ -1001,6 +1005,7 @@ def _merged_masks(case: _Case, table: LabelTable, warnings: list[str]) -> tuple[
     grid, first = None, ""
     masks: dict[str, np.ndarray] = {}
     for organ in table.names:
+        drawn: dict[str, np.ndarray] = {}
         for path in case.label_files.get(organ, ()):
             image = read_image(path)
             if grid is None:
@@ -1020,7 +1025,10 @@ def _merged_masks(case: _Case, table: LabelTable, warnings: list[str]) -> tuple[
             if values.size > 2 or (values.size == 2 and values[0] != 0):
                 raise ValueError(f"mask {path.name} of {organ} holds {values.size} values, {shown_values(values.tolist())}; "
                                  "a mask has 0 and one other")  # fmt: skip
-            masks[organ] = masks.get(organ, np.zeros(array.shape, dtype=bool)) | (array != 0)
+            name = image_stem(path)
+            drawn[name] = drawn.get(name, np.zeros(array.shape, dtype=bool)) | (array != 0)
+        if drawn:
+            masks[organ] = unite_parts(organ, drawn, table)
     return merge_masks(masks, grid, table, warnings)
 
 

@@ -123,8 +123,11 @@ def _predict(options: Options) -> int:
 def _rtstruct(options: Options) -> int:
     from nnunet_ext.rtstruct_writer import rtstruct
 
-    for organ in rtstruct(**options):
-        print(f"warning: {organ} has no voxel in {options['mask']}: it has no contour", file=sys.stderr)
+    notes: list[str] = []
+    empty = rtstruct(**options, notes=notes)
+    notes += [f"{organ} has no voxel in {options['mask']}: it has no contour" for organ in empty]
+    for note in notes:
+        print(f"warning: {note}", file=sys.stderr)
     print(options["out"])
     return 0
 

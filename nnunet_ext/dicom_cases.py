@@ -12,8 +12,10 @@ one case for each; else the patient's series are one case. Channels are recognis
     T1 = 5
     RTSTRUCT = "approved"          # StructureSetLabel, or SOPInstanceUID
 
-An RTSTRUCT counts only if its patient, frame of reference and every image it refers to are those of the reference
-channel (the CT).
+An RTSTRUCT counts only if its patient and frame of reference are those of the reference channel (the CT), and every
+image that the contours of organs refer to belongs to it. What else it refers to (an MR it was fused with, another CT) and
+regions that are no organ do not matter. Without such references, the series, images or frame of reference it lists must be
+the CT's.
 
 Privacy: cases are `case_001`, `case_002`, ... A key file, readable by its owner only, says which patient each one is;
 it keeps the numbers the same when patients are added. No other output holds a name, an ID, a date, a UID or a path.
@@ -34,11 +36,19 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_ext.channels import reference_channel
-from nnunet_ext.dicom_series import Series, Tree, check_series, find_series, read_series, without_personal
+from nnunet_ext.dicom_series import (
+    Series,
+    Tree,
+    check_series,
+    find_series,
+    read_series,
+    series_grid,
+    without_personal,
+)
 from nnunet_ext.files import in_one_line, read_text, read_toml
 from nnunet_ext.labels import LabelTable, normalise_name
-from nnunet_ext.organ_masks import merge_masks
-from nnunet_ext.rtstruct import StructureSet, rasterise, read_rtstruct
+from nnunet_ext.organ_masks import merge_masks, unite_parts
+from nnunet_ext.rtstruct import Roi, StructureSet, rasterise, read_rtstruct
 
 _KEY_FIELDS = ("case", "patient_key", "patient_id", "patient_name", "patient_birth_date", "study_instance_uid",
                "frame_of_reference_uid")  # fmt: skip
@@ -101,8 +111,9 @@ class DicomCase:
         self, images: Mapping[str, sitk.Image], table: LabelTable, warnings: list[str]
     ) -> tuple[sitk.Image, dict[str, int]]:
         assert self.structure is not None
-        image = images[reference_channel(list(self.series))]
-        masks: dict[str, np.ndarray] = {}
+        reference = reference_channel(list(self.series))
+        image = images[reference]
+        drawn: dict[str, dict[str, np.ndarray]] = {}
         for roi in read_rtstruct(self.structure.paths[0]).rois:
             organ = table.organ(roi.name)
             if organ is None:
@@ -112,13 +123,14 @@ class DicomCase:
                 continue
             notes: list[str] = []
             try:
-                mask = rasterise(roi.contours, image, notes)
+                mask = rasterise(roi.contours, image, notes, slices=self.series[reference].slices)
             except ValueError as error:
                 raise ValueError(f"{organ}: {error}") from None
             if not mask.any() and not notes:
                 notes.append("its contours hold no voxel's centre, so it has no voxel")
             warnings += [f"{organ}: {note}" for note in notes]
-            masks[organ] = masks.get(organ, np.zeros(mask.shape, dtype=bool)) | mask
+            drawn.setdefault(organ, {})[roi.name] = mask
+        masks = {organ: unite_parts(organ, parts, table) for organ, parts in drawn.items()}
         if not any(mask.any() for mask in masks.values()):
             raise ValueError(
                 "the RTSTRUCT is empty: no organ of the label table has a contour; leave it out, or draw it"
@@ -133,6 +145,8 @@ class DicomCase:
             for organ in table.names:
                 names = [f"{name} ({n} contours)" for name, n, of in self.drawn if of == organ]
                 lines.append(f"{organ} <- {' + '.join(names)}" if names else f"{organ} is not in the RTSTRUCT")
+            reference = reference_channel(list(self.series))
+            self.read_labels({reference: series_grid(self.series[reference])[0]}, table, lines)  # as `convert` will
         lines += list(self.notes)
         return lines + ([f"left over: {', '.join(self.ignored)}"] if self.ignored else [])
 
@@ -196,7 +210,7 @@ def find_cases(
     unknown = [name for name in rules if name != "series" and name not in names]
     if unknown:
         raise ValueError(f"series file: there is no {', '.join(unknown)}; the cases are {', '.join(names[:3])}, ...")
-    claims = _claims(groups, structures, modalities)
+    claims = _claims(groups, structures, modalities, table)
     for name, group in sorted(zip(names, groups, strict=True), key=lambda pair: pair[0]):
         words = frozenset().union(*(tree.personal[series.patient.key] for series in group))
         try:
@@ -419,7 +433,8 @@ def _case(
         notes.append("its series have one patient ID and names written in different ways: check that it is one patient")
     reference = reference_channel(modalities)
     chosen: dict[str, Series] = {}
-    good = [claim for claim in claims if not claim[2]]
+    # What the organs are drawn on decides between series.
+    good = [(s, replace(c, rois=_organs(c, table)), reason) for s, c, reason in claims if c is not None and not reason]
     for channel in [reference, *(m for m in modalities if m != reference)]:
         if channel not in optional or any(series.channel == channel for series in group):
             chosen[channel] = _pick(name, channel, group, chosen.get(reference), good, notes)
@@ -431,17 +446,25 @@ def _case(
                          "coordinates, which need not agree; see the registration")  # fmt: skip
     structure = content = None
     if table is not None:
-        structure, content = _pick_structure(name, claims, chosen[reference], rules.get("RTSTRUCT"), reference, notes)
+        structure, content = _pick_structure(
+            name, claims, chosen[reference], rules.get("RTSTRUCT"), reference, notes, table, group
+        )
     drawn = ()
     ignored = [f"{s.label}: {s.reason}" if not s.channel else s.label for s in group
                if all(s.slices is not one.slices for one in chosen.values())]  # fmt: skip
     if content is not None:
+        shown = [without_personal(roi.name, words, short=True) or f"number {roi.number}" for roi in content.rois]
         drawn = tuple(
-            (without_personal(roi.name, words, short=True), len(roi.contours), table.organ(roi.name))
-            for roi in content.rois
+            (text, len(roi.contours), table.organ(roi.name)) for text, roi in zip(shown, content.rois, strict=True)
         )
-        ignored += [f"region {roi}" for roi, _, organ in drawn if organ is None]
-        _check_twice(drawn)
+        for text, roi in zip(shown, content.rois, strict=True):
+            organ = table.organ(roi.name)
+            if organ is not None and roi.problem:
+                raise ValueError(f"{organ}: its region {text} in the RTSTRUCT {roi.problem}")
+            if organ is None:
+                ignored.append(f"region {text}" + (f", which {roi.problem}" if roi.problem else ""))
+        ignored += content.leftover
+        table.check_drawn_once((roi.name, text) for text, roi in zip(shown, content.rois, strict=True) if roi.encloses)
         if not any(organ for _, _, organ in drawn):
             raise ValueError(
                 f"none of the regions {', '.join(roi for roi, _, _ in drawn[:6]) or '(none)'} is in the label table "
@@ -449,16 +472,6 @@ def _case(
             )
     ignored = [without_personal(text, words) for text in ignored]
     return DicomCase(name, name, False, chosen, structure, drawn, ignored, tuple(notes), words)
-
-
-def _check_twice(drawn: Sequence[tuple[str, int, str | None]]) -> None:
-    """Parts of an organ have different names (`Eye_AL`, `Eye_PL`); one name twice is two versions, never to be united."""
-    seen: dict[str, str] = {}
-    for roi, count, organ in drawn:
-        if organ is not None and count and seen.setdefault(normalise_name(roi), roi) is not roi:
-            raise ValueError(
-                f"{organ} is drawn twice, as {seen[normalise_name(roi)]} and {roi}; delete or rename one of them"
-            )
 
 
 def _pick(
@@ -512,30 +525,64 @@ def _read_structure(series: Series) -> tuple[StructureSet | None, str]:
         return None, str(error) if isinstance(error, ValueError) else "the RTSTRUCT cannot be read"
 
 
-def _refers(content: StructureSet | None, series: Series) -> bool:
-    return content is not None and (
-        series.uid in content.series_uids or any(one.sop_uid in content.sop_uids for one in series.slices)
-    )
+def _refers(content: StructureSet, series: Series) -> bool:
+    """Whether contours are drawn on images of a series; if they do not say, whether the series is listed."""
+    there = {one.sop_uid for one in series.slices}
+    drawn_on = content.contour_sop_uids
+    if drawn_on:
+        return not drawn_on.isdisjoint(there)
+    return series.uid in content.series_uids or not content.sop_uids.isdisjoint(there)
 
 
-def _mismatch(structure: Series, content: StructureSet, series: Series, channel: str) -> str:
-    """Why an RTSTRUCT does not belong to a series; empty where it does."""
+def _organs(content: StructureSet, table: LabelTable | None) -> tuple[Roi, ...]:
+    """Regions with contours that are organs; all with contours where there are no organs, or nobody says which."""
+    drawn = tuple(roi for roi in content.rois if roi.contours)
+    return tuple(roi for roi in drawn if table is not None and table.organ(roi.name)) or drawn
+
+
+def _mismatch(
+    structure: Series,
+    content: StructureSet,
+    series: Series,
+    channel: str,
+    table: LabelTable | None,
+    others: Sequence[Series] = (),
+) -> str:
+    """Why an RTSTRUCT does not belong to a series, with the remedy after a semicolon; empty where it does."""
     if structure.patient.key != series.patient.key:
         return f"its patient is not the {channel}'s"
-    frames = content.frame_of_reference_uids
-    if frames and series.frame_of_reference_uid and series.frame_of_reference_uid not in frames:
+    frame, frames = series.frame_of_reference_uid, content.frame_of_reference_uids
+    if frames and frame and frame not in frames:
         return f"its frame of reference is not the {channel}'s"
-    if series.frame_of_reference_uid and any(
-        roi.contours and roi.frame_of_reference_uid not in ("", series.frame_of_reference_uid) for roi in content.rois
-    ):
-        return f"some of its regions are drawn in another frame of reference than the {channel}'s"
+    organs = _organs(content, table)
+
+    def name(roi: Roi) -> str:
+        return (table.organ(roi.name) if table is not None else None) or "a region"
+
+    elsewhere = [name(roi) for roi in organs if frame and roi.frame_of_reference_uid not in ("", frame)]
+    if elsewhere:
+        return (
+            f"some of its regions are drawn in another frame of reference than the {channel}'s: "
+            f"{', '.join(dict.fromkeys(elsewhere))}"
+        )
     there = {one.sop_uid for one in series.slices}
-    lost = len(content.sop_uids - there)
-    if lost:
-        return f"{lost} of the {len(content.sop_uids)} images it refers to are not in the {channel}"
-    if content.series_uids and series.uid not in content.series_uids and not content.sop_uids:
-        return f"the series it refers to is not the {channel}"
-    if not content.sop_uids and not content.series_uids and not frames:
+    for roi in organs:
+        drawn_on = [{uid for uid, _ in contour.images} for contour in roi.contours]
+        lost = [uids for uids in drawn_on if uids and uids.isdisjoint(there)]
+        if lost:
+            where = [s.label for s in others if not {one.sop_uid for one in s.slices}.isdisjoint(set().union(*lost))]
+            return (
+                f"{name(roi)}: {len(lost)} of its {len(drawn_on)} contours are drawn on images that are not in the "
+                f"{channel}" + (f" but in {' and '.join(where)}; draw it on the {channel}, or copy it there"
+                                if where else f"; export the {channel} it was drawn on, all images")
+            )  # fmt: skip
+    if any(contour.images for roi in organs for contour in roi.contours):
+        return ""
+    listed = content.references(organs)
+    if listed.series_uids or listed.sop_uids:
+        ties = series.uid in listed.series_uids or not listed.sop_uids.isdisjoint(there)
+        return "" if ties else f"the series it refers to is not the {channel}"
+    if not frame or frame not in frames:
         return f"it does not say which images it was drawn on, so nothing ties it to the {channel}"
     return ""
 
@@ -544,6 +591,7 @@ def _claims(
     groups: Sequence[list[Series]],
     structures: Sequence[tuple[Series, StructureSet | None, str]],
     modalities: Sequence[str],
+    table: LabelTable | None,
 ) -> dict[int, list[tuple[Series, StructureSet | None, str]]]:
     """RTSTRUCTs per group, each with the reason it does not fit; one that fits another group is left to that one."""
     channel = reference_channel(modalities)
@@ -558,14 +606,20 @@ def _claims(
                 continue
             candidates = [series for series in group if series.channel == channel] or list(group)
             reasons = (
-                [_mismatch(structure, content, s, channel) for s in candidates] if content is not None else [problem]
+                [_mismatch(structure, content, s, channel, table, group) for s in candidates]
+                if content is not None
+                else [problem]
             )
             related.append((group, min(reasons, key=len)))
             if "" in reasons:
                 fits.append(group)
+        several = len(fits) > 1 and not replace(content, rois=_organs(content, table)).contour_sop_uids
         for group, reason in related:
             if not fits or group in fits:
-                claims[id(group)].append((structure, content, reason))
+                unclear = (
+                    f"it refers to the {channel}s of several cases, and its contours do not say which they are drawn on"
+                )
+                claims[id(group)].append((structure, content, unclear if several else reason))
     return claims
 
 
@@ -576,12 +630,17 @@ def _pick_structure(
     rule: Sequence | None,
     channel: str,
     notes: list[str],
+    table: LabelTable,
+    group: Sequence[Series],
 ) -> tuple[Series | None, StructureSet | None]:
     if rule:
         claims = [claim for claim in claims if any(_means(value, claim[0]) for value in rule)]
         if not claims:
             raise ValueError("the RTSTRUCT that the series file names is not there")
-    checked = [(s, c, reason if c is None else _mismatch(s, c, series, channel)) for s, c, reason in claims]
+    checked = [
+        (s, c, reason if c is None else _mismatch(s, c, series, channel, table, group) or reason)
+        for s, c, reason in claims
+    ]
     good = [(s, c) for s, c, reason in checked if not reason]
     bad = [(s, reason) for s, _, reason in checked if reason]
     if len(good) > 1:
@@ -590,7 +649,7 @@ def _pick_structure(
             f'for --series: [{name}] RTSTRUCT = "LABEL", or its SOPInstanceUID'
         )
     if not good and bad:
-        remedy = "" if "export it again" in bad[0][1] else "; export both again, or remove it"
+        remedy = "" if ";" in bad[0][1] else "; export both again, or remove it"
         raise ValueError(f"the RTSTRUCT, {bad[0][0].label}, is refused: {bad[0][1]}{remedy}")
     notes += [f"the RTSTRUCT, {s.label}, is left out: {reason}" for s, reason in bad]
     return good[0] if good else (None, None)
@@ -605,7 +664,10 @@ def _strays(
 ) -> None:
     """RTSTRUCTs of patients without images: the case they lie beside fails, as it would else lose its labels."""
     for structure, content, _ in structures:
-        if structure.patient.key in patients or any(_refers(content, s) for group in groups for s in group):
+        known = set() if content is None else content.series_uids | content.sop_uids
+        if structure.patient.key in patients or any(
+            not known.isdisjoint({s.uid, *(one.sop_uid for one in s.slices)}) for group in groups for s in group
+        ):
             continue
         here = structure.paths[0].parent
         beside = []

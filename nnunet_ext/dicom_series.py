@@ -24,8 +24,8 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
+from nnunet_ext.dicom_text import element_text, readable_text, tolerant_dicom
 from nnunet_ext.image_io import SMALLEST_SPACING_MM
-from nnunet_ext.rtstruct import readable_text, tolerant_dicom
 
 #: Gaps between slices may differ by this share, or this many mm, and count as even: headers round positions.
 GAP_TOLERANCE, GAP_TOLERANCE_MM = 0.01, 0.02
@@ -81,6 +81,13 @@ _TAGS = [
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "EchoPulseSequence", "EchoPlanarPulseSequence",
     "TimeOfFlightContrast", "AcquisitionContrast",
 ]  # fmt: skip
+
+
+#: Those of them that are text in the character set of the file.
+_TEXTS = {
+    "AccessionNumber", "AcquisitionContrast", "ContrastBolusAgent", "OtherPatientIDs", "PatientID", "PatientName",
+    "ProtocolName", "SequenceName", "SeriesDescription", "StructureSetLabel", "StudyID",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -224,6 +231,8 @@ def find_series(folder: Path, progress: Callable[[Iterable[Path]], Iterable[Path
             try:
                 header = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=_TAGS)
             except Exception:
+                header = _start_of_rtstruct(path)
+            if header is None:
                 tree.ignored["DICOM files that cannot be read"] += 1
                 continue
             header = _Header(header)
@@ -277,6 +286,18 @@ def find_series(folder: Path, progress: Callable[[Iterable[Path]], Iterable[Path
     tree.images = [_with_label(one, tree) for one in tree.images]
     tree.structures = [_with_label(one, tree) for one in tree.structures]
     return tree
+
+
+def _start_of_rtstruct(path: Path):
+    """Header of an RTSTRUCT up to its sequences, so that one that is cut off is not overlooked; None of other files."""
+    from pydicom.filereader import read_partial
+
+    try:
+        with path.open("rb") as file:
+            header = read_partial(file, stop_when=lambda tag, vr, length: tag >= 0x30060010, force=True)
+    except Exception:
+        return None
+    return header if header.get("SOPClassUID") == _RTSTRUCT else None
 
 
 @dataclass
@@ -354,6 +375,8 @@ class _Header:
 
     def text(self, tag: str) -> str:
         try:
+            if tag in _TEXTS and not isinstance(self.dataset, dict):
+                return element_text(self.dataset, tag)
             value = self.dataset.get(tag)
             if value is None:
                 return ""

@@ -67,7 +67,7 @@ SIDES = {
 }
 _BEHIND_ONLY = {word for words in SIDE_WORDS if not words.before for word in (*words.left, *words.right)}
 
-#: What paired organs are called, without the side. Several files may name one organ: `Eye_AL` + `Eye_PL` -> `Eye_L`.
+#: What paired organs are called, without the side. Parts are united: `Eye_AL` + `Eye_PL` -> `Eye_L` (`PART_WORDS`).
 PAIRED_ALIASES = {
     "Eye": ("Eye", "Eyes", "Eyeball", "Globe", "Eye_A", "Eye_P", "Eye_Ant", "Eye_Post", "Bulbus", "OrbitalGlobe",
             "眼", "眼球", "眼睛", "Auge", "Augapfel", "Oeil", "Œil"),
@@ -101,6 +101,20 @@ SINGLE_ALIASES = {
     ),
 }
 
+#: Words that make a name that of a part of an organ, if the organ's own name does not have them.
+PART_WORDS = {
+    "left": tuple(word for words in SIDE_WORDS if words.sure == "anywhere" for word in words.left),
+    "right": tuple(word for words in SIDE_WORDS if words.sure == "anywhere" for word in words.right),
+    "anterior": ("A", "Ant", "Anterior", "Front", "Vorn", "Vordere", "Vorderer", "Antérieur", "前"),
+    "posterior": ("P", "Post", "Posterior", "Back", "Hinten", "Hintere", "Hinterer", "Postérieur", "后", "後"),
+    "superior": ("Sup", "Superior", "Upper", "Cranial", "上"),
+    "inferior": ("Inf", "Inferior", "Lower", "Caudal", "下"),
+    "medial": ("Med", "Medial"),
+    "lateral": ("Lat", "Lateral"),
+    "proximal": ("Prox", "Proximal"),
+    "distal": ("Dist", "Distal"),
+}
+
 #: What a Chinese reader calls them, for display; sides stand before: 左眼球.
 CHINESE_NAMES = {"Eye": "眼球", "Lens": "晶状体", "OpticNrv": "视神经", "OpticChiasm": "视交叉"}
 CHINESE_SIDES = {"L": "左", "R": "右"}
@@ -121,6 +135,8 @@ class LabelTable:
             The organ's own name is always among them.
         stated_pairs: All pairs of left and right organs, the left one first. None: they are read from the names.
         mirror_left_right: Whether training may mirror along the left-right axis.
+        parts: Per organ, those of its names that are parts of it and not the whole organ, beside those that
+            `PART_WORDS` or a number tell (`Eye_AL`, `GTV 2`).
 
     Raises:
         ValueError: If there is no organ, a name is empty or `background`, one alias stands for two organs, or a stated
@@ -131,6 +147,7 @@ class LabelTable:
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     stated_pairs: tuple[tuple[str, str], ...] | None = None
     mirror_left_right: bool = True
+    parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.names:
@@ -149,7 +166,14 @@ class LabelTable:
                     raise ValueError(
                         f"label table: {alias!r} stands for both {owner[key]!r} and {name!r}; keep it once"
                     )
+        places: dict[str, frozenset[str]] = {}
+        for name in self.names:
+            for alias in (name, *self.aliases.get(name, ())):
+                key = normalise_name(alias)
+                declared = {key} if alias in self.parts.get(name, ()) else set()
+                places[key] = places.get(key) or frozenset(declared or _places(alias) - _places(name))
         object.__setattr__(self, "_owner", owner)
+        object.__setattr__(self, "_places", places)
         check_pairs(self.stated_pairs, self.names, where="label table")
 
     @property
@@ -177,13 +201,73 @@ class LabelTable:
         """Organ that a drawn name stands for, or None where the table does not know it."""
         return self._owner.get(normalise_name(drawn_name))  # type: ignore[attr-defined]
 
-    def as_dict(self) -> dict[str, list[str]]:
-        """The table as plain JSON: organ -> aliases, in label order, without those that come with the package."""
+    def is_part(self, drawn_name: str) -> bool:
+        """Whether a drawn name is that of a part of an organ; parts are united, two whole organs are not."""
+        return bool(self._places.get(normalise_name(drawn_name)))  # type: ignore[attr-defined]
+
+    def check_drawn_once(self, drawn: Iterable[tuple[str, str]]) -> None:
+        """Refuse two versions of one organ, of which nobody can say which is meant.
+
+        Args:
+            drawn: Names of regions, mask files or segments that hold something, and what a message calls each of them.
+                Names of no organ are passed over.
+
+        Raises:
+            ValueError: If two names are equal, or both are the whole of one organ, or the same part of it.
+        """
+        seen: dict[tuple, tuple[str, str]] = {}
+        for name, shown in drawn:
+            organ, key = self.organ(name), normalise_name(name)
+            if organ is None:
+                continue
+            meant = organ, self._places[key]  # type: ignore[attr-defined]
+            if meant not in seen:
+                seen[meant] = name, shown
+                continue
+            other, other_shown = seen[meant]
+            message = f"{organ} is drawn twice, as {other_shown} and {shown}; delete or rename one of them"
+            if normalise_name(other) != key:
+                line = f"{organ} = [[{_quoted(other)}, {_quoted(name)}]]"
+                message += f". If they are two parts of it, say so in a label table: {line}"
+            raise ValueError(message)
+
+    def as_dict(self) -> dict[str, list]:
+        """The table as plain JSON: organ -> aliases, in label order, without those that come with the package.
+
+        Names that are declared as parts form a list of their own, as in the file.
+        """
         built_in = built_in_aliases(self.names)
         return {
-            name: [alias for alias in self.aliases.get(name, ()) if alias not in built_in.get(name, ())]
+            name: [
+                *(
+                    a
+                    for a in self.aliases.get(name, ())
+                    if a not in (*built_in.get(name, ()), *self.parts.get(name, ()))
+                ),
+                *([list(self.parts[name])] if self.parts.get(name) else []),
+            ]
             for name in self.names
         }
+
+
+def _quoted(name: str) -> str:
+    """A name as a string of a TOML file."""
+    return json.dumps(name, ensure_ascii=False)
+
+
+_PLACE_OF_WORD = {word.casefold(): place for place, words in PART_WORDS.items() for word in words}
+#: A part and a side in one word, as HaN-Seg writes them: `Eye_AL`.
+_PLACE_AND_SIDE = re.compile("([ap])([lr])")
+
+
+def _places(name: str) -> set[str]:
+    """What a name says of the part that it means: its side, place (`PART_WORDS`) and number."""
+    words = re.findall(r"[A-Z]?[a-zà-ÿ]+|[A-Z]+(?![a-z])|\d+|[\u3400-\u9fff]", unicodedata.normalize("NFKC", name))
+    words = [word.casefold() for word in words]
+    words += [letter for word in words if (match := _PLACE_AND_SIDE.fullmatch(word)) for letter in match.groups()]
+    return {_PLACE_OF_WORD[word] for word in words if word in _PLACE_OF_WORD} | {
+        str(int(word)) for word in words if word.isdecimal()
+    }
 
 
 def built_in_aliases(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -208,8 +292,9 @@ def load_label_table(path: Path) -> LabelTable:
     """Label table of a TOML file: `[labels]`, then one line per organ in label order.
 
     `OpticChiasm = ["Chiasm", "optic_chiasm"]` makes the organ `OpticChiasm` and finds files of those names; an
-    organ without other names is `Brain = []`. Organs the package knows keep their built-in aliases, except those
-    that the file gives to another organ.
+    organ without other names is `Brain = []`. Names in a list of their own are parts that are united:
+    `Brain = [["Cerebrum", "Cerebellum"], "whole brain"]`. Organs the package knows keep their built-in aliases, except
+    those that the file gives to another organ.
 
     Two lines about sides may stand beside them: `left_right_pairs = [["eye1", "eye2"]]` lists all pairs, and
     `mirror_left_right = false` trains without mirroring. TOML wants them above `[labels]`. Below it they are read, too.
@@ -225,22 +310,31 @@ def load_label_table(path: Path) -> LabelTable:
         raise ValueError(f'label table {path.name} has no [labels] section; write [labels], then Eye_L = ["eye_left"]')
     sides = _side_lines(content, where=f"label table {path.name}")
     given: dict[str, tuple[str, ...]] = {}
+    parts: dict[str, tuple[str, ...]] = {}
     for name, aliases in lines.items():
         if name in sides:
             continue
         aliases = [aliases] if isinstance(aliases, str) else aliases
-        if not isinstance(aliases, list) or not all(isinstance(alias, str) for alias in aliases):
+        lists = [alias for alias in aliases if isinstance(alias, list)] if isinstance(aliases, list) else []
+        flat = [alias for one in aliases for alias in (one if one in lists else [one])] if lists else aliases
+        if not isinstance(flat, list) or not all(isinstance(alias, str) for alias in flat):
             raise ValueError(
                 f'label table {path.name}: {name} = {aliases!r} is not a list of names, such as ["Chiasm"]'
             )
-        given[name] = tuple(aliases)
+        given[name] = tuple(flat)
+        parts[name] = tuple(part for one in lists for part in one)
     claimed = {normalise_name(alias): name for name, aliases in given.items() for alias in (name, *aliases)}
     for name, aliases in built_in_aliases(given).items():
         free = [alias for alias in aliases if claimed.get(normalise_name(alias), name) == name]
         given[name] = tuple(dict.fromkeys((*given[name], *free)))
     where = f"label table {path.name}"
-    pairs = check_pairs(sides.get(PAIRS_KEY), given, where=where)
-    return LabelTable(tuple(given), given, pairs, check_mirroring(sides, where=where))
+    return LabelTable(
+        tuple(given),
+        given,
+        stated_pairs=check_pairs(sides.get(PAIRS_KEY), given, where=where),
+        mirror_left_right=check_mirroring(sides, where=where),
+        parts={name: names for name, names in parts.items() if names},
+    )
 
 
 def _side_lines(content: Mapping, *, where: str) -> dict:

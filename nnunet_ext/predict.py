@@ -337,8 +337,9 @@ class _Run:
             "peak_memory_mb": peak_memory_mb(),
         }
 
-    def write(self, case: PredictionCase, mask: sitk.Image) -> None:
-        """The case's files; the label map last, so that where it is, the case is finished."""
+    def write(self, case: PredictionCase, mask: sitk.Image) -> list[str]:
+        """The case's files; the label map last, so that where it is, the case is finished. What was left out of them."""
+        notes: list[str] = []
         if self.rtstruct:
             from nnunet_ext.rtstruct_writer import write_rtstruct
 
@@ -346,17 +347,21 @@ class _Run:
             labels = self.predictor.dataset_json["labels"]
             organs = {n: v for n, v in labels.items() if v != 0 and n not in self.predictor.left_out}
             described = f"{self.predictor.models[-1].name} {self.model_sha256[:12]}"
-            write_rtstruct(mask, case.reference_series, self.outputs(case.name)[0], labels=organs, model=described)
+            write_rtstruct(
+                mask, case.reference_series, self.outputs(case.name)[0], labels=organs, model=described, notes=notes
+            )
         write_image(mask, self.outputs(case.name)[-1])
+        return notes
 
     def finish(self, case: PredictionCase, record: dict, written: Future) -> None:
         """Wait until a case is written, and say so."""
         try:
-            _, write_s = written.result()
+            notes, write_s = written.result()
         except Exception as error:
             self.fail(case.name, case.public(in_one_line(error)))
             return
-        self.record(case.name, {**record, "write_s": round(write_s, 2)})
+        record = {**record, "warnings": [*record["warnings"], *notes], "write_s": round(write_s, 2)}
+        self.record(case.name, record)
         self.summary.written.append(case.name)
         if record["warnings"]:
             self.summary.warnings[case.name] = record["warnings"]

@@ -1,6 +1,7 @@
 """RTSTRUCT that a planning system files with the patient and opens beside the CT.
 
-Patient and study are copied from the CT's own headers, in its character set; the structure set is a new series of the
+Patient and study are copied from the CT's own headers, in its character set, or in UTF-8 if an organ's name needs other
+letters. An element of the CT whose value breaks the standard is left out and said. The structure set is a new series of the
 same study, in the CT's frame of reference, and refers to every image of the series. Contours run along the edges of the
 voxels, so `rtstruct.rasterise` gives the mask back voxel by voxel. Each lies in the plane of one image, where planning
 systems look for it; also for a tilted gantry, whose images are parallel. A hole is cut by a keyhole: one contour that
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -24,12 +25,13 @@ from scipy import ndimage
 
 from nnunet_ext import __version__
 from nnunet_ext.dicom_series import Series, Slice, find_series, series_grid
+from nnunet_ext.dicom_text import element_text, stated_charsets, tolerant_dicom
 from nnunet_ext.files import check_folder, check_output_file, read_json
 from nnunet_ext.geometry import back_to_grid, grid_difference, orientation_code, same_grid
 from nnunet_ext.image_io import image_stem, label_map_of, read_label_map, shown_values
 from nnunet_ext.labels import load_label_table
 from nnunet_ext.nnunet_folders import PREDICTIONS_REMEDY, need, read_dataset_json
-from nnunet_ext.rtstruct import readable_text, tolerant_dicom, trace_mask
+from nnunet_ext.rtstruct import DAMAGE, trace_mask
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +44,9 @@ _RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
 _STUDY = "1.2.840.10008.3.1.2.3.1"  # retired, and what planning systems write as the class of the referenced study
 _IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 _UTF_8 = "ISO_IR 192"
+_CHARACTER_SET = 0x00080005
+#: Types whose values have a form that can be checked.
+_FORMATTED = {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI", "UR"}
 
 #: Patient and study as the images have them: what must be there, empty where unknown, and what may be left out.
 _COPIED = (
@@ -63,6 +68,7 @@ def rtstruct(
     *,
     labels_file: Path | None = None,
     dataset_json: Path | None = None,
+    notes: list[str] | None = None,
 ) -> list[str]:
     """Write the organs of a label map file as RTSTRUCT of the CT series they were contoured on.
 
@@ -72,6 +78,7 @@ def rtstruct(
         out: File to write.
         labels_file: Label table, see `labels.load_label_table`.
         dataset_json: `dataset.json` with the labels. Without either, the one beside the mask, or one folder above.
+        notes: See `write_rtstruct`.
 
     Returns:
         Organs without a voxel: they are in the structure set, without contours.
@@ -98,7 +105,7 @@ def rtstruct(
     if manifest.is_file():
         models = read_json(manifest, {"models?": [str]}, remedy=PREDICTIONS_REMEDY).get("models", [])
     series = _series_of(label_map, Path(ct_series))
-    return write_rtstruct(label_map, series, out, labels=labels, model=", ".join(map(str, models[-1:])))
+    return write_rtstruct(label_map, series, out, labels=labels, model=", ".join(map(str, models[-1:])), notes=notes)
 
 
 def _series_of(label_map: sitk.Image, folder: Path) -> Series:
@@ -136,6 +143,7 @@ def write_rtstruct(
     *,
     labels: Mapping[str, int],
     model: str = "",
+    notes: list[str] | None = None,
 ) -> list[str]:
     """Write the organs of a label map as RTSTRUCT of the series they were contoured on.
 
@@ -147,6 +155,7 @@ def write_rtstruct(
             gives the organs' numbers and colours, which are those of `overlays.colours`.
         model: What drew the contours, for the description of every organ; its first 64 characters go there, all of
             it into the description of the structure set.
+        notes: Takes one line for everything of the CT's header that is left out.
 
     Returns:
         Organs without a voxel. They are in the structure set as organs without contours, and named in its description.
@@ -174,7 +183,7 @@ def write_rtstruct(
         )
     contours = {organ: _contours(organ, np.isin(array, values), grid, planes) for organ, values in organs.items()}
     empty = [organ for organ, polygons in contours.items() if not polygons]
-    write_contours(contours, series, out, labels=labels, model=model)
+    write_contours(contours, series, out, labels=labels, model=model, notes=notes)
     return empty
 
 
@@ -210,6 +219,7 @@ def write_contours(
     labels: Mapping[str, int] | None = None,
     model: str = "",
     headers: Mapping[str, object] | None = None,
+    notes: list[str] | None = None,
 ) -> None:
     """Write closed planar contours as RTSTRUCT of a series.
 
@@ -220,6 +230,7 @@ def write_contours(
         labels: All organs in label order, for the colours; None for those of `contours`.
         model: See `write_rtstruct`.
         headers: More elements by keyword; they win over ours.
+        notes: See `write_rtstruct`.
 
     Raises:
         ValueError: See `write_rtstruct`; also if a name is no name of a structure.
@@ -230,7 +241,7 @@ def write_contours(
     out = Path(out)
     with tolerant_dicom():
         image = pydicom.dcmread(series.paths[0], stop_before_pixels=True, force=True)
-        dataset = _structure_set(contours, series, image, labels, model)
+        dataset = _structure_set(contours, series, image, labels, model, [] if notes is None else notes)
         for keyword, value in (headers or {}).items():
             setattr(dataset, keyword, value)
         dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
@@ -245,7 +256,12 @@ def write_contours(
 
 
 def _structure_set(
-    contours: Mapping[str, Sequence[np.ndarray]], series: Series, image, labels: Mapping[str, int] | None, model: str
+    contours: Mapping[str, Sequence[np.ndarray]],
+    series: Series,
+    image,
+    labels: Mapping[str, int] | None,
+    model: str,
+    notes: list[str],
 ):
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import generate_uid
@@ -253,16 +269,17 @@ def _structure_set(
     from nnunet_ext.overlays import colours
 
     uids = {
-        "SOPClassUID": image.get("SOPClassUID"),
         "StudyInstanceUID": series.study_uid,
         "SeriesInstanceUID": series.uid,
         "FrameOfReferenceUID": series.frame_of_reference_uid,
         "SOPInstanceUID": all(one.sop_uid for one in series.slices),
+        "SOPClassUID": image.get("SOPClassUID"),
     }
     if missing := [keyword for keyword, uid in uids.items() if not uid]:
         raise ValueError(
             f"the series has no {', '.join(missing)}: no planning system could place contours on it; export it again"
         )
+    _check_names(contours)
     software = f"nnunet_ext {__version__}"
     drawn_by = f"{software}: {model}" if model else software
     empty = [organ for organ, polygons in contours.items() if not len(polygons)]
@@ -271,7 +288,7 @@ def _structure_set(
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = _IMPLICIT_LITTLE_ENDIAN
-    _copy_patient_and_study(image, dataset, "".join((*contours, model)))
+    _copy_patient_and_study(image, dataset, "".join((*contours, model)), notes)
     now = datetime.now()
     for moment in ("InstanceCreation", "Series", "StructureSet"):
         setattr(dataset, f"{moment}Date", now.strftime("%Y%m%d"))
@@ -292,10 +309,9 @@ def _structure_set(
     dataset.RTROIObservationsSequence = []
     colour = colours(labels or {organ: number for number, organ in enumerate(contours, start=1)})
     for number, (organ, polygons) in enumerate(contours.items(), start=1):
-        _check_name(organ)
         roi, drawn, observed = Dataset(), Dataset(), Dataset()
         roi.ROINumber, roi.ROIName, roi.ROIGenerationAlgorithm = number, organ, "AUTOMATIC"
-        roi.ROIGenerationDescription = drawn_by[:64]
+        roi.ROIGenerationDescription = drawn_by.replace("\\", "/")[:64]  # a backslash parts two values
         roi.ReferencedFrameOfReferenceUID = series.frame_of_reference_uid
         drawn.ReferencedROINumber = number
         drawn.ROIDisplayColor = [int(colour[organ][at : at + 2], 16) for at in (1, 3, 5)]
@@ -309,22 +325,74 @@ def _structure_set(
     return dataset
 
 
-def _copy_patient_and_study(image, dataset, our_text: str) -> None:
+def _copy_patient_and_study(image, dataset, our_text: str, notes: list[str]) -> None:
     """Patient and study byte by byte as in the images, or in UTF-8 where our own text may need other letters than theirs."""
-    for keyword in (*_COPIED, *_COPIED_IF_THERE):
-        if keyword not in image:
-            if keyword in _COPIED:
-                setattr(dataset, keyword, "")
-        elif keyword.endswith("Sequence"):
-            dataset[keyword] = image[keyword]
-        elif our_text.isascii():
-            dataset[keyword] = image.get_item(keyword)
-        elif image[keyword].VM > 1:
-            setattr(dataset, keyword, [readable_text(value, image) for value in image[keyword].value])
-        else:
-            setattr(dataset, keyword, readable_text(image[keyword].value, image))
-    if not our_text.isascii():
+    utf_8 = not our_text.isascii()
+    left_out = _copy(image, dataset, (*_COPIED, *_COPIED_IF_THERE), stated_charsets(image), utf_8=utf_8)
+    for keyword in _COPIED:
+        if keyword not in dataset:
+            setattr(dataset, keyword, "")
+    if utf_8:
         dataset.SpecificCharacterSet = _UTF_8
+    notes += [f"{keyword} of the CT breaks the DICOM standard: left out of the RTSTRUCT" for keyword in left_out]
+
+
+def _copy(source, target, keys: Iterable, charsets: Sequence[str], *, utf_8: bool) -> list[str]:
+    """Copy elements whose value is what their type asks for; keywords of the others.
+
+    Args:
+        source: pydicom's dataset, or an item of a sequence.
+        target: Takes the elements.
+        keys: Keywords or tags.
+        charsets: Of the file.
+        utf_8: Whether text is written in UTF-8 and not byte by byte.
+    """
+    from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
+    from pydicom.dataelem import DataElement
+    from pydicom.dataset import Dataset
+    from pydicom.tag import Tag
+    from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR
+
+    charsets = stated_charsets(source) or charsets
+    left_out = []
+    for key in keys:
+        tag = Tag(key)
+        if tag not in source or (utf_8 and tag == _CHARACTER_SET):
+            continue
+        raw = source.get_item(tag)
+        try:
+            vr = str(raw.VR or (dictionary_VR(tag) if dictionary_has_tag(tag) else "UN"))
+            if vr == "SQ":
+                items = []
+                for item in source[tag].value:
+                    items.append(Dataset())
+                    left_out += _copy(item, items[-1], list(item.keys()), charsets, utf_8=utf_8)
+                target.add(DataElement(tag, "SQ", items))
+            elif vr not in CUSTOMIZABLE_CHARSET_VR:
+                if vr in _FORMATTED and tag != _CHARACTER_SET:  # which may be wrong, and yet the bytes are the CT's
+                    _check_value(raw, vr)
+                target.add(source[tag])
+            elif utf_8:
+                text = element_text(source, tag, charsets)
+                several = "\\" in text and vr in ("LO", "SH", "PN", "UC")
+                target.add(DataElement(tag, vr, text.split("\\") if several else text))
+            else:
+                target[tag] = raw
+        except (*DAMAGE, ValueError, ArithmeticError):
+            left_out.append(keyword_for_tag(tag) or str(tag))
+    return left_out
+
+
+def _check_value(raw, vr: str) -> None:
+    """ValueError unless the values of an element are what its type asks for: numbers, dates, times, codes."""
+    from pydicom.config import RAISE
+    from pydicom.valuerep import validate_value
+
+    values = raw.value
+    if isinstance(values, bytes):
+        values = values.decode("ascii").strip(" \x00").split("\\")
+    for value in [values] if isinstance(values, str) or not hasattr(values, "__iter__") else values:
+        validate_value(vr, str(value if value is not None else "").strip(), RAISE)
 
 
 def _references(series: Series, sop_class: str):
@@ -371,11 +439,20 @@ def _drawing(polygons: Sequence[np.ndarray], series: Series, sop_class: str) -> 
     return items
 
 
-def _check_name(organ: str) -> None:
-    if not 1 <= len(organ) <= 64 or "\\" in organ:
-        raise ValueError(f"{organ!r} cannot be the name of a structure: it needs 1 to 64 characters and no backslash")
-    if len(organ) > LONGEST_NAME:
-        logger.warning("%s: planning systems may cut the name after %d characters", organ, LONGEST_NAME)
+def _check_names(organs: Iterable[str]) -> None:
+    cut: dict[str, str] = {}
+    for organ in organs:
+        if not 1 <= len(organ) <= 64 or "\\" in organ or not organ.isprintable():
+            raise ValueError(
+                f"{organ!r} cannot be the name of a structure: it needs 1 to 64 characters, no backslash and no control "
+                "character"
+            )
+        if len(organ) > LONGEST_NAME:
+            logger.warning("%s: planning systems may cut the name after %d characters", organ, LONGEST_NAME)
+        other = cut.setdefault(organ[:LONGEST_NAME], organ)
+        if other != organ:
+            logger.warning("%s and %s have the same first %d characters: planning systems that cut names cannot tell them "
+                           "apart", other, organ, LONGEST_NAME)  # fmt: skip
 
 
 def _decimal(value: float) -> str:

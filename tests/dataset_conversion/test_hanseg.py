@@ -80,6 +80,16 @@ def test_ct_alone_works_and_a_missing_file_or_channel_is_named(tmp_path: Path):
     assert wrong.failed["case_01"] == "HaN-Seg has no channel T2, only CT and T1: pass --modalities CT T1"
 
 
+def test_two_versions_of_an_organ_are_refused(tmp_path: Path):
+    root = write_hanseg(tmp_path / "a")
+    folder = root / "set_1" / "case_02"
+    source = folder / "case_02_OAR_OpticNrv_L.seg.nrrd"
+    sitk.WriteImage(sitk.ReadImage(str(source)), str(folder / "case_02_OAR_OpticNerve_L.seg.nrrd"), True)
+    summary = run(root)
+    assert summary.written == ["case_01"]
+    assert "OpticNrv_L is drawn twice, as case_02/case_02_OAR_OpticNerve_L.seg.nrrd and" in summary.failed["case_02"]
+
+
 def test_a_git_lfs_pointer_is_named(tmp_path: Path):
     root = write_hanseg(tmp_path / "a")
     (root / "set_1" / "case_02" / "case_02_IMG_CT.nrrd").write_text("version https://git-lfs.github.com/spec/v1\n")

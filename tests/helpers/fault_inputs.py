@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import SimpleITK as sitk
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 
 from nnunet_ext.labels import ORGANS
 
@@ -57,3 +60,11 @@ def scored(phantom_files: Path, folder: Path, n_cases: int = 2) -> Path:
     for place in (folder, folder / "pred"):
         (place / "dataset.json").write_text(json.dumps({**content, "file_ending": ".nii.gz"}), encoding="utf-8")
     return folder
+
+
+def set_raw(dataset: pydicom.Dataset, keyword: str, value: bytes) -> None:
+    """Put the bytes of a value, whatever its type and the character set say."""
+    tag = Tag(tag_for_keyword(keyword))
+    value += b" " * (len(value) % 2)
+    vr = dictionary_VR(tag)
+    dataset._dict[tag] = RawDataElement(tag, vr, len(value), value, 0, True, True)

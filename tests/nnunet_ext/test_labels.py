@@ -102,6 +102,8 @@ def test_an_alias_given_to_another_organ_beats_the_built_in_one(tmp_path: Path):
         ("[organs]\nA = []\n", "no \\[labels\\]"),
         ("[labels]\n", "names no organ"),
         ("[labels]\nA = 3\n", "A = 3 is not a list"),
+        ('[labels]\nA = [["x", 3]]\n', "is not a list of names"),
+        ('[labels]\nA = [["x", ["y"]]]\n', "is not a list of names"),
         ('[labels]\nA = ["x"]\nB = ["X"]\n', "'X' stands for both 'A' and 'B'"),
         ("[labels]\nbackground = []\n", "background"),
         ('[labels]\nA = ["--"]\n', "no letter"),
@@ -121,6 +123,66 @@ def test_load_label_table_raises_when_the_file_is_missing(tmp_path: Path):
 
 def test_two_spellings_of_one_organ_are_no_conflict():
     assert LabelTable(("Lens_L",), {"Lens_L": ("lens l", "LENS-L")}).organ("lensL") == "Lens_L"
+
+
+VERSIONS = [
+    ("OpticNrv_L", "Optic Nerve Left"), ("左眼球", "Eye_L"), ("Chiasm", "optic_chiasma"), ("LENS-LT", "lens lt"),
+    ("Eye_AL", "eye ant left"), ("Linse links", "Lens_L"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("names", VERSIONS)
+def test_two_names_of_one_whole_organ_or_of_one_part_are_two_versions(names):
+    with pytest.raises(ValueError, match="is drawn twice, as first and second; delete or rename one of them"):
+        default_label_table().check_drawn_once(zip(names, ("first", "second"), strict=True))
+
+
+@pytest.mark.parametrize(
+    "names", [("Eye_AL", "Eye_PL"), ("Eye_Ant_L", "eye post left"), ("Eye_L", "Eye_AL"), ("Lens_L", "Lens_R"),
+              ("Brainstem", "Brainstem"), ("右 Eye_A", "Eye_PR")]
+)  # fmt: skip
+def test_parts_other_organs_and_unknown_names_are_drawn_once(names):
+    default_label_table().check_drawn_once((name, name) for name in names)
+
+
+@pytest.fixture
+def own_table(tmp_path: Path) -> LabelTable:
+    path = tmp_path / "organs.toml"
+    path.write_text(
+        '[labels]\nBrain = ["Brain_L", "right brain", "Hirn"]\nGTV = ["GTV 1", "GTV-2", "gross tumour"]\n'
+        'Cortex = [["Grey", "Gyri"], "Rinde"]\nEyes = ["left eye", "Eye_L", "right eye"]\nLevel_2 = ["LN 2", "Level II"]\n',
+        encoding="utf-8",
+    )
+    return load_label_table(path)
+
+
+@pytest.mark.parametrize(
+    ("names", "united"),
+    [
+        (("Brain_L", "right brain"), True),
+        (("Brain", "Hirn"), False),
+        (("GTV 1", "GTV-2"), True),
+        (("GTV", "gross tumour"), False),
+        (("Grey", "Gyri"), True),
+        (("Cortex", "Rinde"), False),
+        (("left eye", "right eye"), True),
+        (("left eye", "Eye_L"), False),
+        (("Level_2", "LN 2"), False),  # the number is the organ's own
+    ],
+)
+def test_a_users_aliases_are_parts_by_side_place_number_or_declaration(own_table: LabelTable, names, united: bool):
+    if united:
+        own_table.check_drawn_once((name, name) for name in names)
+        return
+    with pytest.raises(ValueError, match="drawn twice") as caught:
+        own_table.check_drawn_once((name, name) for name in names)
+    assert f'= [["{names[0]}", "{names[1]}"]]' in str(caught.value)
+
+
+def test_parts_that_a_file_declares_stay_with_the_table(own_table: LabelTable):
+    assert own_table.as_dict()["Cortex"] == ["Rinde", ["Grey", "Gyri"]]
+    assert own_table.organ("gyri") == "Cortex"
+    assert (own_table.is_part("GYRI"), own_table.is_part("rinde")) == (True, False)
 
 
 # ------------------------------------------------------------------------------------------------ left and right

@@ -17,9 +17,11 @@ from types import SimpleNamespace
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 import torch
+from fault_inputs import set_raw
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -35,7 +37,7 @@ from nnunet_ext.plausibility import PLANS_KEY, fit_ranges
 from nnunet_ext.predict import model_sha256, predict
 from nnunet_ext.report_messages import in_chinese
 from nnunet_ext.rtstruct import rasterise, read_rtstruct
-from nnunet_ext.rtstruct_writer import write_rtstruct
+from nnunet_ext.rtstruct_writer import write_contours, write_rtstruct
 
 SHAPE = (31, 53, 47)  # z, y, x in RAS order
 SPACING_MM = (2.3, 2.1, 1.3)
@@ -635,6 +637,22 @@ def test_the_rtstruct_holds_the_masks_voxels_and_names_its_ct(run, recorded, tmp
     assert run(rtstruct=True).written == ["case_001"]  # half of what is wanted is not finished
     run(overwrite=True)
     assert not (tmp_path / "out" / "case_001.dcm").exists()  # it would not belong to the new label map
+
+
+def test_a_broken_rtstruct_does_not_stop_it_and_what_the_new_one_leaves_out_is_a_warning(run, recorded, tmp_path):
+    write_patient(tmp_path / "in", tmp_path / "files")
+    (ct,) = (s for s in find_series(tmp_path / "in").images if s.channel == "CT")
+    write_contours({"Eye_L": []}, ct, tmp_path / "in" / "RS")
+    (tmp_path / "in" / "RS").write_bytes((tmp_path / "in" / "RS").read_bytes()[:-300])
+    for path in ct.paths:
+        dataset = pydicom.dcmread(path)
+        set_raw(dataset, "PatientSize", b"1.75 m")
+        dataset.save_as(path)
+    said = ["PatientSize of the CT breaks the DICOM standard: left out of the RTSTRUCT"]
+    summary = run(rtstruct=True)
+    assert (summary.written, summary.failed, summary.warnings) == (["case_001"], {}, {"case_001": said})
+    manifest = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert manifest["cases"]["case_001"]["warnings"] == said
 
 
 def test_an_rtstruct_without_dicom_is_refused_before_anything_is_written(run, tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from fault_inputs import set_raw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -21,6 +22,7 @@ from nnunet_ext.cli import main
 from nnunet_ext.dicom_series import Series, find_series, read_series, series_grid
 from nnunet_ext.dicom_writer import Study, write_series
 from nnunet_ext.overlays import colours
+from nnunet_ext.report_messages import in_chinese
 from nnunet_ext.rtstruct import fill_polygon, rasterise, read_rtstruct, trace_mask
 from nnunet_ext.rtstruct_writer import write_contours, write_rtstruct
 
@@ -356,6 +358,75 @@ def test_a_ct_without_patient_data_gives_empty_ones(tmp_path: Path):
     assert "SpecificCharacterSet" not in dataset
 
 
+def with_iso_2022(folder: Path) -> Series:
+    """A CT whose patient is written in ISO 2022 IR 58, with an ideographic group."""
+    mark = b"\x1b$)A"
+    name = b"Zhang^San=" + mark + "张".encode("gb2312") + b"^" + mark + "三".encode("gb2312")
+    for path in write_ct(folder, **PERSON).paths:
+        edit(path, lambda d: setattr(d, "SpecificCharacterSet", ["", "ISO 2022 IR 58"]))
+
+        def change(d) -> None:
+            person, number = pydicom.Dataset(), mark + "号".encode("gb2312") + b"7"
+            set_raw(person, "PatientID", number)
+            d.OtherPatientIDsSequence = [person]
+            set_raw(d, "PatientName", name)
+            set_raw(d, "OtherPatientIDs", b"a\\" + mark + "乙".encode("gb2312"))
+
+        edit(path, change)
+    return only(folder)
+
+
+def test_iso_2022_stays_byte_by_byte_or_becomes_utf_8_in_sequences_too(tmp_path: Path):
+    ct = with_iso_2022(tmp_path / "ct")
+    image = pydicom.dcmread(ct.paths[0])
+    write_rtstruct(grid(array=label_array()), ct, tmp_path / "bytes", labels=LABELS)
+    dataset = pydicom.dcmread(tmp_path / "bytes")
+    for keyword in ("PatientName", "OtherPatientIDs"):
+        assert dataset.get_item(keyword).value == image.get_item(keyword).value
+    write_rtstruct(grid(array=label_array()), ct, tmp_path / "utf-8", labels={"左晶体": 1, "B": 2, "C": 3})
+    dataset = pydicom.dcmread(tmp_path / "utf-8")
+    assert dataset.SpecificCharacterSet == "ISO_IR 192"
+    assert str(dataset.PatientName) == "Zhang^San=张^三"
+    assert list(dataset.OtherPatientIDs) == ["a", "乙"]
+    assert dataset.OtherPatientIDsSequence[0].PatientID == "号7"
+
+
+UNPARSABLE = {
+    "PatientSize": b"1.75 m", "PatientWeight": b"72,5", "PatientAge": b"53 years", "StudyDate": b"f81d4fae",
+    "StudyTime": b"10 o'clock", "PatientSex": b"female",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("labels", [LABELS, {"左晶体": 1, "B": 2, "C": 3}], ids=["ascii", "utf-8"])
+def test_what_breaks_the_standard_in_the_ct_is_left_out_and_said(tmp_path: Path, labels):
+    for path in write_ct(tmp_path / "ct", **PERSON).paths:
+        edit(path, lambda d: [set_raw(d, keyword, value) for keyword, value in UNPARSABLE.items()])
+    notes: list[str] = []
+    write_rtstruct(grid(array=label_array()), only(tmp_path / "ct"), tmp_path / "rs", labels=labels, notes=notes)
+    dataset = pydicom.dcmread(tmp_path / "rs")
+    assert {keyword: dataset.get(keyword) for keyword in UNPARSABLE if dataset.get(keyword)} == {}
+    assert (dataset.StudyDate, dataset.PatientSex, "PatientSize" in dataset) == ("", "", False)
+    assert (dataset.PatientBirthDate, dataset.StudyID) == ("19700102", "77")
+    assert sorted(notes) == sorted(
+        f"{keyword} of the CT breaks the DICOM standard: left out of the RTSTRUCT" for keyword in UNPARSABLE
+    )
+    assert all(in_chinese(note) for note in notes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pydicom.config.settings, "reading_validation_mode", pydicom.config.RAISE)
+        assert len(list(pydicom.dcmread(tmp_path / "rs").iterall())) > 100  # every value is what its type asks for
+
+
+def test_the_verb_says_what_it_left_out(folder: Path, capsys):
+    for path in (folder / "dicom" / "a").iterdir():
+        edit(path, lambda d: set_raw(d, "PatientSize", b"1.75 m"))
+    argv = ["rtstruct", str(folder / "masks" / "case.nii.gz"), str(folder / "dicom"), "-o", str(folder / "rs.dcm")]
+    assert main(argv) == 0
+    assert (
+        capsys.readouterr().err
+        == "warning: PatientSize of the CT breaks the DICOM standard: left out of the RTSTRUCT\n"
+    )
+
+
 # ------------------------------------------------------------------------------------------------ refusals
 
 
@@ -376,6 +447,7 @@ def test_a_label_map_on_another_grid_is_refused_and_both_grids_named(ct: Series,
         (0 * label_array(), LABELS, "is empty, none of Lens_L, Cavity, Border, Brainstem has a voxel"),
         (label_array(), {"Lens_L": 1, "a\\b": 2, "c": 3}, "cannot be the name of a structure"),
         (label_array(), {"Lens_L": 1, "x" * 65: 2, "c": 3}, "cannot be the name of a structure"),
+        (label_array(), {"Lens_L": 1, "a\x1b$)Ab": 2, "c": 3}, "cannot be the name of a structure"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(ct: Series, tmp_path: Path, array, labels, message: str):
@@ -397,6 +469,20 @@ def test_a_name_that_planning_systems_cut_is_said(ct: Series, tmp_path: Path, ca
             grid(array=label_array()), ct, tmp_path / "rs", labels={"Glnd_Submandibular_L": 1, "B": 2, "C": 3}
         )
     assert "Glnd_Submandibular_L: planning systems may cut the name after 16" in caplog.text
+
+
+def test_names_that_are_cut_to_the_same_are_said_and_64_chinese_letters_are_written(ct: Series, tmp_path: Path, caplog):
+    long = "左" * 64  # 192 bytes: the standard counts letters
+    names = {"Glnd_Submandibular_L": 1, "Glnd_Submandibular_R": 2, long: 3}
+    with caplog.at_level(logging.WARNING):
+        write_rtstruct(grid(array=label_array()), ct, tmp_path / "rs", labels=names)
+    assert "Glnd_Submandibular_L and Glnd_Submandibular_R have the same first 16 characters" in caplog.text
+    assert [roi.name for roi in read_rtstruct(tmp_path / "rs").rois] == list(names)
+
+
+def test_a_backslash_in_the_name_of_the_model_is_no_second_value(ct: Series, tmp_path: Path):
+    write_rtstruct(grid(array=label_array()), ct, tmp_path / "rs", labels=LABELS, model="a\\b")
+    assert pydicom.dcmread(tmp_path / "rs").StructureSetROISequence[0].ROIGenerationDescription.endswith(": a/b")
 
 
 def test_a_stopped_write_leaves_the_old_file_and_no_other(ct: Series, tmp_path: Path, monkeypatch):
@@ -479,6 +565,19 @@ def test_dciodvfy_finds_no_error(tmp_path: Path):
     write_rtstruct(grid(array=label_array()), series, tmp_path / "rs", labels=LABELS)
     said = subprocess.run(["dciodvfy", str(tmp_path / "rs")], capture_output=True, text=True)
     assert (said.stdout + said.stderr).split() == ["RTStructureSet"]  # the kind of object, no error and no warning
+
+
+@pytest.mark.skipif(shutil.which("dcmdump") is None, reason="needs dcmdump of dcmtk")
+def test_dcmdump_reads_the_same_names(tmp_path: Path):
+    ct = with_iso_2022(tmp_path / "ct")
+    for labels in (LABELS, {"左晶体": 1, "B": 2, "C": 3}):
+        write_rtstruct(grid(array=label_array()), ct, tmp_path / "rs", labels=labels)
+        said = subprocess.run(["dcmdump", "+L", "+U8", str(tmp_path / "rs")], capture_output=True, check=False)
+        text = said.stdout.decode("utf-8", errors="replace")
+        assert said.returncode == 0, said.stderr
+        assert said.stderr == b""
+        assert "[Zhang^San=张^三]" in text
+        assert all(f"[{name}]" in text for name in labels if name != "background")
 
 
 @pytest.mark.skipif(shutil.which("plastimatch") is None, reason="needs plastimatch")
