@@ -232,7 +232,7 @@ def find_label_maps(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         ending = next((e for e in FILE_ENDINGS if path.name.endswith(e)), None)
-        if ending is None or path.name.startswith(".") or not path.is_file():
+        if ending is None or path.name.startswith(".") or path.is_dir():
             continue
         case = path.name[: -len(ending)]
         if case in found:
