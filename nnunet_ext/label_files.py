@@ -88,7 +88,7 @@ def may_be_labels(path: Path) -> bool:
         return True
     values, counts = np.unique(array, return_counts=True)
     zeros = counts[values == 0].sum() / array.size
-    return values.size <= _MOST_LABEL_VALUES or zeros >= _LEAST_ZEROS
+    return bool(values.size <= _MOST_LABEL_VALUES or zeros >= _LEAST_ZEROS)
 
 
 def is_unread_label_file(path: Path, known: Iterable[str] = ()) -> bool:

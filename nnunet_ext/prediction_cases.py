@@ -47,7 +47,10 @@ class PredictionCase(Protocol):
 
 @dataclass(frozen=True)
 class FilesCase:
-    """Files `<name>_0000<ending>`, ... of an nnU-Net images folder, in the form of the training images."""
+    """Files `<name>_0000<ending>`, ... of an nnU-Net images folder, in the form of the training images.
+
+    Nothing is done to them, also if folders of other cases lie beside them.
+    """
 
     name: str
     files: tuple[Path, ...]
@@ -55,7 +58,6 @@ class FilesCase:
     left_over = ()
 
     def prepare(self, predictor: CascadePredictor, options: ChannelOptions | None) -> PreparedCase:
-        assert options is None
         return predictor.prepare(channel_files(self.name, self.files, predictor.channels))
 
     def public(self, text: str) -> str:
@@ -201,6 +203,8 @@ def find_cases(
     if series_file is not None:
         raise ValueError(f"a series file is for DICOM; {source} holds none, or other images beside it")
     folders, failed = ([], {}) if layout == "files" else subfolders(source)
+    if files:  # logs and notes beside the files are no cases
+        folders = [folder for folder in folders if any(map(image_stem, folder.iterdir()))]
     if not files and not folders and not failed:
         raise FileNotFoundError(
             f"no case in {source}: files must be named <case>_0000{ENDINGS[0]}, <case>_0001{ENDINGS[0]}, ..., or every case "

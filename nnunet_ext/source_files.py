@@ -24,6 +24,7 @@ SYSTEM = "hidden or system files"
 EMPTY = "empty files"
 OTHER_IMAGES = "images that are no channel or organ"
 NO_IMAGES = "files that are no images"
+DICOM = "DICOM files (--layout dicom reads them)"
 OF_FAILED = "files of cases that failed"
 BESIDE = "files beside the cases"
 
@@ -151,13 +152,15 @@ def reason_of(path: Path, problem: str, folder: Path) -> str:
             return EMPTY
     except OSError:
         return UNREADABLE
+    if path.suffix.lower() in (".dcm", ".ima"):
+        return DICOM
     return OTHER_IMAGES if image_stem(path) else NO_IMAGES
 
 
 def reason_of_failed(path: Path, problem: str, folder: Path) -> str:
     """`reason_of` for the files of a case that failed: its images are not odd, only not used."""
     reason = reason_of(path, problem, folder)
-    return OF_FAILED if reason in (OTHER_IMAGES, NO_IMAGES) else reason
+    return OF_FAILED if reason in (OTHER_IMAGES, NO_IMAGES, DICOM) else reason
 
 
 def reason_beside(path: Path, problem: str, folder: Path) -> str:
@@ -208,7 +211,7 @@ class FileCount:
         return [f"{count} {reason}{self._named(reason)}" for reason, count in sorted(self.left_over.items()) if count]
 
     def _named(self, reason: str) -> str:
-        names = [] if reason in (SYSTEM, OF_FAILED) else self.names.get(reason, [])
+        names = [] if reason in (SYSTEM, OF_FAILED, DICOM) else self.names.get(reason, [])
         more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
         return f" [{', '.join(sorted(names)[:_NAMES_SHOWN])}{more}]" if names else ""
 

@@ -39,9 +39,10 @@ def source_layout(source: Path, channels: Sequence[str], *, optional: Sequence[s
     loose = any(path.is_file() and image_stem(path) is None for path in source.iterdir())
     dicom = [folder for folder in without if has_dicom(folder, images_only=True)]
     if dicom or (loose and has_dicom(source, images_only=True, below=False)):
+        where = f"in {len(dicom)} other folders" if dicom else "beside them"
         raise ValueError(
-            f"{source.name} holds {len(complete)} folders with an image file per channel, and DICOM images in "
-            f"{len(dicom) or 'no'} others or beside them; say which to read: pass --layout folders or --layout dicom"
+            f"{source.name} holds {len(complete)} folders with an image file per channel, and DICOM images {where}; say "
+            "which to read: pass --layout folders or --layout dicom"
         )
     return "folders"
 
