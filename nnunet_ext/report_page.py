@@ -28,6 +28,7 @@ from tqdm import tqdm
 from nnunet_ext import __version__
 from nnunet_ext.evaluation import channel_files, find_label_maps, organ_values, organs_not_segmented
 from nnunet_ext.evaluation_summary import EvaluationSummary
+from nnunet_ext.image_io import broken_link
 from nnunet_ext.labels import chinese_name
 from nnunet_ext.overlays import colours
 from nnunet_ext.report_content import Experiment, Report, Table
@@ -155,7 +156,10 @@ def write_predictions_page(
     organs = organ_values(dataset["labels"])
     left_out = organs_not_segmented(predictions, organs)
     found = {}
-    for case in files:
+    for case, file in files.items():
+        if not file.is_file():  # without its organs, the images would look as if nothing was found
+            logger.warning("case '%s' has no viewer: %s", case, broken_link(file))
+            continue
         with suppress(FileNotFoundError):
             found[case] = channel_files(images, case, dataset["channel_names"])
     scores = EvaluationSummary(
