@@ -35,8 +35,9 @@ _UNREAD_ENDINGS = (
     ".mgz", ".mgh", ".img", ".hdr", ".nhdr", ".gipl", ".gipl.gz", ".mnc", ".npy", ".npz", ".h5", ".hdf5", ".mat", ".vtk",
     ".vti", ".vtp", ".stl", ".obj", ".nia", ".zip", ".nii.zip", ".nii.bz2", ".am",
 )  # fmt: skip
-#: A label map has few values, or is zero nearly everywhere. A picture of grey values has many, as noise goes.
-_MOST_LABEL_VALUES, _LEAST_ZEROS = 256, 0.95
+#: Of neighbours in the foreground, this share or more has one value in a label map: at least 86 % in parcellations of the
+#: brain, at most 32 % in images, also in those of 8 bits. Probabilities are told by zeros nearly everywhere.
+_LABEL_NEIGHBOURS_EQUAL, _LABEL_ZEROS = 0.5, 0.95
 
 
 def label_stem(path: Path) -> str | None:
@@ -83,12 +84,21 @@ def is_channel_name(stem: str, modalities: Iterable[str]) -> bool:
 def may_be_labels(path: Path) -> bool:
     """Whether an image that is no channel could hold labels, by its values; also if it cannot be read."""
     try:
-        array = sitk.GetArrayViewFromImage(image := read_image(path))  # noqa: F841 a view needs its image
+        image = read_image(path)
     except (ValueError, OSError):
         return True
+    array = sitk.GetArrayViewFromImage(image)
     values, counts = np.unique(array, return_counts=True)
-    zeros = counts[values == 0].sum() / array.size
-    return bool(values.size <= _MOST_LABEL_VALUES or zeros >= _LEAST_ZEROS)
+    background = values[counts.argmax()]
+    if background == 0 and counts.max() >= _LABEL_ZEROS * array.size:
+        return True
+    pairs = equal = 0
+    for axis in range(3):
+        one, other = (np.moveaxis(array, axis, 0)[part] for part in (slice(1, None), slice(-1)))
+        inside = (one != background) & (other != background)
+        pairs += int(np.count_nonzero(inside))
+        equal += int(np.count_nonzero(inside & (one == other)))
+    return equal >= _LABEL_NEIGHBOURS_EQUAL * pairs
 
 
 def is_unread_label_file(path: Path, known: Iterable[str] = ()) -> bool:

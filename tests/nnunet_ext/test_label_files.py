@@ -99,7 +99,8 @@ def test_the_ending_of_slicer_is_no_part_of_a_name():
     ("values", "labels"),
     [
         (np.random.default_rng(0).integers(0, 2000, SHAPE), False),
-        (np.random.default_rng(0).integers(0, 8, SHAPE), True),
+        (np.random.default_rng(0).integers(0, 200, SHAPE), False),
+        (np.arange(np.prod(SHAPE)).reshape(SHAPE) // 40, True),
         (np.where(np.arange(np.prod(SHAPE)).reshape(SHAPE) < 60, np.linspace(0, 1, np.prod(SHAPE)).reshape(SHAPE), 0), True),
     ],
 )  # fmt: skip
