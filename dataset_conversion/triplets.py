@@ -18,9 +18,10 @@ import logging
 import os
 import re
 import shutil
+import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Protocol
@@ -30,6 +31,7 @@ import SimpleITK as sitk
 
 from nnunet_ext import dicom_cases
 from nnunet_ext.channels import ChannelOptions, prepare_channels, reference_channel
+from nnunet_ext.dicom_series import label_modality
 from nnunet_ext.files import check_output_folder, in_one_line, read_json
 from nnunet_ext.folder_lock import holding, owned_folder
 from nnunet_ext.geometry import (
@@ -38,19 +40,35 @@ from nnunet_ext.geometry import (
     grid_difference,
     grid_tolerance_mm,
     orientation_code,
+    place_in,
     resample_labels,
     same_grid,
     to_canonical,
 )
 from nnunet_ext.image_io import (
+    MODALITY_ALIASES,
+    broken_link,
     find_channel_files,
     image_files,
     image_stem,
     label_map_of,
     read_image,
+    refuse_no_file,
     shown_values,
     whole_labels,
     write_image,
+)
+from nnunet_ext.label_files import (
+    SLICER_ENDING,
+    is_channel_name,
+    is_unread_label_file,
+    label_stem,
+    may_be_labels,
+    organs_of,
+    read_segments,
+    read_slicer_labels,
+    without_label_words,
+    words_of,
 )
 from nnunet_ext.labels import (
     MIRROR_KEY,
@@ -66,6 +84,22 @@ from nnunet_ext.preview import FOLDER as PREVIEWS
 from nnunet_ext.preview import PAGE, draw_previews, write_conversion_page
 from nnunet_ext.processes import KILLED, run_in_processes
 from nnunet_ext.registration import RegistrationOptions
+from nnunet_ext.source_files import (
+    BROKEN,
+    CLOSED,
+    OTHER_IMAGES,
+    READ_ALREADY,
+    FileCount,
+    count_files,
+    is_system,
+    reason_beside,
+    reason_of,
+    reason_of_failed,
+    subfolders,
+    total,
+    walk,
+)
+from nnunet_ext.source_layout import source_layout
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +138,7 @@ class ConversionSummary:
             nothing else of these cases is in the dataset.
         warnings: Case -> lines worth reading, for the cases written now.
         listing: After a dry run, what would be taken for what.
+        files: What became of every file below the source.
     """
 
     dataset_folder: Path
@@ -112,6 +147,7 @@ class ConversionSummary:
     failed: dict[str, str] = field(default_factory=dict)
     warnings: dict[str, list[str]] = field(default_factory=dict)
     listing: list[str] = field(default_factory=list)
+    files: FileCount = field(default_factory=FileCount)
 
 
 @dataclass(frozen=True)
@@ -133,13 +169,15 @@ class Case(Protocol):
     """What a kind of source (folders, DICOM) hands over per case; also runs in worker processes, so it pickles.
 
     `name` is what messages call the case, `identifier` what nnU-Net calls it, `ignored` what was found beside its
-    images and not used. No attribute or result that is written or printed may name a patient.
+    images and not used, `files` the count of its files. No attribute or result that is written or printed may name a
+    patient.
     """
 
     name: str
     identifier: str
     test: bool
     ignored: list[str]
+    files: FileCount
 
     @property
     def has_labels(self) -> bool: ...
@@ -179,6 +217,7 @@ class _Case:
     label_files: dict[str | None, list[Path]]
     ignored: list[str]
     notes: tuple[str, ...] = ()
+    files: FileCount = field(default_factory=FileCount)
 
     @property
     def name(self) -> str:
@@ -192,6 +231,11 @@ class _Case:
         paths = [*self.images.values(), *(path for paths in self.label_files.values() for path in paths)]
         files = sorted({file for path in paths for file in image_files(path)})
         return {path.relative_to(self.folder).as_posix(): path for path in files}
+
+    def used_files(self) -> tuple[set[Path], set[Path]]:
+        """Files of the channels, files of the labels."""
+        labels = [path for paths in self.label_files.values() for path in paths]
+        return tuple({file for path in paths for file in image_files(path)} for paths in (self.images.values(), labels))
 
     def roles(self) -> dict:
         return {
@@ -212,7 +256,22 @@ class _Case:
     def read_labels(
         self, images: Mapping[str, sitk.Image], table: LabelTable, warnings: list[str]
     ) -> tuple[sitk.Image, dict[str, int]]:
-        return _label_map(self, table) if None in self.label_files else _merged_masks(self, table, warnings)
+        if None not in self.label_files:
+            return _merged_masks(self, table, warnings)
+        path = self.label_files[None][0]
+        segments = _is_slicer(path) and read_segments(path)
+        labels, counts = read_slicer_labels(path, table, warnings) if segments else _label_map(self, table)
+        drawn = [organ for organ, voxels in counts.items() if voxels]
+        if not segments and image_stem(path).lower() not in LABEL_MAP_NAMES and len(drawn) == 1 < len(table.names):
+            raise ValueError(
+                f"{path.name} holds one value, that of {drawn[0]}, so it could be the mask of anything; name it "
+                f"{drawn[0]}{path.name[len(image_stem(path)) :]}, or label{path.name[len(image_stem(path)) :]}"
+            )
+        if not _is_slicer(path):
+            return labels, counts
+        # 3D Slicer writes only the part of the grid that holds segments.
+        placed = (place_in(to_canonical(labels), to_canonical(image)) for image in images.values())
+        return next((whole for whole in placed if whole is not None), labels), counts
 
     def describe(self, table: LabelTable) -> list[str]:
         lines = [f"{modality} <- {path.name}" for modality, path in self.images.items()]
@@ -221,7 +280,10 @@ class _Case:
         if self.label_files and None not in self.label_files:
             lacking = [organ for organ in table.names if organ not in self.label_files]
             lines += [f"no mask of {', '.join(lacking)}"] if lacking else []
-        return lines + ([f"left over: {', '.join(self.ignored)}"] if self.ignored else [])
+        lines += [f"left over: {', '.join(self.ignored)}"] if self.ignored else []
+        # The images are named above.
+        others = [reason for reason in self.files.reasons() if OTHER_IMAGES not in reason]
+        return lines + ([f"also left over: {', '.join(others)}"] if others else [])
 
     def public(self, text: str) -> str:
         return text
@@ -263,6 +325,7 @@ def convert(
     layout: str = "auto",
     series_file: Path | None = None,
     key_file: Path | None = None,
+    unlabelled: bool = False,
     dry_run: bool = False,
     n_processes: int = 2,
     allow_non_hu: bool = False,
@@ -291,10 +354,11 @@ def convert(
         labels_file: TOML label table (`load_label_table`); the seven organs of `ORGANS` if None. What it says about left
             and right goes into `dataset.json`.
         test_cases: Names of cases that go to `imagesTs` (and `labelsTs`). So do cases without labels.
-        layout: `folders`, `dicom`, `hanseg`, or `auto` to look what is there.
+        layout: `folders`, `dicom`, `hanseg`, or `auto` to look what is there (`source_layout`).
         series_file: DICOM only: TOML file that says which series is which channel (see `dicom_cases`).
         key_file: DICOM only: the private file that says which patient each case is; `DatasetID_NAME.key.csv` beside the
             dataset folder if None.
+        unlabelled: A case without recognised labels goes to the test set even if files beside its images could be labels.
         dry_run: Only say what would be taken for what (`list_cases`); nothing is written, `raw_folder` need not be set.
         n_processes: Cases converted at the same time. More than one starts new Python processes, so a script needs
             `if __name__ == "__main__":`.
@@ -318,7 +382,7 @@ def convert(
         OSError: If the output folder cannot be written, or another run works in it (`folder_lock.FolderInUse`).
     """
     source = Path(source)
-    layout = find_layout(source) if layout == "auto" else layout
+    layout = find_layout(source, modalities) if layout == "auto" else layout
     settings = _Settings(
         _checked_modalities(_default_modalities(layout) if modalities is None else modalities),
         _label_table(layout, labels_file),
@@ -347,16 +411,33 @@ def convert(
             layout=layout,
             series_file=series_file,
             key_file=key_file,
+            unlabelled=unlabelled,
             show_progress=show_progress,
         )
-        return ConversionSummary(Path(f"Dataset{dataset_id:03d}_{name}"), failed=listing.failed, listing=listing.lines)
+        return ConversionSummary(
+            Path(f"Dataset{dataset_id:03d}_{name}"),
+            failed=listing.failed,
+            listing=listing.lines,
+            files=listing.files,
+        )
     dataset = _dataset_folder(raw_folder, dataset_id, name)
     if n_processes < 1:
         raise ValueError(f"n_processes is {n_processes}; at least 1 is needed")
     if key_file is None:
         key_file = dataset.with_name(f"{dataset.name}.key.csv")
     return _convert_into(
-        dataset, source, name, layout, settings, test_cases, series_file, key_file, n_processes, show_progress, preview
+        dataset,
+        source,
+        name,
+        layout,
+        settings,
+        test_cases,
+        series_file,
+        key_file,
+        unlabelled,
+        n_processes,
+        show_progress,
+        preview,
     )
 
 
@@ -370,6 +451,7 @@ def _convert_into(
     test_cases: Sequence[str],
     series_file: Path | None,
     key_file: Path,
+    unlabelled: bool,
     n_processes: int,
     show_progress: bool,
     preview: bool,
@@ -378,12 +460,13 @@ def _convert_into(
     if layout == "dicom":
         numbered = any((dataset / "provenance").glob("case_*.json"))
         dicom_cases.check_key(Path(key_file), dataset, numbered=numbered)
-    gathered = _gather(source, layout, settings, test_cases, series_file, Path(key_file), show_progress)
+    gathered = _gather(source, layout, settings, test_cases, series_file, Path(key_file), unlabelled, show_progress)
 
     summary = ConversionSummary(dataset, failed=dict(gathered.failed))
     hashed = _hashed_source(source, dataset)
     _check_other_cases(dataset, set(gathered.identifiers.values()), settings, hashed)
     _check_writable(dataset)
+    _remove_renamed(dataset, gathered.identifiers)
     if layout == "dicom":
         dicom_cases.write_key(gathered.key_rows, Path(key_file))
     jobs = [_Job(case, settings, dataset, preview, hashed) for case in gathered.cases]
@@ -418,7 +501,8 @@ def _convert_into(
             if take_out:  # without a record at most half a case, of a run that was killed
                 _remove_case(dataset, identifier)
         _write_dataset_json(dataset, name, settings)
-        _write_page(dataset, summary.failed, settings)
+        summary.files = total(gathered.counts, gathered.beside, summary.failed)
+        _write_page(dataset, summary.failed, settings, summary.files)
     finally:
         shutil.rmtree(dataset / ".partial", ignore_errors=True)
         _remove_empty_folders(dataset)
@@ -433,10 +517,11 @@ def _convert_into(
 
 @dataclass
 class Listing:
-    """What `convert` would do: lines to print, and case -> why it cannot be converted."""
+    """What `convert` would do: lines to print, case -> why it cannot be converted, and the count of all files."""
 
     lines: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    files: FileCount = field(default_factory=FileCount)
 
 
 def list_cases(
@@ -448,20 +533,23 @@ def list_cases(
     layout: str = "auto",
     series_file: Path | None = None,
     key_file: Path | None = None,
+    unlabelled: bool = False,
     show_progress: bool = True,
 ) -> Listing:
-    """What `convert` would take for what, what is left over and which case lacks what; headers are read, nothing is written.
+    """What `convert` would take for what, what is left over and which case lacks what; nothing is written.
+
+    Headers are read, and of cases without labels the images that could be labels.
 
     Arguments and errors as for `convert`. Without `key_file`, the numbers of DICOM cases are those of a first conversion.
     """
     source = Path(source)
-    layout = find_layout(source) if layout == "auto" else layout
+    layout = find_layout(source, modalities) if layout == "auto" else layout
     settings = _Settings(
         _checked_modalities(_default_modalities(layout) if modalities is None else modalities),
         _label_table(layout, labels_file),
         ChannelOptions(),
     )
-    gathered = _gather(source, layout, settings, test_cases, series_file, key_file, show_progress)
+    gathered = _gather(source, layout, settings, test_cases, series_file, key_file, unlabelled, show_progress)
     lines = []
     cases = []
     for case in gathered.cases:
@@ -476,34 +564,43 @@ def list_cases(
         lines += [f"  {line}" for line in described]
     lines += [f"{name} -> nothing: {reason}" for name, reason in sorted(gathered.failed.items())]
     lines += [*gathered.leftover, *_side_warnings(settings.table)]
+    files = total(gathered.counts, gathered.beside, gathered.failed)
+    lines.append(str(files))
     n = len(cases) + len(gathered.failed)
     lines.append(f"{n} cases ({layout}): {len(cases)} to convert, {len(gathered.failed)} not")
-    return Listing(lines, gathered.failed)
+    return Listing(lines, gathered.failed, files)
 
 
 @dataclass
 class _Gathered:
-    """What a source holds. `identifiers`: nnU-Net's name of every case, also of those that failed."""
+    """What a source holds.
+
+    `identifiers` are nnU-Net's names of all cases, also of those that failed. `counts` are the files of each, `beside` those
+    of no case.
+    """
 
     cases: list[Case] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     identifiers: dict[str, str] = field(default_factory=dict)
     leftover: list[str] = field(default_factory=list)
     key_rows: list[dict[str, str]] = field(default_factory=list)
+    counts: dict[str, FileCount] = field(default_factory=dict)
+    beside: FileCount = field(default_factory=FileCount)
 
 
-def find_layout(source: Path) -> str:
-    """`hanseg`, `folders` or `dicom`, by what a folder holds; `folders` where nothing is recognised."""
+def find_layout(source: Path, modalities: Sequence[str] | None = None) -> str:
+    """`hanseg`, `folders` or `dicom`, by what a folder holds; `folders` where nothing is recognised.
+
+    Raises:
+        ValueError: If some cases are DICOM and others are not.
+    """
     from nnunet_ext.dataset_conversion import hanseg  # the one place that knows all kinds of source
-    from nnunet_ext.dicom_series import has_dicom
 
-    if not source.is_dir():
-        return "folders"
     if hanseg.is_hanseg(source):
         return "hanseg"
-    if any(image_stem(path) for path in source.glob("*/*") if path.is_file()):
-        return "folders"
-    return "dicom" if has_dicom(source) else "folders"
+    return source_layout(
+        source, _checked_modalities(_default_modalities("folders") if modalities is None else modalities)
+    )
 
 
 def _default_modalities(layout: str) -> tuple[str, ...]:
@@ -527,6 +624,7 @@ def _gather(
     test_cases: Sequence[str],
     series_file: Path | None,
     key_file: Path | None,
+    unlabelled: bool,
     show_progress: bool,
 ) -> _Gathered:
     from nnunet_ext.dataset_conversion import hanseg
@@ -544,30 +642,35 @@ def _gather(
             series_file=series_file,
             key_file=key_file,
             test_cases=test_cases,
+            unlabelled=unlabelled,
             show_progress=show_progress,
         )
         gathered = _Gathered(list(found.cases), found.failed, {}, found.leftover, found.key_rows)
+        gathered.counts, gathered.beside = found.counts, found.beside
         gathered.identifiers = {case.name: case.identifier for case in found.cases}
         gathered.identifiers |= {name: name for name in found.failed}
     else:
-        folders = hanseg.case_folders(source) if layout == "hanseg" else _case_folders(source)
+        folders, broken = hanseg.case_folders(source) if layout == "hanseg" else _case_folders(source)
+        gathered.failed |= broken
         identifiers = _identifiers(folders, gathered.failed)
         gathered.identifiers = {folder.name: identifier for folder, identifier in identifiers.items()}
+        gathered.identifiers |= {name: _identifier(name) for name in broken}
+        files, beside = _by_folder(source, folders)
+        gathered.beside = count_files(source, beside, reason=reason_beside)
         for folder in folders:
-            if folder.name in gathered.failed:
-                continue
-            test = folder.name in test_cases
+            used: tuple[set[Path], set[Path]] = set(), set()
             try:
-                if layout == "hanseg":
-                    images = hanseg.find_images(folder, settings.modalities)
-                    masks, ignored = hanseg.find_masks(folder, settings.table)
-                    notes = (hanseg.NOTE,) if len(images) > 1 and not settings.channels.register else ()
-                    case = _Case(folder, identifiers[folder], test, images, masks, ignored, notes)
-                else:
-                    case = _find_case(folder, identifiers[folder], test, settings)
-                gathered.cases.append(case)
+                if folder.name not in gathered.failed:
+                    lost = None if unlabelled else [*files[folder], *_named_after(folder, source, beside)]
+                    case = _find_case(folder, identifiers[folder], folder.name in test_cases, settings, layout, lost)
+                    used = case.used_files()
+                    case = replace(case, files=count_files(folder, files[folder], channels=used[0], labels=used[1]))
+                    gathered.cases.append(case)
             except Exception as error:  # one case must not stop the others
                 gathered.failed[folder.name] = in_one_line(error)
+            reason = reason_of_failed if folder.name in gathered.failed else reason_of
+            count = count_files(folder, files[folder], channels=used[0], labels=used[1], reason=reason)
+            gathered.counts.setdefault(folder.name, FileCount()).add(count)
     unknown = [case for case in test_cases if case not in gathered.identifiers]
     if unknown:
         kind = "a case" if layout == "dicom" else "a folder"
@@ -630,20 +733,51 @@ def _dataset_folder(raw_folder: Path | None, dataset_id: int, name: str) -> Path
     return raw_folder / wanted
 
 
-def _case_folders(source: Path) -> list[Path]:
+def _case_folders(source: Path) -> tuple[list[Path], dict[str, str]]:
+    """Case folders, and names of cases that are broken links -> why they fail."""
     if not source.is_dir():
         raise FileNotFoundError(f"{source} is not a folder; give the folder that holds one folder per case")
-    folders = sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not folders:
+    folders, broken = subfolders(source)
+    if not folders and not broken:
         loose = any(image_stem(path) for path in source.iterdir())
         hint = "it holds images; put each case into a folder of its own" if loose else "it holds no folder"
         raise ValueError(f"{source} has no cases: {hint}")
-    return folders
+    return folders, broken
+
+
+def _by_folder(
+    source: Path, folders: Sequence[Path]
+) -> tuple[dict[Path, list[tuple[Path, str]]], list[tuple[Path, str]]]:
+    """Files of every case folder as `walk` gives them, and those of none."""
+    files: dict[Path, list[tuple[Path, str]]] = {folder: [] for folder in folders}
+    beside = []
+    for path, problem in walk(source):
+        # A folder that is closed is its own file.
+        folder = next((place for place in (path, *path.parents) if place in files), None)
+        (beside if folder is None else files[folder]).append((path, problem))
+    return files, beside
+
+
+def _named_after(folder: Path, source: Path, beside: Sequence[tuple[Path, str]]) -> list[tuple[Path, str]]:
+    """Images directly in the source that have a case's name: they could be its labels."""
+    words = words_of(folder.name)
+    return [
+        (path, problem)
+        for path, problem in beside
+        if path.parent == source and (stem := image_stem(path)) and words_of(stem)[: len(words)] == words
+    ]
+
+
+def _identifier(name: str) -> str:
+    """nnU-Net's case name: letters of any script, digits, `-` and `_` stay, all else becomes `_`."""
+    name = unicodedata.normalize("NFC", name)
+    kept = (c if c in "-_" or unicodedata.category(c)[0] in "LNM" else " " for c in name)
+    return re.sub(" +", "_", "".join(kept))
 
 
 def _identifiers(folders: Sequence[Path], failed: dict[str, str]) -> dict[Path, str]:
     """nnU-Net's case name per folder; folders that would share one are put into `failed`."""
-    identifiers = {folder: re.sub(r"[^A-Za-z0-9_-]+", "_", folder.name) for folder in folders}
+    identifiers = {folder: _identifier(folder.name) for folder in folders}
     groups: dict[str, list[Path]] = {}
     for folder, identifier in identifiers.items():
         groups.setdefault(identifier.casefold(), []).append(folder)
@@ -653,6 +787,14 @@ def _identifiers(folders: Sequence[Path], failed: dict[str, str]) -> dict[Path, 
                 others = " and ".join(repr(other.name) for other in group if other is not folder)
                 failed[folder.name] = f"duplicate case name, {others} is the same; rename one"
     return identifiers
+
+
+def _remove_renamed(dataset: Path, identifiers: Mapping[str, str]) -> None:
+    """Remove what an earlier version wrote for these cases under another name: letters beyond ASCII were `_`."""
+    for path in sorted((dataset / "provenance").glob("*.json")):
+        case = (_read_json(path) or {}).get("case")
+        if case in identifiers and identifiers[case] != path.stem and path.stem not in identifiers.values():
+            _remove_case(dataset, path.stem)
 
 
 def _check_other_cases(dataset: Path, identifiers: set[str], settings: _Settings, source: str) -> None:
@@ -711,27 +853,67 @@ def _check_writable(dataset: Path) -> None:
 # ------------------------------------------------------------------------------------------- finding the files
 
 
-def _find_case(folder: Path, identifier: str, test: bool, settings: _Settings) -> _Case:
-    images = find_channel_files(folder, settings.modalities)
-    label_files, ignored = _find_labels(folder, set(images.values()), settings.table)
-    return _Case(folder, identifier, test, images, label_files, ignored)
+def _find_case(
+    folder: Path,
+    identifier: str,
+    test: bool,
+    settings: _Settings,
+    layout: str,
+    lost: Sequence[tuple[Path, str]] | None,
+) -> _Case:
+    """The case of one folder; `lost`: files that must not be labels if none is recognised."""
+    from nnunet_ext.dataset_conversion import hanseg
+
+    notes: tuple[str, ...] = ()
+    if layout == "hanseg":
+        images = hanseg.find_images(folder, settings.modalities)
+        label_files, ignored = hanseg.find_masks(folder, settings.table)
+        if len(images) > 1 and not settings.channels.register:
+            notes = (hanseg.NOTE,)
+    else:
+        images = find_channel_files(folder, settings.modalities)
+        label_files, ignored = _find_labels(folder, set(images.values()), settings.table)
+    if not label_files and lost is not None:
+        _refuse_lost_labels(folder, lost, images, settings.table)
+    for path in label_files.get(None, ()):
+        if _is_slicer(path) and (segments := read_segments(path)):
+            ignored = [*ignored, *(f"segment {name}" for name in organs_of(segments, settings.table, path)[1])]
+    return _Case(folder, identifier, test, images, label_files, ignored, notes)
+
+
+def _is_slicer(path: Path) -> bool:
+    return path.name.lower().endswith(SLICER_ENDING)
+
+
+def _names_of_case(folder: Path, images: Iterable[Path]) -> list[str]:
+    """Names that say nothing about what a file of the case is: the case's, its images' and the channels'."""
+    channels = [name for names in MODALITY_ALIASES.values() for name in names]
+    return [folder.name, "MR", "MRI", *channels, *(image_stem(path) or "" for path in images)]
 
 
 def _find_labels(folder: Path, images: set[Path], table: LabelTable) -> tuple[dict[str | None, list[Path]], list[str]]:
     """Label files of a case and the names of images that are neither channel nor organ."""
-    free = [path for path in sorted(folder.iterdir()) if path.is_file() and image_stem(path) and path not in images]
+    here = sorted(folder.iterdir())
+    free = [path for path in here if not path.is_dir() and image_stem(path) and path not in images]
     maps = [path for path in free if image_stem(path).lower() in LABEL_MAP_NAMES]
-    subfolders = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name.lower() in MASK_FOLDERS]
-    drawn = [path for sub in subfolders for path in sorted(sub.iterdir()) if path.is_file() and image_stem(path)]
+    masks = [path for path in here if path.is_dir() and path.name.lower() in MASK_FOLDERS]
+    drawn = [path for sub in masks for path in sorted(sub.iterdir()) if not path.is_dir() and image_stem(path)]
     organs: dict[str | None, list[Path]] = {}
-    ignored = []
+    unknown = []
     for path in [*(path for path in free if path not in maps), *drawn]:
         organ = table.organ(image_stem(path))
         if organ is None:
-            ignored.append(path.relative_to(folder).as_posix())
+            unknown.append(path)
         else:
             organs.setdefault(organ, []).append(path)
-    check_files_drawn_once(((image_stem(path), path) for paths in organs.values() for path in paths), table)
+    if not maps:
+        maps = _by_other_names(folder, unknown, organs, table, _names_of_case(folder, images))
+    for path in (*maps, *(path for paths in organs.values() for path in paths)):
+        refuse_no_file(path)
+    ignored = [path.relative_to(folder).as_posix() for path in unknown]
+    names = _names_of_case(folder, images)
+    drawn_once = ((_drawn_name(path, table, names), path) for paths in organs.values() for path in paths)
+    check_files_drawn_once(drawn_once, table)
     if len(maps) > 1:
         raise ValueError(f"there are {len(maps)} label maps, {_names(maps)}; keep one")
     if maps and organs:
@@ -742,6 +924,88 @@ def _find_labels(folder: Path, images: set[Path], table: LabelTable) -> tuple[di
             f"none of the masks {_names(drawn)} is in the label table ({', '.join(table.names)}); add their names as aliases"
         )
     return ({None: maps} if maps else organs), ignored
+
+
+def _drawn_name(path: Path, table: LabelTable, known: Sequence[str]) -> str:
+    """Name of an organ in a mask's file name, without the words that only say that it is a mask."""
+    stem = label_stem(path) or ""
+    return stem if table.organ(stem) else without_label_words(stem, known) or stem
+
+
+def _by_other_names(
+    folder: Path, unknown: list[Path], organs: dict[str | None, list[Path]], table: LabelTable, known: Sequence[str]
+) -> list[Path]:
+    """Label maps among files of unknown names; masks of organs that have none yet are put into `organs`.
+
+    Label maps count only if there are no masks, and files in a folder that is not one of `MASK_FOLDERS` only if there is
+    nothing else: what lies beside labels of the usual names is a draft or a copy. What is found is taken out of `unknown`.
+    """
+    groups = [list(unknown)]
+    if not organs:
+        groups.append(_in_label_folders(folder, known))
+    maps: list[Path] = []
+    masks: dict[str, list[Path]] = {}
+    for group in groups:
+        for path in group:
+            stem = label_stem(path) or ""
+            # In a folder of labels, a file with the case's name is its label map.
+            named = path.parent == folder or is_channel_name(stem, ())
+            rest = without_label_words(stem if named else f"label_{stem}", known)
+            organ = table.organ(stem) or table.organ(rest or "")
+            if organ is None and (rest == "" or _is_slicer(path)):
+                maps.append(path)
+            elif organ is not None and organ not in organs:
+                masks.setdefault(organ, []).append(path)
+        if maps or masks:
+            break
+    maps = [] if organs else maps
+    organs.update(masks)
+    taken = {*maps, *(path for paths in masks.values() for path in paths)}
+    unknown[:] = [path for path in dict.fromkeys([*unknown, *group]) if path not in taken]
+    return maps
+
+
+def _in_label_folders(folder: Path, known: Sequence[str]) -> list[Path]:
+    """Images in folders such as `labels`, `case_rois` or `gt`."""
+    names = [sub for sub in sorted(folder.iterdir()) if sub.is_dir() and sub.name.lower() not in MASK_FOLDERS]
+    subs = [sub for sub in names if without_label_words(sub.name, known) is not None]
+    return [path for sub in subs for path in sorted(sub.iterdir()) if not path.is_dir() and image_stem(path)]
+
+
+def _refuse_lost_labels(
+    folder: Path, files: Sequence[tuple[Path, str]], images: Mapping[str, Path], table: LabelTable
+) -> None:
+    """ValueError where a case without labels has a file that could be its labels: it would become a test case."""
+    used = {file for path in images.values() for file in image_files(path)}
+    known = _names_of_case(folder, images.values())
+    for path, problem in files:
+        below = folder in path.parents
+        if path in used or problem == READ_ALREADY or is_system(path, folder if below else path.parent):
+            continue
+        name = path.relative_to(folder).as_posix() if below else path.name
+        stem, ending = image_stem(path), path.name[len(image_stem(path) or "") :]
+        named = [stem or path.name, *(part for part in Path(name).parts[:-1])]
+        means_labels = any(without_label_words(part, known) is not None for part in named)
+        possible = means_labels or (stem is not None and not is_channel_name(stem, images))
+        if problem and (possible or problem == CLOSED):
+            reason = broken_link(path) if problem == BROKEN else f"{name} is among the {problem}"
+            raise ValueError(f"not recognised as labels: {reason}; or pass --unlabelled")
+        if problem:
+            continue
+        if stem and possible and may_be_labels(path):
+            raise ValueError(
+                f"not recognised as labels: {name}; name it label{ending}, or {table.names[0]}{ending} if it is the mask of "
+                "that organ, or pass --unlabelled"
+            )
+        if not stem and is_unread_label_file(path, known):
+            raise ValueError(
+                f"not recognised as labels: {name}; write it as NIfTI or NRRD and name it label.nii.gz, or pass --unlabelled"
+            )
+        if not stem and (modality := label_modality(path)):
+            raise ValueError(
+                f"not recognised as labels: {name} is a DICOM {modality}, which refers to DICOM images; give these "
+                "with --layout dicom, or write it as label.nii.gz, or pass --unlabelled"
+            )
 
 
 def _names(paths: Sequence[Path], most: int = 4) -> str:
@@ -918,6 +1182,7 @@ def _build(job: _Job, partial: Path) -> tuple[list[str], dict]:
         "reference_channel": name,
         "label_voxels": counts,
         "ignored_files": case.ignored,
+        "files": case.files.as_dict(),
         "warnings": warnings,
     }
     return files, record
@@ -1025,7 +1290,7 @@ def _merged_masks(case: _Case, table: LabelTable, warnings: list[str]) -> tuple[
             if values.size > 2 or (values.size == 2 and values[0] != 0):
                 raise ValueError(f"mask {path.name} of {organ} holds {values.size} values, {shown_values(values.tolist())}; "
                                  "a mask has 0 and one other")  # fmt: skip
-            name = image_stem(path)
+            name = _drawn_name(path, table, _names_of_case(case.folder, case.images.values()))
             drawn[name] = drawn.get(name, np.zeros(array.shape, dtype=bool)) | (array != 0)
         if drawn:
             masks[organ] = unite_parts(organ, drawn, table)
@@ -1140,12 +1405,16 @@ def _write_dataset_json(dataset: Path, name: str, settings: _Settings) -> None:
     os.replace(partial / "dataset.json", dataset / "dataset.json")
 
 
-def _write_page(dataset: Path, failed: Mapping[str, str], settings: _Settings) -> None:
+def _write_page(dataset: Path, failed: Mapping[str, str], settings: _Settings, files: FileCount) -> None:
     """`conversion.html` for the cases that are there, those of earlier runs too."""
     records = [_read_json(path) for path in sorted((dataset / "provenance").glob("*.json"))]
     if any(records):
         write_conversion_page(
-            dataset, cases=[record for record in records if record], failed=failed, label_names=settings.table.names
+            dataset,
+            cases=[record for record in records if record],
+            failed=failed,
+            label_names=settings.table.names,
+            files=files,
         )
     else:
         (dataset / PAGE).unlink(missing_ok=True)

@@ -94,6 +94,7 @@ def _convert(options: Options) -> int:
         print("\n".join(summary.listing))
         return 1 if summary.failed else 0
     print(f"{summary.dataset_folder}: {_counts(summary)}")
+    print(summary.files)
     return _report_failed("convert", summary.failed)
 
 
@@ -117,6 +118,7 @@ def _predict(options: Options) -> int:
         for message in messages:
             print(f"warning: case '{case}': {message}", file=sys.stderr)
     print(f"{options['out']}: {_counts(summary)}")
+    print(summary.files)
     return _report_failed("predict", summary.failed)
 
 
@@ -296,6 +298,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("--test", dest="test_cases", nargs="+", metavar="CASE", help="cases to keep out of training")
     verb.add_argument(
+        "--unlabelled",
+        action="store_true",
+        help="cases without recognised labels are test cases, also if other files beside their images could be labels",
+    )
+    verb.add_argument(
         "--list", dest="dry_run", action="store_true", help="say what would be taken for what, and write nothing"
     )
     verb.add_argument(
@@ -385,6 +392,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     verb.add_argument(
         "--key", dest="key_file", metavar="FILE", type=Path, help="DICOM: private file, which case is which patient"
+    )
+    verb.add_argument(
+        "--layout", choices=("auto", "files", "folders", "dicom"), help="kind of IN; without: look what is there"
     )
     verb.add_argument("--rtstruct", action="store_true", help="DICOM: write an RTSTRUCT beside each label map")
     verb.add_argument("--strict", action="store_true", help="a case with a warning fails")

@@ -46,9 +46,12 @@ from nnunet_ext.dicom_series import (
     without_personal,
 )
 from nnunet_ext.files import in_one_line, read_text, read_toml
+from nnunet_ext.image_io import image_stem
+from nnunet_ext.label_files import is_channel_name, may_be_labels
 from nnunet_ext.labels import LabelTable, normalise_name
 from nnunet_ext.organ_masks import merge_masks, unite_parts
 from nnunet_ext.rtstruct import Roi, StructureSet, rasterise, read_rtstruct
+from nnunet_ext.source_files import OF_FAILED, UNREADABLE, FileCount
 
 _KEY_FIELDS = ("case", "patient_key", "patient_id", "patient_name", "patient_birth_date", "study_instance_uid",
                "frame_of_reference_uid")  # fmt: skip
@@ -68,6 +71,7 @@ class DicomCase:
     ignored: list[str]
     notes: tuple[str, ...]
     personal: frozenset[str]
+    files: FileCount = field(default_factory=FileCount)
 
     @property
     def has_labels(self) -> bool:
@@ -158,12 +162,17 @@ class DicomCase:
 
 @dataclass
 class Found:
-    """What a tree gives: cases, cases that cannot be converted and why, lines on what belongs to none."""
+    """What a tree gives: cases, cases that cannot be converted and why, lines on what belongs to none.
+
+    `counts` are the files of each case, also of those that failed, `beside` the files of none.
+    """
 
     cases: list[DicomCase] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     leftover: list[str] = field(default_factory=list)
     key_rows: list[dict[str, str]] = field(default_factory=list)
+    counts: dict[str, FileCount] = field(default_factory=dict)
+    beside: FileCount = field(default_factory=FileCount)
 
 
 def find_cases(
@@ -175,6 +184,7 @@ def find_cases(
     series_file: Path | None = None,
     key_file: Path | None = None,
     test_cases: Sequence[str] = (),
+    unlabelled: bool = False,
     show_progress: bool = True,
 ) -> Found:
     """Cases of a DICOM tree; nothing is written.
@@ -188,6 +198,7 @@ def find_cases(
         series_file: TOML file that says which series is which channel; see the module's docstring.
         key_file: Earlier key, so that patients keep their numbers; may not exist yet.
         test_cases: Case names that go to the test set.
+        unlabelled: So do cases without RTSTRUCT, even if other files could be their labels.
         show_progress: Show a progress bar over the files.
 
     Raises:
@@ -215,6 +226,8 @@ def find_cases(
         words = frozenset().union(*(tree.personal[series.patient.key] for series in group))
         try:
             case = _case(name, group, claims[id(group)], rules.get(name, {}), modalities, optional, table, words)
+            if table is not None and not case.has_labels and not unlabelled:
+                _refuse_lost_labels(name, case, tree, names, groups)
             found.cases.append(replace(case, test=name in test_cases))
         except Exception as error:  # one case must not stop the others
             found.failed[name] = without_personal(in_one_line(error), words)
@@ -225,9 +238,71 @@ def find_cases(
                 found.cases[at] = replace(case, notes=(*case.notes, note))
     if table is not None:
         _strays(found, groups, names, structures, patients)
-    if _counted(tree):
-        found.leftover.append(f"left over: {_counted(tree)}")
+    _note_unreadable(found, tree, names, groups)
+    _count_files(found, tree, names, groups)
     return found
+
+
+def _count_files(found: Found, tree: Tree, names: Sequence[str], groups: Sequence[Sequence[Series]]) -> None:
+    """Put every file of the tree down to a case or to none; without names, which may be personal."""
+    cases = {case.name: case for case in found.cases}
+    place = {path: name for name, group in zip(names, groups, strict=True) for s in group for path in s.paths}
+    structures = {path for structure in tree.structures for path in structure.paths}
+    used: set[Path] = set()
+    for name in names:
+        count = found.counts[name] = FileCount()
+        if name in cases:
+            channels = {path for series in cases[name].series.values() for path in series.paths}
+            labels = set() if cases[name].structure is None else set(cases[name].structure.paths)
+            count.channels, count.labels = len(channels), len(labels)
+            used |= channels | labels
+    for path in tree.files:
+        if path in used:
+            continue
+        name = place.get(path)
+        if name is None:
+            unused = (
+                "RTSTRUCTs that are not used" if path in structures else "DICOM files that are no images of a series"
+            )
+            found.beside.leave(tree.left_over.get(path, unused))
+        else:
+            found.counts[name].leave("images of series that are no channel" if name in cases else OF_FAILED)
+    found.cases = [replace(case, files=found.counts[case.name]) for case in found.cases]
+
+
+def _refuse_lost_labels(
+    name: str, case: DicomCase, tree: Tree, names: Sequence[str], groups: Sequence[Sequence[Series]]
+) -> None:
+    """ValueError where a case without RTSTRUCT has labels in a form that is not read: it would become a test case."""
+    remedy = "export them as RTSTRUCT, or pass --unlabelled"
+    if {series.patient.key for series in case.series.values()} & tree.segmentations:
+        raise ValueError(f"it has no RTSTRUCT, but a DICOM SEG, which is not read: if these are its labels, {remedy}")
+    for path in tree.volumes:
+        stem = image_stem(path) or ""
+        if (
+            _beside(path.parent, names, groups) == [name]
+            and not is_channel_name(stem, case.series)
+            and may_be_labels(path)
+        ):
+            raise ValueError(
+                f"it has no RTSTRUCT, but a {path.name[len(stem) :]} file beside its images is not recognised as labels: if "
+                f"these are its labels, {remedy}"
+            )
+
+
+def _note_unreadable(found: Found, tree: Tree, names: Sequence[str], groups: Sequence[Sequence[Series]]) -> None:
+    """Tell the cases that lie beside files which cannot be read: images or labels may be among them."""
+    closed: dict[str, int] = {}
+    for path, reason in tree.left_over.items():
+        if reason == UNREADABLE:
+            for name in _beside(path.parent, names, groups):
+                closed[name] = closed.get(name, 0) + 1
+    for at, case in enumerate(found.cases):
+        if n := closed.get(case.name):
+            note = (
+                f"{n} files beside its images cannot be read, images or labels may be among them: give read permission"
+            )
+            found.cases[at] = replace(case, notes=(*case.notes, note))
 
 
 def _counted(tree: Tree) -> str:
@@ -669,12 +744,7 @@ def _strays(
             not known.isdisjoint({s.uid, *(one.sop_uid for one in s.slices)}) for group in groups for s in group
         ):
             continue
-        here = structure.paths[0].parent
-        beside = []
-        for name, group in zip(names, groups, strict=True):
-            common = Path(os.path.commonpath([path.parent for series in group for path in series.paths]))
-            if here == common or common in here.parents or here == common.parent:
-                beside.append(name)
+        beside = _beside(structure.paths[0].parent, names, groups)
         reason = "the RTSTRUCT beside its images is of another patient"
         if len(beside) == 1:
             found.cases = [case for case in found.cases if case.name != beside[0]]
@@ -683,3 +753,13 @@ def _strays(
             found.failed["RTSTRUCT"] = (
                 "an RTSTRUCT belongs to no patient who has images here; remove it, or add the images"
             )
+
+
+def _beside(here: Path, names: Sequence[str], groups: Sequence[Sequence[Series]]) -> list[str]:
+    """Cases whose images lie in a folder, below it or beside it."""
+    beside = []
+    for name, group in zip(names, groups, strict=True):
+        common = Path(os.path.commonpath([path.parent for series in group for path in series.paths]))
+        if here == common or common in here.parents or here == common.parent:
+            beside.append(name)
+    return beside

@@ -13,7 +13,6 @@ Header values that may be personal stay inside `Series`; `Series.label` is the o
 from __future__ import annotations
 
 import functools
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -25,7 +24,8 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from nnunet_ext.dicom_text import element_text, readable_text, tolerant_dicom
-from nnunet_ext.image_io import SMALLEST_SPACING_MM
+from nnunet_ext.image_io import SMALLEST_SPACING_MM, image_stem
+from nnunet_ext.source_files import EMPTY, UNREADABLE, is_system, reason_of, walk
 
 #: Gaps between slices may differ by this share, or this many mm, and count as even: headers round positions.
 GAP_TOLERANCE, GAP_TOLERANCE_MM = 0.01, 0.02
@@ -163,24 +163,56 @@ class Series:
 
 @dataclass
 class Tree:
-    """What a folder holds: image series, RTSTRUCTs, a count of what was set aside, and words that are personal."""
+    """What a folder holds.
+
+    Attributes:
+        images, structures: Image series and RTSTRUCTs.
+        ignored: What was set aside -> number of images or files.
+        personal: Patient key -> words that are personal.
+        files: All files below the folder, those too that are set aside.
+        left_over: File -> why it is in no series.
+        segmentations: Keys of patients with DICOM SEG objects, which are not read.
+        volumes: Images in other formats than DICOM.
+    """
 
     images: list[Series] = field(default_factory=list)
     structures: list[Series] = field(default_factory=list)
     ignored: Counter = field(default_factory=Counter)
     personal: dict[str, frozenset[str]] = field(default_factory=dict)
+    files: list[Path] = field(default_factory=list)
+    left_over: dict[Path, str] = field(default_factory=dict)
+    segmentations: set[str] = field(default_factory=set)
+    volumes: list[Path] = field(default_factory=list)
+
+    def set_aside(self, path: Path, reason: str) -> None:
+        """Count an image or file that is in no series."""
+        self.ignored[reason] += 1
+        self.left_over.setdefault(path, reason)
 
 
 # --------------------------------------------------------------------------------------------- finding
+
+#: Files with these endings are no DICOM where it is to be found out quickly whether there is any.
+_OTHER_ENDINGS = frozenset({
+    ".nii", ".gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff",
+    ".svg", ".mp4", ".avi", ".txt", ".csv", ".tsv", ".json", ".xml", ".html", ".htm", ".css", ".js", ".md", ".rst",
+    ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".ppt", ".pptx", ".zip", ".tar", ".tgz", ".bz2", ".7z", ".rar", ".py",
+    ".ipynb", ".m", ".mat", ".npy", ".npz", ".h5", ".bval", ".bvec", ".log", ".toml", ".yaml", ".yml", ".ini", ".inf",
+    ".exe", ".dll", ".jar", ".db", ".stl", ".obj", ".ctbl", ".tfm",
+})  # fmt: skip
 
 
 def is_dicom(path: Path) -> bool:
     """Whether a file is DICOM by its content: the mark `DICM`, or without preamble a first tag of group 0002 or 0008."""
     try:
-        with path.open("rb") as file:
-            start = file.read(132)
+        return _is_dicom(path)
     except OSError:
         return False
+
+
+def _is_dicom(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(132)
     if start[128:132] == b"DICM":
         return True
     if len(start) < 16 or start[:2] not in (b"\x08\x00", b"\x02\x00") or start[3:4] != b"\x00":
@@ -191,22 +223,71 @@ def is_dicom(path: Path) -> bool:
     )
 
 
-def has_dicom(folder: Path, most: int = 200) -> bool:
-    """Whether there is DICOM among the first files of a folder, at any depth."""
-    for looked_at, path in enumerate(_files(folder)):
-        if looked_at >= most:
-            return False
-        if is_dicom(path):
-            return True
-    return False
+def has_dicom(folder: Path, *, images_only: bool = False, below: bool = True) -> bool:
+    """Whether there is DICOM in a folder.
+
+    Files are opened until one is found, in every folder those first whose names are likely. Pictures, text and the like are
+    known by their endings.
+
+    Args:
+        folder: Any nesting.
+        images_only: RTSTRUCT, plans, doses and segmentations do not count.
+        below: Look into the folders below, too.
+    """
+    here: Path | None = None
+    likely: list[Path] = []
+    for path, problem in walk(folder):
+        if problem or not _may_be_dicom(path, folder) or not (below or path.parent == folder):
+            continue
+        if path.parent != here:
+            if any(_is_wanted(one, images_only) for one in likely):
+                return True
+            here, likely = path.parent, []
+        likely.append(path)
+        if path.suffix.lower() in ("", ".dcm", ".ima") or path.suffix[1:].isdigit():
+            if _is_wanted(path, images_only):
+                return True
+            likely.pop()
+    return any(_is_wanted(one, images_only) for one in likely)
 
 
-def _files(folder: Path) -> Iterable[Path]:
-    for root, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and name.upper() != "DICOMDIR":
-                yield Path(root, name)
+def _may_be_dicom(path: Path, folder: Path) -> bool:
+    return path.suffix.lower() not in _OTHER_ENDINGS and path.name.upper() != "DICOMDIR" and not is_system(path, folder)
+
+
+def _is_wanted(path: Path, images_only: bool) -> bool:
+    return is_dicom(path) and not (images_only and _modality(path).startswith(("RT", "SEG", "REG", "SR", "PR", "KO")))
+
+
+def _modality(path: Path) -> str:
+    import pydicom
+
+    with tolerant_dicom():
+        try:
+            return str(pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=["Modality"]).Modality)
+        except Exception:
+            return ""
+
+
+def label_modality(path: Path) -> str:
+    """`RTSTRUCT` or `SEG` if a file is one of these DICOM objects, else empty."""
+    if path.suffix.lower() in _OTHER_ENDINGS or not is_dicom(path):
+        return ""
+    modality = _modality(path)
+    return modality if modality in ("RTSTRUCT", "SEG") else ""
+
+
+def _files(folder: Path, tree: Tree) -> Iterable[Path]:
+    """Files that may be DICOM; the others are counted in the tree."""
+    for path, problem in walk(folder):
+        tree.files.append(path)
+        reason = reason_of(path, problem, folder)
+        if problem or is_system(path, folder) or reason in (EMPTY, UNREADABLE):
+            tree.set_aside(path, reason)
+        elif path.name.upper() == "DICOMDIR":
+            tree.set_aside(path, "DICOMDIR files")
+        else:
+            yield path
 
 
 def find_series(folder: Path, progress: Callable[[Iterable[Path]], Iterable[Path]] = iter) -> Tree:
@@ -224,16 +305,22 @@ def find_series(folder: Path, progress: Callable[[Iterable[Path]], Iterable[Path
     structures: dict[str, Path] = {}
     owners: dict[str, set[str]] = {}
     with tolerant_dicom():
-        for path in progress(list(_files(Path(folder)))):
-            if not is_dicom(path):
-                tree.ignored["files that are not DICOM"] += 1
+        for path in progress(list(_files(Path(folder), tree))):
+            try:
+                found = _is_dicom(path)
+            except OSError:
+                tree.set_aside(path, UNREADABLE)
+                continue
+            if not found:
+                tree.set_aside(path, "files that are not DICOM")
+                tree.volumes += [path] if image_stem(path) else []
                 continue
             try:
                 header = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=_TAGS)
             except Exception:
                 header = _start_of_rtstruct(path)
             if header is None:
-                tree.ignored["DICOM files that cannot be read"] += 1
+                tree.set_aside(path, "DICOM files that cannot be read")
                 continue
             header = _Header(header)
             sop_class = header.text("SOPClassUID")
@@ -243,19 +330,21 @@ def find_series(folder: Path, progress: Callable[[Iterable[Path]], Iterable[Path
             if sop_class == _RTSTRUCT or header.text("Modality") == "RTSTRUCT":
                 first = structures.setdefault(header.text("SOPInstanceUID"), path)
                 if first != path and first.read_bytes() == path.read_bytes():
-                    tree.ignored["copies of the same RTSTRUCT"] += 1
+                    tree.set_aside(path, "copies of the same RTSTRUCT")
                 else:
                     tree.structures.append(_structure(header, patient, path))
                 continue
+            if header.text("Modality") == "SEG":
+                tree.segmentations.add(patient.key)
             sop = header.text("SOPInstanceUID")
             for frame, image in _frames(header, sop_class):
                 aside = _set_aside(image, image.text("SOPClassUID"))
                 if aside:
-                    tree.ignored[aside] += 1
+                    tree.set_aside(path, aside)
                     continue
                 place = (sop, image.numbers("ImagePositionPatient", 3))
                 if sop and seen.setdefault((sop, frame), place) != place:
-                    tree.ignored["images under the UID of another image"] += 1
+                    tree.set_aside(path, "images under the UID of another image")
                     continue
                 uid = image.text("SeriesInstanceUID")
                 owners.setdefault(uid, set()).add(patient.key)
@@ -276,7 +365,8 @@ def find_series(folder: Path, progress: Callable[[Iterable[Path]], Iterable[Path
                     )
                 for one in _series(members, tree):
                     if len(one.slices) < FEWEST_SLICES and not one.problem:
-                        tree.ignored["single images and localizers"] += len(one.slices)
+                        for image in one.slices:
+                            tree.set_aside(image.path, "single images and localizers")
                     else:
                         tree.images.append(one)
     order = {"CT": 0, "T1": 1, "T2": 2, "": 3}
@@ -506,7 +596,7 @@ def _series(members: _Members, tree: Tree) -> list[Series]:
     seen = set()
     for one in members.slices:
         if one.sop_uid and (one.sop_uid, one.frame) in seen:
-            tree.ignored["copies of the same image"] += 1
+            tree.set_aside(one.path, "copies of the same image")
             continue
         seen.add((one.sop_uid, one.frame))
         slices.append(one)

@@ -96,6 +96,28 @@ def same_grid(a: sitk.Image, b: sitk.Image, tolerance_mm: float | None = None) -
     return corner_distance_mm(a, b) <= (grid_tolerance_mm(a, b) if tolerance_mm is None else tolerance_mm)
 
 
+def place_in(part: sitk.Image, whole: sitk.Image, tolerance_mm: float = GRID_TOLERANCE_MM) -> sitk.Image | None:
+    """An image that covers a part of a grid, on the whole grid with 0 around it; None if it is no part of that grid.
+
+    Args:
+        part: Its voxels must be voxels of `whole`, with the same axis order.
+        whole: The grid.
+        tolerance_mm: A corner of `part` may lie so far from its voxel.
+    """
+    start = np.rint(whole.TransformPhysicalPointToContinuousIndex(part.GetOrigin())).astype(int)
+    if (start < 0).any() or (start + part.GetSize() > whole.GetSize()).any():
+        return None
+    grid = sitk.Image(part.GetSize(), sitk.sitkUInt8)
+    grid.SetSpacing(whole.GetSpacing())
+    grid.SetDirection(whole.GetDirection())
+    grid.SetOrigin(whole.TransformIndexToPhysicalPoint(start.tolist()))
+    if not same_grid(part, grid, tolerance_mm):
+        return None
+    placed = sitk.Image(whole.GetSize(), part.GetPixelID())
+    placed.CopyInformation(whole)
+    return sitk.Paste(placed, part, part.GetSize(), [0, 0, 0], start.tolist())
+
+
 def describe_grid(image: sitk.Image) -> str:
     """One line for messages: `64x79x67 voxels of 2.385x2.39x2.366 mm, LPS, first voxel at (-74.5, -75.6, -71.8) mm`."""
     size = "x".join(str(n) for n in image.GetSize())

@@ -87,6 +87,22 @@ def _refuse_pointer(path: Path) -> None:
         raise ValueError(f"{path.name} is a git-LFS pointer, not an image; fetch its content with `git lfs pull`")
 
 
+def broken_link(path: Path) -> str:
+    """The message for a link that leads nowhere."""
+    return f"{path.name} is a broken link: what it leads to is not there; copy it, or mend or remove the link"
+
+
+def refuse_no_file(path: Path) -> None:
+    """ValueError where a file that was chosen by its name is a broken link, a pipe or a device.
+
+    Opening a pipe would wait for ever.
+    """
+    if not path.is_file():
+        if path.is_symlink() and not path.exists():
+            raise ValueError(broken_link(path))
+        raise ValueError(f"{path.name} is no regular file; put the image itself there")
+
+
 def find_channel_files(folder: Path, modalities: Sequence[str], *, optional: Sequence[str] = ()) -> dict[str, Path]:
     """The file of each channel in a case folder; channels in `optional` may have none.
 
@@ -96,7 +112,7 @@ def find_channel_files(folder: Path, modalities: Sequence[str], *, optional: Seq
     Raises:
         ValueError: If a channel has no file or more than one; the message names the files.
     """
-    stems = {path: stem for path in sorted(folder.iterdir()) if path.is_file() and (stem := image_stem(path))}
+    stems = {path: stem for path in sorted(folder.iterdir()) if not path.is_dir() and (stem := image_stem(path))}
     found = {}
     for modality in modalities:
         names = {name.lower() for name in (modality, *MODALITY_ALIASES.get(modality.upper(), ()))}
@@ -113,6 +129,7 @@ def find_channel_files(folder: Path, modalities: Sequence[str], *, optional: Seq
         if len(candidates) > 1:
             several = " and ".join(path.name for path in candidates)
             raise ValueError(f"channel {modality} has {len(candidates)} files, {several}; keep one")
+        refuse_no_file(candidates[0])
         found[modality] = candidates[0]
     owners: dict[Path, str] = {}
     for modality, path in found.items():
@@ -138,8 +155,9 @@ def read_image(path: Path) -> sitk.Image:
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path.name} is a folder, not an image; give the file in it")
-    if not path.is_file():
+    if not (path.exists() or path.is_symlink()):
         raise FileNotFoundError(f"{path.name} does not exist")
+    refuse_no_file(path)
     if image_stem(path) is None:
         raise ValueError(f"{path.name}: cannot read this ending; use one of {', '.join(ENDINGS)}")
     try:
@@ -706,3 +724,25 @@ def _one_line(error: Exception) -> str:
     """The telling part of an exception's message on one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[-1] if lines else type(error).__name__)[:200]
+
+
+def read_layers(path: Path) -> list[sitk.Image]:
+    """The 3D images that a NRRD file holds one beside the other along a first axis of kind `list`; usually one.
+
+    Raises:
+        ValueError: As `read_image`.
+    """
+    refuse_no_file(path)
+    _check_nrrd(path)
+    try:
+        image = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        raise ValueError(f"{path.name} cannot be read: {_one_line(error)}") from error
+    layers = image.GetNumberOfComponentsPerPixel()
+    if layers == 1:
+        return [read_image(path)]
+    if image.GetDimension() != 3:
+        raise ValueError(f"{path.name} is {image.GetDimension() + 1}D; its layers must be 3D")
+    direction = np.reshape(image.GetDirection(), (3, 3))
+    image.SetDirection(_rotation(direction, f"{path.name}: its direction").ravel().tolist())
+    return [sitk.VectorIndexSelectionCast(image, layer) for layer in range(layers)]

@@ -31,6 +31,7 @@ from nnunet_ext.folder_lock import holding, owned_part
 from nnunet_ext.image_io import write_image
 from nnunet_ext.nnunet_folders import find_dataset, read_predictions_json
 from nnunet_ext.prediction_cases import FoundCases, PredictionCase, SeriesCase, find_cases
+from nnunet_ext.source_files import FileCount
 
 log = logging.getLogger(__name__)
 
@@ -40,13 +41,17 @@ MANIFEST = "predictions.json"
 
 @dataclass
 class PredictionSummary:
-    """What a run did: case names written, kept from an earlier run, failed (with reason), and warnings per case."""
+    """What a run did: case names written, kept from an earlier run, failed (with reason), and warnings per case.
+
+    `files` says what became of every file of the images folder.
+    """
 
     out: Path
     written: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     warnings: dict[str, list[str]] = field(default_factory=dict)
+    files: FileCount = field(default_factory=FileCount)
 
 
 @holding(owned_part, "out", "num_parts", "part_id")
@@ -65,6 +70,7 @@ def predict(
     use_mirroring: bool = False,
     full_precision: bool = False,
     register: bool = False,
+    layout: str = "auto",
     series_file: Path | None = None,
     key_file: Path | None = None,
     rtstruct: bool = False,
@@ -100,6 +106,7 @@ def predict(
         checkpoint: File name of the weights in each fold's folder.
         device: `cuda`, `cpu` or `mps`; None for the GPU if there is one.
         use_mirroring, full_precision: See `CascadePredictor`.
+        layout: Kind of `images`: `files`, `folders`, `dicom`, or `auto` to look what is there.
         register: Register the MR to the CT, also where the training images were not registered by `convert`.
         series_file: DICOM only: TOML file that says which series is which channel (see `dicom_cases`).
         key_file: DICOM only: the private file that says which patient each case is; `<out>.key.csv` beside `out` if None.
@@ -136,7 +143,7 @@ def predict(
         images,
         channels=predictor.channels,
         optional=predictor.optional,
-        ending=predictor.dataset_json["file_ending"],
+        layout=layout,
         series_file=series_file,
         key_file=key_file,
         show_progress=show_progress,
@@ -275,8 +282,8 @@ class _Run:
 
     def predict(self, found: FoundCases, part: slice, *, overwrite: bool, show_progress: bool) -> None:
         """All cases of this part, each in three steps; at most one case is ahead, and one behind the networks."""
-        for file in found.others:
-            line = f"left out: not named <case>_0000{self.predictor.dataset_json['file_ending']}"
+        for file, reason in found.others.items():
+            line = f"left out: {reason}"
             if self.strict:
                 self.summary.failed[file] = line
             else:
@@ -309,6 +316,15 @@ class _Run:
         finally:  # also when interrupted: what is being written is finished
             if behind is not None:
                 self.finish(*behind)
+            self.count_files(found)
+
+    def count_files(self, found: FoundCases) -> None:
+        """Say in the manifest what became of every file, by what this run and others into the folder made of the cases."""
+        with self.lock:
+            manifest = read_manifest(self.out / MANIFEST)
+            failed = [case for case, record in manifest["cases"].items() if "failed" in record]
+            self.summary.files = found.count(failed)
+            write_json({**manifest, "files": self.summary.files.as_dict()}, self.out / MANIFEST)
 
     def prepare(self, case: PredictionCase) -> PreparedCase:
         return case.prepare(self.predictor, self.options)
@@ -332,6 +348,7 @@ class _Run:
         return {
             **prediction.record(),
             "notes": list(case.notes),
+            **({"left_over": list(case.left_over)} if case.left_over else {}),
             "warnings": [case.public(line) for line in prediction.warnings],
             **{name: round(value, 2) for name, value in seconds.items()},
             "peak_memory_mb": peak_memory_mb(),

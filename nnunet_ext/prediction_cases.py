@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -12,14 +13,30 @@ from nnunet_ext import dicom_cases
 from nnunet_ext.cascade_predictor import CascadePredictor, PreparedCase
 from nnunet_ext.channels import ChannelOptions, reference_channel
 from nnunet_ext.dicom_series import Series, has_dicom
-from nnunet_ext.image_io import find_channel_files, image_stem
+from nnunet_ext.image_io import ENDINGS, find_channel_files, image_files, image_stem, refuse_no_file
+from nnunet_ext.source_files import (
+    BESIDE,
+    FileCount,
+    count_files,
+    is_system,
+    reason_beside,
+    reason_of_failed,
+    subfolders,
+    total,
+    walk,
+)
+from nnunet_ext.source_layout import source_layout
 
 
 class PredictionCase(Protocol):
-    """One case, before anything is read. No text that leaves it may name a patient."""
+    """One case, before anything is read. No text that leaves it may name a patient.
+
+    `left_over` names what lies beside its images and is not used.
+    """
 
     name: str
     notes: Sequence[str]
+    left_over: Sequence[str]
 
     def prepare(self, predictor: CascadePredictor, options: ChannelOptions | None) -> PreparedCase:
         """Read the case and do all that needs no network; `options` None: it has the form of the training images."""
@@ -30,16 +47,18 @@ class PredictionCase(Protocol):
 
 @dataclass(frozen=True)
 class FilesCase:
-    """Files `<name>_0000<ending>`, ... of an nnU-Net images folder, in the form of the training images."""
+    """Files `<name>_0000<ending>`, ... of an nnU-Net images folder, in the form of the training images.
+
+    Nothing is done to them, also if folders of other cases lie beside them.
+    """
 
     name: str
     files: tuple[Path, ...]
     notes = ()
+    left_over = ()
 
     def prepare(self, predictor: CascadePredictor, options: ChannelOptions | None) -> PreparedCase:
-        assert options is None
-        ending = predictor.dataset_json["file_ending"]
-        return predictor.prepare(channel_files(self.name, self.files, predictor.channels, ending))
+        return predictor.prepare(channel_files(self.name, self.files, predictor.channels))
 
     def public(self, text: str) -> str:
         return text
@@ -50,12 +69,12 @@ class FolderCase:
     """A folder with one image per channel, as `nnunet_ext convert` reads it."""
 
     name: str
-    folder: Path
+    files: dict[str, Path]
+    left_over: tuple[str, ...] = ()
     notes = ()
 
     def prepare(self, predictor: CascadePredictor, options: ChannelOptions | None) -> PreparedCase:
-        files = find_channel_files(self.folder, predictor.channels, optional=predictor.optional)
-        return predictor.prepare(files, options=options)
+        return predictor.prepare(self.files, options=options)
 
     def public(self, text: str) -> str:
         return text
@@ -74,6 +93,10 @@ class SeriesCase:
     @property
     def notes(self) -> Sequence[str]:
         return self.case.notes
+
+    @property
+    def left_over(self) -> Sequence[str]:
+        return self.case.ignored
 
     @property
     def reference_series(self) -> Series:
@@ -106,15 +129,23 @@ class FoundCases:
         kind: `files`, `folders` (files may lie beside them) or `dicom`.
         cases: Name -> case, sorted.
         failed: Name -> why the case can't be contoured.
-        others: Names of files that belong to no case.
+        others: Names of images that belong to no case -> why.
         key_rows: DICOM: which case is which patient; personal.
+        counts: Name -> what became of the files of a case.
+        beside: The files of no case.
     """
 
     kind: str
     cases: dict[str, PredictionCase]
     failed: dict[str, str] = field(default_factory=dict)
-    others: list[str] = field(default_factory=list)
+    others: dict[str, str] = field(default_factory=dict)
     key_rows: list[dict[str, str]] = field(default_factory=list)
+    counts: dict[str, FileCount] = field(default_factory=dict)
+    beside: FileCount = field(default_factory=FileCount)
+
+    def count(self, failed: Sequence[str] = ()) -> FileCount:
+        """What became of every file, if some cases fail."""
+        return total(self.counts, self.beside, {*self.failed, *failed})
 
 
 def find_cases(
@@ -122,7 +153,7 @@ def find_cases(
     *,
     channels: Sequence[str],
     optional: Sequence[str],
-    ending: str,
+    layout: str = "auto",
     series_file: Path | None = None,
     key_file: Path | None = None,
     show_progress: bool = True,
@@ -133,19 +164,24 @@ def find_cases(
         source: Folder of files, of one folder per case, or with DICOM files at any depth.
         channels: Of the model, in its order.
         optional: Those that a case may lack.
-        ending: Of the files in an nnU-Net images folder.
+        layout: `files`, `folders`, `dicom`, or `auto`: files named as nnU-Net names them go first, folders may lie beside
+            them; else see `source_layout`.
         series_file, key_file: DICOM only; see `dicom_cases.find_cases`.
         show_progress: Show a progress bar over DICOM files.
 
     Raises:
         FileNotFoundError: If the folder or a case is not there.
-        ValueError: If a case is both files and a folder, or a series file is given and there is no DICOM.
+        ValueError: If a case is both files and a folder, the layout is not clear or unknown, or a series file is given and
+            there is no DICOM.
     """
     if not source.is_dir():
         raise FileNotFoundError(f"images folder {source} does not exist.")
-    files, others = numbered_files(source, ending)
-    has_folders = any(image_stem(path) for path in source.glob("*/*") if path.is_file())
-    if not files and not has_folders and has_dicom(source):
+    if layout not in ("auto", "files", "folders", "dicom"):
+        raise ValueError(f"layout {layout!r} is not one of auto, files, folders, dicom")
+    files, others = ({}, {}) if layout in ("folders", "dicom") else numbered_files(source)
+    if layout == "dicom" or (
+        layout == "auto" and not files and source_layout(source, channels, optional=optional) == "dicom"
+    ):
         found = dicom_cases.find_cases(
             source,
             modalities=channels,
@@ -156,45 +192,130 @@ def find_cases(
             show_progress=show_progress,
         )
         return FoundCases(
-            "dicom", {case.name: SeriesCase(case) for case in found.cases}, found.failed, [], found.key_rows
+            "dicom",
+            {case.name: SeriesCase(case) for case in found.cases},
+            found.failed,
+            {},
+            found.key_rows,
+            found.counts,
+            found.beside,
         )
     if series_file is not None:
         raise ValueError(f"a series file is for DICOM; {source} holds none, or other images beside it")
-    folders = {f.name: f for f in sorted(source.iterdir()) if f.is_dir() and not f.name.startswith(".")}
-    if not files and not folders:
+    folders, failed = ([], {}) if layout == "files" else subfolders(source)
+    if files:  # logs and notes beside the files are no cases
+        folders = [folder for folder in folders if any(map(image_stem, folder.iterdir()))]
+    if not files and not folders and not failed:
         raise FileNotFoundError(
-            f"no case in {source}: files must be named <case>_0000{ending}, <case>_0001{ending}, ..., or every case be a "
-            "folder with one image per channel, or there be DICOM series."
+            f"no case in {source}: files must be named <case>_0000{ENDINGS[0]}, <case>_0001{ENDINGS[0]}, ..., or every case "
+            f"be a folder with one image per channel, or there be DICOM series.{_found(others)}"
         )
-    if both := sorted(set(files) & set(folders)):
+    if both := sorted(set(files) & {folder.name for folder in folders}):
         raise ValueError(f"{both} are both files and folders in {source}; keep one of each.")
-    cases = {name: FilesCase(name, tuple(paths)) for name, paths in files.items()}
-    cases |= {name: FolderCase(name, folder) for name, folder in folders.items()}
-    return FoundCases("folders" if folders else "files", dict(sorted(cases.items())), {}, [f.name for f in others])
+    result = FoundCases("folders" if folders else "files", {}, failed, others)
+    used = {name: _all_files(paths) for name, paths in files.items()}
+    for name, paths in files.items():
+        try:
+            for path in paths:
+                refuse_no_file(path)
+            result.cases[name] = FilesCase(name, tuple(paths))
+        except ValueError as error:
+            result.failed[name] = str(error)
+    for folder in folders:
+        try:
+            found_files = find_channel_files(folder, channels, optional=optional)
+            result.cases[folder.name] = FolderCase(folder.name, found_files)
+            used[folder.name] = _all_files(found_files.values())
+        except (ValueError, OSError) as error:
+            dicom = "; it holds DICOM, which --layout dicom reads" if has_dicom(folder) else ""
+            result.failed[folder.name] = f"{error}{dicom}"
+    result.cases = dict(sorted(result.cases.items()))
+    _count_files(result, source, folders, used)
+    return result
 
 
-def numbered_files(folder: Path, ending: str) -> tuple[dict[str, list[Path]], list[Path]]:
-    """Cases of an nnU-Net images folder with their files in channel order, and the files named otherwise."""
+def _found(others: dict[str, str]) -> str:
+    return f" Found {', '.join(list(others)[:3])}." if others else ""
+
+
+def _all_files(paths: Iterable[Path]) -> set[Path]:
+    """Files of some images, those with their data too."""
+    found = set(paths)
+    for path in list(found):
+        try:
+            found |= set(image_files(path))
+        except (ValueError, OSError):  # the case fails by name when the image is read
+            continue
+    return found
+
+
+def _count_files(found: FoundCases, source: Path, folders: Sequence[Path], used: dict[str, set[Path]]) -> None:
+    """Put every file down to a case or to none."""
+    owner = {path: name for name, paths in used.items() for path in paths} | {folder: folder.name for folder in folders}
+    walked: dict[str | None, list[tuple[Path, str]]] = {}
+    for path, problem in walk(source):
+        name = next((owner[place] for place in (path, *path.parents) if place in owner), None)
+        walked.setdefault(name, []).append((path, problem))
+    for folder in folders:
+        walked.setdefault(folder.name, [])
+    for name, paths in used.items():
+        place = source / name if source / name in folders else source
+        found.counts[name] = count = count_files(place, walked.get(name, ()), channels=paths)
+        if isinstance(case := found.cases.get(name), FolderCase):
+            names = sorted(name for names in count.names.values() for name in names)
+            found.cases[name] = replace(case, left_over=tuple(names))
+    for folder in folders:
+        if folder.name not in used:
+            found.counts[folder.name] = count_files(folder, walked[folder.name], reason=reason_of_failed)
+    found.beside = count_files(source, walked.get(None, ()), reason=_reason_beside)
+
+
+def _reason_beside(path: Path, problem: str, source: Path) -> str:
+    unnumbered = path.parent == source and (stem := image_stem(path)) and not re.fullmatch(r".+_\d{4}", stem)
+    reason = reason_beside(path, problem, source)
+    return "images that are not named <case>_0000" if unnumbered and reason == BESIDE else reason
+
+
+def numbered_files(folder: Path) -> tuple[dict[str, list[Path]], dict[str, str]]:
+    """Cases of an nnU-Net images folder with their files in channel order, and images named otherwise, with the reason.
+
+    Every image that `read_image` reads counts, whatever the ending of the training images was.
+    """
     cases: dict[str, list[Path]] = {}
-    others = []
-    for file in sorted(folder.glob(f"*{ending}")):
-        if match := re.fullmatch(rf"(.+)_\d{{4}}{re.escape(ending)}", file.name):
+    others = {}
+    for file in sorted(folder.iterdir()):
+        stem = image_stem(file)
+        if not stem or is_system(file, folder) or file.is_dir():
+            continue
+        # macOS writes letters with accents in two parts.
+        if match := re.fullmatch(r"(.+)_\d{4}", unicodedata.normalize("NFC", stem)):
             cases.setdefault(match[1], []).append(file)
         else:
-            others.append(file)
-    return cases, others
+            others[file.name] = f"not named <case>_0000{file.name[len(stem) :]}"
+    return {case: sorted(files, key=_number) for case, files in cases.items()}, others
 
 
-def channel_files(case: str, files: Sequence[Path], channels: Sequence[str], ending: str) -> dict[str, Path]:
+def _number(file: Path) -> str:
+    return (image_stem(file) or "")[-4:]
+
+
+def channel_files(case: str, files: Sequence[Path], channels: Sequence[str]) -> dict[str, Path]:
     """Channel name -> file of a case whose files are numbered as the model's channels are.
 
     Raises:
-        ValueError: On a number the model has no channel for.
+        ValueError: On a number the model has no channel for, or two files of one number.
     """
-    names = {f"{case}_{number:04d}{ending}": channel for number, channel in enumerate(channels)}
-    if odd := [f.name for f in files if f.name not in names]:
+    names = {f"{number:04d}": channel for number, channel in enumerate(channels)}
+    if odd := [f.name for f in files if _number(f) not in names]:
+        wanted = ", ".join(f"{case}_{number}{ENDINGS[0]}" for number in names)
         raise ValueError(
-            f"the model was trained on the channels {', '.join(channels)}, so the files must be {', '.join(names)}; "
+            f"the model was trained on the channels {', '.join(channels)}, so the files must be {wanted}; "
             f"found {', '.join(odd)}"
         )
-    return {names[f.name]: f for f in files}
+    found: dict[str, Path] = {}
+    for file in files:
+        channel = names[_number(file)]
+        if channel in found:
+            raise ValueError(f"channel {channel} has 2 files, {found[channel].name} and {file.name}; keep one")
+        found[channel] = file
+    return found

@@ -32,6 +32,7 @@ from nnunet_ext.overlays import (
     picture_spacing_mm,
     slice_picture,
 )
+from nnunet_ext.source_files import FileCount
 
 FOLDER = "preview"
 PAGE = "conversion.html"
@@ -359,7 +360,12 @@ def _draw_alignment(
 
 
 def write_conversion_page(
-    dataset: Path, *, cases: Sequence[Mapping], failed: Mapping[str, str], label_names: Sequence[str] = ()
+    dataset: Path,
+    *,
+    cases: Sequence[Mapping],
+    failed: Mapping[str, str],
+    label_names: Sequence[str] = (),
+    files: FileCount | None = None,
 ) -> Path:
     """Write `conversion.html` at the top of a dataset: failures and warnings first, then one row per case.
 
@@ -370,6 +376,7 @@ def write_conversion_page(
         cases: Provenance of the converted cases, as the converter writes it.
         failed: Case -> reason.
         label_names: Organs in label order.
+        files: What became of every file below the source.
 
     Returns:
         The page.
@@ -390,6 +397,8 @@ def write_conversion_page(
         f"<b class={'warn' if n_noted else 'good'}>{n_noted} with something to look at</b>. Worst first. "
         "Click a picture to enlarge it. Patient's right is on the left.</p>",
     ]
+    if files is not None:
+        parts.append(f"<p class=sum>{_text(files)}</p>")
     if failed:
         rows = "".join(f"<tr><td><b>{_text(case)}</b><td>{_text(reason)}" for case, reason in failed.items())
         parts.append(f"<h2 class=bad>Failed: not converted</h2><table class=list>{rows}</table>")

@@ -30,6 +30,7 @@ from nnunet_ext.evaluation import channel_files, find_label_maps, organ_values, 
 from nnunet_ext.evaluation_summary import EvaluationSummary
 from nnunet_ext.files import check_folder, check_output_file
 from nnunet_ext.folder_lock import holding, owned_file
+from nnunet_ext.image_io import broken_link
 from nnunet_ext.labels import chinese_name
 from nnunet_ext.nnunet_folders import need, read_dataset_json, read_predictions_json
 from nnunet_ext.overlays import colours
@@ -160,7 +161,10 @@ def write_predictions_page(
     channel_names = need(dataset, "channel_names", dataset_json)
     left_out = organs_not_segmented(predictions, organs)
     found = {}
-    for case in files:
+    for case, file in files.items():
+        if not file.is_file():  # without its organs, the images would look as if nothing was found
+            logger.warning("case '%s' has no viewer: %s", case, broken_link(file))
+            continue
         with suppress(FileNotFoundError):
             found[case] = channel_files(images, case, channel_names)
     scores = EvaluationSummary(

@@ -35,6 +35,7 @@ SUMMARY = SimpleNamespace(
     failed={},
     warnings={},
     table_markdown="| organ | DSC |",
+    files="4 files: 3 used as channels, 1 as labels, 0 left over",
 )
 WITH_FAILURE = SimpleNamespace(**{**vars(SUMMARY), "failed": {"head_03": "T2 is missing.\nAdd it."}})
 
@@ -92,7 +93,9 @@ def test_convert_passes_its_options_on(calls, capsys):
         "n4": False,
         "n_processes": 2,
     }
-    assert capsys.readouterr().out == "Dataset501_Head: 1 written, 0 skipped (already there), 0 failed\n"
+    assert capsys.readouterr().out == (
+        f"Dataset501_Head: 1 written, 0 skipped (already there), 0 failed\n{SUMMARY.files}\n"
+    )
 
 
 def test_predict_passes_its_options_on_and_prints_warnings(calls, capsys):

@@ -324,6 +324,20 @@ def test_unreadable_files_fail_their_case_only(folders):
     assert lens["hd95_mm"]["n"] == 2
 
 
+@pytest.mark.parametrize("broken", ["predictions", "references"])
+def test_a_link_that_leads_nowhere_is_a_failed_case_and_no_missing_one(folders, broken):
+    predictions, references, _ = folders
+    for case in ("case_1", "case_2"):
+        write(predictions, case, REFERENCE)
+        write(references, case, REFERENCE)
+    file = (predictions if broken == "predictions" else references) / "case_2.nii.gz"
+    file.unlink()
+    file.symlink_to(file.with_name("nowhere.nii.gz"))
+    summary = score(folders)
+    assert list(summary.failed) == ["case_2"]
+    assert "case_2.nii.gz" in summary.failed["case_2"]
+
+
 def test_stack_of_channels_is_not_a_label_map(folders):
     predictions, references, _ = folders
     write(references, "case_1", REFERENCE)

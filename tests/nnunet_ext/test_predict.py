@@ -576,6 +576,68 @@ def test_organs_that_the_model_leaves_out_are_not_missed_and_noted_for_the_evalu
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())[LEFT_OUT_KEY] == ["Eye_L", "Eye_R"]
 
 
+def test_a_case_is_read_in_any_format_whatever_that_of_the_training_images(run, tmp_path):
+    for case in ("head_a", "head_b"):
+        write_case(tmp_path / "in", case)
+    for number, ending in enumerate((".nii", ".nrrd")):  # one case in two formats
+        file = tmp_path / "in" / f"head_a_{number:04d}.nii.gz"
+        sitk.WriteImage(sitk.ReadImage(str(file)), str(file.with_name(f"head_a_{number:04d}{ending}")))
+        file.unlink()
+    for file in list((tmp_path / "in").iterdir()):
+        file.with_name(f"._{file.name}").write_bytes(b"\0\5\x16\7" + bytes(200))
+    summary = run()
+    assert (summary.written, summary.failed, summary.warnings) == (["head_a", "head_b"], {}, {})
+    np.testing.assert_array_equal(read(tmp_path / "out" / "head_a.nii.gz"), label_map())
+    assert str(summary.files) == ("8 files: 4 used as channels, 0 as labels, 4 left over: 4 hidden or system files")
+    assert manifest(tmp_path)["files"]["left_over"] == {"hidden or system files": 4}
+
+
+def test_what_is_no_case_is_named_or_counted_and_notes_beside_files_stop_nothing(run, tmp_path, capsys):
+    first = write_case(tmp_path / "in", "head_a")
+    second = write_case(tmp_path / "in", "head_b")
+    sitk.WriteImage(sitk.ReadImage(str(second[0])), str(tmp_path / "in" / "head_b_0000.nrrd"))
+    (tmp_path / "in" / "head_c_0000.nii.gz").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "in" / "ct.nii.gz").write_bytes(first[0].read_bytes())
+    for name in ("dataset.json", "log/run.txt"):
+        (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "in" / name).write_text("x")
+    command = ["predict", "-d", "501", "-i", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
+    assert main(command) == 1
+    said = capsys.readouterr()
+    assert (
+        "case 'head_b': ValueError: channel CT has 2 files, head_b_0000.nii.gz and head_b_0000.nrrd; keep one"
+        in said.err
+    )
+    assert "case 'head_c': head_c_0000.nii.gz is a broken link" in said.err
+    assert "case 'ct.nii.gz': left out: not named <case>_0000.nii.gz" in said.err
+    assert (
+        "9 files: 2 used as channels, 0 as labels, 7 left over: 2 files beside the cases [dataset.json, log/run.txt], "
+        "4 files of cases that failed, 1 images that are not named <case>_0000 [ct.nii.gz]" in said.out
+    )
+
+
+def test_names_with_accents_in_two_parts_are_one_case(run, tmp_path):
+    for file, name in zip(write_case(tmp_path / "in", "x"), ("Jos\u00e9", "Jose\u0301"), strict=True):
+        file.rename(file.with_name(f"{name}{file.name[1:]}"))
+    assert run().written == ["Jos\u00e9"]
+
+
+def test_what_is_left_over_of_folders_and_dicom_is_said(run, recorded, tmp_path, capsys):
+    write_patient(tmp_path / "in", tmp_path / "files")
+    (tmp_path / "in" / "Zhangsan.txt").write_text("x")
+    (tmp_path / "in" / "0_pictures").mkdir()
+    for number in range(250):
+        (tmp_path / "in" / "0_pictures" / f"{number}.jpg").write_bytes(b"x")
+    command = ["predict", "-d", "501", "-i", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--layout"]
+    assert main([*command, "auto"]) == 0
+    assert "as labels, 251 left over: 251 files that are not DICOM" in capsys.readouterr().out
+    assert "Zhangsan" not in (tmp_path / "out" / "predictions.json").read_text()
+    assert main([*command, "folders", "--overwrite"]) == 1
+    assert "it holds DICOM, which --layout dicom reads" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="layout 'tree' is not one of auto, files, folders, dicom"):
+        run(layout="tree")
+
+
 # ------------------------------------------------------------------------------------------------ folders and DICOM
 
 NAME, ID, BIRTH = "Zhangsan^Wei", "MRN0042817", "19610327"
