@@ -275,7 +275,7 @@ def _means_part(rule: str | int, series: Series) -> bool:
     own = {_plain_part(*part.split(" ", 1)) for part in series.part}
     asked: set[str] = set()
     while own and isinstance(rule, str) and (match := _PART.fullmatch(rule)):
-        rule, word, value = match.groups()
+        rule, word, value = match[1].rstrip(" \t,;:"), match[2], match[3]
         asked.add(_plain_part(word, value))
         if asked <= own and _names(rule, series):
             return True

@@ -147,10 +147,10 @@ class _Images:
 
     def _repeated(self, images: tuple[int, ...]) -> list[tuple[tuple[int, ...], str, str]]:
         for trait in _WORDS:
+            if groups := self._by_rank(images, trait):
+                return self._named(trait, groups)
             groups = self._by_value(images, trait)
             if len(groups) > 1 and self._overlap(images, groups):
-                return self._named(trait, groups)
-            if groups := self._by_rank(images, trait):
                 return self._named(trait, groups)
         return []
 

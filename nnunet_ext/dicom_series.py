@@ -722,7 +722,8 @@ class _Stack:
     def planes_mm(self) -> np.ndarray:
         """Along the normal; the slices' own where these are even."""
         along = self.along_mm
-        return along[0] + self.gap_mm * np.arange(int(np.floor((along[-1] - along[0]) / self.gap_mm + 1e-6)) + 1)
+        count = len(along) if self.even else int(np.floor((along[-1] - along[0]) / self.gap_mm + 1e-6)) + 1
+        return along[0] + self.gap_mm * np.arange(count)
 
     @property
     def shift_mm(self) -> np.ndarray:
