@@ -15,7 +15,7 @@ from collections.abc import Callable
 _BEFORE = r"ax(?:i|ial)?|sag|cor|tra|obl|[23]d|wip|iso|ir|fs|t?se|fse|pre|post|ce|gd|pd|dp|ds|s"
 #: What a name calls a series that is neither a plain T1 nor a plain T2: kind, words. All are whole words.
 _SPECIAL = {
-    "field map": r"field ?map\w*|fmaps?|b0|b1(?! ?(?:corr|filt))|b[01] ?map\w*|afi|phase ?diff\w*|shim(?:ming)?|场图",
+    "field map": r"field ?map\w*|fmaps?|d?b0|b1(?! ?(?:corr|filt))|b[01] ?map\w*|afi|phase ?diff\w*|shim(?:ming)?|场图",
     "diffusion": r"\w*dwi\w*|\w*adc|adc\w*|b[1-9]\d{2,3}|diff\w*|apparent diff\w*|trace\w*|\w*dti|dki|ivim|hardi|noddi|"
                  r"epi(?:2d|3d)?|ep[23]d\w*|fa map|col ?fa|弥散|扩散",
     "perfusion or dynamic": r"perf\w*|[p3]?c?asl|dsc|dce|(?:r|rel)?cb[fv]\w*|mtt|ttp|tmax|pwi|ktrans|dyn\w*|twist|tricks|"
@@ -25,8 +25,8 @@ _SPECIAL = {
     "T2*": r"swi(?:p|m)?|e?swan|qsm|suscept\w*|h(?:ae?|e)mo\w*|venobold|medic|merge|t2 ?(?:\*|star)\w*|me[23]d\w*|磁敏感",
     "function or motion": r"\w*fmri|bold|cine|tagg\w*|elasto\w*|mre|thermo\w*",
     "computed map": r"\w*maps?|map\w*|(?:sh)?molli|q ?t[12]\w*|t[12] ?(?:rho|\u03c1)|t[12] (?:values?|relax\w*)|"
-                    r"relaxo\w*|despot\w*|r[12] ?(?:\*|star)\w*|r2s|mrf|fingerprint\w*|mtr|pdff|fat ?frac\w*|定量",
-    "synthetic": r"synthe\w*|sy ?mri?|sy ?t[12]|sy(?:t[12])\w*|magic|mdme|qalas|合成",
+                    r"relaxo\w*|despot\w*|r[12] ?(?:\*|star)\w*|r2s|mrf|hmri|mt ?sat|fingerprint\w*|mtr|pdff|fat ?frac\w*|定量",
+    "synthetic": r"syn|synth\w*|sy ?mri?|sy ?t[12]|sy(?:t[12])\w*|magic|mdme|qalas|合成",
     "subtraction": r"sub(?! ?\d)|su[bp]s?tr\w*|soustr\w*|减影",
     "projection": r"m?mip\w*|minip|mnip|max ip|min ip|projection\w*|投影",
     "spectroscopy": r"mrsi?|svs|csi|spe[ck]tro\w*|波谱",
@@ -74,7 +74,7 @@ _AFTER = (
     r"c ?\++|增强后"
 )
 _WITHOUT = (
-    rf"pre(?:{_MEDIUM})?(?! ?(?:op|surg|rt|treat))|nativ\w*|plain|without|wo|w o|ohne|sans|avant|vor (?:{_MEDIUM})|"
+    rf"pre(?:{_MEDIUM})?(?! ?(?:op|surg|rt|treat))|nativ\w*|plain|without|wo|w o|ohne|sans|avant|v(?:or)? (?:{_MEDIUM})|"
     rf"(?:no|non|not|kein|un)n? ?(?:iv )?(?:{_MEDIUM})|平扫|增强前|未增强|无增强"
 )
 _CONTRAST = rf"{_MEDIUM}|(?<=t1 )c(?! ?(?:spine|sp))|增强|强化|造影"
@@ -183,7 +183,10 @@ def classify(text: Callable[[str], str], number: Callable[[str], float | None]) 
 
     description, protocol = (plain_words(text(tag)) for tag in ("SeriesDescription", "ProtocolName"))
     words = description if _says_something(description) else f"{description} {protocol}".strip()
-    special, pd, flair = _special(words), _word(_PROTON_DENSITY, words), _word(_FLAIR, words)
+    special = _special(words)
+    if special == "fat or opposed phase" and {"w", "water", "ip", "in phase"} & set(kinds):
+        special = ""  # the protocol names all images of a Dixon, the type says which one this is
+    pd, flair = _word(_PROTON_DENSITY, words), _word(_FLAIR, words)
     t1 = _word("t1", words) or _word(_T1_SEQUENCE, words)
     t2 = _word("t2", words)
     by_times = ""

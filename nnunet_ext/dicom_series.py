@@ -56,6 +56,8 @@ SPACING_ROUNDING_MM = 0.005
 MOST_PLANES_PER_IMAGE = 1.5
 #: Cosines whose lengths or right angle are off by more were rounded to a few decimals.
 LARGEST_COSINE_ROUNDING = 1e-4
+#: More short gaps than this are counted instead of named.
+MOST_SHORT_GAPS = 3
 AIR_HU = -1000.0
 
 _CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -360,9 +362,10 @@ def _traits(header: _Header, frame: int | None) -> Traits:
     clock = next((header.text(tag) for tag in ("AcquisitionTime", "AcquisitionDateTime") if header.text(tag)), "")
     return Traits(
         sys.intern(kind), header.number("EchoTime"), header.number("InversionTime"), header.number("DiffusionBValue"),
-        header.number("KVP"), header.number("FlipAngle"), sys.intern(header.text("ConvolutionKernel")),
-        sys.intern(header.text("StackID")), header.number("AcquisitionNumber"), header.number("TemporalPositionIdentifier"),
-        header.number("TriggerTime"), _seconds(clock), header.number("InstanceNumber") if frame is None else float(frame),
+        header.number("KVP"), header.number("FlipAngle"), sys.intern(header.text("ConvolutionKernel")) or None,
+        sys.intern(header.text("StackID")) or None, header.number("AcquisitionNumber"),
+        header.number("TemporalPositionIdentifier"), header.number("TriggerTime"), _seconds(clock),
+        header.number("InstanceNumber") if frame is None else float(frame),
         _seconds(header.text("ContentTime")),
     )  # fmt: skip
 
@@ -871,11 +874,17 @@ def _gap_mm(
             f"its slices lie at uneven distances, {smallest:.3g} to {gaps.max():.3g} mm: an even grid of {usual:.3g} mm "
             f"would have {planes} planes for {n} images; export thin and thick slices as two series, or with even gaps"
         )
-    for at in np.flatnonzero(near):
+    short = np.flatnonzero(gaps * LARGEST_GAP_RATIO < usual)
+    if len(short) > MOST_SHORT_GAPS:
         notes.append(
+            f"{len(short)} gaps between slices are shorter than the {usual:.3g} mm of the grid: detail is lost"
+        )
+    else:
+        notes += [
             f"images {at + 1} and {at + 2} of {n} are only {gaps[at]:.2g} mm apart, the others {usual:.3g} mm: check the "
             "series"
-        )
+            for at in short
+        ]
     return usual, False
 
 

@@ -110,6 +110,8 @@ def test_image_types_of_plain_images_change_nothing(kind: str):
 @pytest.mark.parametrize(
     ("headers", "expected"),
     [
+        ({"SeriesDescription": "t1_vibe_opp-in_tra_in", "ImageType": "ORIGINAL\\PRIMARY\\M\\IN_PHASE"}, "T1"),
+        ({"SeriesDescription": "t1_vibe_opp-in_tra_opp", "ImageType": "ORIGINAL\\PRIMARY\\M\\OPP_PHASE"}, ""),
         ({"ComplexImageComponent": "PHASE"}, ""),
         ({"ComplexImageComponent": "REAL"}, ""),
         ({"ComplexImageComponent": "MAGNITUDE"}, "T1"),

@@ -221,6 +221,26 @@ def test_a_short_gap_before_thick_slices_does_not_set_the_grid(tmp_path: Path):
     assert notes[0] == "images 7 and 8 of 9 are only 0.2 mm apart, the others 2 mm: check the series"
 
 
+@pytest.mark.parametrize(
+    ("heights", "line"),
+    [
+        ([0, 3, 6, 7.6, 10.6, 13.6], "images 3 and 4 of 6 are only 1.6 mm apart, the others 3 mm: check the series"),
+        (
+            [0, 2, 4, 6, 8, 12, 16, 20, 24, 28],
+            "4 gaps between slices are shorter than the 4 mm of the grid: detail is lost",
+        ),
+    ],
+)
+def test_short_gaps_are_named_or_counted(tmp_path: Path, heights: list[float], line: str):
+    files = write(tmp_path, image(oblique=False, array=np.arange(len(heights) * 77).reshape(-1, 7, 11)))
+    move(files, [(0, 0, h) for h in heights])
+    for path, thickness in zip(files, np.diff(heights, append=heights[-1] + 4), strict=True):
+        edit(path, lambda d, t=thickness: setattr(d, "SliceThickness", max(t, 3) if len(heights) < 8 else t))
+    notes: list[str] = []
+    read_series(only(tmp_path), notes)
+    assert notes[0] == line
+
+
 def test_a_grid_that_would_be_mostly_made_up_is_refused(tmp_path: Path):
     heights = [0, 1, 2, 3, 4, 9, 14, 19]
     files = write(tmp_path, image(oblique=False, array=np.arange(8 * 77).reshape(8, 7, 11)))
@@ -481,7 +501,7 @@ def repeat(files: list[Path], times: int, change) -> None:
         for k in range(times):
             dataset = pydicom.dcmread(path)
             change(dataset, k)
-            dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"{dataset.SOPInstanceUID}.{k}"
+            dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
             dataset.save_as(path.with_name(f"{k}_{number}"))
         path.unlink()
 
