@@ -24,8 +24,8 @@ _SPECIAL = {
                    r"phase contrast|flow(?! ?comp)\w*|gefass\w*|血管",
     "T2*": r"swi(?:p|m)?|e?swan|qsm|suscept\w*|h(?:ae?|e)mo\w*|venobold|medic|merge|t2 ?(?:\*|star)\w*|me[23]d\w*|磁敏感",
     "function or motion": r"\w*fmri|bold|cine|tagg\w*|elasto\w*|mre|thermo\w*",
-    "computed map": r"\w*maps?|map\w*|(?:sh)?molli|q ?t[12]\w*|t[12] ?(?:rho|\u03c1)|t[12] (?:values?|relax\w*)|"
-                    r"relaxo\w*|despot\w*|r[12] ?(?:\*|star)\w*|r2s|mrf|hmri|mt ?sat|fingerprint\w*|mtr|pdff|fat ?frac\w*|定量",
+    "computed map": r"\w*maps?|map\w*|(?:sh)?molli|q ?t[12]\w*|t[12] ?(?:rho|\u03c1)|t[12] (?:values?|relax\w*)|despot\w*|"
+                    r"relaxo\w*|r[12] ?(?:\*|star)\w*|r2s|mrf|hmri|mt ?sat|fingerprint\w*|mtr|pdff|fat ?frac\w*|定量",
     "synthetic": r"syn|synth\w*|sy ?mri?|sy ?t[12]|sy(?:t[12])\w*|magic|mdme|qalas|合成",
     "subtraction": r"sub(?! ?\d)|su[bp]s?tr\w*|soustr\w*|减影",
     "projection": r"m?mip\w*|minip|mnip|max ip|min ip|projection\w*|投影",
