@@ -12,6 +12,14 @@ one case for each; else the patient's series are one case. Channels are recognis
     T1 = 5
     RTSTRUCT = "approved"          # StructureSetLabel, or SOPInstanceUID
 
+    [case_004]                     # one volume of a series that holds several: the series, a comma, and what tells it apart
+    CT = "2, acquisition 1"
+    T1 = "MEMPRAGE, echo 1"
+
+The words are `echo`, `acquisition`, `time` (phases of a dynamic), `type` (a value of ImageType, for complex and Dixon
+images), `inversion`, `b`, `kVp`, `flip`, `kernel`, `stack`, and `part` where only the order of the images tells. Messages
+name every volume as the file has to.
+
 An RTSTRUCT counts only if its patient and frame of reference are those of the reference channel (the CT), and every
 image that the contours of organs refer to belongs to it. What else it refers to (an MR it was fused with, another CT) and
 regions that are no organ do not matter. Without such references, the series, images or frame of reference it lists must be
@@ -36,6 +44,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_ext.channels import reference_channel
+from nnunet_ext.dicom_parts import PART_WORDS
 from nnunet_ext.dicom_series import (
     Series,
     Tree,
@@ -211,7 +220,7 @@ def find_cases(
     if not tree.images:
         raise ValueError(f"{source.name} has no CT or MR series; {_counted(tree) or 'it holds no DICOM file'}")
     found = Found(key_rows=read_key(key_file))
-    images = [_ruled(series, rules.get("series", {})) for series in tree.images]
+    images = _ruled(tree.images, rules.get("series", {}))
     structures = [(series, *_read_structure(series)) for series in tree.structures]
     patients: dict[str, list[Series]] = {}
     for series in images:
@@ -331,21 +340,70 @@ def load_series_rules(path: Path | None) -> dict[str, dict[str, list]]:
     return rules
 
 
+_BY_FILE = "by the series file"
+_PART = re.compile(rf"(.+)[\s,;:]+(acq|{'|'.join(PART_WORDS)})(?![a-z])[\s=#:]*([^\s,;:].*)", re.IGNORECASE)
+
+
 def _means(rule: str | int, series: Series) -> bool:
-    if isinstance(rule, int):
-        return series.number == rule
-    if rule == series.uid:
+    """Whether a rule names a series, or a part of it; a description that ends like a part goes first."""
+    return series.number == rule if isinstance(rule, int) else _names(rule, series) or _means_part(rule, series)
+
+
+def _means_part(rule: str | int, series: Series) -> bool:
+    """Whether a rule such as `7, echo 1` names this part of a series."""
+    own = {_plain_part(*part.split(" ", 1)) for part in series.part}
+    asked: set[str] = set()
+    while own and isinstance(rule, str) and (match := _PART.fullmatch(rule)):
+        rule, word, value = match[1].rstrip(" \t,;:"), match[2], match[3]
+        asked.add(_plain_part(word, value))
+        if asked <= own and _names(rule, series):
+            return True
+    return False
+
+
+def _plain_part(word: str, value: str) -> str:
+    """`Acq #02` as `acquisition 2`."""
+    word = "acquisition" if word.lower() == "acq" else word.lower()
+    number = re.fullmatch(r"\s*0*(\d+)(?:\.0*)?\s*", value)
+    return f"{word} {number[1] if number else normalise_name(value)}"
+
+
+def _names(name: str, series: Series) -> bool:
+    name = name.strip()
+    if name == series.uid:
         return True
-    pattern = "*".join(normalise_name(part) for part in rule.split("*"))
-    return any(fnmatch.fnmatchcase(normalise_name(name), pattern) for name in series.names)
+    number = re.fullmatch(r"(?:series\s*)?(\d+)", name, re.IGNORECASE)
+    if number and series.number == int(number[1]):
+        return True
+    pattern = "*".join(normalise_name(part) for part in name.split("*"))
+    return any(fnmatch.fnmatchcase(normalise_name(one), pattern) for one in series.names)
 
 
-def _ruled(series: Series, rules: Mapping[str, Sequence]) -> Series:
-    """The series with the channel that the user's rules give it; CT and MR studies may count their series alike."""
+def _ruled(images: Iterable[Series], rules: Mapping[str, Sequence]) -> list[Series]:
+    """The series with the channels that the user's rules give them, in parts where a rule names a part."""
+    ruled = [_with_rule(one, rules) for series in images for one in _opened(series, rules)]
+    chosen = {(one.patient.key, one.uid) for one in ruled if one.part and one.channel and one.reason == _BY_FILE}
+    return [
+        replace(one, channel="", reason="the series file chooses another part of it")
+        if one.part and one.reason != _BY_FILE and (one.patient.key, one.uid) in chosen
+        else one
+        for one in ruled
+    ]
+
+
+def _opened(series: Series, rules: Mapping[str, Sequence]) -> list[Series]:
+    parts = [end for part in series.parts for end in _opened(part, rules)]
+    values = [value for channel, values in rules.items() if channel != "RTSTRUCT" for value in values]
+    named = any(_means_part(value, part) and not _means_part(value, series) for value in values for part in parts)
+    return parts if named else [series]
+
+
+def _with_rule(series: Series, rules: Mapping[str, Sequence]) -> Series:
+    """CT and MR studies may count their series alike, so a number is looked for among the series of its modality."""
     for channel, values in rules.items():
         fits = channel == "ignore" or (channel == "CT") == (series.modality == "CT")
         if channel != "RTSTRUCT" and fits and any(_means(value, series) for value in values):
-            return replace(series, channel="" if channel == "ignore" else channel, reason="by the series file")
+            return replace(series, channel="" if channel == "ignore" else channel, reason=_BY_FILE)
     return series
 
 
@@ -493,14 +551,21 @@ def _case(
     words: frozenset[str],
 ) -> DicomCase:
     notes: list[str] = []
-    group = [_ruled(series, {c: v for c, v in rules.items() if c != "RTSTRUCT"}) for series in group]
+    group = _ruled(group, rules)
     for channel in rules:
         if channel not in (*modalities, "RTSTRUCT", "ignore"):
             raise ValueError(f"the series file gives it a channel {channel}; the channels are {', '.join(modalities)}")
+        if channel not in modalities:
+            continue
+        if not any(s.channel == channel and s.reason == _BY_FILE for s in group):
+            asked = " or ".join(f'"{value}"' if isinstance(value, str) else str(value) for value in rules[channel])
+            there = [s for s in group if (channel == "CT") == (s.modality == "CT")]
+            raise ValueError(
+                f"the series file says {channel} = {asked}, which is none of its series: "
+                f"{_listed([s.label for s in there]) or 'there is none'}{_parts_of(there)}"
+            )
         # What the file names for this case goes before what the headers say.
-        if channel in modalities and any(s.channel == channel and s.reason == "by the series file" for s in group):
-            group = [s if s.channel != channel or s.reason == "by the series file" else replace(s, channel="")
-                     for s in group]  # fmt: skip
+        group = [s if s.channel != channel or s.reason == _BY_FILE else replace(s, channel="") for s in group]
     birth_dates = {s.patient.birth_date for s in group if re.fullmatch(r"\d{8}", s.patient.birth_date)}
     if len(birth_dates) > 1:
         raise ValueError("its series have one patient ID and different birth dates; correct the patient IDs")
@@ -564,12 +629,14 @@ def _pick(
             f"channel {channel} is missing: no series is recognised as one; left over: {others}. If one is it, name it in "
             f"a file for --series: [{name}] {channel} = NUMBER"
         )
+    combined = [series for series in candidates if series.combined]
     for fits, why in (
         (lambda s: not s.problem, "the other cannot be read"),
         (lambda s: any(_refers(content, s) for _, content, _ in claims), "the RTSTRUCT is drawn on it"),
         (lambda s: reference is not None and s.frame_of_reference_uid == reference.frame_of_reference_uid,
          "it shares the frame of reference"),
         (lambda s: reference is not None and s.study_uid == reference.study_uid, "it is of the same study"),
+        (lambda s: not any(_combines(other, s) for other in combined), "the other is one of the echoes it combines"),
         (lambda s: not s.derived, "the other was computed from images"),
     ):  # fmt: skip
         fitting = [series for series in candidates if fits(series)]
@@ -579,15 +646,45 @@ def _pick(
             candidates = fitting
     if len(candidates) > 1:
         labels = [", ".join((series.label, *series.notes)) for series in candidates]
+        whole = "NUMBER, or its SeriesInstanceUID" if any(not series.part for series in candidates) else ""
+        parts = " and so on".join(f'"{series.choice}"' for series in [s for s in candidates if s.part][:1])
         raise ValueError(
-            f"channel {channel} has {len(candidates)} series, {' and '.join(labels)}; say which in a file for --series: "
-            f"[{name}] {channel} = NUMBER, or its SeriesInstanceUID"
+            f"channel {channel} has {len(candidates)} series, {_listed(labels)}; say which in a file for --series: "
+            f"[{name}] {channel} = {' or '.join(filter(None, (whole, parts)))}"
         )
     try:
         check_series(candidates[0])
     except ValueError as error:
-        raise ValueError(f"{channel}, {candidates[0].label}: {error}") from None
+        remedy = _parts_of(candidates)
+        if remedy:
+            remedy += f'; say which in a file for --series: [{name}] {channel} = "{candidates[0].parts[0].choice}"'
+        raise ValueError(f"{channel}, {candidates[0].label}: {error}{remedy}") from None
     return candidates[0]
+
+
+def _combines(series: Series, other: Series) -> bool:
+    """Whether a series is the mean of several echoes of which the other is one."""
+    same = (series.study_uid, series.frame_of_reference_uid, series.size)
+    return (
+        series.combined
+        and not other.combined
+        and any(part.startswith("echo ") for part in other.part)
+        and same == (other.study_uid, other.frame_of_reference_uid, other.size)
+    )
+
+
+def _listed(labels: Sequence[str], most: int = 8) -> str:
+    return " and ".join(labels[:most]) + (f" and {len(labels) - most} others" if len(labels) > most else "")
+
+
+def _parts_of(series: Iterable[Series]) -> str:
+    """What a file for --series can choose of series that are no volume as a whole."""
+    choices = [
+        f'"{part.choice}" ({", ".join(filter(None, (part.part_note, f"{len(part.slices)} images")))})'
+        for one in series
+        for part in one.parts
+    ]
+    return f"; it can be {_listed(choices)}" if choices else ""
 
 
 # ----------------------------------------------------------------------------------------------- RTSTRUCT
@@ -606,6 +703,8 @@ def _refers(content: StructureSet, series: Series) -> bool:
     drawn_on = content.contour_sop_uids
     if drawn_on:
         return not drawn_on.isdisjoint(there)
+    if series.part and content.sop_uids:  # all parts of a series share its UID
+        return not content.sop_uids.isdisjoint(there)
     return series.uid in content.series_uids or not content.sop_uids.isdisjoint(there)
 
 

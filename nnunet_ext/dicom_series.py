@@ -1,8 +1,9 @@
 """DICOM series: found in any folder, told apart by their headers, checked, and read as one image.
 
 Files are recognised by content, not by name. A series is what shares SeriesInstanceUID, frame of reference, slice
-direction and matrix (and the echo time, where one series holds several echoes). Localizers, screen captures and files
-that hold no image are set aside and counted. The frames of an enhanced (multi-frame) CT or MR count as one image each.
+direction and matrix. One that holds several volumes (echoes, acquisitions) is split into them (`dicom_parts`). Localizers,
+screen captures and files that hold no image are set aside and counted. The frames of an enhanced (multi-frame) CT or MR
+count as one image each.
 Reading refuses what would be read wrongly elsewhere: missing slices, two images at one position, metres, colour, other
 multi-frame objects. Slices of a tilted gantry, which form no rectangular grid, are shifted in their own plane; uneven
 gaps that the slice thickness explains are interpolated.
@@ -14,21 +15,34 @@ from __future__ import annotations
 
 import functools
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
+from nnunet_ext.dicom_contrast import classify, is_combined
+from nnunet_ext.dicom_parts import (
+    FEWEST_SLICES,
+    PLACE_TOLERANCE_MM,
+    Part,
+    Traits,
+    equal_within_rounding,
+    split_volumes,
+)
 from nnunet_ext.dicom_text import element_text, readable_text, tolerant_dicom
 from nnunet_ext.image_io import SMALLEST_SPACING_MM, image_stem
 from nnunet_ext.source_files import EMPTY, UNREADABLE, is_system, reason_of, walk
 
 #: Gaps between slices may differ by this share, or this many mm, and count as even: headers round positions.
 GAP_TOLERANCE, GAP_TOLERANCE_MM = 0.01, 0.02
+#: Gaps that are even one by one, but add up to more than this share of a gap off the straight line, are uneven.
+LARGEST_DRIFT = 0.25
 #: Uneven gaps up to this ratio are interpolated; larger ones only where the slice thickness covers them.
 LARGEST_GAP_RATIO = 1.2
 #: Slices nearer to each other on average were meant in metres.
@@ -37,8 +51,14 @@ SMALLEST_GAP_MM = 0.1
 SHEAR_TOLERANCE_MM = 0.1
 #: Cosines of one series agree to this; images that differ by more and less than the second were meant to agree.
 DIRECTION_TOLERANCE, OTHER_DIRECTION = 1e-3, 0.1
-#: Fewer images than this are a localizer or a single picture, no volume.
-FEWEST_SLICES = 3
+#: Pixel spacings that differ by less differ by rounding: archives keep two decimals.
+SPACING_ROUNDING_MM = 0.005
+#: An even grid with more planes per image than this would be mostly made up.
+MOST_PLANES_PER_IMAGE = 1.5
+#: Cosines whose lengths or right angle are off by more were rounded to a few decimals.
+LARGEST_COSINE_ROUNDING = 1e-4
+#: More short gaps than this are counted instead of named.
+MOST_SHORT_GAPS = 3
 AIR_HU = -1000.0
 #: In a sentence of ours, shorter numbers are a count, a size or a case's number, whoever's ID they may be.
 LEAST_DIGITS_OF_AN_ID = 6
@@ -65,6 +85,15 @@ _FUNCTIONAL_GROUPS = (
     ("MRDiffusionSequence", "DiffusionBValue", "DiffusionBValue"),
     ("MRImageFrameTypeSequence", "FrameType", "ImageType"),
     ("MRImageFrameTypeSequence", "AcquisitionContrast", "AcquisitionContrast"),
+    ("MRImageFrameTypeSequence", "ComplexImageComponent", "ComplexImageComponent"),
+    ("MRTimingAndRelatedParametersSequence", "FlipAngle", "FlipAngle"),
+    ("CTXRayDetailsSequence", "KVP", "KVP"),
+    ("CTReconstructionSequence", "ConvolutionKernel", "ConvolutionKernel"),
+    ("FrameContentSequence", "StackID", "StackID"),
+    ("FrameContentSequence", "FrameAcquisitionNumber", "AcquisitionNumber"),
+    ("FrameContentSequence", "TemporalPositionIndex", "TemporalPositionIdentifier"),
+    ("FrameContentSequence", "FrameAcquisitionDateTime", "AcquisitionTime"),
+    ("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime", "TriggerTime"),
     ("CTImageFrameTypeSequence", "FrameType", "ImageType"),
     ("PixelValueTransformationSequence", "RescaleSlope", "RescaleSlope"),
     ("PixelValueTransformationSequence", "RescaleIntercept", "RescaleIntercept"),
@@ -79,8 +108,13 @@ _TAGS = [
     "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "SliceThickness",
     "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "StructureSetLabel", "BodyPartExamined",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "EchoPulseSequence", "EchoPlanarPulseSequence",
-    "TimeOfFlightContrast", "AcquisitionContrast",
+    "TimeOfFlightContrast", "AcquisitionContrast", "ComplexImageComponent", "DiffusionBValue", "KVP", "FlipAngle",
+    "ConvolutionKernel", "StackID", "AcquisitionNumber", "AcquisitionTime", "AcquisitionDateTime", "ContentTime",
+    "TemporalPositionIdentifier", "TriggerTime", "ScanOptions", "SpacingBetweenSlices",
 ]  # fmt: skip
+
+#: Private elements of GE: creator, and whether an image is magnitude (0), phase, real or imaginary part (1 to 3).
+_GE = (0x00430010, 0x0043102F)
 
 
 #: Those of them that are text in the character set of the file.
@@ -111,8 +145,9 @@ class Slice:
     sop_uid: str
     position_mm: tuple[float, float, float]
     thickness_mm: float | None
-    echo_time_ms: float | None
     frame: int | None = None
+    traits: Traits = field(default_factory=Traits)
+    spacing_between_mm: float | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +166,11 @@ class Series:
         notes: Lines worth knowing where the series is used.
         problem: Why it cannot be read, from the headers; empty where it can.
         derived: Whether it was computed from other images (ImageType).
+        combined: Whether it unites several echoes.
+        part: Which volume of the series it is, such as `("echo 1",)`; empty where the series is one volume.
+        part_note: What that means, such as `TE 1.69 ms`.
+        choice: How the series file names it, without anything personal: `7, echo 1`.
+        parts: Volumes it can be split into, where it is none as a whole, or where only the order tells them apart.
         slices: In file order.
         direction: Row and column cosines, 6 numbers.
         spacing_mm: Between rows, between columns (DICOM's order).
@@ -151,6 +191,11 @@ class Series:
     notes: tuple[str, ...] = ()
     problem: str = ""
     derived: bool = False
+    combined: bool = False
+    part: tuple[str, ...] = ()
+    part_note: str = ""
+    choice: str = ""
+    parts: tuple[Series, ...] = ()
     slices: tuple[Slice, ...] = ()
     direction: tuple[float, ...] = ()
     spacing_mm: tuple[float, float] = (0.0, 0.0)
@@ -316,7 +361,7 @@ def find_series(folder: Path, progress: Callable[[Iterable[Path]], Iterable[Path
                 tree.volumes += [path] if image_stem(path) else []
                 continue
             try:
-                header = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=_TAGS)
+                header = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=[*_TAGS, *_GE])
             except Exception:
                 header = _start_of_rtstruct(path)
             if header is None:
@@ -342,8 +387,9 @@ def find_series(folder: Path, progress: Callable[[Iterable[Path]], Iterable[Path
                 if aside:
                     tree.set_aside(path, aside)
                     continue
-                place = (sop, image.numbers("ImagePositionPatient", 3))
-                if sop and seen.setdefault((sop, frame), place) != place:
+                place = image.numbers("ImagePositionPatient", 3) or (0.0, 0.0, 0.0)
+                first_place = seen.setdefault((sop, frame), place)
+                if sop and not all(map(equal_within_rounding, place, first_place, [PLACE_TOLERANCE_MM] * 3)):
                     tree.set_aside(path, "images under the UID of another image")
                     continue
                 uid = image.text("SeriesInstanceUID")
@@ -392,10 +438,10 @@ def _start_of_rtstruct(path: Path):
 
 @dataclass
 class _Members:
-    """Files of one series; whole headers only of the first image of every echo, for a tree may hold 100,000 files."""
+    """Files of one series; whole headers only of the first image of every contrast: a tree may hold 100,000 files."""
 
     direction: np.ndarray
-    headers: dict[float | None, _Header] = field(default_factory=dict)
+    headers: dict[tuple, _Header] = field(default_factory=dict)
     slices: list[Slice] = field(default_factory=list)
     spacings: set = field(default_factory=set)
     photometric: set[str] = field(default_factory=set)
@@ -403,14 +449,51 @@ class _Members:
     problem: str = ""
 
     def add(self, header: _Header, path: Path, sop: str, frame: int | None, direction: np.ndarray) -> None:
-        echo = header.number("EchoTime")
         position = header.numbers("ImagePositionPatient", 3) or (0.0, 0.0, 0.0)
-        self.slices.append(Slice(path, sop, position, header.number("SliceThickness"), echo, frame))
+        thickness, between = header.number("SliceThickness"), header.number("SpacingBetweenSlices")
+        traits = _traits(header, frame)
+        self.slices.append(Slice(path, sop, position, thickness, frame, traits, between))
         self.spacings.add(header.numbers("PixelSpacing", 2))
         self.photometric.add(header.text("PhotometricInterpretation"))
         self.turned = max(self.turned, float(np.abs(direction - self.direction).max()))
-        if len(self.headers) < 8:
-            self.headers.setdefault(echo, header)
+        if len(self.headers) < 64:
+            self.headers.setdefault(_contrast_key(traits), header)
+
+    @property
+    def first(self) -> _Header:
+        return next(iter(self.headers.values()))
+
+    @property
+    def spacing_mm(self) -> tuple[float, float] | None:
+        """Of spacings that differ by rounding the one that is written with most digits; None where one is missing."""
+        if None in self.spacings:
+            return None
+        return max(self.spacings, key=lambda spacing: (sum(len(f"{mm:.9g}") for mm in spacing), spacing))
+
+
+def _traits(header: _Header, frame: int | None) -> Traits:
+    kind = "\\".join(filter(None, (header.text("ImageType"), header.text("ComplexImageComponent"))))
+    clock = next((header.text(tag) for tag in ("AcquisitionTime", "AcquisitionDateTime") if header.text(tag)), "")
+    return Traits(
+        sys.intern(kind), header.number("EchoTime"), header.number("InversionTime"), header.number("DiffusionBValue"),
+        header.number("KVP"), header.number("FlipAngle"), sys.intern(header.text("ConvolutionKernel")) or None,
+        sys.intern(header.text("StackID")) or None, header.number("AcquisitionNumber"),
+        header.number("TemporalPositionIdentifier"), header.number("TriggerTime"), _seconds(clock),
+        header.number("InstanceNumber") if frame is None else float(frame),
+        _seconds(header.text("ContentTime")),
+    )  # fmt: skip
+
+
+def _contrast_key(traits: Traits) -> tuple:
+    """What a classification may depend on, and may differ between the images of a series; numbers rounded."""
+    return (traits.kind, *(None if value is None else round(value, 1) for value in traits[1:4]))
+
+
+def _seconds(text: str) -> float | None:
+    """Seconds since midnight of a DICOM time, or of a date with time."""
+    digits = text.strip().replace(":", "")
+    match = re.fullmatch(r"(?:\d{8})?(\d{2})(\d{2})(\d{2}(?:\.\d*)?)(?:[+-]\d{4})?", digits)
+    return None if match is None else int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3])
 
 
 def _frames(header: _Header, sop_class: str) -> list[tuple[int | None, _Header]]:
@@ -435,10 +518,8 @@ def _frames(header: _Header, sop_class: str) -> list[tuple[int | None, _Header]]
     frames: list[tuple[int | None, _Header]] = []
     for number, groups in enumerate(per_frame):
         values = {**common, **_functional_groups(groups, shared)}
-        kind = [*(values["ImageType"] or ()), values.pop("AcquisitionContrast") or ""]
-        if float(values.pop("DiffusionBValue", 0) or 0) > 0:
-            kind.append("DIFFUSION")
-        values["ImageType"] = kind
+        kind = values["ImageType"] or ()
+        values["ImageType"] = [*([kind] if isinstance(kind, str) else kind), values.pop("AcquisitionContrast") or ""]
         frame = _Header(values)
         if frame.numbers("ImagePositionPatient", 3) is None or frame.numbers("ImageOrientationPatient", 6) is None:
             return itself
@@ -482,7 +563,12 @@ class _Header:
 
     def numbers(self, tag: str, count: int) -> tuple[float, ...] | None:
         try:
-            value = self.dataset.get(tag)
+            if tag == "RawDataType":
+                creator, element = (self.dataset.get(one) for one in _GE)
+                value = element.value if str(creator.value) == "GEMS_PARM_01" else None
+                value = int.from_bytes(value[:2], "little") if isinstance(value, bytes) else value
+            else:
+                value = self.dataset.get(tag)
             values = [float(item) for item in ([value] if count == 1 else value)]
         except Exception:
             return None
@@ -547,9 +633,14 @@ def _own_words() -> frozenset[str]:
 def _with_label(series: Series, tree: Tree) -> Series:
     text = without_personal(series.description, tree.personal[series.patient.key], short=True)
     number = "series" if series.number is None else f"series {series.number}"
-    if len(series.slices) and series.modality != "RTSTRUCT":
-        return replace(series, label=f"{number} '{text}' ({series.modality}, {len(series.slices)} images)")
-    return replace(series, label=f"{number} '{text}' ({series.modality})")
+    if series.modality == "RTSTRUCT":
+        return replace(series, label=f"{number} '{text}' ({series.modality})")
+    part = without_personal(", ".join(series.part), tree.personal[series.patient.key], short=True)
+    choice = ", ".join(filter(None, (str(text if series.number is None else series.number), part)))
+    facts = ", ".join(filter(None, (series.modality, series.part_note, f"{len(series.slices)} images")))
+    label = ", ".join(filter(None, (f"{number} '{text}'", part)))
+    parts = tuple(_with_label(one, tree) for one in series.parts)
+    return replace(series, label=f"{label} ({facts})", choice=choice, parts=parts)
 
 
 def _set_aside(header: _Header, sop_class: str) -> str:
@@ -581,7 +672,7 @@ def _structure(header: _Header, patient: Patient, path: Path) -> Series:
         patient, header.text("SOPInstanceUID"), header.text("StudyInstanceUID"), header.text("FrameOfReferenceUID"),
         "RTSTRUCT", _whole(header.number("SeriesNumber")), name, "",
         names=tuple(t for t in (name, header.text("SeriesDescription")) if t),
-        slices=(Slice(path, header.text("SOPInstanceUID"), (0.0, 0.0, 0.0), None, None),),
+        slices=(Slice(path, header.text("SOPInstanceUID"), (0.0, 0.0, 0.0), None),),
     )  # fmt: skip
 
 
@@ -590,8 +681,8 @@ def _whole(value: float | None) -> int | None:
 
 
 def _series(members: _Members, tree: Tree) -> list[Series]:
-    """Series of files that share UID, frame, direction and matrix: usually one, one per echo where positions repeat."""
-    header = next(iter(members.headers.values()))
+    """Series of files that share UID, frame, direction and matrix: one for each volume that may be a channel."""
+    header = members.first
     slices: list[Slice] = []
     seen = set()
     for one in members.slices:
@@ -601,29 +692,58 @@ def _series(members: _Members, tree: Tree) -> list[Series]:
         seen.add((one.sop_uid, one.frame))
         slices.append(one)
     direction = header.numbers("ImageOrientationPatient", 6) or ()
-    channel, reason, more = classify(header.text, header.number)
     base = Series(
         _patient(header), header.text("SeriesInstanceUID"), header.text("StudyInstanceUID"),
         header.text("FrameOfReferenceUID"), header.text("Modality"), _whole(header.number("SeriesNumber")),
         header.text("SeriesDescription") or header.text("ProtocolName"), "",
         names=tuple(t for t in (header.text("SeriesDescription"), header.text("ProtocolName")) if t),
-        channel=channel, reason=reason, notes=tuple(more), slices=tuple(slices), direction=direction,
-        spacing_mm=header.numbers("PixelSpacing", 2) or (0.0, 0.0),
+        slices=tuple(slices), direction=direction, spacing_mm=members.spacing_mm or (0.0, 0.0),
         size=(int(header.number("Rows") or 0), int(header.number("Columns") or 0)),
-        derived=header.text("ImageType").upper().startswith("DERIVED"),
     )  # fmt: skip
-    base = replace(base, problem=_header_problem(header, members))
-    echoes = {one.echo_time_ms for one in slices}
-    positions = {one.position_mm for one in slices}
-    if 1 < len(echoes) <= 4 and len(slices) == len(echoes) * len(positions) and not base.problem:
-        parts = []
-        for echo in sorted(echoes, key=lambda value: value or 0.0):
-            own = members.headers[echo]
-            channel, reason, more = classify(own.text, own.number, use_words=False)
-            parts.append(replace(base, channel=channel, reason=reason, notes=tuple(more),
-                                 slices=tuple(one for one in slices if one.echo_time_ms == echo)))  # fmt: skip
-        return parts
-    return [base]
+    base = replace(_classified(base, members), problem=_header_problem(header, members))
+    if base.problem:
+        return [base]
+    normal = np.cross(direction[:3], direction[3:])
+    volumes = split_volumes(
+        [float(np.dot(one.position_mm, normal)) for one in slices],
+        [one.traits for one in slices],
+        thickness_mm=_median(one.thickness_mm for one in slices),
+        spacing_mm=_median(one.spacing_between_mm for one in slices),
+        modality=base.modality,
+    )
+    if len(volumes) == 1:
+        return [replace(base, parts=tuple(_part(base, one, members) for one in volumes[0].rest))]
+    parts = tuple(
+        replace(_part(base, volume, members), parts=tuple(_part(base, one, members) for one in volume.rest))
+        for volume in volumes
+    )
+    if any(part.channel for part in parts):
+        return list(parts)
+    return [replace(base, parts=parts, problem=f"it holds {len(parts)} volumes under one UID")]
+
+
+def _part(base: Series, part: Part, members: _Members) -> Series:
+    slices = tuple(base.slices[at] for at in part.images)
+    return _classified(replace(base, slices=slices, part=part.name, part_note=part.note), members)
+
+
+def _classified(series: Series, members: _Members) -> Series:
+    """With the channel, and what else the header of its first image says."""
+    header = members.headers.get(_contrast_key(series.slices[0].traits), members.first)
+    channel, reason, notes = classify(header.text, header.number)
+    if len(members.spacings) > 1:
+        notes = [*notes, f"stored with rounded pixel spacings: read with {series.spacing_mm[0]:g} x "
+                         f"{series.spacing_mm[1]:g} mm"]  # fmt: skip
+    derived = header.text("ImageType").upper().startswith("DERIVED")
+    combined = is_combined(header.text)
+    return replace(
+        series, channel=channel, reason=reason, notes=tuple(notes), derived=derived and not combined, combined=combined
+    )
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None and value > 0]
+    return float(np.median(known)) if known else None
 
 
 def _header_problem(header: _Header, members: _Members) -> str:
@@ -641,99 +761,17 @@ def _header_problem(header: _Header, members: _Members) -> str:
     if header.text("Modality") == "CT" and (sop_class == _MR or header.number("MagneticFieldStrength") is not None
                                             or header.number("EchoTime") is not None):  # fmt: skip
         return "its modality says CT but it has an MR's header (echo time, field strength); correct the modality"
-    spacing = header.numbers("PixelSpacing", 2)
+    spacing = members.spacing_mm
     if spacing is None or min(spacing) <= 0:
         return "its pixel spacing is missing or not positive; export it again"
     if max(spacing) < SMALLEST_SPACING_MM:
         return f"its pixels measure {spacing[0]:g} x {spacing[1]:g} mm, so it is in metres; export it in mm"
     if members.photometric - {"MONOCHROME2", ""}:
         return "its pixels are not plain grey values (MONOCHROME2); export it again"
-    if len(members.spacings) > 1:
-        return "its images have different pixel spacings; split it into series"
+    for other in members.spacings:
+        if not all(map(equal_within_rounding, other, spacing, [SPACING_ROUNDING_MM] * 2)):
+            return "its images have different pixel spacings; split it into series"
     return ""
-
-
-# ------------------------------------------------------------------------------------- which channel
-
-
-_OTHER = (
-    r"\w*adc|\w*dwi|diff\w*|apparent diffusion|trace\w*|epi|dti|fa|swi|swan|mra|tof|mip|perf\w*|asl|dsc|dce|dyn\w*|"
-    r"twist|bold|fmri|phase|b0|b1map|fieldmap|field map|(?:t[12][ _-]?)?map\w*|molli|sub|subtr\w*|pd|pdw|proton|stir|ciss|"
-    r"fiesta|survey|scout|locali[sz]er|loc|scano\w*|mrs|svs|弥散|扩散|灌注|定位"
-)
-_FLAIR = r"\w*flair|tirm|da(?:rk)?[ _-]?fl(?:uid)?|压水|水抑制"
-#: FLAIR nulls the fluid with an inversion time above this; STIR nulls fat with a shorter one.
-_FLUID_INVERSION_MS = 1500
-_CONTRAST = r"gd|gad\w*|contrast|post|postgd|ce|cet1\w*|km|enh\w*|cemr\w*|dotarem|gadovist|magnevist|\+c|c\+|增强"
-_FAT_SATURATED = r"fs|fatsat|fat sat|spir|spair|chess|抑脂|压脂"
-#: Words of ImageType, and AcquisitionContrast, for what is computed from images or weighted otherwise.
-_OTHER_TYPES = (
-    r"fluid_attenuated|t2_star|proton_density|adc|diffusion|trace\w*|fa|projection image|mip|perfusion|angio|subtraction|"
-    r"t[12] map|phase(?: map)?|p"
-)
-
-
-def _word(pattern: str, text: str) -> bool:
-    return re.search(rf"(?<![a-z0-9])(?:{pattern})(?![a-z0-9])", text) is not None
-
-
-def classify(
-    text: Callable[[str], str], number: Callable[[str], float | None], *, use_words: bool = True
-) -> tuple[str, str, list[str]]:
-    """Channel of a series from its headers, why, and notes.
-
-    Names count first (`T1`, `MPRAGE`; `T2`), then echo and repetition time: T1 at TE <= 30 ms with TR <= 1200 ms,
-    T2 at TE >= 60 ms with TR >= 1500 ms. A name that the times contradict is not believed. FLAIR, STIR, PD, diffusion,
-    angiography and maps are no channel. Other languages and house names: use the mapping file.
-    """
-    modality = text("Modality")
-    if modality == "CT":
-        return "CT", "modality CT", []
-    if modality != "MR":
-        return "", "no CT or MR", []
-    words = " ".join(text(tag) for tag in ("SeriesDescription", "ProtocolName")).lower() if use_words else ""
-    words = re.sub(r"([^\x00-\x7f]+)", r" \1 ", words.replace("_", " "))  # Chinese words have no blanks around them
-    te, tr, ti = number("EchoTime"), number("RepetitionTime"), number("InversionTime")
-    sequence = text("ScanningSequence").upper().split("\\")
-    gradient = "GR" in sequence
-    kind = next((k for k in text("ImageType").lower().split("\\") if re.fullmatch(_OTHER_TYPES, k)), "")
-    if kind:
-        return "", f"its image type says {kind.upper()}", []
-    if "EP" in sequence or text("SequenceName").lower().startswith(("*ep", "ep")):
-        return "", "it is echo-planar (diffusion, perfusion)", []
-    if text("AngioFlag") == "Y":
-        return "", "it is an angiography", []
-    t1 = re.search(r"(?<![a-z0-9])(?:ce)?t1(?![0-9])", words) is not None or _word(
-        r"mp-?rage|mp2rage|spgr|f?spgr|bravo|vibe|lava|thrive|cube t1|tfl3d\w*", words)  # fmt: skip
-    t2 = re.search(r"(?<![a-z0-9])t2(?![0-9*])", words) is not None and not re.search(r"t2[\s-]?(?:\*|star)", words)
-    flair = _word(_FLAIR, words)
-    by_times = ""
-    if te is not None and tr is not None:
-        # A gradient echo with a longer echo time is weighted by susceptibility.
-        if te <= (10 if gradient else 30) and (tr <= 1200 or (ti is not None and ti > 0 and tr <= 3000)):
-            by_times = "T1"
-        elif te >= 60 and tr >= 1500 and not gradient:
-            by_times = "T2"
-    times = "" if te is None or tr is None else f"TE {te:g} ms, TR {tr:g} ms"
-    notes = []
-    if text("ContrastBolusAgent") not in ("", "NONE", "None", "none", "NO", "No") or (use_words and re.search(
-            rf"(?<![a-z0-9+])(?:{_CONTRAST})(?![a-z0-9+])", words)):  # fmt: skip
-        notes = ["contrast-enhanced"]
-    fat = ["fat-saturated"] if _word(_FAT_SATURATED, words) else []
-    if t1 == t2 and use_words and (t1 or _word(_OTHER, words) or flair):
-        return "", "its name says neither T1 nor T2 alone", []
-    if (t2 or by_times == "T2") and ti is not None and ti > _FLUID_INVERSION_MS:
-        return "", f"its inversion time of {ti:g} ms is that of a FLAIR", []
-    if t1 != t2:
-        named = "T1" if t1 else "T2"
-        if _word(_OTHER, words) or (flair and t2):
-            return "", f"its name says {named} and a special sequence", []
-        if times and ((named == "T1" and te >= 60) or (named == "T2" and te < 30)):
-            return "", f"its name says {named} but {times} does not", []
-        return named, "named so" + (f", {times}" if times else ""), (notes if named == "T1" else []) + fat
-    if by_times:
-        return by_times, times, (notes if by_times == "T1" else []) + fat
-    return "", f"neither its name nor its times say T1 or T2{f' ({times})' if times else ''}", []
 
 
 # --------------------------------------------------------------------------------------------- reading
@@ -810,6 +848,7 @@ class _Stack:
     normal: np.ndarray
     gap_mm: float
     even: bool
+    straight_mm: float = SHEAR_TOLERANCE_MM
 
     @property
     def positions_mm(self) -> np.ndarray:
@@ -823,7 +862,8 @@ class _Stack:
     def planes_mm(self) -> np.ndarray:
         """Along the normal; the slices' own where these are even."""
         along = self.along_mm
-        return along[0] + self.gap_mm * np.arange(int(np.floor((along[-1] - along[0]) / self.gap_mm + 1e-6)) + 1)
+        count = len(along) if self.even else int(np.floor((along[-1] - along[0]) / self.gap_mm + 1e-6)) + 1
+        return along[0] + self.gap_mm * np.arange(count)
 
     @property
     def shift_mm(self) -> np.ndarray:
@@ -832,7 +872,7 @@ class _Stack:
 
     @property
     def tilted(self) -> bool:
-        return float(np.abs(self.shift_mm).max()) > SHEAR_TOLERANCE_MM
+        return float(np.abs(self.shift_mm).max()) > self.straight_mm
 
 
 def _grid(series: Series, stack: _Stack) -> sitk.Image:
@@ -856,6 +896,7 @@ def _arrange(series: Series, notes: list[str]) -> _Stack:
     rows, columns = (np.asarray(series.direction[at : at + 3]) for at in (0, 3))
     if abs(np.linalg.norm(rows) - 1) > 0.01 or abs(np.linalg.norm(columns) - 1) > 0.01 or abs(rows @ columns) > 0.01:
         raise ValueError("its direction (ImageOrientationPatient) is no pair of perpendicular axes; export it again")
+    cosine_rounding = max(abs(np.linalg.norm(rows) - 1), abs(np.linalg.norm(columns) - 1), abs(rows @ columns))
     rows = rows / np.linalg.norm(rows)
     columns = columns - (columns @ rows) * rows
     columns = columns / np.linalg.norm(columns)
@@ -867,9 +908,28 @@ def _arrange(series: Series, notes: list[str]) -> _Stack:
             f"its slices are {extent / (len(slices) - 1):.3g} mm apart, so it is in metres; export it in mm"
         )
     slices = _without_twins(slices, series.size, normal, notes)
-    along = np.array([one.position_mm for one in slices]) @ normal
-    gap, even = _gap_mm(along, [one.thickness_mm for one in slices])
-    return _Stack(slices, rows, columns, normal, gap, even)
+    positions = np.array([one.position_mm for one in slices])
+    rounding = _rounding_mm(positions)
+    straight = max(SHEAR_TOLERANCE_MM, 1.5 * rounding, 3 * cosine_rounding * extent)
+    leaves = (positions - positions[0]) @ np.stack([rows, columns]).T
+    if SHEAR_TOLERANCE_MM < np.abs(leaves).max() <= straight and cosine_rounding > LARGEST_COSINE_ROUNDING:
+        # The positions know the normal better than cosines with two or three decimals.
+        normal = (positions[-1] - positions[0]) / np.linalg.norm(positions[-1] - positions[0])
+        rows = rows - (rows @ normal) * normal
+        rows = rows / np.linalg.norm(rows)
+        columns = np.cross(normal, rows)
+    along = positions @ normal
+    spacing = _median(one.spacing_between_mm for one in slices)
+    gap, even = _gap_mm(along, [one.thickness_mm for one in slices], rounding, spacing, notes)
+    return _Stack(slices, rows, columns, normal, gap, even, straight)
+
+
+def _rounding_mm(positions_mm: np.ndarray) -> float:
+    """The coarsest decimal, of 1, 0.1 and 0.01 mm, to which all coordinates are rounded; 0 where they are finer."""
+    for step in (1.0, 0.1, 0.01):
+        if np.abs(positions_mm / step - np.rint(positions_mm / step)).max() < 1e-4:
+            return step
+    return 0.0
 
 
 def _without_twins(slices: Sequence[Slice], size: tuple[int, int], normal: np.ndarray, notes: list[str]) -> list[Slice]:
@@ -894,32 +954,75 @@ def _without_twins(slices: Sequence[Slice], size: tuple[int, int], normal: np.nd
     return kept
 
 
-def _gap_mm(along: np.ndarray, thickness_mm: Sequence[float | None]) -> tuple[float, bool]:
-    """Distance of the slices on the straight grid, and whether they lie so already."""
-    gaps = np.diff(along)
-    usual = float(np.median(gaps))
-    if np.all(np.abs(gaps - usual) <= max(GAP_TOLERANCE * usual, GAP_TOLERANCE_MM)):
-        return float((along[-1] - along[0]) / (len(along) - 1)), True
-    smallest = float(gaps.min())
+def _gap_mm(
+    along: np.ndarray,
+    thickness_mm: Sequence[float | None],
+    rounding_mm: float,
+    spacing_mm: float | None,
+    notes: list[str],
+) -> tuple[float, bool]:
+    """Distance of the slices on the straight grid, and whether they lie so already.
+
+    Args:
+        along: Positions along the normal, in order.
+        thickness_mm: Of each slice.
+        rounding_mm: To which the positions are rounded.
+        spacing_mm: SpacingBetweenSlices, None if the headers do not say it.
+        notes: Takes a line for every two slices that lie much nearer to each other than the others.
+    """
+    gaps, n = np.diff(along), len(along)
+    usual = float(np.quantile(gaps, 0.5, method="lower"))
+    tolerance = max(GAP_TOLERANCE * usual, GAP_TOLERANCE_MM)
+    fitted, start = np.polyfit(np.arange(n), along, 1)
+    off_mm = float(np.abs(along - (start + fitted * np.arange(n))).max())
+    if np.all(np.abs(gaps - usual) <= tolerance) and off_mm <= max(tolerance, LARGEST_DRIFT * usual):
+        return float((along[-1] - along[0]) / (n - 1)), True
+    # Positions in whole mm may be rounded or be meant so: the gap that the headers say decides.
+    said = [mm for mm in (spacing_mm, _median(thickness_mm)) if mm is not None]
+    if off_mm <= 0.87 * rounding_mm and (
+        rounding_mm < 1 or any(equal_within_rounding(fitted, mm, 0, GAP_TOLERANCE) for mm in said)
+    ):
+        return float(fitted), True
+    thinner = [min(pair) if None not in pair else None for pair in pairwise(thickness_mm)]
+    near = np.array([
+        gap < 0.5 * usual and (mm is None or gap < 0.5 * mm) for gap, mm in zip(gaps, thinner, strict=True)
+    ])  # fmt: skip
+    smallest = float(gaps[~near].min())
     # Slices that overlap are as thick as the hole that a missing one leaves: then thickness explains nothing.
-    thinner = [
-        min(pair) / gap for *pair, gap in zip(thickness_mm, thickness_mm[1:], gaps, strict=False) if None not in pair
-    ]
-    overlapping = bool(thinner) and float(np.median(thinner)) > 1.05
+    shares = [mm / gap for mm, gap in zip(thinner, gaps, strict=True) if mm is not None]
+    overlapping = bool(shares) and float(np.median(shares)) > 1.05
     for at, gap in enumerate(gaps):
         explained = [mm for mm in thickness_mm[at : at + 2] if mm is not None]
         if gap > LARGEST_GAP_RATIO * smallest and (overlapping or not explained or max(explained) < 0.95 * gap):
             if gap > 1.5 * usual:
                 missing = max(1, round(gap / usual) - 1)
                 raise ValueError(
-                    f"slices are missing: {gap:.3g} mm between images {at + 1} and {at + 2} of {len(along)}, {usual:.3g} mm "
+                    f"slices are missing: {gap:.3g} mm between images {at + 1} and {at + 2} of {n}, {usual:.3g} mm "
                     f"between the others, about {missing} lost; export the series again"
                 )
             raise ValueError(
-                f"its slices lie at uneven distances, {smallest:.3g} to {gaps.max():.3g} mm, which their thickness does "
+                f"its slices lie at uneven distances, {gaps.min():.3g} to {gaps.max():.3g} mm, which their thickness does "
                 "not explain; export the series again"
             )
-    return smallest, False
+    usual = float(np.quantile(gaps[~near], 0.5, method="lower"))
+    planes = int((along[-1] - along[0]) / usual + 1e-6) + 1
+    if planes > MOST_PLANES_PER_IMAGE * n:
+        raise ValueError(
+            f"its slices lie at uneven distances, {smallest:.3g} to {gaps.max():.3g} mm: an even grid of {usual:.3g} mm "
+            f"would have {planes} planes for {n} images; export thin and thick slices as two series, or with even gaps"
+        )
+    short = np.flatnonzero(gaps * LARGEST_GAP_RATIO < usual)
+    if len(short) > MOST_SHORT_GAPS:
+        notes.append(
+            f"{len(short)} gaps between slices are shorter than the {usual:.3g} mm of the grid: detail is lost"
+        )
+    else:
+        notes += [
+            f"images {at + 1} and {at + 2} of {n} are only {gaps[at]:.2g} mm apart, the others {usual:.3g} mm: check the "
+            "series"
+            for at in short
+        ]
+    return usual, False
 
 
 def _pixels(slices: Sequence[Slice], size: tuple[int, int]) -> list[np.ndarray]:

@@ -1,3 +1,4 @@
+import copy
 import itertools
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from nnunet_ext.dicom_series import (
     has_dicom,
     is_dicom,
     read_series,
+    series_grid,
     without_personal,
 )
 from nnunet_ext.dicom_writer import Study, write_series
@@ -187,6 +189,121 @@ def test_uneven_gaps_that_the_thickness_explains_are_interpolated(tmp_path: Path
     assert result.GetSpacing()[2] == pytest.approx(2)
     np.testing.assert_array_equal(sitk.GetArrayFromImage(result)[:, 3, 4], [0, 20, 40, 60, 80, 100, 120])
     assert notes == ["gaps between slices of 2 to 4 mm: interpolated to 2 mm"]
+
+
+@pytest.mark.parametrize("thickness", [2, None])
+def test_one_gap_that_is_much_smaller_than_the_others_does_not_set_the_grid(tmp_path: Path, thickness: float | None):
+    heights = np.array([0, 2, 4, 3.97, 6, 8])
+    given = image(oblique=False, array=np.broadcast_to((heights * 100)[:, None, None], (6, 7, 11)))
+    files = write(tmp_path, given, headers={"SliceThickness": thickness})
+    move(files, [np.array(given.GetOrigin()) + np.array([0, 0, h]) for h in heights])
+    notes: list[str] = []
+    series = only(tmp_path)
+    result = read_series(series, notes)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(result)[:, 3, 4], [0, 200, 400, 600, 800])
+    assert result.GetSpacing()[2] == pytest.approx(2)
+    assert notes == [
+        "images 3 and 4 of 6 are only 0.03 mm apart, the others 2 mm: check the series",
+        "gaps between slices of 0.03 to 2 mm: interpolated to 2 mm",
+    ]
+    assert None not in series_grid(series)[1]  # a planning system finds an image at every plane
+
+
+def test_a_short_gap_before_thick_slices_does_not_set_the_grid(tmp_path: Path):
+    heights = [0, 2, 4, 6, 8, 10, 12, 12.2, 18.2]
+    files = write(tmp_path, image(oblique=False, array=np.arange(9 * 77).reshape(9, 7, 11)))
+    move(files, [(0, 0, h) for h in heights])
+    for path, thickness in zip(files, [2] * 7 + [6] * 2, strict=True):
+        edit(path, lambda d, t=thickness: setattr(d, "SliceThickness", t))
+    notes: list[str] = []
+    result = read_series(only(tmp_path), notes)
+    assert (result.GetSize()[2], result.GetSpacing()[2]) == (10, pytest.approx(2))
+    assert notes[0] == "images 7 and 8 of 9 are only 0.2 mm apart, the others 2 mm: check the series"
+
+
+@pytest.mark.parametrize(
+    ("heights", "line"),
+    [
+        ([0, 3, 6, 7.6, 10.6, 13.6], "images 3 and 4 of 6 are only 1.6 mm apart, the others 3 mm: check the series"),
+        (
+            [0, 2, 4, 6, 8, 12, 16, 20, 24, 28],
+            "4 gaps between slices are shorter than the 4 mm of the grid: detail is lost",
+        ),
+    ],
+)
+def test_short_gaps_are_named_or_counted(tmp_path: Path, heights: list[float], line: str):
+    files = write(tmp_path, image(oblique=False, array=np.arange(len(heights) * 77).reshape(-1, 7, 11)))
+    move(files, [(0, 0, h) for h in heights])
+    for path, thickness in zip(files, np.diff(heights, append=heights[-1] + 4), strict=True):
+        edit(path, lambda d, t=thickness: setattr(d, "SliceThickness", max(t, 3) if len(heights) < 8 else t))
+    notes: list[str] = []
+    read_series(only(tmp_path), notes)
+    assert notes[0] == line
+
+
+def test_a_grid_that_would_be_mostly_made_up_is_refused(tmp_path: Path):
+    heights = [0, 1, 2, 3, 4, 9, 14, 19]
+    files = write(tmp_path, image(oblique=False, array=np.arange(8 * 77).reshape(8, 7, 11)))
+    move(files, [(0, 0, h) for h in heights])
+    for path, thickness in zip(files, [1] * 4 + [5] * 4, strict=True):
+        edit(path, lambda d, t=thickness: setattr(d, "SliceThickness", t))
+    with pytest.raises(
+        ValueError, match=r"1 to 5 mm: an even grid of 1 mm would have 20 planes for 8 images; export thin"
+    ):
+        check_series(only(tmp_path))
+
+
+@pytest.mark.parametrize(("decimals", "gap", "headers"), [
+    (3, 1.23456, {}), (2, 1.23456, {}), (1, 1.25, {}), (1, 0.625, {}),
+    (0, 3.2, {"SliceThickness": 3.2}), (0, 3.2, {"SpacingBetweenSlices": 3.2}),
+])  # fmt: skip
+def test_positions_that_were_rounded_lie_evenly(tmp_path: Path, decimals: int, gap: float, headers: dict):
+    files = write(tmp_path, image(oblique=False, array=np.arange(12 * 77).reshape(12, 7, 11)), headers=headers)
+    move(files, [np.round((-31.4, 12.7, gap * k), decimals) for k in range(12)])
+    notes: list[str] = []
+    result = read_series(only(tmp_path), notes)
+    assert notes == []
+    assert result.GetSize()[2] == 12
+    assert result.GetSpacing()[2] == pytest.approx(gap, rel=0.02)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(result), np.arange(12 * 77).reshape(12, 7, 11))
+
+
+@pytest.mark.parametrize("decimals", [2, 3])
+def test_directions_that_were_rounded_are_no_tilted_gantry(tmp_path: Path, decimals: int):
+    given = image(array=np.arange(40 * 77).reshape(40, 7, 11))
+    files = write(tmp_path, given)
+    cosines = np.round([float(value) for value in pydicom.dcmread(files[0]).ImageOrientationPatient], decimals)
+    for path in files:
+        edit(path, lambda d: setattr(d, "ImageOrientationPatient", [float(v) for v in cosines]))
+    notes: list[str] = []
+    result = read_series(only(tmp_path), notes)
+    assert notes == []
+    corners = [np.array(one.TransformIndexToPhysicalPoint([10, 6, 39])) for one in (given, result)]
+    assert np.linalg.norm(corners[0] - corners[1]) < 0.1
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(result), sitk.GetArrayFromImage(given))
+
+
+@pytest.mark.parametrize("rounded", [[0.8, 0.703], [0.8, 0.7]])
+def test_pixel_spacings_that_differ_by_rounding_are_one(tmp_path: Path, rounded: list[float]):
+    files = write(tmp_path)
+    for k, path in enumerate(files):
+        edit(path, lambda d, k=k: setattr(d, "PixelSpacing", rounded if k % 2 else [0.8, 0.703125]))
+    series = only(tmp_path)
+    assert series.spacing_mm == (0.8, 0.703125)
+    assert series.notes == ("stored with rounded pixel spacings: read with 0.8 x 0.703125 mm",)
+    check_series(series)
+
+
+def test_a_copy_whose_position_was_rounded_is_a_copy(tmp_path: Path):
+    files = write(tmp_path / "a")
+    shutil.copy(files[2], tmp_path / "copy")
+    edit(
+        tmp_path / "copy",
+        lambda d: setattr(d, "ImagePositionPatient", [round(float(v), 1) for v in d.ImagePositionPatient]),
+    )
+    tree = find_series(tmp_path)
+    assert dict(tree.ignored) == {"copies of the same image": 1}
+    np.testing.assert_array_equal(array(tree.images[0]), sitk.GetArrayFromImage(image()))
 
 
 def wrong_twin(path: Path) -> None:
@@ -376,6 +493,92 @@ def test_two_echoes_in_one_series_are_two_series(tmp_path: Path):
             edit(path, lambda d, n=n: setattr(d, "SOPInstanceUID", f"{d.SOPInstanceUID[:-2]}.{n}"))
     found = {s.channel: array(s).max() for s in find_series(tmp_path).images}
     assert found == {"T2": 95, "": 12}
+
+
+def repeat(files: list[Path], times: int, change) -> None:
+    """The same slices again under new UIDs; `change(dataset, repetition)` says what differs."""
+    for number, path in enumerate(files):
+        for k in range(times):
+            dataset = pydicom.dcmread(path)
+            change(dataset, k)
+            dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+            dataset.save_as(path.with_name(f"{k}_{number}"))
+        path.unlink()
+
+
+def test_echoes_are_named_with_their_times(tmp_path: Path):
+    files = write(tmp_path, modality="MR", number=7, description="MEMPRAGE p", headers={"RepetitionTime": 2530})
+    repeat(files, 5, lambda d, k: setattr(d, "EchoTime", 1.69 + 1.86 * k))
+    labels = [series.label for series in find_series(tmp_path).images]
+    assert labels[4] == "series 7 'MEMPRAGE p', echo 5 (MR, TE 9.13 ms, 5 images)"
+    assert [series.choice for series in find_series(tmp_path).images] == [f"7, echo {k}" for k in range(1, 6)]
+
+
+def test_the_echoes_of_a_field_map_stay_one_series_that_is_no_channel(tmp_path: Path):
+    headers = {"RepetitionTime": 400, "ScanningSequence": "GR"}
+    repeat(write(tmp_path, modality="MR", description="gre_field_mapping", headers=headers), 2,
+           lambda d, k: setattr(d, "EchoTime", 4.92 + 2.46 * k))  # fmt: skip
+    series = only(tmp_path)
+    assert (series.channel, series.reason) == ("", "its name says a special sequence (field map)")
+    assert [part.choice for part in series.parts] == ["1, echo 1", "1, echo 2"]
+    with pytest.raises(ValueError, match="it holds 2 volumes under one UID"):
+        check_series(series)
+
+
+def test_the_images_of_a_dixon_series_are_classified_by_their_own_types(tmp_path: Path):
+    files = write(tmp_path, modality="MR", description="t1_mDIXON")
+    kinds = ("W", "F", "IP", "OP")
+    repeat(files, 4, lambda d, k: setattr(d, "ImageType", ["DERIVED", "PRIMARY", kinds[k], kinds[k], "DERIVED"]))
+    found = {series.part[0]: (series.channel, series.notes) for series in find_series(tmp_path).images}
+    assert found == {
+        "type W": ("T1", ("fat-saturated",)), "type IP": ("T1", ()), "type F": ("", ()), "type OP": ("", ()),
+    }  # fmt: skip
+
+
+def test_words_of_a_part_that_are_personal_are_left_out(tmp_path: Path):
+    files = write(tmp_path, modality="CT", study=Study("MRN42", "Zhang^San"))
+    repeat(files, 2, lambda d, k: setattr(d, "ConvolutionKernel", ("B30", "Zhang")[k]))
+    labels = " ".join(f"{series.label} {series.choice}" for series in find_series(tmp_path).images)
+    assert "kernel ***" in labels
+    assert "zhang" not in labels.lower()
+
+
+def test_frames_of_an_enhanced_object_are_told_apart(to_enhanced, tmp_path: Path):
+    def two_time_points(dataset) -> None:
+        frames = dataset.PerFrameFunctionalGroupsSequence
+        dataset.PerFrameFunctionalGroupsSequence = [*frames, *copy.deepcopy(list(frames))]
+        for k, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+            content = pydicom.Dataset()
+            content.TemporalPositionIndex = 1 + k // 5
+            frame.FrameContentSequence = [content]
+        dataset.NumberOfFrames, dataset.PixelData = 10, dataset.PixelData + dataset.PixelData[::-1]
+
+    to_enhanced(write(tmp_path, modality="MR"), change=two_time_points)
+    series = find_series(tmp_path).images
+    assert [one.part for one in series] == [("time 1",), ("time 2",)]
+    np.testing.assert_array_equal(array(series[0]), sitk.GetArrayFromImage(image()))
+
+
+def test_the_imaginary_part_of_an_enhanced_object_is_no_channel(to_enhanced, tmp_path: Path):
+    def imaginary(dataset) -> None:
+        kind = pydicom.Dataset()
+        kind.ComplexImageComponent = "IMAGINARY"
+        dataset.SharedFunctionalGroupsSequence[0].MRImageFrameTypeSequence = [kind]
+
+    to_enhanced(write(tmp_path, modality="MR"), change=imaginary)
+    assert only(tmp_path).reason == "its image type says IMAGINARY"
+
+
+@pytest.mark.parametrize("value", [1, b"\x01\x00"])
+def test_a_phase_image_of_ge_is_no_channel(tmp_path: Path, value: int | bytes):
+    for path in write(tmp_path, modality="MR", description="t1"):
+
+        def mark(dataset) -> None:
+            dataset.private_block(0x0043, "GEMS_PARM_01", create=True).add_new(
+                0x2F, "SS" if isinstance(value, int) else "UN", value)  # fmt: skip
+
+        edit(path, mark)
+    assert only(tmp_path).reason == "its image type says PHASE"
 
 
 @pytest.mark.parametrize(
