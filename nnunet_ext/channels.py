@@ -27,6 +27,7 @@ from nnunet_ext.cleaning import (
     n4,
     voxel_ml,
     window,
+    without_mr_padding,
 )
 from nnunet_ext.geometry import describe_grid, field_of_view, resample_to, same_grid, to_canonical
 from nnunet_ext.image_checks import check_body, check_images, lost_slices, report_lost_slices, shown
@@ -112,6 +113,11 @@ def prepare_channels(
     name = reference_channel(list(images))
     record: dict[str, dict] = {modality: {} for modality in images}
     warnings: list[str] = []
+    images = dict(images)
+    for modality in images:
+        if not is_ct(modality):
+            images[modality], filled = without_mr_padding(images[modality])
+            warnings += [f"{modality}: {filled}"] if filled else []
     reference = to_canonical(images[name])
     done, n4_pairs = {}, {}
     fields_of_view: dict[str, np.ndarray] = {}

@@ -91,7 +91,7 @@ def blank_reason(array: np.ndarray, *, voxel_ml: float, fewest_values: int = FEW
     if not (np.isfinite(low) and np.isfinite(high)):
         return "has values that are NaN or infinite"
     if low == high:
-        return f"holds one value ({low:g})"
+        return f"holds one value ({low + 0:g})"  # not -0
     sample = _sampled(array)
     values, counts = np.unique(sample, return_counts=True)
     if counts.max() > 0.9 * len(sample):

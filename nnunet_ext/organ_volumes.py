@@ -8,6 +8,7 @@ or very long eye, a lens after surgery. So the ranges are wide.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import numpy as np
 from scipy import ndimage
@@ -27,7 +28,7 @@ LONGEST_MM = {"Eye": 45.0, "Lens": 25.0, "OpticNrv": 60.0, "OpticChiasm": 50.0}
 LARGEST_SHARE, LARGEST_SHARE_WITH_CORNERS = 0.9, 0.5
 #: Names that may fill an image cropped to the head.
 WHOLE_BODY = {"body", "external", "externe", "skin", "outline", "patient", "head", "体表", "外轮廓"}
-#: An organ whose median is below this is air.
+#: An organ whose median is below this is air. One may be: gas is put into eyes in surgery.
 AIR_BELOW_HU = -500.0
 
 
@@ -47,7 +48,7 @@ def check_organs(
         ct_hu: CT in HU on the same grid; None without.
 
     Raises:
-        ValueError: If an organ fills the image, measures `FAR` times too much or too little, or lies in air.
+        ValueError: If an organ fills the image or measures `FAR` times too much or too little, or if several lie in air.
     """
     voxel_ml = float(np.prod(spacing_mm)) / 1000
     refuse_whole_image(label_map, labels)
@@ -78,11 +79,12 @@ def check_organs(
         raise ValueError(
             f"{'; '.join(wrong)}: check names, label values and units, and whether a mask is inverted or of another case"
         )
-    if in_air:
+    if len(in_air) > 1:
         raise ValueError(
             f"in air on the CT: {', '.join(in_air)}; check whether the labels belong to this case and lie on its grid"
         )
     lines = [f"{'; '.join(odd)}: check names and label values"] if odd else []
+    lines += [f"in air on the CT: {organ}; check whether it lies where it was drawn" for organ in in_air]
     return lines + ([f"at the border of the image, perhaps cut off: {', '.join(cut)}"] if cut else [])
 
 
@@ -96,6 +98,7 @@ def impossible_volumes(volumes_ml: Mapping[str, float]) -> list[str]:
     return lines
 
 
+@cache
 def _kind(organ: str) -> str | None:
     """TG-263 name without side of an organ of the table, by any name that the package knows; None for others."""
     name = (default_label_table().organ(organ) or "").removesuffix("_L").removesuffix("_R")
@@ -119,5 +122,5 @@ def refuse_whole_image(label_map: np.ndarray, labels: Mapping[str, int]) -> None
         corners = label_map[np.ix_(*((0, -1) for _ in range(3)))] == value
         if share > LARGEST_SHARE or np.count_nonzero(corners) >= 6:
             raise ValueError(
-                f"{organ} fills {share:.0%} of the image, which no organ does: is its mask inverted, or of something else?"
+                f"{organ} fills {share:.0%} of the image, which no organ does; check whether its mask is inverted"
             )

@@ -12,7 +12,7 @@ from fault_inputs import CASES, copy_cases, edit, slices, write_like
 from nnunet_ext.cli import main
 
 
-@pytest.mark.parametrize(("channel", "value"), [("T1", 0), ("T1", 100), ("T2", 0), ("CT", -1000)])
+@pytest.mark.parametrize(("channel", "value"), [("T1", 100), ("T2", 0), ("CT", -1000)])
 def test_convert_refuses_a_channel_of_one_value(converter, phantom_files, tmp_path: Path, channel: str, value: int):
     source = copy_cases(phantom_files, tmp_path / "src", CASES)
     file = source / CASES[0] / f"{channel}.nii.gz"

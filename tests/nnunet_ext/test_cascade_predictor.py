@@ -199,8 +199,8 @@ def test_a_blank_channel_is_refused_although_the_model_does_without_it(predictor
 
 
 def test_a_blank_array_and_a_copy_are_refused(predictor):
-    ct = sitk.GetArrayFromImage(images()["CT"]).astype(np.float32)
+    ct, t1 = (sitk.GetArrayFromImage(image).astype(np.float32) for image in images().values())
     with pytest.raises(ValueError, match=r"T1 holds one value \(0\)"):
         predictor.predict_array(np.stack([ct, 0 * ct]), {"spacing": SPACING_MM})
     with pytest.raises(ValueError, match="CT and T1 are the same image"):
-        predictor.predict_array(np.stack([ct, ct]), {"spacing": SPACING_MM})
+        predictor.predict_array(np.stack([t1, t1]), {"spacing": SPACING_MM})

@@ -13,6 +13,7 @@ from nnunet_ext.channels import ChannelOptions, prepare_channels
 from nnunet_ext.image_checks import check_arrays, check_body, check_images, lost_slices, report_lost_slices
 from nnunet_ext.image_io import read_image
 from nnunet_ext.registration import register
+from nnunet_ext.report_messages import in_chinese
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 SHAPE, SPACING_MM = (34, 44, 40), (5.0, 4.6, 4.2)
@@ -120,6 +121,33 @@ def test_an_mr_whose_background_was_set_to_zero_raises_no_alarm(arrays):
     arrays["T1"][0, 0, 0] = 300  # a bright voxel in a corner
     result = prepared(arrays)
     assert (result.warnings, result.fields_of_view) == ([], {})
+
+
+@pytest.mark.parametrize("padding", [-32768, -2000])
+def test_padding_of_an_mr_is_set_to_its_background_and_said(arrays, padding: int):
+    padded = arrays["T1"].copy()
+    padded[:, :, :4] = padding
+    result = prepared({**arrays, "T1": padded})
+    assert result.warnings == [f"T1: 10% of the voxels hold {padding}, far below all others: padding, set to "
+                               f"{arrays['T1'][:, :, 4:].min()}"]  # fmt: skip
+    np.testing.assert_array_equal(
+        sitk.GetArrayFromImage(result.images["T1"]), np.maximum(padded, arrays["T1"][:, :, 4:].min())
+    )
+
+
+def test_an_mr_with_negative_values_has_no_padding(arrays):
+    centred = arrays["T1"].astype(np.float32) - 300
+    assert prepared({**arrays, "T1": centred}).warnings == []
+
+
+def test_every_line_can_be_read_in_chinese(arrays):
+    arrays["CT"][16:18, 20:22, 18:22] = 3071
+    arrays["T1"][:, :, :4] = -2000
+    arrays["T2"][8:11] = 0
+    arrays["T2"] = np.minimum(arrays["T2"], 212)
+    lines = prepared(arrays).warnings
+    assert len(lines) == 4
+    assert [line for line in lines if in_chinese(line) is None] == []
 
 
 # ------------------------------------------------------------------------------------------- lost slices

@@ -109,8 +109,10 @@ def test_organs_at_the_border_are_named_and_may_be_small():
     assert line == f"at the border of the image, perhaps cut off: {', '.join(ORGANS)}"
 
 
-def test_organs_in_air_are_refused():
+def test_organs_in_air_are_refused_and_one_is_reported():
     labels = drawn()
+    gas_in_the_eye = np.where(labels == 1, -990, 30)
+    assert check(labels, ct_hu=gas_in_the_eye) == ["in air on the CT: Eye_L; check whether it lies where it was drawn"]
     ct_hu = np.where(np.isin(labels, (1, 3)), -990, 30)
     with pytest.raises(ValueError, match="in air on the CT: Eye_L, Lens_L"):
         check(labels, ct_hu=ct_hu)
