@@ -31,6 +31,7 @@ import SimpleITK as sitk
 
 from nnunet_ext import dicom_cases
 from nnunet_ext.channels import ChannelOptions, prepare_channels, reference_channel
+from nnunet_ext.cleaning import is_ct
 from nnunet_ext.dicom_series import label_modality
 from nnunet_ext.files import check_output_folder, in_one_line, read_json
 from nnunet_ext.folder_lock import holding, owned_folder
@@ -45,6 +46,7 @@ from nnunet_ext.geometry import (
     same_grid,
     to_canonical,
 )
+from nnunet_ext.image_checks import check_images
 from nnunet_ext.image_io import (
     MODALITY_ALIASES,
     broken_link,
@@ -80,6 +82,7 @@ from nnunet_ext.labels import (
     unclear_sides,
 )
 from nnunet_ext.organ_masks import check_files_drawn_once, merge_masks, unite_parts
+from nnunet_ext.organ_volumes import check_organs
 from nnunet_ext.preview import FOLDER as PREVIEWS
 from nnunet_ext.preview import PAGE, draw_previews, write_conversion_page
 from nnunet_ext.processes import KILLED, run_in_processes
@@ -1134,6 +1137,7 @@ def _build(job: _Job, partial: Path) -> tuple[list[str], dict]:
     warnings: list[str] = []
     read = case.read_images(warnings)
     images = {modality: image for modality, (image, _) in read.items()}
+    check_images(images)
     name = reference_channel(list(images))
     reference = to_canonical(images[name])
     labels = counts = None
@@ -1228,6 +1232,10 @@ def _labels(
     if missing:
         warnings.append(f"no voxel is labelled {', '.join(missing)}: nnU-Net will learn that it is not there")
     _check_sides(array, table, warnings)
+    values = sitk.GetArrayViewFromImage(reference)
+    in_hu = is_ct(reference_channel(list(images))) and values.min() <= -500
+    spacing_mm = reference.GetSpacing()[::-1]
+    warnings += check_organs(array, table.values, spacing_mm=spacing_mm, ct_hu=values if in_hu else None)
     pixel = sitk.sitkUInt8 if len(table.names) < 256 else sitk.sitkUInt16
     return sitk.Cast(labels, pixel), {"before": before, "after": after}
 

@@ -26,6 +26,7 @@ from nnunet_ext.channels import ChannelOptions, prepare_channels, reference_chan
 from nnunet_ext.checkpoints import different_weights
 from nnunet_ext.files import first_line, misfit, read_json
 from nnunet_ext.geometry import CANONICAL, back_to_grid, grid_difference, same_grid, to_canonical
+from nnunet_ext.image_checks import check_arrays, check_images
 from nnunet_ext.image_io import ENDINGS, find_channel_files, read_image, write_image
 from nnunet_ext.labels import LEFT_OUT_KEY, old_plan_warning, pair_values, plan_pairs
 from nnunet_ext.mirroring import swap_channels
@@ -359,7 +360,7 @@ class CascadePredictor:
             same_frame: Groups of channels that share a frame of reference, for a registration; see `prepare_channels`.
 
         Raises:
-            ValueError: If a channel is missing, damaged, something else than one 3D image, or on another grid.
+            ValueError: If a channel is missing, damaged, something else than one 3D image, blank, or on another grid.
         """
         needed = [c for c in self.channels if c not in self.optional and c not in images]
         if needed:
@@ -376,8 +377,10 @@ class CascadePredictor:
         grid.CopyInformation(reference)
         warnings = []
         if options is not None:
-            cleaned = prepare_channels(read, options, same_frame=same_frame)
+            cleaned = prepare_channels(read, options, same_frame=same_frame, optional=self.optional)
             read, warnings = cleaned.images, cleaned.warnings
+        else:
+            check_images(read, optional=self.optional)
         for channel, image in read.items():
             if not same_grid(image, read[present[0]]):
                 raise ValueError(
@@ -458,7 +461,12 @@ class CascadePredictor:
         Args:
             images: Shape `(C, Z, Y, X)`, channels in the order of `dataset.json`.
             properties: With `spacing` in mm along `(Z, Y, X)`, as nnU-Net's reader gives them.
+
+        Raises:
+            ValueError: If a channel holds nothing, or two channels hold the same image.
         """
+        named = dict(zip(self.channels, images, strict=True))
+        check_arrays(named, spacing_mm=properties["spacing"], optional=self.optional)
         return self.segment(self._prepare_arrays(images, properties, self.channels, []))
 
     def predict_images(

@@ -14,6 +14,7 @@ import SimpleITK as sitk
 
 from nnunet_ext.cleaning import (
     CORE_THRESHOLD_HU,
+    SMALLEST_BODY_ML,
     body_mask_array,
     body_seen_by_mr,
     body_thresholds,
@@ -22,11 +23,14 @@ from nnunet_ext.cleaning import (
     hu_problem,
     image_like,
     is_ct,
+    metal,
     n4,
     voxel_ml,
     window,
+    without_mr_padding,
 )
 from nnunet_ext.geometry import describe_grid, field_of_view, resample_to, same_grid, to_canonical
+from nnunet_ext.image_checks import check_body, check_images, lost_slices, report_lost_slices, shown
 from nnunet_ext.registration import HEADER, RegistrationOptions, register
 
 log = logging.getLogger(__name__)
@@ -65,7 +69,7 @@ class Channels:
     Attributes:
         images: Channel name -> image, in the order given.
         body: Bool `(Z, Y, X)` on that grid.
-        fields_of_view: Channel name -> bool `(Z, Y, X)`, for the channels that were resampled.
+        fields_of_view: Channel name -> bool `(Z, Y, X)`, for the channels that were resampled or have blank slices.
         record: What was done and found per channel, plain JSON.
         warnings: One line each, for the user.
         n4_pairs: Channel name -> image before and after N4, on its own canonical grid.
@@ -90,6 +94,7 @@ def prepare_channels(
     *,
     keep: np.ndarray | None = None,
     same_frame: Sequence[Sequence[str]] | None = None,
+    optional: Sequence[str] = (),
 ) -> Channels:
     """Channels as read -> channels as nnU-Net gets them: one canonical grid, clean CT, MR without bias field.
 
@@ -98,22 +103,36 @@ def prepare_channels(
         options: What to do.
         keep: Bool `(Z, Y, X)` on the canonical reference grid, voxels the CT cleaning never touches.
         same_frame: Groups of channels that share a frame of reference; None where it is not known. See `register`.
+        optional: Channels that a case may lack, for the message where one is blank.
 
     Raises:
-        ValueError: If a CT is not in HU, or a channel lies elsewhere in space than the reference.
+        ValueError: If a channel holds nothing or is the copy of another, a CT is not in HU, or a channel lies elsewhere
+            in space than the reference.
     """
+    check_images(images, optional=optional)
     name = reference_channel(list(images))
     record: dict[str, dict] = {modality: {} for modality in images}
     warnings: list[str] = []
+    images = dict(images)
+    for modality in images:
+        if not is_ct(modality):
+            images[modality], filled = without_mr_padding(images[modality])
+            warnings += [f"{modality}: {filled}"] if filled else []
     reference = to_canonical(images[name])
     done, n4_pairs = {}, {}
+    fields_of_view: dict[str, np.ndarray] = {}
     if is_ct(name):
-        reference, body = _prepare_ct(reference, options, keep, record[name], warnings)
+        original = reference
+        reference, body = _prepare_ct(original, options, keep, record[name], warnings)
+        _check_ct(name, original, body, record[name]["in_hu"], fields_of_view, warnings)
         done[name] = reference
+        del original
     else:
         body = body_mask_array(
             sitk.GetArrayViewFromImage(reference), spacing_mm=reference.GetSpacing()[::-1], is_ct=False
         )
+        warnings += check_body(name, sitk.GetArrayViewFromImage(reference), body, voxel_ml=voxel_ml(reference))
+        _find_lost_slices(name, sitk.GetArrayViewFromImage(reference), body, fields_of_view, warnings)
         if options.n4:
             done[name] = n4(reference, body=body)
             n4_pairs[name] = reference, done[name]
@@ -122,7 +141,6 @@ def prepare_channels(
             done[name] = reference
     record[name]["body_ml"] = round(float(np.count_nonzero(body)) * voxel_ml(reference), 1)
 
-    fields_of_view = {}
     registered: dict[str, sitk.Transform] = {}
     if options.register and len(images) > 1:
         registered = _register(images, name, options, same_frame, record, warnings)
@@ -132,6 +150,9 @@ def prepare_channels(
         image, entry = to_canonical(original), record[modality]
         transform = registered.get(modality)
         own_body = body_mask_array(sitk.GetArrayViewFromImage(image), spacing_mm=image.GetSpacing()[::-1], is_ct=False)
+        warnings += check_body(modality, sitk.GetArrayViewFromImage(image), own_body, voxel_ml=voxel_ml(image))
+        own_view: dict[str, np.ndarray] = {}
+        _find_lost_slices(modality, sitk.GetArrayViewFromImage(image), own_body, own_view, warnings)
         on_grid = transform is None and same_grid(image, reference)
         entry["resampled"] = not on_grid
         if not on_grid:
@@ -139,6 +160,12 @@ def prepare_channels(
             entry["coverage"] = _check_overlap(
                 modality, image, own_body, name, reference, body, inside, warnings, transform=transform
             )
+            if own_view:
+                own = image_like(own_view[modality].astype(np.uint8), image)
+                own = resample_to(own, reference, interpolation="nearest", outside_value=0, transform=transform)
+                inside &= sitk.GetArrayViewFromImage(own) > 0
+        else:
+            fields_of_view |= own_view
         if options.n4:
             n4_pairs[modality] = image, n4(image, body=own_body)
             entry |= {"n4": True, "n4_field": _field_range(*n4_pairs[modality], own_body)}
@@ -249,6 +276,35 @@ def _prepare_ct(
         image = window(image, options.window_hu)
         entry["window_hu"] = list(options.window_hu)
     return image, body
+
+
+def _check_ct(
+    name: str,
+    original: sitk.Image,
+    body: np.ndarray,
+    in_hu: bool,
+    fields_of_view: dict[str, np.ndarray],
+    warnings: list[str],
+) -> None:
+    """Metal, a top that is cut off and lost slices of a CT, from its values as read."""
+    if body.all() or np.count_nonzero(body) * voxel_ml(original) < SMALLEST_BODY_ML:  # none was found
+        return
+    array = sitk.GetArrayViewFromImage(original)
+    warnings += check_body(name, array, body, voxel_ml=voxel_ml(original))
+    if in_hu:
+        warnings += metal(array, body, voxel_ml=voxel_ml(original))
+        body = array > CORE_THRESHOLD_HU  # a body that blank slices cut is found in part only
+    _find_lost_slices(name, array, body, fields_of_view, warnings)
+
+
+def _find_lost_slices(
+    name: str, array: np.ndarray, body: np.ndarray, fields_of_view: dict[str, np.ndarray], warnings: list[str]
+) -> None:
+    """Report lost slices and take them out of the channel's field of view."""
+    lost = lost_slices(array, body)
+    if any(one.any() for one in lost):
+        fields_of_view[name] = shown(lost)
+        warnings += report_lost_slices(name, lost)
 
 
 def _check_overlap(

@@ -24,6 +24,12 @@ log = logging.getLogger(__name__)
 AIR_HU = -1000.0
 #: Scanners and planning systems pad with -1500, -2000 or -3024; nothing measured lies below -1024.
 LOWEST_HU = -1024.0
+#: What lies below this is padding: noise of air does not reach it, streaks of metal hardly.
+PADDING_HU = -1200.0
+#: No tissue is denser: enamel reaches 2,500 to 3,000. Most scales end at 3071, extended ones at 30,000 or so.
+METAL_HU = 3000.0
+#: Less metal than this is noise or enamel; a small filling has more.
+LEAST_METAL_ML = 0.03
 #: Half-way between air and skin lies -500; partial volume and noise ask for some freedom around it.
 BODY_THRESHOLD_HU = (-500.0, -350.0)
 #: Above this, two surfaces with a gap of a voxel between them stay apart.
@@ -587,24 +593,60 @@ def voxel_ml(image: sitk.Image) -> float:
 def hu_problem(image: sitk.Image) -> str | None:
     """Why an image cannot be a CT in HU, in one line, or None where it can.
 
-    A CT in HU holds air (minimum <= -500, at least 0.1 % of its voxels near -1000 or padding below), does not fill
-    the 16-bit range, and the median of what is not air lies between -200 and 200 (soft tissue).
+    A CT in HU holds air (measured values down to -500, at least 0.1 % of its voxels near -1000 or padding below). It does
+    not fill the 16-bit range, and the median of what is not air lies between -200 and 200 (soft tissue). What lies below
+    air is padding, of one value. A few voxels at the end of any range are metal.
     """
     array = sitk.GetArrayViewFromImage(image)
     low, high = float(array.min()), float(array.max())
     found = f"CT is not in HU: values {low:g}..{high:g}"
     remedy = "apply the rescale slope and intercept, or pass --allow-non-hu"
-    if low > -500:
+    measured = array if low >= PADDING_HU else array[array >= PADDING_HU]
+    if not measured.size or float(measured.min()) > -500:
         return f"{found}, so no air (-1000); {remedy}"
-    if high >= 32767:
+    if high >= 32767 and np.count_nonzero(array >= 32767) > 5e-3 * array.size:
         return f"{found}, the end of the 16-bit range; {remedy}"
-    if np.count_nonzero(array < -850) < 1e-3 * array.size:
-        return f"{found}, but hardly any air near -1000; {remedy}"
     tissue = array[array > -500]
     median = float(np.median(tissue)) if tissue.size else float("nan")
     if not -200 <= median <= 200:
         return f"{found}, and the median of what is not air is {median:g} instead of soft tissue; {remedy}"
+    if np.count_nonzero(array < -850) < 1e-3 * array.size:
+        return f"{found}, but hardly any air near -1000; {remedy}"
+    below = array[array < PADDING_HU]
+    if below.size > 1e-2 * array.size and np.unique(below, return_counts=True)[1].max() < 0.5 * below.size:
+        return f"{found}, and {below.size / array.size:.0%} of the voxels vary below air (-1000); {remedy}"
     return None
+
+
+def metal(array: np.ndarray, body: np.ndarray, *, voxel_ml: float) -> list[str]:
+    """Lines for a person on metal in a CT: fillings, implants, electrodes.
+
+    Args:
+        array: CT in HU, `(Z, Y, X)`, as read: neither padded values clipped nor a window applied.
+        body: Bool, same shape. Metal outside, in a couch or frame, does not count.
+        voxel_ml: Volume of a voxel.
+
+    Returns:
+        A line with its volume and where the scale ends. A second one where values inside metal ran over the end of the
+        scale and came out as dark as air. Empty without metal.
+    """
+    found = (array >= METAL_HU) & body
+    ml = np.count_nonzero(found) * voxel_ml
+    if ml < LEAST_METAL_ML:
+        return []
+    high = float(array[found].max())
+    at_the_end = np.count_nonzero(array[found] == high) > 0.05 * np.count_nonzero(found)
+    where = f"at the end of the scale ({high:g} HU)" if at_the_end else f"above {METAL_HU:g} HU, up to {high:g} HU"
+    lines = [f"the CT shows metal: {ml:.2g} ml {where}; streaks may reach the organs"]
+    box = tuple(slice(max(0, s.start - 2), s.stop + 2) for s in ndimage.find_objects(found.view(np.uint8))[0])
+    # Partial volume around the overflow is as dense as bone.
+    dense = array[box] > 1000
+    holes = _fill_slices(dense) & (array[box] <= AIR_HU)
+    pieces, _ = ndimage.label(holes | found[box])
+    overflow = holes & np.isin(pieces, np.setdiff1d(np.unique(pieces[found[box]]), [0]))
+    if n := np.count_nonzero(overflow):
+        lines.append(f"{n} voxels inside the metal are as dark as air: their values ran over the end of the scale")
+    return lines
 
 
 def clip_padding(image: sitk.Image) -> tuple[sitk.Image, int]:
@@ -614,6 +656,27 @@ def clip_padding(image: sitk.Image) -> tuple[sitk.Image, int]:
     if below == 0:
         return image, 0
     return image_like(np.maximum(array, np.asarray(LOWEST_HU, dtype=array.dtype)), image), below
+
+
+def without_mr_padding(image: sitk.Image) -> tuple[sitk.Image, str]:
+    """MR whose padding is set to its lowest measured value, and what was done; the image itself where there is none.
+
+    Padding is one negative value, further below all others than these differ: -2000 or -32768 under 0..900. Otsu's
+    threshold would take it for the air, and the air for the body.
+    """
+    array = sitk.GetArrayViewFromImage(image)
+    low = array.min()
+    if low >= 0:
+        return image, ""
+    others = array[array > low]
+    share = 1 - others.size / array.size
+    if not others.size or share < 1e-3:
+        return image, ""
+    lowest, highest = float(others.min()), float(others.max())
+    if lowest - float(low) <= highest - lowest:
+        return image, ""
+    done = f"{share:.0%} of the voxels hold {low:g}, far below all others: padding, set to {lowest:g}"
+    return image_like(np.maximum(array, others.min()), image), done
 
 
 def clean_ct(

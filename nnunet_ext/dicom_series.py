@@ -62,6 +62,10 @@ MOST_SHORT_GAPS = 3
 AIR_HU = -1000.0
 #: In a sentence of ours, shorter numbers are a count, a size or a case's number, whoever's ID they may be.
 LEAST_DIGITS_OF_AN_ID = 6
+#: A CT's padding below this is air wherever it lies. Padding of other values may also be tissue.
+AIR_PADDING_HU = -900.0
+#: Shares of the pixels. In the corners less than the first is chance, and a header that names more than the second is wrong.
+PADDED_SHARE = (2e-3, 0.95)
 
 _CT = "1.2.840.10008.5.1.4.1.1.2"
 _MR = "1.2.840.10008.5.1.4.1.1.4"
@@ -794,7 +798,9 @@ def read_series(series: Series, notes: list[str] | None = None) -> sitk.Image:
     notes = [] if notes is None else notes
     stack = _arrange(series, notes)
     along, shift = stack.along_mm, stack.shift_mm
-    volume = np.stack(_pixels(stack.slices, series.size))
+    padded: list[np.ndarray] = []
+    volume = np.stack(_pixels(stack.slices, series.size, padded))
+    _fill_padding(volume, padded, series.modality, notes)
     if stack.tilted:
         tilt = float(np.degrees(np.arctan2(np.linalg.norm(shift[-1]), along[-1] - along[0])))
         volume = _straighten(volume, shift, series)
@@ -1025,12 +1031,15 @@ def _gap_mm(
     return usual, False
 
 
-def _pixels(slices: Sequence[Slice], size: tuple[int, int]) -> list[np.ndarray]:
-    """Rescaled pixels `(rows, columns)` of each slice, 64-bit float."""
+def _pixels(slices: Sequence[Slice], size: tuple[int, int], padded: list[np.ndarray] | None = None) -> list[np.ndarray]:
+    """Rescaled pixels `(rows, columns)` of each slice, 64-bit float.
+
+    `padded` takes a bool array per slice: the pixels whose value the header names as padding.
+    """
     frames = {one.path: _stored(one.path) for one in slices if one.frame is not None}
     result = []
     for one in slices:
-        stored, rescale = frames[one.path] if one.frame is not None else _stored(one.path)
+        stored, rescale, padding = frames[one.path] if one.frame is not None else _stored(one.path)
         number = one.frame or 0
         if stored.shape[1:] != size or number >= len(stored):
             raise ValueError(
@@ -1040,11 +1049,14 @@ def _pixels(slices: Sequence[Slice], size: tuple[int, int]) -> list[np.ndarray]:
         if slope == 0:
             raise ValueError("one of its images has the rescale slope 0, which leaves no image; export it again")
         result.append(stored[number].astype(np.float64) * slope + intercept)
+        if padded is not None:
+            low, high = (-np.inf, -np.inf) if padding is None else padding
+            padded.append((stored[number] >= low) & (stored[number] <= high))
     return result
 
 
-def _stored(path: Path) -> tuple[np.ndarray, list[tuple[float, float]]]:
-    """Stored pixels `(frames, rows, columns)` of one file, and slope and intercept of each frame."""
+def _stored(path: Path) -> tuple[np.ndarray, list[tuple[float, float]], tuple[float, float] | None]:
+    """Stored pixels `(frames, rows, columns)` of one file, slope and intercept of each frame, and range of the padding."""
     import pydicom
 
     with tolerant_dicom():
@@ -1054,7 +1066,14 @@ def _stored(path: Path) -> tuple[np.ndarray, list[tuple[float, float]]]:
             per_frame = dataset.get("PerFrameFunctionalGroupsSequence")
             if syntax not in _UNCOMPRESSED and not per_frame:
                 pixels = sitk.GetArrayFromImage(_decompress(path))
-                return pixels.reshape(-1, *pixels.shape[-2:]), [(1.0, 0.0)]
+                padding = _padding(dataset, np.dtype(np.int16 if dataset.get("PixelRepresentation") else np.uint16))
+                if padding is not None:  # the pixels are rescaled
+                    header = _Header(dataset)
+                    slope, intercept = header.number("RescaleSlope"), header.number("RescaleIntercept") or 0.0
+                    slope = 1.0 if slope is None else slope
+                    low, high = sorted(value * slope + intercept for value in padding)
+                    padding = low - 0.5 * abs(slope), high + 0.5 * abs(slope)
+                return pixels.reshape(-1, *pixels.shape[-2:]), [(1.0, 0.0)], padding
             if "TransferSyntaxUID" not in dataset.file_meta:
                 dataset.file_meta.TransferSyntaxUID = syntax
             shared = (dataset.get("SharedFunctionalGroupsSequence") or [{}])[0]
@@ -1063,6 +1082,7 @@ def _stored(path: Path) -> tuple[np.ndarray, list[tuple[float, float]]]:
             intercepts = [header.number("RescaleIntercept") or 0.0 for header in headers]
             pixels = dataset.pixel_array
             pixels = pixels.reshape(-1, *pixels.shape[-2:])
+            padding = _padding(dataset, pixels.dtype)
         except OSError as error:
             raise OSError(f"one of its files cannot be read: {error.strerror or 'I/O error'}") from None
         except Exception as error:
@@ -1070,9 +1090,61 @@ def _stored(path: Path) -> tuple[np.ndarray, list[tuple[float, float]]]:
                 f"the pixels of one of its files cannot be read ({type(error).__name__}): cut off or compressed in a "
                 "way that is not supported; export it again, uncompressed"
             ) from None
-    return pixels, [
+    rescale = [
         (1.0 if slope is None else slope, intercept) for slope, intercept in zip(slopes, intercepts, strict=True)
     ]
+    return pixels, rescale, padding
+
+
+def _padding(dataset, dtype: np.dtype) -> tuple[float, float] | None:
+    """Lowest and highest stored value that PixelPaddingValue and PixelPaddingRangeLimit name; None without.
+
+    Headers write a negative value as an unsigned one, and the other way round. So 16 bits are read as the pixels' are.
+    """
+    ends = []
+    for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
+        try:
+            value = dataset.get(keyword)
+            if isinstance(value, bytes):  # without a value representation
+                value = int.from_bytes(value[:2], "little")
+            value = int(value)
+            ends.append(float(np.uint16(value % 2**16).astype(dtype) if dtype.itemsize == 2 else value))
+        except (TypeError, ValueError):  # missing, empty or no number
+            break
+    return (min(ends), max(ends)) if ends else None
+
+
+def _fill_padding(volume: np.ndarray, padded: Sequence[np.ndarray], modality: str, notes: list[str]) -> None:
+    """Set pixels that the header names as padding to air in CT, to the lowest measured value in MR; in place.
+
+    Some headers name a value that is tissue elsewhere in the image, such as 0 in HU. Padding surrounds what was
+    scanned, so such a value counts only where it hangs together with a corner of its slice. What is darker than all that
+    was measured, and in CT what is air anyway, counts everywhere.
+
+    Args:
+        volume: Rescaled, `(Z, rows, columns)`.
+        padded: Bool `(rows, columns)` per slice.
+        modality: `CT` or `MR`.
+        notes: Takes a line where only the corners are filled.
+    """
+    mask = np.stack(padded)
+    least, most = PADDED_SHARE
+    if not mask.any() or mask.mean() > most:
+        return
+    measured_low, values = float(volume[~mask].min()), volume[mask]
+    is_ct = modality == "CT"
+    if not is_ct and values.min() >= 0 and values.max() <= measured_low:
+        return  # background already
+    if float(values.max()) >= max(measured_low, AIR_PADDING_HU if is_ct else -np.inf):
+        for one in mask:
+            regions, _ = ndimage.label(one)
+            corners = np.setdiff1d(regions[[0, 0, -1, -1], [0, -1, 0, -1]], [0])
+            one &= np.isin(regions, corners)
+        if mask.mean() < least:
+            return
+        measured_low = float(volume[~mask].min())
+        notes.append(f"padding named in the header, {mask.mean():.0%} of the pixels, was set to background")
+    volume[mask] = AIR_HU if is_ct else measured_low
 
 
 def _decompress(path: Path) -> sitk.Image:

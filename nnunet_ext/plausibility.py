@@ -107,8 +107,7 @@ def fit_ranges(
     n_ranges = len(volumes) + len(ratios) + len(distances)
 
     def least_volume_sd(organ: str) -> float:
-        n_voxels = np.exp(np.median(volumes[organ])) / voxel_ml
-        return max(LEAST_VOLUME_SD, VOLUME_SD_OF_ONE_VOXEL / np.sqrt(n_voxels))
+        return _least_volume_sd(volumes[organ], voxel_ml)
 
     def volume_range(values: Sequence[float], least_sd: float) -> Range:
         return tuple(np.exp(_range(values, least_sd, n_ranges)).tolist())
@@ -125,6 +124,28 @@ def fit_ranges(
         left_to_right_mm={k: float(np.median(v)) for k, v in apart.items()},
         distance_mm=by_organ,
     )
+
+
+def unlike_the_others(
+    cases: Mapping[str, Mapping[int, OrganExtent]], labels: Mapping[str, int], *, voxel_ml: float
+) -> dict[str, list[str]]:
+    """Training cases whose organs have a volume that `fit_ranges` takes for a mistake: case -> one line per organ.
+
+    Arguments as for `fit_ranges`, with the names of the cases.
+    """
+    lines: dict[str, list[str]] = {}
+    for organ, value in labels.items():
+        names = [case for case, organs in cases.items() if value in organs]
+        if len(names) < FEWEST_CASES:
+            continue
+        volumes_ml = np.array([cases[case][value].volume_ml for case in names])
+        kept = _no_mistakes(np.log(volumes_ml), _least_volume_sd(np.log(volumes_ml), voxel_ml))
+        low, high = volumes_ml[kept].min(), volumes_ml[kept].max()
+        for case, ml in zip(names, volumes_ml, strict=True):
+            if not low <= ml <= high:
+                line = f"{organ} measures {ml:.3g} ml, in the other training cases {low:.3g} to {high:.3g} ml"
+                lines.setdefault(case, []).append(line)
+    return lines
 
 
 def implausible(
@@ -192,12 +213,22 @@ def _distance_mm(one: OrganExtent, other: OrganExtent) -> float:
 def _range(values: Sequence[float], least_sd: float, n_ranges: int) -> Range:
     """Where the next value lies with a probability of `1 - FLAGGED_SHARE / n_ranges`, were they normal."""
     values = np.asarray(values)
-    off = np.abs(values - np.median(values))
-    kept = values[off <= MISTAKE_SPREADS * max(1.4826 * np.median(off), least_sd)]
+    kept = values[_no_mistakes(values, least_sd)]
     n = len(kept)
     sd = max(kept.std(ddof=1), least_sd)
     half = stats.t.ppf(1 - FLAGGED_SHARE / n_ranges / 2, n - 1) * np.sqrt(1 + 1 / n) * sd
     return float(kept.mean() - half), float(kept.mean() + half)
+
+
+def _no_mistakes(values: np.ndarray, least_sd: float) -> np.ndarray:
+    """Bool per value: whether it lies within `MISTAKE_SPREADS` of the median."""
+    off = np.abs(values - np.median(values))
+    return off <= MISTAKE_SPREADS * max(1.4826 * np.median(off), least_sd)
+
+
+def _least_volume_sd(log_volumes: Sequence[float], voxel_ml: float) -> float:
+    n_voxels = np.exp(np.median(log_volumes)) / voxel_ml
+    return max(LEAST_VOLUME_SD, VOLUME_SD_OF_ONE_VOXEL / np.sqrt(n_voxels))
 
 
 def _outside(value: float, limits: Range) -> str:

@@ -33,6 +33,7 @@ from nnunet_ext.cleaning import AIR_HU, SMALLEST_BODY_ML, body_mask_array, n4, v
 from nnunet_ext.files import check_output_folder
 from nnunet_ext.folder_lock import holding, owned_folder
 from nnunet_ext.geometry import resample_to, to_canonical
+from nnunet_ext.image_checks import check_images
 from nnunet_ext.image_io import ENDINGS, image_stem, read_image, write_image
 from nnunet_ext.overlays import PLANES, picture_spacing_mm, slice_picture
 
@@ -194,12 +195,14 @@ def register(
         image's field of view holds.
 
     Raises:
-        ValueError: If there is no moving image, no head in an image, or images cannot be brought to overlap.
+        ValueError: If there is no moving image, an image holds nothing or is the copy of another, no head is in it, or
+            images cannot be brought to overlap.
     """
     started = time.perf_counter()
     options = RegistrationOptions() if options is None else options
     if not moving:
         raise ValueError("no moving image: give at least one image to register")
+    check_images({"the fixed image": fixed, **moving})
     target = _Target.of(to_canonical(fixed), is_ct=fixed_is_ct)
     with ThreadPoolExecutor(2) as pool:  # ITK leaves Python's lock, so two images use two cores
         sources = dict(zip(moving, pool.map(lambda m: _Source.of(*m, bias_corrected), moving.items()), strict=True))

@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from nnunet_ext import roi
 from nnunet_ext.files import read_json
+from nnunet_ext.image_checks import check_arrays
 from nnunet_ext.image_io import shown_values
 from nnunet_ext.labels import (
     MIRROR_KEY,
@@ -42,7 +43,8 @@ from nnunet_ext.labels import (
 )
 from nnunet_ext.networks import CascadeUNet
 from nnunet_ext.nnunet_folders import find_dataset, need, read_dataset_json
-from nnunet_ext.plausibility import PLANS_KEY, fit_ranges
+from nnunet_ext.organ_volumes import impossible_volumes, refuse_whole_image
+from nnunet_ext.plausibility import PLANS_KEY, fit_ranges, unlike_the_others
 from nnunet_ext.preprocessor import body_box
 from nnunet_ext.recipe import TrainingRecipe
 from nnunet_ext.resampling import resample_image, resample_label_map
@@ -84,7 +86,7 @@ def scan_case(
 
     Raises:
         ValueError: If a file can't be read, images and label map differ in size, the label map holds a value that is not
-            in `labels`, or the reader leaves the axes in a non-canonical order.
+            in `labels`, a channel holds nothing, or the reader leaves the axes in a non-canonical order.
     """
     try:
         images, properties = reader.read_images(list(image_files))
@@ -125,6 +127,12 @@ def scan_case(
             f"case '{name}': label values [{shown_values(unknown)}] are not in dataset.json ({dict(labels)}). "
             f"File: {label_file}."
         )
+    try:
+        channels = [channel_names[number] for number in sorted(channel_names, key=int)]
+        check_arrays(dict(zip(channels, images, strict=False)), spacing_mm=spacing)
+        refuse_whole_image(label_map[0], {organ: value for organ, value in labels.items() if value in organs})
+    except ValueError as error:
+        raise ValueError(f"case '{name}': {error}. Files: {', '.join([*image_files, label_file])}.") from None
     box = body_box(images, spacing_mm=spacing, channel_names=channel_names)
     return ScannedCase(
         spacing_mm=spacing,
@@ -646,6 +654,14 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         )
         exchanged = f"Mirroring exchanges {len(self.pairs)} pairs of labels, {PAIRS_KEY} of the plan"
         print(exchanged if self.mirrors else "Left and right are not mirrored, as dataset.json says")
+        cases, labels = self.scan(), self.dataset_json["labels"]
+        voxel_ml = float(np.median([np.prod(c.spacing_mm) for c in cases.values()])) / 1000
+        unlike = unlike_the_others({name: c.organs for name, c in cases.items()}, labels, voxel_ml=voxel_ml)
+        names = {value: organ for organ, value in labels.items() if isinstance(value, int)}
+        for case, scanned in cases.items():
+            volumes_ml = {names[value]: extent.volume_ml for value, extent in scanned.organs.items()}
+            if lines := unlike.get(case) or impossible_volumes(volumes_ml):
+                print(f"Check the label map of case '{case}': {'; '.join(lines)}")
         if fit.incomplete_cases:
             print(f"Cases with organs missing: {', '.join(fit.incomplete_cases)}")
 

@@ -41,7 +41,8 @@ def images(orientation: str = "PIR") -> dict[str, sitk.Image]:
     centre, radii = np.reshape([14, 18, 20], (3, 1, 1, 1)), np.reshape([9, 13, 14], (3, 1, 1, 1))
     head = (((index - centre) / radii) ** 2).sum(0) <= 1
     labels = label_map()
-    arrays = {"CT": np.where(labels > 0, HU_PER_LABEL * labels, np.where(head, 0, -1000)), "T1": 300 * head}
+    t1 = (300 + index.sum(0)) * head  # with one value it would be refused as a mask
+    arrays = {"CT": np.where(labels > 0, HU_PER_LABEL * labels, np.where(head, 0, -1000)), "T1": t1}
     made = {}
     for name, array in arrays.items():
         image = sitk.GetImageFromArray(array.astype(np.int16))
@@ -186,3 +187,20 @@ def test_values_that_no_checkpoint_holds_are_computed_also_without_initial_weigh
     saved.load_state_dict(state)
     assert saved.angles.tolist() == [0, 1, 2, 3, 4]
     assert torch.equal(saved.layer.weight, state["layer.weight"])
+
+
+@pytest.mark.parametrize("options", [None, ChannelOptions(clean_ct=False, n4=False)])
+def test_a_blank_channel_is_refused_although_the_model_does_without_it(predictor, options):
+    given = images()
+    given["T1"] = given["T1"] * 0
+    predictor.optional = ["T1"]
+    with pytest.raises(ValueError, match=r"T1 holds one value \(0\); export it again, or leave its file out"):
+        predictor.predict_images(given, options=options)
+
+
+def test_a_blank_array_and_a_copy_are_refused(predictor):
+    ct, t1 = (sitk.GetArrayFromImage(image).astype(np.float32) for image in images().values())
+    with pytest.raises(ValueError, match=r"T1 holds one value \(0\)"):
+        predictor.predict_array(np.stack([ct, 0 * ct]), {"spacing": SPACING_MM})
+    with pytest.raises(ValueError, match="CT and T1 are the same image"):
+        predictor.predict_array(np.stack([t1, t1]), {"spacing": SPACING_MM})

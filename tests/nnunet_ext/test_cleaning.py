@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -226,7 +228,8 @@ def test_n4_leaves_a_constant_image_alone(value: int):
 def test_prepare_channels_brings_an_mr_of_another_grid_onto_the_ct():
     ct, truth, _, _ = head()
     image = to_image(np.round(ct).astype(np.int16))
-    mr = to_image(np.where(truth, 100, 2).astype(np.int16))
+    noise = np.random.default_rng(1).integers(-10, 11, ct.shape)
+    mr = to_image((np.where(truth, 100, 12) + noise).astype(np.int16))
     shrunk = sitk.DICOMOrient(sitk.Shrink(mr, (2, 1, 2)), "PIR")
     result = prepare_channels({"CT": image, "T1": shrunk}, ChannelOptions(n4=False))
     assert list(result.images) == ["CT", "T1"]
@@ -240,7 +243,8 @@ def test_prepare_channels_brings_an_mr_of_another_grid_onto_the_ct():
 def test_prepare_channels_refuses_an_mr_that_lies_elsewhere_and_takes_a_slab():
     ct, truth, _, _ = head()
     image = to_image(np.round(ct).astype(np.int16))
-    mr = to_image(np.where(truth, 100, 2).astype(np.int16))
+    noise = np.random.default_rng(1).integers(-10, 11, ct.shape)
+    mr = to_image((np.where(truth, 100, 12) + noise).astype(np.int16))
     away = sitk.Image(mr)
     away.SetOrigin((200.0, 0.0, 0.0))
     with pytest.raises(ValueError, match=r"T1 does not lie where the CT lies.*register it first"):
@@ -392,3 +396,80 @@ def test_mr_takes_nothing_off_beyond_its_field_of_view(phantom: Phantom):
     seen = body_seen_by_mr(body, ct, [(np.where(view, t1, 0), view)], spacing_mm=spacing_mm)
     np.testing.assert_array_equal(seen[:30], body[:30])
     assert np.count_nonzero(seen) < np.count_nonzero(body)
+
+
+# --------------------------------------------------------------------------------------------- metal and other units
+
+
+def with_metal(ct: np.ndarray, value: float) -> np.ndarray:
+    """An implant of about 1 ml in the head of `head()`."""
+    result = ct.copy()
+    result[38:41, 44:48, 50:55] = value
+    return result
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (3071, r"the CT shows metal: 1\.1 ml at the end of the scale \(3071 HU\); streaks may reach the organs"),
+        (30710, r"the CT shows metal: 1\.1 ml at the end of the scale \(30710 HU\)"),
+        (32767, r"the CT shows metal: 1\.1 ml at the end of the scale \(32767 HU\)"),
+    ],
+)
+def test_metal_is_named_and_no_reason_to_refuse_a_ct(value: int, message: str):
+    ct, truth, _, _ = head()
+    image = to_image(np.round(with_metal(ct, value)).astype(np.int16))
+    assert hu_problem(image) is None
+    result = prepare_channels({"CT": image}, ChannelOptions())
+    (line,) = result.warnings
+    assert re.match(message, line)
+    assert np.count_nonzero(result.body ^ truth) < 0.02 * np.count_nonzero(truth)
+
+
+def test_metal_of_an_extended_scale_is_given_with_its_highest_value():
+    ct = with_metal(head()[0], 0)
+    ct[38:41, 44:48, 50:55] = np.linspace(3500, 14000, 60).reshape(3, 4, 5)
+    (line,) = prepare_channels({"CT": to_image(ct)}, ChannelOptions()).warnings
+    assert line == "the CT shows metal: 1.1 ml above 3000 HU, up to 14000 HU; streaks may reach the organs"
+
+
+@pytest.mark.parametrize("low", [-1024, -32768])
+def test_values_that_ran_over_the_end_of_the_scale_are_reported(low: int):
+    ct = np.round(with_metal(head()[0], 3071)).astype(np.int16)
+    ct[39, 45:47, 51:54] = low
+    lines = prepare_channels({"CT": to_image(ct)}, ChannelOptions()).warnings
+    assert lines[1] == "6 voxels inside the metal are as dark as air: their values ran over the end of the scale"
+    assert len(lines) == 2
+
+
+def test_metal_of_the_couch_and_a_single_bright_voxel_do_not_count():
+    ct, _, _, couch = head()
+    ct[couch] = 3071
+    ct[40, 40, 50] = 3071
+    assert prepare_channels({"CT": to_image(np.round(ct).astype(np.int16))}, ChannelOptions()).warnings == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda ct: np.where(corner(ct), -2000, ct + 1024), "so no air"),
+        (lambda ct: np.where(corner(ct), -2000, 2 * ndimage.gaussian_filter(ct, 1)), "vary below air"),
+        (lambda ct: np.clip(ct, -160, 240), "so no air"),
+        (lambda ct: np.clip((ct + 1000) / 8, 0, 255), "so no air"),
+        (lambda ct: np.where(corner(ct), 63536 - 1024, ct), "the end of the 16-bit range"),
+    ],
+)
+def test_padding_does_not_hide_that_values_are_no_hu(change, message: str):
+    assert message in hu_problem(to_image(change(head()[0]).astype(np.float32)))
+
+
+def corner(ct: np.ndarray) -> np.ndarray:
+    result = np.zeros(ct.shape, bool)
+    result[:, :12, :12] = True
+    return result
+
+
+def test_a_ct_limited_to_a_window_with_air_in_it_is_reported():
+    image = to_image(np.clip(head()[0], -1000, 240).astype(np.int16))
+    (line,) = prepare_channels({"CT": image}, ChannelOptions()).warnings
+    assert re.match(r"CT: \d+% of the body lies at the highest value \(240\), which cuts it off", line)

@@ -144,6 +144,117 @@ def test_compressed_files_and_files_without_preamble_are_read(tmp_path: Path, sy
     np.testing.assert_array_equal(array(only(tmp_path)), sitk.GetArrayFromImage(image()))
 
 
+def round_view(padding: float, low: int = -900) -> tuple[np.ndarray, np.ndarray]:
+    """Values from `low` to 1500, a block of 0 among them, in a round view within a square of padding; and its corners."""
+    rows, columns = np.indices((24, 30))
+    beyond = np.hypot((rows - 11.5) / 12, (columns - 14.5) / 15) > 1
+    values = np.random.default_rng(0).integers(low, 1500, (4, 24, 30))
+    values[1:3, 8:16, 10:18] = 0
+    values[:, beyond] = padding
+    return values, np.broadcast_to(beyond, values.shape)
+
+
+def write_stored(
+    folder: Path, stored: np.ndarray, *, intercept=0, modality="CT", signed=True, padding=()
+) -> list[Path]:
+    """A series of these stored values; `padding` is the value representation, the value and perhaps the range's limit."""
+    files = write(folder, image(array=np.zeros(stored.shape)), modality=modality)
+    for path, pixels in zip(files, stored, strict=True):
+        dataset = pydicom.dcmread(path)
+        dataset.PixelRepresentation, dataset.RescaleIntercept = int(signed), intercept
+        dataset.PixelData = pixels.astype("<i2" if signed else "<u2").tobytes()
+        for keyword, value in zip(("PixelPaddingValue", "PixelPaddingRangeLimit"), padding[1:], strict=False):
+            dataset.add_new(keyword, padding[0], value)
+        dataset.save_as(path)
+    return files
+
+
+@pytest.mark.parametrize(
+    ("stored", "signed", "padding"),
+    [
+        (-2000, True, ("SS", -2000)),
+        (-2000, True, ("US", 63536)),  # by its bits
+        (-32768, True, ("SS", -32768)),
+        (-3024, True, ("SS", -3000, -3100)),
+        (0, False, ("US", 0)),
+        (63536, False, ("US", 63536)),
+        (63536, False, ("SS", -2000)),
+        (65535, False, ("US", 65000, 65535)),
+        (3071, True, ("SS", 3071)),  # its value may be metal elsewhere
+    ],
+)
+@pytest.mark.parametrize("coding", ["plain", "implicit", "JPEG lossless", "RLELossless"])
+def test_padding_named_in_the_header_is_air_in_ct(
+    tmp_path: Path, stored: int, signed: bool, padding: tuple, coding: str
+):
+    intercept = 0 if signed else -1024
+    given, beyond = round_view(stored + intercept)
+    files = write_stored(tmp_path, given - intercept, intercept=intercept, signed=signed, padding=padding)
+    for path in files:
+        dataset = pydicom.dcmread(path)
+        if coding == "implicit":
+            dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+            dataset.save_as(path, implicit_vr=True, little_endian=True)
+        elif coding == "RLELossless":
+            dataset.compress(pydicom.uid.RLELossless, generate_instance_uid=False)
+            dataset.save_as(path)
+        elif coding == "JPEG lossless":
+            as_jpeg_lossless(dataset)
+            dataset.save_as(path)
+    notes: list[str] = []
+    np.testing.assert_array_equal(array(only(tmp_path), notes), np.where(beyond, -1000, given))
+    assert len(notes) == (stored + intercept > -900)
+
+
+@pytest.mark.parametrize("corners", [-1000, 0])
+def test_a_padding_value_that_is_also_tissue_is_believed_in_the_corners_only(tmp_path: Path, corners: int):
+    given, beyond = round_view(corners)
+    write_stored(tmp_path, given, padding=("SS", 0))
+    result = array(only(tmp_path))
+    np.testing.assert_array_equal(result[~beyond], given[~beyond])
+    assert (result[1:3, 8:16, 10:18] == 0).all()
+    assert (result[beyond] == -1000).all()
+
+
+def test_a_padding_range_that_would_leave_no_image_is_not_believed(tmp_path: Path):
+    given, _ = round_view(-1000)
+    write_stored(tmp_path, given, padding=("SS", -2000, 3000))
+    np.testing.assert_array_equal(array(only(tmp_path)), given)
+
+
+@pytest.mark.parametrize(
+    ("stored", "signed", "padding"),
+    [(-32768, True, ("SS", -32768)), (63536, False, ("US", 63536)), (4095, False, ("US", 4095))],
+)
+def test_padding_of_an_mr_is_its_lowest_measured_value(tmp_path: Path, stored: int, signed: bool, padding: tuple):
+    given, beyond = round_view(stored, low=3)
+    given[1:3, 8:16, 10:18] = 700
+    write_stored(tmp_path, given, modality="MR", signed=signed, padding=padding)
+    np.testing.assert_array_equal(array(only(tmp_path)), np.where(beyond, given[~beyond].min(), given))
+
+
+def test_a_dark_background_that_an_mr_names_as_padding_stays(tmp_path: Path):
+    given, _ = round_view(0, low=3)
+    write_stored(tmp_path, given, modality="MR", padding=("SS", 0))
+    np.testing.assert_array_equal(array(only(tmp_path)), given)
+
+
+def test_padding_of_an_enhanced_object_is_taken_by_its_stored_value(to_enhanced, tmp_path: Path):
+    given, beyond = round_view(-2000)
+    files = write_stored(tmp_path, given, padding=("SS", -2000))
+    to_enhanced(files, slopes=[1, 2, 1, 3])
+    expected = given * np.reshape([1, 2, 1, 3], (4, 1, 1))
+    np.testing.assert_array_equal(array(only(tmp_path)), np.where(beyond, -1000, expected))
+
+
+def test_a_tilted_gantry_is_filled_with_what_was_measured_not_with_padding(tmp_path: Path):
+    given, _ = round_view(-32768, low=3)
+    files = write_stored(tmp_path, given, modality="MR", padding=("SS", -32768))
+    places = [pydicom.dcmread(path).ImagePositionPatient for path in files]
+    move(files, [[x, y + 2.1 * k, z] for k, (x, y, z) in enumerate(places)])
+    assert array(only(tmp_path)).min() == given[given > -32768].min()
+
+
 def test_a_tilted_gantry_becomes_a_straight_grid(tmp_path: Path):
     # A ramp along the table, which a straight reading would slide by 1.6 mm per slice: the tilt is 28 degrees.
     ramp = np.broadcast_to((np.arange(20) * 10)[None, :, None], (5, 20, 11))

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nnunet_ext.plausibility import FEWEST_CASES, FLAGGED_SHARE, PlausibleRanges, fit_ranges, implausible
+from nnunet_ext.plausibility import (
+    FEWEST_CASES,
+    FLAGGED_SHARE,
+    PlausibleRanges,
+    fit_ranges,
+    implausible,
+    unlike_the_others,
+)
 from nnunet_ext.report_messages import in_chinese
 from nnunet_ext.roi import OrganExtent, organ_extents
 
@@ -169,3 +176,19 @@ def test_the_plan_keeps_the_ranges_and_an_edited_plan_is_refused():
     del plan["volume_ml"]
     with pytest.raises(ValueError, match=r"volume_ml.*Plan the dataset again"):
         PlausibleRanges.from_plan(plan)
+
+
+def test_training_cases_whose_volumes_are_mistakes_are_named():
+    cases = {f"case_{n}": organs for n, organs in enumerate(training(15))}
+    assert unlike_the_others(cases, LABELS, voxel_ml=VOXEL_ML) == {}
+    cases["case_3"] = {**cases["case_3"], 2: resized(cases["case_3"][2], 0.1), 7: resized(cases["case_3"][7], 30)}
+    (case, lines), *others = unlike_the_others(cases, LABELS, voxel_ml=VOXEL_ML).items()
+    assert (case, others) == ("case_3", [])
+    assert [line.partition(" measures ")[0] for line in lines] == ["Gland_L", "Cord"]
+    assert " ml, in the other training cases " in lines[0]
+
+
+def test_few_training_cases_name_no_mistakes():
+    cases = dict(zip("abcd", training(4), strict=True))
+    cases["a"] = {**cases["a"], 2: resized(cases["a"][2], 0.1)}
+    assert unlike_the_others(cases, LABELS, voxel_ml=VOXEL_ML) == {}

@@ -63,7 +63,8 @@ def channels(organs=ORGANS) -> list[np.ndarray]:
     inside = (((index - np.reshape((14, 26, 23), (3, 1, 1, 1))) / radii) ** 2).sum(0) <= 1
     ct = np.where(inside, 0.0, -1000.0)
     labels = label_map(organs)
-    return [np.where(labels > 0, HU_PER_LABEL * labels, ct).astype(np.float32), (300.0 * inside).astype(np.float32)]
+    t1 = (300.0 + index.sum(0)) * inside  # with one value it would be refused as a mask
+    return [np.where(labels > 0, HU_PER_LABEL * labels, ct).astype(np.float32), t1.astype(np.float32)]
 
 
 def affine(oblique: bool = True) -> np.ndarray:

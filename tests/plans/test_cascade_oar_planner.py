@@ -617,6 +617,28 @@ def test_labels_that_nnunet_would_cut_down_are_listed_by_case_and_value(own_raw)
     assert "head_02" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda t1, ct: t1 * 0, r"case 'head_01': T1 holds one value \(0\); export it again\. Files: "),
+        (lambda t1, ct: ct, "case 'head_01': CT and T1 are the same image"),
+    ],
+)
+def test_a_training_case_with_a_channel_that_holds_nothing_is_named(own_raw, spoil, message: str):
+    ct, t1 = (own_raw / "imagesTr" / f"head_01_000{n}.nii.gz" for n in range(2))
+    sitk.WriteImage(spoil(*(sitk.ReadImage(str(file)) for file in (t1, ct))), str(t1))
+    with pytest.raises(ValueError, match=message):
+        CascadeOARPlannerSmall(501).plan_experiment()
+
+
+def test_an_inverted_label_map_is_named(own_raw):
+    file = own_raw / "labelsTr" / "head_01.nii.gz"
+    label = sitk.ReadImage(str(file))
+    sitk.WriteImage(sitk.Cast(label == 0, sitk.sitkUInt8), str(file))
+    with pytest.raises(ValueError, match=r"case 'head_01': Eye_L fills 100% of the image"):
+        CascadeOARPlannerSmall(501).plan_experiment()
+
+
 def test_simpleitk_reader_and_another_orientation_raise_naming_the_case(own_raw):
     images, label = head(SPACINGS_MM[1])
     write_case(own_raw, "head_01", [sitk.DICOMOrient(i, "RAS") for i in images], sitk.DICOMOrient(label, "RAS"))
