@@ -126,7 +126,7 @@ LARGEST_ORGAN_SHARE_OUTSIDE = 0.5
 #: Header files of formats that keep the voxels in a file of their own.
 HEADERS = (".mhd", ".nhdr", ".hdr")
 #: Raised when the same input and options give other files than before: cases are then converted again.
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass

@@ -168,7 +168,7 @@ def _view(options: Options) -> int:
 
     page = write_predictions_page(options.pop("predictions"), options.pop("images"), options.pop("out"), **options)
     print(f"{page.path}: {len(page.case_bytes)} cases to look at, {len(page.left_out)} listed without images")
-    return 0
+    return 1 if "failed" in page.left_out.values() else 0  # which and why was logged
 
 
 def _hook(options: Options) -> int:

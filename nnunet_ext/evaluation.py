@@ -413,8 +413,8 @@ def _score_case(job: _Job) -> _Result:
         if job.prediction is None:
             raise FileNotFoundError("no prediction")
         known = {value for values in job.organs.values() for value in values} | set(job.ignore)
-        reference_image = _read_labels(job.reference, known)
-        prediction_image = on_grid_of(_read_labels(job.prediction, known), reference_image)
+        reference_image = _read_labels(job.reference, known, "reference")
+        prediction_image = on_grid_of(_read_labels(job.prediction, known, "prediction"), reference_image)
         reference, prediction = (sitk.GetArrayFromImage(image) for image in (reference_image, prediction_image))
         reference_boxes, prediction_boxes = _label_boxes(reference), _label_boxes(prediction)
     except Exception as error:  # one case must not stop the others
@@ -469,20 +469,24 @@ def _row(job: _Job, organ: str, scores: Mapping[str, float], flag: str) -> dict:
     return {"case": job.case, "organ": organ, **scores, "tolerance_mm": job.tolerances_mm[organ], "flag": flag}
 
 
-def _read_labels(path: Path, known: Collection[int]) -> sitk.Image:
+def _read_labels(path: Path, known: Collection[int], role: str) -> sitk.Image:
     """Label map with whole numbers.
 
     Raises:
-        ValueError: If it cannot be read, or a voxel holds a value that is neither 0 nor in `known`.
+        OSError, ValueError: If it cannot be read, or a voxel holds a value that is neither 0 nor in `known`. The message
+            begins with the role, because prediction and reference have one name.
     """
-    image, odd = label_map_of(read_image(path))
+    try:
+        image, odd = label_map_of(read_image(path))
+    except (OSError, ValueError) as error:
+        raise type(error)(f"{role} {error}") from error
     array = sitk.GetArrayViewFromImage(image)
     # The boxes need a place for every value up to the largest: not where one has ten digits.
     in_range = array.min() >= 0 and array.max() <= max(known, default=0)
     present = _label_boxes(array) if in_range else np.unique(array).tolist()
     if unknown := [*odd, *(value for value in present if value and value not in known)]:
         raise ValueError(
-            f"{path.name} holds label {shown_values(unknown)}, which is not in the mapping {sorted(known)} ({path.parent})"
+            f"{role} {path.name} holds label {shown_values(unknown)}, which is not in the mapping {sorted(known)}"
         )
     return image
 

@@ -149,8 +149,9 @@ def read_image(path: Path) -> sitk.Image:
         The image as stored (axis order untouched); NIfTI with a scale factor becomes 32-bit float.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the image is not one; the message names the file, what is wrong and what to do.
+        FileNotFoundError, OSError: If there is no such file, or it may not be read.
+        ValueError: If the image is not one.
+        The messages have one line. They name the file, what is wrong and what to do.
     """
     path = Path(path)
     if path.is_dir():

@@ -46,12 +46,15 @@ def draw_figures(report: Report, *, with_study: bool, show_progress: bool) -> tu
         figure = draw_training_curves(report.curves)
         pictures.append(_save(figure, report.out, "training_curves", "curves", "Training curves"))
     for case in tqdm(report.shown_cases, desc="Drawing", unit="case", disable=not show_progress):
-        for drawn in (_overlays(report, case), _surfaces(report, case), _preprocessing(report, case)):
+        # One by one: a damaged prediction of one experiment must not cost the others their pictures.
+        overlays = [_overlay(report, case, experiment) for experiment in report.experiments]
+        surfaces = [_surface(report, case, experiment) for experiment in report.experiments]
+        for drawn in (*overlays, _comparison(report, case), *surfaces, _preprocessing(report, case)):
             try:
                 pictures += drawn
             except (OSError, RuntimeError, ValueError) as error:  # SimpleITK raises RuntimeError
                 remarks.append(f"case '{case}': {' '.join(str(error).split())}")
-    return pictures, remarks
+    return pictures, list(dict.fromkeys(remarks))
 
 
 # Scores ---------------------------------------------------------------------------------------------------------------
@@ -177,54 +180,58 @@ def draw_training_curves(curves: Sequence[TrainingCurve]) -> Figure:
 # Cases ----------------------------------------------------------------------------------------------------------------
 
 
-def _overlays(report: Report, case: str) -> Iterator[Picture]:
-    """All channels per experiment, and the first channel with all experiments side by side."""
+def _overlay(report: Report, case: str, experiment: Experiment) -> Iterator[Picture]:
+    """All channels with the prediction of one experiment."""
+    if not experiment.images.get(case):
+        return
+    prediction, reference = experiment.scores.files[case]
+    grid, volumes, maps = read_case(experiment.images[case], (reference, prediction))
+    figure = draw_case(
+        case,
+        grid,
+        volumes,
+        *maps,
+        labels=experiment.scores.labels,
+        scores=experiment.scores.scores(case),
+        pairs=experiment.scores.left_right_pairs,
+    )
+    stem = f"overlay_{file_stem(case)}_{file_stem(experiment.name)}"
+    title = f"{case}, {experiment.name}"
+    yield _save(figure, report.out, stem, "overlay", title, case=case, experiment=experiment.name)
+
+
+def _comparison(report: Report, case: str) -> Iterator[Picture]:
+    """The first channel with all experiments side by side."""
     with_images = [e for e in report.experiments if e.images.get(case)]
-    for experiment in with_images:
-        prediction, reference = experiment.scores.files[case]
-        grid, volumes, maps = read_case(experiment.images[case], (reference, prediction))
-        figure = draw_case(
-            case,
-            grid,
-            volumes,
-            *maps,
-            labels=experiment.scores.labels,
-            scores=experiment.scores.scores(case),
-            pairs=experiment.scores.left_right_pairs,
-        )
-        stem = f"overlay_{file_stem(case)}_{file_stem(experiment.name)}"
-        yield _save(
-            figure, report.out, stem, "overlay", f"{case}, {experiment.name}", case=case, experiment=experiment.name
-        )
-    if len(with_images) > 1:
-        first = with_images[0]
-        channel, path = next(iter(first.images[case].items()))
-        maps = [first.scores.files[case][1], *(e.scores.files[case][0] for e in report.experiments)]
-        grid, volumes, (reference, *predictions) = read_case({channel: path}, maps)
-        figure = draw_comparison(
-            case,
-            grid,
-            channel,
-            volumes[channel],
-            reference,
-            dict(zip((e.name for e in report.experiments), predictions, strict=True)),
-            labels=first.scores.labels,
-            scores={e.name: e.scores.scores(case) for e in report.experiments},
-            pairs=first.scores.left_right_pairs,
-        )
-        yield _save(figure, report.out, f"overlay_{file_stem(case)}", "overlay", f"{case}, all experiments", case=case)
+    if len(with_images) < 2:
+        return
+    first = with_images[0]
+    channel, path = next(iter(first.images[case].items()))
+    maps = [first.scores.files[case][1], *(e.scores.files[case][0] for e in report.experiments)]
+    grid, volumes, (reference, *predictions) = read_case({channel: path}, maps)
+    figure = draw_comparison(
+        case,
+        grid,
+        channel,
+        volumes[channel],
+        reference,
+        dict(zip((e.name for e in report.experiments), predictions, strict=True)),
+        labels=first.scores.labels,
+        scores={e.name: e.scores.scores(case) for e in report.experiments},
+        pairs=first.scores.left_right_pairs,
+    )
+    yield _save(figure, report.out, f"overlay_{file_stem(case)}", "overlay", f"{case}, all experiments", case=case)
 
 
-def _surfaces(report: Report, case: str) -> Iterator[Picture]:
-    for experiment in report.experiments:
-        prediction, reference = experiment.scores.files[case]
-        if prediction is None:
-            continue
-        grid, _, maps = read_case({"reference": reference}, (reference, prediction))
-        title = f"{case}, {experiment.name}"
-        figure = draw_surfaces(title, grid.GetSpacing()[::-1], *maps, labels=experiment.scores.labels)
-        stem = f"surface_{file_stem(case)}_{file_stem(experiment.name)}"
-        yield _save(figure, report.out, stem, "surface", title, case=case, experiment=experiment.name)
+def _surface(report: Report, case: str, experiment: Experiment) -> Iterator[Picture]:
+    prediction, reference = experiment.scores.files[case]
+    if prediction is None:
+        return
+    grid, _, maps = read_case({"reference": reference}, (reference, prediction))
+    title = f"{case}, {experiment.name}"
+    figure = draw_surfaces(title, grid.GetSpacing()[::-1], *maps, labels=experiment.scores.labels)
+    stem = f"surface_{file_stem(case)}_{file_stem(experiment.name)}"
+    yield _save(figure, report.out, stem, "surface", title, case=case, experiment=experiment.name)
 
 
 def _preprocessing(report: Report, case: str) -> Iterator[Picture]:

@@ -28,6 +28,7 @@ from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.robust_ce_loss import RobustCrossEntropyLoss
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.crossval_split import generate_crossval_split
+from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
@@ -282,7 +283,8 @@ class CascadeOARTrainer(nnUNetTrainer):
         """The command that preprocesses a configuration's data, which several may share."""
         plans = self.plans_manager.plans_name
         shared = self.plans_manager.get_configuration(configuration).data_identifier.removeprefix(f"{plans}_")
-        return f"nnUNetv2_preprocess -d {self.plans_manager.dataset_name} -plans_name {plans} -c {shared}"
+        number = convert_dataset_name_to_id(self.plans_manager.dataset_name)  # this command takes no name
+        return f"nnUNetv2_preprocess -d {number} -plans_name {plans} -c {shared}"
 
     def _check_split(self, splits: Sequence[Mapping[str, Sequence[str]]], cases: Sequence[str], file: Path) -> None:
         """Refuse a split of this fold that cannot be trained and validated with the cases that are preprocessed.

@@ -55,14 +55,14 @@ def test_a_split_with_an_unknown_case_names_it(train):
     ) as error:
         train("3d_lowres", 0)
     assert str(error.value).startswith(str(file))
-    assert f"nnUNetv2_preprocess -d {DATASET} -plans_name CascadeOARPlans -c 3d_lowres" in str(error.value)
+    assert "nnUNetv2_preprocess -d 501 -plans_name CascadeOARPlans -c 3d_lowres" in str(error.value)
 
 
 @pytest.mark.parametrize("fold", [0, "all"])
 def test_a_localizer_without_the_data_of_the_segmenter_is_told_how_to_make_them(train, fold):
     (train.base / "splits_final.json").write_text('[{"train": ["phantom_000", "phantom_001"], "val": ["phantom_002"]}]')
     folder = train.base / "CascadeOARPlans_3d_fullres"
-    command = f"nnUNetv2_preprocess -d {DATASET} -plans_name CascadeOARPlans -c 3d_fullres"
+    command = "nnUNetv2_preprocess -d 501 -plans_name CascadeOARPlans -c 3d_fullres"
     for file in folder.glob("phantom_002*"):
         file.unlink()
     with pytest.raises(FileNotFoundError, match=f"'phantom_002' is not preprocessed for 3d_cascade_fullres.*{command}"):

@@ -94,7 +94,7 @@ def test_a_prediction_that_is_cut_off_fails_its_case_and_no_part_of_it_is_scored
     DAMAGES[damage](folder / "pred" / "case_000.nii.gz")
     summary = scores_of(folder)
     assert list(summary.failed) == ["case_000"]
-    assert "case_000." in summary.failed["case_000"]
+    assert summary.failed["case_000"].startswith("prediction case_000.")
     assert "is cut off" in summary.failed["case_000"]
     assert "damaged, copy it again" in summary.failed["case_000"]
     assert {row["flag"] for row in summary.rows if row["case"] == "case_000"} == {"failed"}
@@ -109,6 +109,7 @@ def test_a_reference_that_is_cut_off_is_in_no_mean(
     folder = scored(phantom_files, tmp_path / "x")
     DAMAGES[damage](folder / "labelsTs" / "case_000.nii.gz")
     summary = scores_of(folder)
+    assert summary.failed["case_000"].startswith("reference case_000.")
     assert "is cut off" in summary.failed["case_000"]
     assert np.isnan(list(summary.scores("case_000").values())).all()
     for organ, found in summary.per_organ.items():
@@ -121,10 +122,10 @@ def test_evaluate_and_report_of_a_damaged_file_exit_with_1(phantom_files: Path, 
     cut(folder / "pred" / "case_000.nii.gz")
     command = [str(folder / "pred"), str(folder / "labelsTs"), "-o", str(folder / "scores"), "-np", "1"]
     assert main(["evaluate", *command]) == 1
-    assert "case 'case_000': case_000.nii.gz is cut off" in capsys.readouterr().err
+    assert "case 'case_000': prediction case_000.nii.gz is cut off" in capsys.readouterr().err
     options = ["-o", str(folder / "report"), "--references", str(folder / "labelsTs"), "-np", "1"]
     assert main(["report", str(folder / "pred"), *options]) == 1
-    assert "case 'case_000 (pred)': case_000.nii.gz is cut off" in capsys.readouterr().err
+    assert "case 'case_000 (pred)': prediction case_000.nii.gz is cut off" in capsys.readouterr().err
     with (folder / "report" / "evaluations" / "pred" / "evaluation.csv").open(newline="") as file:
         assert {row["flag"] for row in csv.DictReader(file) if row["case"] == "case_000"} == {"failed"}
 

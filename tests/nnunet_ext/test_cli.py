@@ -163,6 +163,8 @@ def test_view_passes_its_options_on_and_says_what_is_in_the_page(calls, capsys):
     assert calls.args == (Path("pred"), Path("imagesTs"), Path("p.html"))
     assert calls.kwargs == {"viewer_limit_mb": 50.0}
     assert capsys.readouterr().out == "p.html: 2 cases to look at, 1 listed without images\n"
+    calls.summary.left_out["d"] = "failed"
+    assert run("view pred -i imagesTs -o p.html") == 1
 
 
 def test_report_names_its_runs_and_passes_its_options_on(calls, capsys):

@@ -328,6 +328,7 @@ DICOM = bytes(128) + b"DICM" + bytes(400)
         (b"ObjectType = Image\nNDims = 3\n", "a MetaImage file, .*name it .mha"),
         (nifti_bytes(magic=b""), "an Analyze file.*left and right are unknown; write it as NIfTI"),
     ],
+    ids=lambda value: value if isinstance(value, str) else f"{len(value)} bytes",  # packed bytes hold the time
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["T1.nii", "T1.nii.gz"])
 def test_other_content_under_the_name_of_a_nifti_file_is_named(tmp_path: Path, name, content, message):

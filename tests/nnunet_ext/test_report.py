@@ -197,6 +197,20 @@ def test_predictions_are_evaluated_where_references_are_named(data, tmp_path):
     assert found.experiments[0].scores.ok
 
 
+def test_a_damaged_prediction_costs_the_other_experiment_no_picture(data, tmp_path):
+    references = data / "Dataset501_Head" / "labelsTs"
+    shutil.copytree(data / "poor", tmp_path / "poor")
+    file = tmp_path / "poor" / "case_1.nii.gz"
+    file.write_bytes(file.read_bytes()[:-20])
+    runs = [("poor", tmp_path / "poor"), ("good", data / "evaluation_good")]
+    options = {"references": references, "cases": ["case_1"], "n_processes": 1, "show_progress": False}
+    found = report(runs, tmp_path / "out", **options)
+    assert list(found.failed) == ["case_1 (poor)"]
+    assert {picture.experiment for picture in found.pictures if picture.case == "case_1"} == {"good"}
+    assert [picture.kind for picture in found.pictures if picture.experiment == "good"] == ["overlay", "surface"]
+    assert sum("case_1.nii.gz is cut off" in remark for remark in found.remarks) == 1
+
+
 def test_what_cannot_be_compared_is_named(data, tmp_path):
     with pytest.raises(ValueError, match="two runs are called 'good'"):
         run(data, tmp_path, "good", "good")
