@@ -727,6 +727,18 @@ def _one_line(error: Exception) -> str:
     return (lines[-1] if lines else type(error).__name__)[:200]
 
 
+def read_header_fields(path: Path) -> tuple[dict[str, str], int]:
+    """Fields of an image's header that its format does not know, and the number of its layers.
+
+    Raises:
+        RuntimeError: If ITK cannot read the header.
+    """
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    return {key: reader.GetMetaData(key).strip() for key in reader.GetMetaDataKeys()}, reader.GetNumberOfComponents()
+
+
 def read_layers(path: Path) -> list[sitk.Image]:
     """The 3D images that a NRRD file holds one beside the other along a first axis of kind `list`; usually one.
 

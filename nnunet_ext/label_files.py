@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_ext.image_io import MODALITY_ALIASES, image_stem, read_image, read_layers
+from nnunet_ext.image_io import MODALITY_ALIASES, image_stem, read_header_fields, read_image, read_layers
 from nnunet_ext.labels import LabelTable, normalise_name
 from nnunet_ext.organ_masks import merge_masks, unite_parts
 
@@ -126,15 +126,11 @@ def read_segments(path: Path) -> list[Segment]:
     Raises:
         ValueError: If the header cannot be read, or does not say which value a segment has.
     """
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
     try:
-        reader.ReadImageInformation()
+        fields, layers = read_header_fields(path)
     except RuntimeError:
         return []  # `read_image` says what is wrong with the file
-    fields = {key: reader.GetMetaData(key).strip() for key in reader.GetMetaDataKeys()}
     numbers = sorted(int(match[1]) for key in fields if (match := re.fullmatch(r"Segment(\d+)_(?:Name|ID)", key)))
-    layers = reader.GetNumberOfComponents()
     segments = []
     for at, number in enumerate(dict.fromkeys(numbers)):
         name = fields.get(f"Segment{number}_Name") or fields[f"Segment{number}_ID"]
