@@ -117,7 +117,7 @@ def test_labels_of_the_usual_name_go_before_drafts_and_masks_before_other_maps(c
     for name in ("p7_seg.nii.gz", "gt.nii.gz", "Segmentation.seg.nrrd", "labels/p7.nii.gz"):
         (case / name).parent.mkdir(exist_ok=True)
         sitk.WriteImage(like(np.ones(SHAPE, np.uint8), grid()), str(case / name))
-    (listing,) = (list_cases(case.parent, modalities=["CT"], show_progress=False) for _ in "a")
+    listing = list_cases(case.parent, modalities=["CT"], show_progress=False)
     assert "  labels <- label.nii.gz" in listing.lines
     (case / "label.nii.gz").unlink()
     sitk.WriteImage(like(masks(grid())[0], grid()), str(case / "Eye_L.nii.gz"))
