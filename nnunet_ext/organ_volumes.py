@@ -20,7 +20,7 @@ from nnunet_ext.labels import default_label_table, normalise_name
 #: up to 8.6, lens 0.20, nerve 0.75). Below: children, and short contours. Above: high myopia, and drawn with a margin.
 PLAUSIBLE_ML = {"Eye": (3.0, 12.0), "Lens": (0.08, 0.5), "OpticNrv": (0.2, 2.0), "OpticChiasm": (0.08, 1.2)}
 #: Refused this many times above or below.
-FAR = 4.0
+FAR = 5.0
 #: Longest extent along an axis in mm: eyes and lenses are 28 and 11 in phantoms and on real heads, nerves 49, a chiasm 21.
 #: A mask that holds both sides, or a stray voxel, is longer.
 LONGEST_MM = {"Eye": 45.0, "Lens": 25.0, "OpticNrv": 60.0, "OpticChiasm": 50.0}

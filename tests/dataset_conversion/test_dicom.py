@@ -322,7 +322,7 @@ def test_a_remedy_stays_whole_whatever_the_patient_is_called(tmp_path: Path, pat
 
 def test_an_original_goes_before_what_was_computed_from_it(tmp_path: Path):
     second_t1(write_patient(tmp_path / "src"), "t1 MPR", ImageType=["DERIVED", "SECONDARY", "MPR"])
-    (line,) = run(tmp_path / "src").warnings["case_001"]
+    (line,) = (line for line in run(tmp_path / "src").warnings["case_001"] if "plausible" not in line)
     assert line.startswith(
         "T1 is series 3 'ax t1 tse ***' (MR, 24 images), because the other was computed from images; not "
     )

@@ -48,7 +48,7 @@ def test_plausible_organs_and_missing_ones_are_silent():
 
 
 @pytest.mark.parametrize(
-    ("organ", "ml"), [("Lens_L", 9.0), ("Eye_L", 0.2), ("Lens_R", VOXEL_ML), ("OpticChiasm", 12.0), ("Eye_R", 60.0)]
+    ("organ", "ml"), [("Lens_L", 9.0), ("Eye_L", 0.2), ("Lens_R", VOXEL_ML), ("OpticChiasm", 12.0), ("Eye_R", 65.0)]
 )
 def test_an_organ_of_impossible_volume_is_refused_by_name(organ: str, ml: float):
     with pytest.raises(
