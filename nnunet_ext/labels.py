@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -120,6 +120,7 @@ CHINESE_NAMES = {"Eye": "眼球", "Lens": "晶状体", "OpticNrv": "视神经", 
 CHINESE_SIDES = {"L": "左", "R": "右"}
 
 
+@lru_cache(maxsize=1 << 15)  # the names of a table, over and over
 def normalise_name(name: str) -> str:
     """Name as compared by the alias table: lower case, letters and digits only (`LENS-LT`, full-width too -> `lenslt`)."""
     return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name)).lower()
@@ -166,14 +167,7 @@ class LabelTable:
                     raise ValueError(
                         f"label table: {alias!r} stands for both {owner[key]!r} and {name!r}; keep it once"
                     )
-        places: dict[str, frozenset[str]] = {}
-        for name in self.names:
-            for alias in (name, *self.aliases.get(name, ())):
-                key = normalise_name(alias)
-                declared = {key} if alias in self.parts.get(name, ()) else set()
-                places[key] = places.get(key) or frozenset(declared or _places(alias) - _places(name))
         object.__setattr__(self, "_owner", owner)
-        object.__setattr__(self, "_places", places)
         check_pairs(self.stated_pairs, self.names, where="label table")
 
     @property
@@ -203,7 +197,17 @@ class LabelTable:
 
     def is_part(self, drawn_name: str) -> bool:
         """Whether a drawn name is that of a part of an organ; parts are united, two whole organs are not."""
-        return bool(self._places.get(normalise_name(drawn_name)))  # type: ignore[attr-defined]
+        return bool(self._place(normalise_name(drawn_name)))
+
+    def _place(self, key: str) -> frozenset[str]:
+        """Which part of its organ a normalised name means; nothing where it means the whole organ, or no organ."""
+        organ = self._owner.get(key)  # type: ignore[attr-defined]
+        if organ is None:
+            return frozenset()
+        spelt = [alias for alias in (organ, *self.aliases.get(organ, ())) if normalise_name(alias) == key]
+        if any(alias in self.parts.get(organ, ()) for alias in spelt):
+            return frozenset({key})
+        return next((frozenset(place) for alias in spelt if (place := _places(alias) - _places(organ))), frozenset())
 
     def check_drawn_once(self, drawn: Iterable[tuple[str, str]]) -> None:
         """Refuse two versions of one organ, of which nobody can say which is meant.
@@ -220,7 +224,7 @@ class LabelTable:
             organ, key = self.organ(name), normalise_name(name)
             if organ is None:
                 continue
-            meant = organ, self._places[key]  # type: ignore[attr-defined]
+            meant = organ, self._place(key)
             if meant not in seen:
                 seen[meant] = name, shown
                 continue
@@ -236,18 +240,13 @@ class LabelTable:
 
         Names that are declared as parts form a list of their own, as in the file.
         """
-        built_in = built_in_aliases(self.names)
-        return {
-            name: [
-                *(
-                    a
-                    for a in self.aliases.get(name, ())
-                    if a not in (*built_in.get(name, ()), *self.parts.get(name, ()))
-                ),
-                *([list(self.parts[name])] if self.parts.get(name) else []),
-            ]
-            for name in self.names
-        }
+        known = built_in_aliases(self.names)
+        table: dict[str, list] = {}
+        for name in self.names:
+            elsewhere = {*known.get(name, ()), *self.parts.get(name, ())}
+            parts = [list(self.parts[name])] if self.parts.get(name) else []
+            table[name] = [*(alias for alias in self.aliases.get(name, ()) if alias not in elsewhere), *parts]
+        return table
 
 
 def _quoted(name: str) -> str:
@@ -283,6 +282,7 @@ def built_in_aliases(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     return {name: table[name] for name in names if name in table}
 
 
+@cache
 def default_label_table() -> LabelTable:
     """The seven organs in TG-263 order with the built-in aliases."""
     return LabelTable(ORGANS, built_in_aliases(ORGANS))
