@@ -187,6 +187,7 @@ def check_body(name: str, array: np.ndarray, body: np.ndarray, *, voxel_ml: floa
             f"{name} holds one value ({values[shares.argmax()]:g}) in {shares.max():.0%} of the body, as a mask does, no "
             "image; export it again"
         )
-    if values[-1] == array.max() and shares[-1] > LARGEST_SHARE_AT_THE_TOP:
+    piled_up = len(values) > 1 and counts[-1] > 5 * counts[-2]
+    if piled_up and values[-1] == array.max() and shares[-1] > LARGEST_SHARE_AT_THE_TOP:
         return [f"{name}: {shares[-1]:.0%} of the body lies at the highest value ({values[-1]:g}), which cuts it off"]
     return []

@@ -888,11 +888,11 @@ def test_contours_of_a_tilted_gantry_land_where_they_were_drawn(tmp_path: Path):
     axes = np.reshape(np.asarray(oblique().GetDirection()), (3, 3))
     i, j = np.array([8.5, 12.5, 12.5, 8.5]), np.array([9.5, 9.5, 14.5, 14.5])  # of slice 13 as it was measured
     square = corner + np.outer(i * SPACING_MM[2], axes[:, 0]) + np.outer(j * SPACING_MM[1], axes[:, 1])
-    write_contours({"Lens_L": [square]}, ct_series(root), root / "RS")
+    write_contours({"Eye_L": [square]}, ct_series(root), root / "RS")
     summary = run(tmp_path / "src")
     assert any("tilted gantry" in line for line in summary.warnings["case_001"])
     label = read_image(summary.dataset_folder / "labelsTr" / "case_001.nii.gz")
-    drawn = np.argwhere(sitk.GetArrayFromImage(label) == 3)
+    drawn = np.argwhere(sitk.GetArrayFromImage(label) == 1)
     assert len(drawn) == 4 * 5
     centre = label.TransformContinuousIndexToPhysicalPoint(drawn.mean(axis=0)[::-1].tolist())
     assert np.linalg.norm(np.array(centre) - square.mean(axis=0)) < 0.5 * SPACING_MM[1]
