@@ -24,6 +24,8 @@ from typing import Any
 
 from filelock import lock_descriptor, unlock_descriptor
 
+from nnunet_ext.files import check_output_folder
+
 log = logging.getLogger(__name__)
 
 LOCK = ".nnunet_ext.lock"
@@ -102,6 +104,7 @@ def _owned(
     folder: Path, name: str, *, file: Path | None = None, others: Callable[[], Iterable[Path]] | None = None
 ) -> Iterator[None]:
     """Hold the lock `name` in a folder while none of `others` is held; `file` is what is owned, None for the folder."""
+    check_output_folder(folder)
     made = [path for path in (folder.absolute(), *folder.absolute().parents) if not path.exists()]
     users_own = not made and _is_empty(folder)
     lock = folder / name

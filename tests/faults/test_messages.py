@@ -267,7 +267,10 @@ def test_rtstruct_given_one_slice_or_a_folder_to_write_says_what_it_wants(
     line = refused("rtstruct", label, series, "-o", tmp_path, *names)
     holds(line, f"output {tmp_path} is a folder", "name the file to write in it", tmp_path / "label.dcm")
     holds(refused("rtstruct", label, tmp_path / "none", "-o", tmp_path / "o.dcm", *names), "none does not exist")
-    holds(refused("rtstruct", label.parent, series, "-o", tmp_path / "o.dcm", *names), f"{CASES[0]} does not exist")
+    holds(
+        refused("rtstruct", label.parent, series, "-o", tmp_path / "o.dcm", *names),
+        f"{CASES[0]} is a folder, not an image",
+    )
     holds(refused("rtstruct", label, series, "-o", label / "o.dcm", *names), f"output {label} is a file")
 
 
