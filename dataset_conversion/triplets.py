@@ -2,8 +2,8 @@
 
 A case folder holds one image per channel (`CT.nii.gz`, `patient7_T1.nrrd`) and, for training, one label map
 (`label.nii.gz`, values in the order of the label table; `label_files` knows other names) or one mask per organ
-(`Lens_L.nii.gz`, beside the images or in `masks/` or `structures/`). Each case is written as a whole or not at all, and again only when its files or the
-options change.
+(`Lens_L.nii.gz`, beside the images or in `masks/` or `structures/`). Each case is written as a whole or not at all, and
+again only when its files or the options change.
 
 Several files may hold the parts of one organ and are united; two files of the whole organ are refused. `organ_masks`
 settles overlaps. Files that the label table does not know are left out and listed.

@@ -15,7 +15,7 @@ from nnunet_ext.image_io import read_image, read_layers
 from nnunet_ext.label_files import is_unread_label_file, label_stem, may_be_labels, read_segments, without_label_words
 from nnunet_ext.labels import default_label_table
 
-SHAPE, SPACING_MM = (9, 12, 14), (3.0, 1.5, 1.2)  # z, y, x
+SHAPE, SPACING_MM = (9, 12, 14), (7.0, 4.5, 3.6)  # z, y, x; boxes of 12 voxels are eyes of 1.4 ml
 TABLE = default_label_table()
 
 
