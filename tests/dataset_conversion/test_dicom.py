@@ -756,7 +756,7 @@ def test_the_listing_refuses_what_the_conversion_refuses_and_tells_its_warnings(
     move(0.4)
     said = "Eye_L: contours lie up to 0.4 slices off the images: moved to the nearest"
     assert f"  {said}" in list_cases(tmp_path / "src", show_progress=False).lines
-    assert run(tmp_path / "src").warnings["case_001"] == [said]
+    assert said in run(tmp_path / "src").warnings["case_001"]
 
 
 def test_each_of_two_cts_of_a_patient_gets_the_rtstruct_drawn_on_it(tmp_path: Path):
