@@ -33,12 +33,13 @@ PLANES = ("axial", "coronal", "sagittal")
 _SAMPLE = 1_000_000
 
 
-def check_images(images: Mapping[str, sitk.Image], *, optional: Sequence[str] = ()) -> None:
+def check_images(images: Mapping[str, sitk.Image], *, optional: Sequence[str] = (), copies: bool = False) -> None:
     """Refuse a channel that holds nothing, and two channels that hold the same image.
 
     Args:
         images: Channel name -> image as read.
         optional: Channels that a case may lack.
+        copies: Two channels may hold the same image.
 
     Raises:
         ValueError: Naming the channel, what it holds and what to do.
@@ -50,7 +51,7 @@ def check_images(images: Mapping[str, sitk.Image], *, optional: Sequence[str] = 
         _refuse_blank(name, array, voxel_ml, optional)
         limits[name] = sorted(array.shape), float(array.min()), float(array.max())
     for one, other in combinations(images, 2):
-        if limits[one] == limits[other]:
+        if limits[one] == limits[other] and not copies:
             a, b = (sitk.GetArrayFromImage(to_canonical(images[name])) for name in (one, other))
             _refuse_copy(one, other, a, b)
 

@@ -195,14 +195,14 @@ def register(
         image's field of view holds.
 
     Raises:
-        ValueError: If there is no moving image, an image holds nothing or is the copy of another, no head is in it, or
-            images cannot be brought to overlap.
+        ValueError: If there is no moving image, an image holds nothing, no head is in it, or images cannot be
+            brought to overlap.
     """
     started = time.perf_counter()
     options = RegistrationOptions() if options is None else options
     if not moving:
         raise ValueError("no moving image: give at least one image to register")
-    check_images({"the fixed image": fixed, **moving})
+    check_images({"the fixed image": fixed, **moving}, copies=True)
     target = _Target.of(to_canonical(fixed), is_ct=fixed_is_ct)
     with ThreadPoolExecutor(2) as pool:  # ITK leaves Python's lock, so two images use two cores
         sources = dict(zip(moving, pool.map(lambda m: _Source.of(*m, bias_corrected), moving.items()), strict=True))
@@ -807,6 +807,7 @@ def register_files(
     if len({name.casefold() for name in names}) != len(names):
         raise ValueError(f"moving images {', '.join(names)}: two have one name, so results would overwrite each other")
     images = {name: read_image(Path(path)) for name, path in zip(names, moving, strict=True)}
+    check_images({"the fixed image": fixed_image, **images})
     options = RegistrationOptions(elastic=not rigid_only, together=not separate, backend=backend)
     if seed is not None:
         options = replace(options, seed=seed)

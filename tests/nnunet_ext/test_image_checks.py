@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from nnunet_ext.channels import ChannelOptions, prepare_channels
 from nnunet_ext.image_checks import check_arrays, check_body, check_images, lost_slices, report_lost_slices
 from nnunet_ext.image_io import read_image
-from nnunet_ext.registration import register
+from nnunet_ext.registration import register, register_files
 from nnunet_ext.report_messages import in_chinese
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -102,12 +102,16 @@ def test_one_image_under_two_names_is_refused_in_any_axis_order(arrays, one: str
         check_arrays({one: arrays[one], other: arrays[one].copy()}, spacing_mm=SPACING_MM)
 
 
-def test_register_refuses_blank_images_and_copies(arrays):
+def test_register_refuses_blank_images_and_its_command_copies(arrays, tmp_path: Path):
     images = {name: to_image(array) for name, array in arrays.items()}
     with pytest.raises(ValueError, match="T2 holds one value"):
         register(images["CT"], {"T1": images["T1"], "T2": images["T2"] * 0})
+    files = [tmp_path / f"{name}.nii.gz" for name in arrays]
+    for file, name in zip(files, ("CT", "T1", "T1"), strict=True):
+        sitk.WriteImage(images[name], str(file))
     with pytest.raises(ValueError, match="T1 and T2 are the same image"):
-        register(images["CT"], {"T1": images["T1"], "T2": images["T1"]})
+        register_files(files[0], files[1:], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_untouched_images_raise_no_alarm(arrays):
