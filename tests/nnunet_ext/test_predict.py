@@ -305,7 +305,8 @@ def test_the_pairs_are_those_of_the_plan_else_of_the_endings(stages):
 
 
 @pytest.mark.parametrize("stage", ["localizer", "segmenter"])
-def test_mirroring_is_refused_for_a_model_that_was_trained_without_it(stages, run, stage):
+def test_mirroring_is_refused_for_a_model_that_was_trained_without_it(stages, run, tmp_path, stage):
+    write_case(tmp_path / "in", "head_a")
     getattr(stages, stage).configuration_manager.configuration["recipe"] = {"mirror_left_right": False}
     configuration = {"localizer": "3d_lowres", "segmenter": "3d_cascade_fullres"}[stage]
     with pytest.raises(ValueError, match=rf"{configuration} was trained without left-right mirroring.*--mirror"):
@@ -605,10 +606,7 @@ def test_what_is_no_case_is_named_or_counted_and_notes_beside_files_stop_nothing
     command = ["predict", "-d", "501", "-i", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
     assert main(command) == 1
     said = capsys.readouterr()
-    assert (
-        "case 'head_b': ValueError: channel CT has 2 files, head_b_0000.nii.gz and head_b_0000.nrrd; keep one"
-        in said.err
-    )
+    assert "case 'head_b': channel CT has 2 files, head_b_0000.nii.gz and head_b_0000.nrrd; keep one" in said.err
     assert "case 'head_c': head_c_0000.nii.gz is a broken link" in said.err
     assert "case 'ct.nii.gz': left out: not named <case>_0000.nii.gz" in said.err
     assert (

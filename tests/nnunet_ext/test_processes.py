@@ -41,6 +41,7 @@ def run(tmp_path: Path):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     until(lambda: process.poll() is not None or len(list((tmp_path / "started").iterdir())) == 2)
     assert process.poll() is None, process.stderr.read()
