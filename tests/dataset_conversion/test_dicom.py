@@ -842,21 +842,6 @@ def test_a_listing_of_folders_says_the_same(tmp_path: Path):
     assert "channel CT is missing" in listing.failed["b"]
 
 
-def test_phantoms_as_dicom_convert_to_the_same_labels_as_phantoms_as_nifti(tmp_path: Path):
-    from nnunet_ext.phantom import make_phantoms
-
-    options = {"n_cases": 1, "seed": 5, "size": "tiny", "n_processes": 1, "show_progress": False}
-    make_phantoms(tmp_path / "src", dicom=True, **options)
-    make_phantoms(tmp_path / "nifti", **options)
-    summary = run(tmp_path / "src")
-    assert (summary.written, summary.failed) == (["case_001"], {})
-    label = read_image(summary.dataset_folder / "labelsTr" / "case_001.nii.gz")
-    expected = to_canonical(read_image(tmp_path / "nifti" / "phantom_000" / "label.nii.gz"))
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(label), sitk.GetArrayFromImage(expected))
-    with pytest.raises(ValueError, match="made with dicom=True instead of False"):
-        make_phantoms(tmp_path / "src", **options)
-
-
 def test_contours_on_an_enhanced_ct_give_the_same_labels(tmp_path: Path, to_enhanced):
     root = write_patient(tmp_path / "src")
     whole = pydicom.dcmread(to_enhanced(ct_files(root)), stop_before_pixels=True).SOPInstanceUID

@@ -2,14 +2,25 @@
 
 from pathlib import Path
 
+import numpy as np
+import pytest
+import SimpleITK as sitk
 from fault_inputs import CASES, copy_cases
 
+from nnunet_ext.geometry import to_canonical
+from nnunet_ext.phantom import make_phantoms
 
-def test_untouched_files_and_dicom_convert_to_the_same_labels(converter, phantom_files, phantom_dicom, tmp_path: Path):
-    done = converter(copy_cases(phantom_files, tmp_path / "files"))
-    assert done.code == 0, done.text
-    from_files = converter.voxels(CASES[0])
-    done = converter(copy_cases(phantom_dicom, tmp_path / "dicom"))
-    assert done.code == 0, done.text
-    assert converter.voxels("case_001") == from_files
-    assert all(from_files.values())
+
+def test_phantoms_as_dicom_and_as_files_convert_to_their_labels(
+    converter, phantom_files: Path, phantom_dicom: Path, tmp_path: Path
+):
+    expected = to_canonical(sitk.ReadImage(str(phantom_files / CASES[0] / "label.nii.gz")))
+    for source, case in ((phantom_files, CASES[0]), (phantom_dicom, "case_001")):
+        done = converter(copy_cases(source, tmp_path / case))
+        assert done.code == 0, done.text
+        np.testing.assert_array_equal(converter.labels(case), sitk.GetArrayFromImage(expected))
+
+
+def test_phantoms_as_files_are_not_made_over_those_as_dicom(phantom_dicom: Path):
+    with pytest.raises(ValueError, match="made with dicom=True instead of False"):
+        make_phantoms(phantom_dicom, n_cases=1, seed=11, size="tiny", n_processes=1)
