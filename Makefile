@@ -11,11 +11,12 @@ SOURCES = nnunet_ext dataset_conversion trainers plans
 # With the folders themselves, so that a deleted file counts as a change.
 SOURCE_FILES = $(shell find $(SOURCES) -name __pycache__ -prune -o \( -type d -o -type f \) -print)
 
-.PHONY: help demo test install clean
+.PHONY: help demo test check install clean
 
 help:
 	@echo "make demo     synthetic cases through convert, plan, train, predict and evaluate, into demo/"
 	@echo "make test     ruff and the tests, against the installed package"
+	@echo "make check    ruff and the quick unit tests, for every small step"
 	@echo "make install  only set up $(VENV)"
 	@echo "make clean    remove $(VENV), demo/ and what building leaves behind"
 	@echo "Variables: PYTHON=$(PYTHON) (3.10 or newer), VENV=$(VENV), TEST_PROCESSES=$(TEST_PROCESSES), PYTEST_ARGS=..."
@@ -31,6 +32,14 @@ test: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pytest -q --durations=15 -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+# The same ruff, and the tests without `slow`.
+check: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS),1)
+check: export OMP_WAIT_POLICY := $(or $(OMP_WAIT_POLICY),passive)
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pytest -q -n $(TEST_PROCESSES) --dist loadfile -m "not slow" $(PYTEST_ARGS)
 
 install: $(VENV)/installed
 

@@ -8,12 +8,26 @@ from pathlib import Path
 import pydicom
 import pytest
 
+TESTS = Path(__file__).parent
 N_LABELS = 4  # background and three organs
 
 
+#: Folders and files of tests that make phantoms, register, convert, train or build a wheel: `make check` leaves them out.
+SLOW = {
+    "faults", "dataset_conversion", "trainers", "plans", "test_cleaning.py", "test_end_to_end.py", "test_any_organs.py",
+    "test_evaluation.py", "test_guides.py", "test_organ_volumes.py", "test_packaging.py", "test_phantom.py",
+    "test_predict.py", "test_prediction_benchmark.py", "test_preview.py", "test_registration.py", "test_report.py",
+    "test_report_page.py",
+}  # fmt: skip
+#: Of these, the longest come first, so that several test processes end together.
+LONGEST = ("test_end_to_end.py", "test_any_organs.py", "test_guides.py", "test_phantom.py", "test_registration.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, so that several test processes end together."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    for item in items:
+        if not SLOW.isdisjoint(item.path.relative_to(TESTS).parts):
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 def architecture(*, localizer: bool = False, features: Sequence[int] = (4, 8, 8)) -> dict:

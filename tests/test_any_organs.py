@@ -16,8 +16,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-pytestmark = pytest.mark.slow
-
 DATASET, PLANS = "Dataset602_Ear", "CascadeOARPlansSmall"
 CROP = "3d_cascade_16x64x64"
 MODEL = ["-tr", "CascadeOARTrainerReference", "-p", PLANS, "-device", "cpu"]

@@ -21,8 +21,6 @@ import SimpleITK as sitk
 from nnunet_ext import recipe_benchmark
 from nnunet_ext.labels import ORGANS
 
-pytestmark = pytest.mark.slow
-
 DATASET = "Dataset601_Tiny"
 PLANS, TRAINER = "CascadeOARPlansSmall", "CascadeOARTrainer"
 TEST_CASES = ("phantom_006", "phantom_007")

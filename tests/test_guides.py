@@ -26,8 +26,6 @@ import torch
 
 from nnunet_ext.cli import _parser
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[1]
 if not (ROOT / "README.md").is_file():
     pytest.skip("the tests do not lie in a checkout", allow_module_level=True)
