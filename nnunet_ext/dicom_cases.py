@@ -127,6 +127,7 @@ class DicomCase:
         reference = reference_channel(list(self.series))
         image = images[reference]
         drawn: dict[str, dict[str, np.ndarray]] = {}
+        noted: dict[str, list[str]] = {}  # what is said of several organs is said once
         for roi in read_rtstruct(self.structure.paths[0]).rois:
             organ = table.organ(roi.name)
             if organ is None:
@@ -141,8 +142,10 @@ class DicomCase:
                 raise ValueError(f"{organ}: {error}") from None
             if not mask.any() and not notes:
                 notes.append("its contours hold no voxel's centre, so it has no voxel")
-            warnings += [f"{organ}: {note}" for note in notes]
+            for note in notes:
+                noted.setdefault(note, []).append(organ)
             drawn.setdefault(organ, {})[roi.name] = mask
+        warnings += [f"{', '.join(dict.fromkeys(organs))}: {note}" for note, organs in noted.items()]
         masks = {organ: unite_parts(organ, parts, table) for organ, parts in drawn.items()}
         if not any(mask.any() for mask in masks.values()):
             raise ValueError(
