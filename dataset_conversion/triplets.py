@@ -50,6 +50,7 @@ from nnunet_ext.image_checks import check_images
 from nnunet_ext.image_io import (
     MODALITY_ALIASES,
     broken_link,
+    collected_notes,
     find_channel_files,
     image_files,
     image_stem,
@@ -1135,16 +1136,17 @@ def _build(job: _Job, partial: Path) -> tuple[list[str], dict]:
     """Write a case's channels and labels below `partial`; names of the files in the dataset, and the record."""
     case, settings = job.case, job.settings
     warnings: list[str] = []
-    read = case.read_images(warnings)
-    images = {modality: image for modality, (image, _) in read.items()}
-    check_images(images)
-    name = reference_channel(list(images))
-    reference = to_canonical(images[name])
     labels = counts = None
-    if case.has_labels:
-        labels, counts = _labels(
-            case, images, reference, settings.table, warnings, registered=settings.channels.register
-        )
+    with collected_notes(warnings):
+        read = case.read_images(warnings)
+        images = {modality: image for modality, (image, _) in read.items()}
+        check_images(images)
+        name = reference_channel(list(images))
+        reference = to_canonical(images[name])
+        if case.has_labels:
+            labels, counts = _labels(
+                case, images, reference, settings.table, warnings, registered=settings.channels.register
+            )
     organs = None if labels is None else sitk.GetArrayFromImage(labels)
     channels = prepare_channels(
         images,

@@ -27,7 +27,7 @@ from nnunet_ext.checkpoints import different_weights
 from nnunet_ext.files import first_line, misfit, read_json
 from nnunet_ext.geometry import CANONICAL, back_to_grid, grid_difference, same_grid, to_canonical
 from nnunet_ext.image_checks import check_arrays, check_images
-from nnunet_ext.image_io import ENDINGS, find_channel_files, read_image, write_image
+from nnunet_ext.image_io import ENDINGS, collected_notes, find_channel_files, read_image, write_image
 from nnunet_ext.labels import LEFT_OUT_KEY, old_plan_warning, pair_values, plan_pairs
 from nnunet_ext.mirroring import swap_channels
 from nnunet_ext.modality_dropout import optional_channels
@@ -371,14 +371,16 @@ class CascadePredictor:
                 + ("" if self.optional else " (with modality dropout in its recipe a model also does without some)")
             )
         present = [c for c in self.channels if c in images]
-        read = {c: read_image(images[c]) if isinstance(images[c], Path) else images[c] for c in present}
+        odd: list[str] = []
+        with collected_notes(odd):
+            read = {c: read_image(images[c]) if isinstance(images[c], Path) else images[c] for c in present}
         reference = read[reference_channel(present)]
         grid = sitk.Image(reference.GetSize(), sitk.sitkUInt8)
         grid.CopyInformation(reference)
-        warnings = []
+        warnings = odd
         if options is not None:
             cleaned = prepare_channels(read, options, same_frame=same_frame, optional=self.optional)
-            read, warnings = cleaned.images, cleaned.warnings
+            read, warnings = cleaned.images, [*odd, *cleaned.warnings]
         else:
             check_images(read, optional=self.optional)
         for channel, image in read.items():

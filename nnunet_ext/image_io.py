@@ -10,6 +10,7 @@ The content says whether it is compressed, whatever its name. Where a stale qfor
 from __future__ import annotations
 
 import bz2
+import contextlib
 import io
 import logging
 import math
@@ -17,6 +18,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO
 
@@ -24,6 +26,7 @@ import numpy as np
 import SimpleITK as sitk
 
 log = logging.getLogger(__name__)
+_lines: ContextVar[list[str] | None] = ContextVar("lines", default=None)
 
 #: File endings that are read, longest first so that `.nii.gz` is not taken for `.gz`.
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
@@ -139,6 +142,23 @@ def find_channel_files(folder: Path, modalities: Sequence[str], *, optional: Seq
     return found
 
 
+@contextlib.contextmanager
+def collected_notes(lines: list[str]) -> Iterator[None]:
+    """Lines about files read meanwhile go to a list and not to the log: the caller knows of which case they are."""
+    before = _lines.set(lines)
+    try:
+        yield
+    finally:
+        _lines.reset(before)
+
+
+def _note(line: str) -> None:
+    if (lines := _lines.get()) is None:
+        log.warning(line)
+    elif line not in lines:
+        lines.append(line)
+
+
 def read_image(path: Path) -> sitk.Image:
     """One whole, finite, scalar 3D image with a known orientation.
 
@@ -146,7 +166,8 @@ def read_image(path: Path) -> sitk.Image:
         path: `.nii`, `.nii.gz`, `.nrrd`, `.mha` or `.mhd`.
 
     Returns:
-        The image as stored (axis order untouched); NIfTI with a scale factor becomes 32-bit float.
+        The image as stored (axis order untouched); NIfTI with a scale factor becomes 32-bit float. What is odd about a
+        file that is read all the same is logged, or goes where `collected_notes` says.
 
     Raises:
         FileNotFoundError, OSError: If there is no such file, or it may not be read.
@@ -320,8 +341,8 @@ def _read_nifti(path: Path) -> sitk.Image:
     with path.open("rb") as file:
         packed = file.read(2) == _GZIP
     if packed != path.name.lower().endswith(".gz"):
-        log.warning("%s is %scompressed, unlike its name: other programs may refuse it, rename it", path.name,
-                    "" if packed else "not ")  # fmt: skip
+        state = "compressed" if packed else "not compressed"
+        _note(f"{path.name} is {state}, unlike its name: other programs may refuse it, rename it")
     data = np.asanyarray(ArrayProxy(content, (shape, dtype, int(offset), slope or 1.0, inter or 0.0)))
     del content  # half of the memory
     if data.dtype.kind == "f" and data.dtype.itemsize != 4:
@@ -391,7 +412,7 @@ def _nifti_affine(path: Path, header) -> tuple[np.ndarray, str]:
             "space; write the true voxel size and orientation"
         )
     if good[0] != next(iter(forms)):
-        log.warning("%s: its sform is empty or damaged, so its qform says how it lies in space", path.name)
+        _note(f"{path.name}: its sform is empty or damaged, so its qform says how it lies in space")
     return forms[good[0]], good[0]
 
 
@@ -645,7 +666,7 @@ def _check_byte_count(path: Path, data: Path, skip: int, expected: int, encoding
 def _decompressed(data: Path, skip: int, encoding: str) -> Iterator[bytes]:
     """What a packed stream holds, piece by piece, its checksum checked. Several gzip or bzip2 streams in a row are one.
 
-    Whatever else follows is left out and logged: if the image is whole without it, it is no part of the image.
+    Whatever else follows is left out and said: if the image is whole without it, it is no part of the image.
     """
     # zlib: MetaImage writes zlib streams, NRRD gzip ones; 47 accepts both.
     mark = {"gzip": _GZIP, "bzip2": b"BZh", "zlib": None}[encoding]
@@ -663,7 +684,7 @@ def _decompressed(data: Path, skip: int, encoding: str) -> Iterator[bytes]:
             if mark is None or not rest:
                 return
             if not rest.startswith(mark):
-                log.warning("%s: what follows its compressed data is no part of the image and was left out", data.name)
+                _note(f"{data.name}: what follows its compressed data is no part of the image and was left out")
                 return
 
 

@@ -241,6 +241,20 @@ def test_a_segmentation_that_is_not_clear_fails_by_name(case: Path, segments: li
     assert message in run(case)[0].failed["p7"]
 
 
+def test_two_segments_of_one_whole_organ_are_refused_and_an_empty_one_is_no_version(case: Path):
+    left, _ = masks(grid())
+    segments = [{"Name": "Eye_L", "LabelValue": 1, "Layer": 0}, {"Name": "left eye", "LabelValue": 2, "Layer": 0}]
+    front = left.copy()
+    front[:, :, 10:] = 0
+    write_segmentation(case / "Segmentation.seg.nrrd", [2 * left - front], grid(), segments)
+    failed = run(case)[0].failed
+    assert (
+        "Eye_L is drawn twice, as Eye_L in Segmentation.seg.nrrd and left eye in Segmentation.seg.nrrd" in failed["p7"]
+    )
+    write_segmentation(case / "Segmentation.seg.nrrd", [left], grid(), segments)
+    np.testing.assert_array_equal(run(case)[1], left)
+
+
 def test_parts_of_an_organ_are_united(case: Path):
     left, _ = masks(grid())
     front = left.copy()
