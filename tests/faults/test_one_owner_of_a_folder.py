@@ -214,7 +214,7 @@ def test_headers_and_masks_that_two_patients_share_make_them_no_one_patient(smal
                 sitk.Resample(image, grid, sitk.Transform(3, sitk.sitkIdentity)), str(folder / f"{name}.mhd")
             )
         organ = np.zeros(grid.GetSize()[::-1], np.uint8)
-        organ[20:22, 20:22, 20:22] = 1
+        organ[10:13, 20:23, 20:23] = 1
         write_like(organ, grid, folder / "masks" / "Eye_L.nii.gz")
     a, b = (content(tmp_path / hospital) for hospital in "ab")
     assert {name for name in a if a[name] == b[name]} >= {"patient_01/CT.mhd", "patient_01/masks/Eye_L.nii.gz"}
