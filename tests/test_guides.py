@@ -58,6 +58,7 @@ NOT_RUN = {
     "pip install": "tests run against an installed package; test_packaging builds the wheel",
     "make demo": "minutes of training",
     "make test": "runs this",
+    "make check": "runs a part of this",
     "nnunet_ext benchmark": "minutes of training; see test_training_benchmark and test_prediction_benchmark",
 }
 
