@@ -802,15 +802,15 @@ def register_files(
                 f"{path} is a folder, where one image is needed: name a file that ends in {', '.join(ENDINGS)}. DICOM "
                 "series are registered by nnunet_ext convert --register, which makes such files of them"
             )
+    options = RegistrationOptions(elastic=not rigid_only, together=not separate, backend=backend)
+    if seed is not None:
+        options = replace(options, seed=seed)
     fixed_image = read_image(Path(fixed))
     names = [image_stem(Path(path)) or Path(path).name for path in moving]
     if len({name.casefold() for name in names}) != len(names):
         raise ValueError(f"moving images {', '.join(names)}: two have one name, so results would overwrite each other")
     images = {name: read_image(Path(path)) for name, path in zip(names, moving, strict=True)}
     check_images({"the fixed image": fixed_image, **images})
-    options = RegistrationOptions(elastic=not rigid_only, together=not separate, backend=backend)
-    if seed is not None:
-        options = replace(options, seed=seed)
     result = register(fixed_image, images, fixed_is_ct=fixed_is_ct, options=options)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)

@@ -206,7 +206,7 @@ def test_the_lock_file_of_another_user_is_named_with_the_remedy(tmp_path: Path, 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path):
     (tmp_path / "file").touch()
     with (
-        pytest.raises(OSError, match=r"cannot write to .*file/out: .*; choose a folder"),
+        pytest.raises(OSError, match=r"output .*file is a file, where a folder is needed; choose another name"),
         owned_folder(tmp_path / "file/out"),
     ):
         pytest.fail("owned")
