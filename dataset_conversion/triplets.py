@@ -79,11 +79,12 @@ from nnunet_ext.labels import (
     LabelTable,
     default_label_table,
     load_label_table,
+    normalise_name,
     pair_values,
     unclear_sides,
 )
 from nnunet_ext.organ_masks import check_files_drawn_once, merge_masks, unite_parts
-from nnunet_ext.organ_volumes import check_organs
+from nnunet_ext.organ_volumes import WHOLE_BODY, check_organs
 from nnunet_ext.preview import FOLDER as PREVIEWS
 from nnunet_ext.preview import PAGE, draw_previews, write_conversion_page
 from nnunet_ext.processes import KILLED, run_in_processes
@@ -996,6 +997,8 @@ def _refuse_lost_labels(
             raise ValueError(f"not recognised as labels: {reason}; or pass --unlabelled")
         if problem:
             continue
+        if stem and normalise_name(stem) in WHOLE_BODY:
+            continue  # an outline of the patient says nothing about organs
         if stem and possible and may_be_labels(path):
             raise ValueError(
                 f"not recognised as labels: {name}; name it label{ending}, or {table.names[0]}{ending} if it is the mask of "

@@ -83,6 +83,18 @@ def test_an_rtstruct_beside_nifti_images_is_refused_with_a_remedy(
     assert "not recognised as labels: RTSTRUCT.dcm is a DICOM RTSTRUCT" in done.err
 
 
+@pytest.mark.parametrize("name", ["body", "External"])
+def test_an_outline_of_the_patient_is_left_over_and_no_lost_label(converter, phantom_files, tmp_path: Path, name: str):
+    source = copy_cases(phantom_files, tmp_path / "src")
+    (source / CASE / "label.nii.gz").unlink()
+    ct = sitk.ReadImage(str(source / CASE / "CT.nii.gz"))
+    sitk.WriteImage(ct > -300, str(source / CASE / f"{name}.nii.gz"))
+    done = converter(source, "--list")
+    assert done.code == 0, done.text
+    assert f"{CASE} -> imagesTs\n" in done.out
+    assert f"left over: {name}.nii.gz" in done.out
+
+
 def test_channels_alone_and_grey_images_beside_them_stay_a_test_case(converter, phantom_files, tmp_path: Path):
     source = copy_cases(phantom_files, tmp_path / "src")
     (source / CASE / "label.nii.gz").unlink()
