@@ -33,7 +33,7 @@ from nnunet_ext import dicom_cases
 from nnunet_ext.channels import ChannelOptions, prepare_channels, reference_channel
 from nnunet_ext.cleaning import is_ct
 from nnunet_ext.dicom_series import label_modality
-from nnunet_ext.files import check_output_folder, in_one_line, read_json
+from nnunet_ext.files import check_output_folder, in_one_line, read_json, write_json
 from nnunet_ext.folder_lock import holding, owned_folder
 from nnunet_ext.geometry import (
     CANONICAL,
@@ -1081,7 +1081,7 @@ def _convert_case(job: _Job) -> _Failed | list[str] | None:
             "versions": _versions(),
             **provenance,
         }
-        _write_json(provenance, partial / "provenance.json")
+        write_json(provenance, partial / "provenance.json")
         _remove_case(dataset, case.identifier)
         try:
             _move_case(job, partial, files)
@@ -1453,10 +1453,3 @@ def _read_json(path: Path) -> dict | None:
         return read_json(path, _RECORD)
     except (OSError, ValueError):
         return None
-
-
-def _write_json(content: Mapping, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)

@@ -1,11 +1,9 @@
-"""Files that a killed run or a full disk never leaves half, and checkpoints that say what is wrong with them."""
+"""Checkpoints of nnU-Net's trainer, read with the checks that say what is wrong with them."""
 
 from __future__ import annotations
 
-import json
-import os
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,38 +13,6 @@ from nnunet_ext.files import first_line
 #: What nnU-Net's trainer reads from a checkpoint.
 KEYS = {"network_weights", "optimizer_state", "grad_scaler_state", "logging", "_best_ema", "current_epoch", "init_args"}
 BYTES_PER_MB = 1e6
-
-
-def write_whole(file: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file beside `file`, flush it to the disk, then give it the name.
-
-    Killed at any moment, `file` is what it was before or what it should be. Nothing happens if `write` writes nothing.
-    """
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)  # of a killed run that had the same number
-    try:
-        write(temporary)
-        if not temporary.is_file():
-            return
-        _flush(temporary)
-        os.replace(temporary, file)
-        if os.name != "nt":  # Windows can't open folders, and has no need to
-            _flush(file.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(content: object, file: Path) -> None:
-    """Write JSON as `write_whole` does."""
-    write_whole(file, lambda temporary: temporary.write_text(json.dumps(content, indent=4), encoding="utf-8"))
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def check_whole(file: Path) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nnunet_ext import __version__
+from nnunet_ext._version import __version__
 from nnunet_ext.files import in_one_line
 
 Options = dict[str, Any]

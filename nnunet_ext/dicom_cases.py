@@ -54,7 +54,7 @@ from nnunet_ext.dicom_series import (
     series_grid,
     without_personal,
 )
-from nnunet_ext.files import in_one_line, read_text, read_toml
+from nnunet_ext.files import in_one_line, read_text, read_toml, written_whole
 from nnunet_ext.image_io import image_stem
 from nnunet_ext.label_files import is_channel_name, may_be_labels
 from nnunet_ext.labels import LabelTable, normalise_name
@@ -526,14 +526,12 @@ def write_key(rows: Iterable[Mapping[str, str]], path: Path) -> None:
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.unlink(missing_ok=True)
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, _KEY_FIELDS)
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(temporary, path)
+        with written_whole(path) as temporary:
+            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+                writer = csv.DictWriter(file, _KEY_FIELDS)
+                writer.writeheader()
+                writer.writerows(rows)
         for left_behind in path.parent.glob(f".{path.name}.[0-9]*"):  # names of patients, by a run that was killed
             left_behind.unlink(missing_ok=True)
     except OSError as error:

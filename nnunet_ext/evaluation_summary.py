@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import platform
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_ext import __version__
-from nnunet_ext.files import misfit, read_json
+from nnunet_ext._version import __version__
+from nnunet_ext.files import misfit, read_json, write_text
 from nnunet_ext.labels import PAIRS_KEY
 from nnunet_ext.metrics import METRICS
 
@@ -312,9 +311,9 @@ def write_evaluation(summary: EvaluationSummary, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     if summary.localizer is not None:
         write_evaluation(summary.localizer, out / "localizer")
-    write_text(out / "evaluation.csv", _csv(summary.rows))
-    write_text(out / "evaluation.json", _json(summary))
-    write_text(out / "evaluation.md", summary.table_markdown)
+    write_text(_csv(summary.rows), out / "evaluation.csv")
+    write_text(_json(summary), out / "evaluation.json")
+    write_text(summary.table_markdown, out / "evaluation.md")
 
 
 def read_evaluation(folder: Path) -> EvaluationSummary:
@@ -420,13 +419,3 @@ def _nan_to_none(value: object) -> object:
 
 def _is_nan(value: object) -> bool:
     return isinstance(value, float) and np.isnan(value)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write under a temporary name, then rename: a stopped run leaves the old file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

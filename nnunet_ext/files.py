@@ -1,4 +1,4 @@
-"""Files that a user hands us, read in one way, and errors told in one line.
+"""Files read in one way and written whole or not at all, and errors told in one line.
 
 JSON and TOML may be UTF-8 with or without a byte order mark, or UTF-16. What is wrong with a file is said with its name, the
 cause and what to do. An error that nobody foresaw is a fault of ours: its traceback goes to a file, and the line says so.
@@ -6,6 +6,7 @@ cause and what to do. An error that nobody foresaw is a fault of ours: its trace
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import errno
 import json
@@ -16,13 +17,13 @@ import sys
 import sysconfig
 import tempfile
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from nnunet_ext import __version__
+from nnunet_ext._version import __version__
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -56,6 +57,66 @@ _KINDS = {
     bool: "true or false",
     None: "null",
 }
+
+
+# ------------------------------------------------------------------------------------------------ writing
+
+
+@contextlib.contextmanager
+def written_whole(file: Path, *, ending: str = "", flush: bool = False) -> Iterator[Path]:
+    """A temporary name beside `file`. It becomes `file` when the block ends without an error.
+
+    Killed at any moment, `file` is what it was before or what it should be. Nothing happens if the block writes nothing.
+    The next owner of the folder finds and removes what a killed run left (see `folder_lock`).
+
+    Args:
+        file: What is written in the end.
+        ending: End of the file's name, for writers that choose the format by it.
+        flush: Whether it must be on the disk before it gets the name. Only then it survives a power cut.
+    """
+    stem = file.name.removesuffix(ending) if ending else file.name
+    temporary = file.with_name(f".{stem}.{os.getpid()}{ending or '.tmp'}")
+    temporary.unlink(missing_ok=True)  # of a killed run that had the same number
+    try:
+        yield temporary
+        if not temporary.is_file():
+            return
+        if flush:
+            _flush(temporary)
+        os.replace(temporary, file)
+        if flush and os.name != "nt":  # Windows can't open folders, and has no need to
+            _flush(file.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(text: str, file: Path) -> None:
+    """Write UTF-8 text whole or not at all."""
+    with written_whole(Path(file)) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(content: object, file: Path, *, indent: int = 2, ensure_ascii: bool = True, flush: bool = False) -> None:
+    """Write JSON whole or not at all.
+
+    Args:
+        content: Mappings, lists, texts and numbers.
+        file: Where to.
+        indent: Spaces per level.
+        ensure_ascii: Whether other letters are written as `\\u....`. nnU-Net reads its files in the system's encoding.
+        flush: As in `written_whole`.
+    """
+    text = json.dumps(content, indent=indent, ensure_ascii=ensure_ascii)
+    with written_whole(Path(file), flush=flush) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8", newline="\n")
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 # ------------------------------------------------------------------------------------------------ reading

@@ -7,12 +7,13 @@ nnunetv2 2.8.1.
 """
 
 import importlib
-import os
 import sys
 import sysconfig
 from collections.abc import Iterator
 from importlib.metadata import distributions
 from pathlib import Path
+
+from nnunet_ext.files import written_whole
 
 # Folder of `nnunet_ext/hooks` -> folder below `nnunetv2`. "aa_": nnU-Net searches in alphabetical order and imports
 # what it passes. Behind all its trainer variants, ours could not be found where one of theirs fails to import (some
@@ -101,12 +102,8 @@ def _write(contents: dict[Path, bytes]) -> list[Path]:
                 "Reinstall nnunet_ext: pip install --force-reinstall --no-deps, as you installed it."
             )
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
+        with written_whole(path) as temporary:
             temporary.write_bytes(content)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
         written.append(path)
     return written
 

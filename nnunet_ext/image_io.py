@@ -14,7 +14,6 @@ import contextlib
 import io
 import logging
 import math
-import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,6 +23,8 @@ from typing import IO
 
 import numpy as np
 import SimpleITK as sitk
+
+from nnunet_ext.files import written_whole
 
 log = logging.getLogger(__name__)
 _lines: ContextVar[list[str] | None] = ContextVar("lines", default=None)
@@ -265,16 +266,14 @@ def write_image(image: sitk.Image, path: Path) -> None:
     """Write an image under a temporary name in the same folder, then rename it: a stopped run leaves no half file."""
     path = Path(path)
     ending = next((ending for ending in ENDINGS if path.name.lower().endswith(ending)), path.suffix)
-    temporary = path.with_name(f".{path.name[: len(path.name) - len(ending)]}.{os.getpid()}{ending}")
+    ending = path.name[len(path.name) - len(ending) :]
     try:
-        sitk.WriteImage(image, str(temporary), True)
-        os.replace(temporary, path)
+        with written_whole(path, ending=ending) as temporary:
+            sitk.WriteImage(image, str(temporary), True)
     except RuntimeError as error:  # ITK's word for it
         raise OSError(
             f"{path} cannot be written: make room on the disk, or choose a folder you may write to"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # ---------------------------------------------------------------------------------------------------- NIfTI

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -22,11 +21,11 @@ import SimpleITK as sitk
 from filelock import FileLock
 from tqdm import tqdm
 
-import nnunet_ext
 from nnunet_ext import dicom_cases
+from nnunet_ext._version import __version__
 from nnunet_ext.cascade_predictor import CascadePredictor, CasePrediction, PreparedCase, choose_device
 from nnunet_ext.channels import ChannelOptions
-from nnunet_ext.files import check_folder, check_output_folder, in_one_line
+from nnunet_ext.files import check_folder, check_output_folder, in_one_line, write_json
 from nnunet_ext.folder_lock import holding, owned_part
 from nnunet_ext.image_io import write_image
 from nnunet_ext.nnunet_folders import find_dataset, read_predictions_json
@@ -247,7 +246,7 @@ class _Run:
         """Write what is known before the first case; refuse to mix with the predictions of another model."""
         header = {
             "versions": {
-                "nnunet_ext": nnunet_ext.__version__,
+                "nnunet_ext": __version__,
                 **{package: version(package) for package in ("nnunetv2", "torch")},
             },
             "models": [folder.name for folder in self.predictor.models],
@@ -266,8 +265,8 @@ class _Run:
                     f"{self.out} holds {len(kept)} cases that were predicted with another {', '.join(other)}; write to "
                     "another folder, or predict them again with --overwrite"
                 )
-            write_json(self.predictor.dataset_json, self.out / "dataset.json")
-            write_json({**header, "cases": manifest["cases"]}, self.out / MANIFEST)
+            write_json(self.predictor.dataset_json, self.out / "dataset.json", ensure_ascii=False)
+            write_json({**header, "cases": manifest["cases"]}, self.out / MANIFEST, ensure_ascii=False)
 
     def record(self, case: str, record: Mapping | None) -> None:
         """Put a case into the manifest, or take it out."""
@@ -276,7 +275,7 @@ class _Run:
             manifest["cases"].pop(case, None)
             if record is not None:
                 manifest["cases"][case] = record
-            write_json(manifest, self.out / MANIFEST)
+            write_json(manifest, self.out / MANIFEST, ensure_ascii=False)
 
     # --- the cases ---------------------------------------------------------------------------------------------------
 
@@ -324,7 +323,7 @@ class _Run:
             manifest = read_manifest(self.out / MANIFEST)
             failed = [case for case, record in manifest["cases"].items() if "failed" in record]
             self.summary.files = found.count(failed)
-            write_json({**manifest, "files": self.summary.files.as_dict()}, self.out / MANIFEST)
+            write_json({**manifest, "files": self.summary.files.as_dict()}, self.out / MANIFEST, ensure_ascii=False)
 
     def prepare(self, case: PredictionCase) -> PreparedCase:
         return case.prepare(self.predictor, self.options)
@@ -439,10 +438,3 @@ def peak_memory_mb() -> float | None:
 def read_manifest(file: Path) -> dict:
     """The manifest of an earlier run into the same folder, or a new one."""
     return read_predictions_json(file) if file.is_file() else {"cases": {}}
-
-
-def write_json(content: Mapping, file: Path) -> None:
-    """Write JSON under a temporary name, then rename."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, file)

@@ -7,7 +7,6 @@ pictures follow `overlays`: radiological view, directions at the edges, a scale 
 from __future__ import annotations
 
 import html
-import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from PIL import Image
 
 from nnunet_ext.channels import Channels
 from nnunet_ext.cleaning import AIR_HU, FAINT_HU, body_mask_array, is_ct
+from nnunet_ext.files import write_text, written_whole
 from nnunet_ext.geometry import resample_to, same_grid, to_canonical
 from nnunet_ext.overlays import (
     CT_WINDOW_HU,
@@ -110,16 +110,12 @@ def draw_previews(
 
 
 def _save(figure: Figure, path: Path, *, dpi: int) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        figure.set_dpi(dpi)
-        figure.canvas.draw()
-        picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])
+    figure.set_dpi(dpi)
+    figure.canvas.draw()
+    picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])
+    with written_whole(path) as temporary:
         # 128 colours are a third of the size and look the same: nearly all of it is grey.
         picture.quantize(128, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(temporary, format="PNG")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _views(body: np.ndarray, labels: np.ndarray | None) -> list[tuple[str, int]]:
@@ -421,9 +417,7 @@ def write_conversion_page(
         for record in ordered
     ]
     path = dataset / PAGE
-    temporary = dataset / f".{PAGE}.{os.getpid()}"
-    temporary.write_text("\n".join(parts) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_text("\n".join(parts) + "\n", path)
     return path
 
 

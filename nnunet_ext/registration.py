@@ -13,9 +13,7 @@ one position (T1 and T2 of one session) share one transform: each fit is judged 
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +28,7 @@ from scipy import ndimage
 
 from nnunet_ext import elastix
 from nnunet_ext.cleaning import AIR_HU, SMALLEST_BODY_ML, body_mask_array, n4, voxel_ml
-from nnunet_ext.files import check_output_folder
+from nnunet_ext.files import check_output_folder, write_json, written_whole
 from nnunet_ext.folder_lock import holding, owned_folder
 from nnunet_ext.geometry import resample_to, to_canonical
 from nnunet_ext.image_checks import check_images
@@ -818,9 +816,8 @@ def register_files(
     for name, image in images.items():
         registered[name] = resample_to(image, fixed_image, transform=result.channels[name].transform)
         write_image(registered[name], out / f"{name}_registered.nii.gz")
-        temporary = out / f".{name}.{os.getpid()}.tfm"
-        sitk.WriteTransform(result.channels[name].transform, str(temporary))
-        os.replace(temporary, out / f"{name}.tfm")
+        with written_whole(out / f"{name}.tfm", ending=".tfm") as temporary:
+            sitk.WriteTransform(result.channels[name].transform, str(temporary))
     before = {name: resample_to(image, fixed_image) for name, image in images.items()}
     write_report(result, fixed_image, before, registered, out)
     return result
@@ -835,13 +832,10 @@ def write_report(
 ) -> None:
     """`registration.json` and `checkerboard.png` in the folder `out`; images lie on the grid of `fixed`."""
     out = Path(out)
-    temporary = out / f".registration.{os.getpid()}.json"
-    temporary.write_text(json.dumps({**result.as_dict(), "warnings": result.warnings}, indent=2) + "\n")
-    os.replace(temporary, out / "registration.json")
+    write_json({**result.as_dict(), "warnings": result.warnings}, out / "registration.json")
     figure = draw_checkerboard(result, fixed, before, registered)
-    temporary = out / f".checkerboard.{os.getpid()}.png"
-    figure.savefig(temporary, format="png", facecolor="black")
-    os.replace(temporary, out / "checkerboard.png")
+    with written_whole(out / "checkerboard.png") as temporary:
+        figure.savefig(temporary, format="png", facecolor="black")
 
 
 def draw_checkerboard(

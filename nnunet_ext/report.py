@@ -13,8 +13,8 @@ import numpy as np
 
 from nnunet_ext.cross_validation import dataset_folder, is_model, localizer_of
 from nnunet_ext.evaluation import channel_files, evaluate, find_label_maps
-from nnunet_ext.evaluation_summary import EvaluationSummary, read_evaluation, write_text
-from nnunet_ext.files import check_folder, check_output_folder
+from nnunet_ext.evaluation_summary import EvaluationSummary, read_evaluation
+from nnunet_ext.files import check_folder, check_output_folder, write_text
 from nnunet_ext.folder_lock import holding, owned_folder
 from nnunet_ext.nnunet_folders import read_dataset_json
 from nnunet_ext.report_content import Cell, Experiment, Picture, Report, Table
@@ -262,9 +262,9 @@ def _write(content: Report) -> None:
     folder = content.out / "tables"
     folder.mkdir(parents=True, exist_ok=True)
     for table in content.tables:
-        write_text(folder / f"{table.name}.md", to_markdown(table))
-        write_text(folder / f"{table.name}.tex", to_latex(table))
-    write_text(content.out / "report.md", to_page(content))
+        write_text(to_markdown(table), folder / f"{table.name}.md")
+        write_text(to_latex(table), folder / f"{table.name}.tex")
+    write_text(to_page(content), content.out / "report.md")
 
 
 def to_page(content: Report) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from tqdm import tqdm
 
 from nnunet_ext import reference_study
 from nnunet_ext.evaluation_summary import HEADS, EvaluationSummary
+from nnunet_ext.files import written_whole
 from nnunet_ext.overlays import draw_case, draw_comparison, read_case
 from nnunet_ext.report_content import Experiment, Picture, Report
 from nnunet_ext.report_tables import file_stem
@@ -241,9 +241,8 @@ def _preprocessing(report: Report, case: str) -> Iterator[Picture]:
             stem = f"preprocessing_{file_stem(case)}_{source.stem}"
             target = report.out / FOLDER / f"{stem}.png"
             target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-            shutil.copyfile(source, temporary)
-            os.replace(temporary, target)
+            with written_whole(target) as temporary:
+                shutil.copyfile(source, temporary)
             step = source.stem.partition("_")[2].replace("_", " ")
             yield Picture(stem, "preprocessing", f"{case}: {step}", f"{FOLDER}/{stem}.png", case=case)
         return
@@ -280,13 +279,11 @@ def _save(
     folder = out / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     for ending in ("png", "svg"):
-        temporary = folder / f".{stem}.{os.getpid()}.{ending}"
-        try:
-            # Without a date and with fixed ids the same scores give the same file.
-            with matplotlib.rc_context({"svg.hashsalt": stem}):
-                metadata = {"metadata": {"Date": None}} if ending == "svg" else {}
-                figure.savefig(temporary, facecolor=figure.get_facecolor(), **metadata)
-            os.replace(temporary, folder / f"{stem}.{ending}")
-        finally:
-            temporary.unlink(missing_ok=True)
+        # Without a date and with fixed ids the same scores give the same file.
+        metadata = {"metadata": {"Date": None}} if ending == "svg" else {}
+        with (
+            written_whole(folder / f"{stem}.{ending}", ending=f".{ending}") as temporary,
+            matplotlib.rc_context({"svg.hashsalt": stem}),
+        ):
+            figure.savefig(temporary, facecolor=figure.get_facecolor(), **metadata)
     return Picture(stem, kind, title, f"{FOLDER}/{stem}.png", f"{FOLDER}/{stem}.svg", case, experiment)

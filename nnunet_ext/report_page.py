@@ -13,7 +13,6 @@ import html
 import json
 import logging
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -25,10 +24,10 @@ from typing import IO
 import numpy as np
 from tqdm import tqdm
 
-from nnunet_ext import __version__
+from nnunet_ext._version import __version__
 from nnunet_ext.evaluation import channel_files, find_label_maps, organ_values, organs_not_segmented
 from nnunet_ext.evaluation_summary import EvaluationSummary
-from nnunet_ext.files import check_folder, check_output_file
+from nnunet_ext.files import check_folder, check_output_file, written_whole
 from nnunet_ext.folder_lock import holding, owned_file
 from nnunet_ext.image_io import broken_link
 from nnunet_ext.labels import chinese_name
@@ -110,22 +109,17 @@ def write_report_page(
     content["chinese"] = {text: chinese for text in _texts(content) if (chinese := in_chinese(text))}
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     summary = PageSummary(out)
     before, after = _frame(content)
     cases = list(dict.fromkeys(case["name"] for e in experiments for case in e["cases"]))
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as page:
-            page.write(before)
-            if viewer_limit_mb > 0:
-                page.write(_inert("niivue-code", gzip.compress(_asset("niivue.umd.js").encode(), mtime=0)))
-            for case in tqdm(cases, desc="Packing cases", unit="case", disable=not show_progress):
-                _write_case(page, case, report, viewer_limit_mb * 1e6, summary)
-            page.write(f'<script type="application/json" id="left-out">{_json(summary.left_out)}</script>\n')
-            page.write(after)
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(out) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as page:
+        page.write(before)
+        if viewer_limit_mb > 0:
+            page.write(_inert("niivue-code", gzip.compress(_asset("niivue.umd.js").encode(), mtime=0)))
+        for case in tqdm(cases, desc="Packing cases", unit="case", disable=not show_progress):
+            _write_case(page, case, report, viewer_limit_mb * 1e6, summary)
+        page.write(f'<script type="application/json" id="left-out">{_json(summary.left_out)}</script>\n')
+        page.write(after)
     return summary
 
 

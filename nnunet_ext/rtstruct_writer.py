@@ -14,7 +14,6 @@ Written as Implicit VR Little Endian, in which a contour may have more than the 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -23,10 +22,10 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from nnunet_ext import __version__
+from nnunet_ext._version import __version__
 from nnunet_ext.dicom_series import Series, Slice, find_series, series_grid
 from nnunet_ext.dicom_text import element_text, stated_charsets, tolerant_dicom
-from nnunet_ext.files import check_folder, check_output_file, read_json
+from nnunet_ext.files import check_folder, check_output_file, read_json, written_whole
 from nnunet_ext.geometry import back_to_grid, grid_difference, orientation_code, same_grid
 from nnunet_ext.image_io import image_stem, label_map_of, read_label_map, shown_values
 from nnunet_ext.labels import load_label_table
@@ -247,12 +246,8 @@ def write_contours(
         dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
         dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
         out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-        try:
+        with written_whole(out) as temporary:
             dataset.save_as(temporary, enforce_file_format=True)
-            os.replace(temporary, out)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def _structure_set(

@@ -29,7 +29,7 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from tqdm import tqdm
 
 from nnunet_ext import roi
-from nnunet_ext.files import read_json
+from nnunet_ext.files import read_json, written_whole
 from nnunet_ext.image_checks import check_arrays
 from nnunet_ext.image_io import shown_values
 from nnunet_ext.labels import (
@@ -676,9 +676,8 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         if file.is_file() and not _holds(file, json.loads(json.dumps(plans))):
             os.replace(file, f"{file}.old")
             print(f"An older {file.name} differed; it is kept as {file.name}.old")
-        temporary = file.with_name(file.name + ".tmp")
-        save_json(plans, str(temporary), sort_keys=False)
-        os.replace(temporary, file)
+        with written_whole(file) as temporary:
+            save_json(plans, str(temporary), sort_keys=False)
         print(f"Plans were saved to {file}")
 
 

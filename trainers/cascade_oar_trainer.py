@@ -39,11 +39,9 @@ from nnunet_ext.checkpoints import (
     different_weights,
     read_checkpoint,
     size_mb,
-    write_json,
-    write_whole,
 )
 from nnunet_ext.cross_validation import BOXES_FILE, read_boxes
-from nnunet_ext.files import first_line, read_json
+from nnunet_ext.files import first_line, read_json, write_json, written_whole
 from nnunet_ext.labels import LEFT_OUT_KEY, old_plan_warning, pair_values, plan_pairs
 from nnunet_ext.losses import GatheredCrossEntropyLoss
 from nnunet_ext.mirroring import LeftRightMirrorTransform
@@ -260,7 +258,9 @@ class CascadeOARTrainer(nnUNetTrainer):
                         f"{N_FOLDS} folds need at least {N_FOLDS} cases, there are {len(cases)}: pass fold all, or write "
                         f'{file.name}, a list of {{"train": [cases], "val": [cases]}}, into {file.parent}'
                     )
-                write_json(generate_crossval_split(cases, seed=12345, n_splits=N_FOLDS), file)  # as nnU-Net does
+                write_json(
+                    generate_crossval_split(cases, seed=12345, n_splits=N_FOLDS), file, flush=True
+                )  # as nnU-Net does
             self._check_split(read_splits(file), cases, file)
         return super().do_split()
 
@@ -624,7 +624,8 @@ class CascadeOARTrainer(nnUNetTrainer):
         if self.local_rank != 0:
             return
         try:
-            write_whole(Path(filename), lambda temporary: nnUNetTrainer.save_checkpoint(self, str(temporary)))
+            with written_whole(Path(filename), flush=True) as temporary:
+                nnUNetTrainer.save_checkpoint(self, str(temporary))
         except (OSError, RuntimeError) as error:  # torch says RuntimeError where the disk is full
             needed_mb = size_mb([self._bare_network().state_dict(), self.optimizer.state_dict()])
             free_mb = shutil.disk_usage(Path(filename).parent).free / 1e6
@@ -686,7 +687,8 @@ class CascadeOARTrainer(nnUNetTrainer):
 
     def _take_over_checkpoints(self) -> None:
         """Make the checkpoints in the folder those of the training that begins or goes on."""
-        for leftover in Path(self.output_folder).glob("checkpoint_*.tmp"):  # of a killed run
+        folder = Path(self.output_folder)
+        for leftover in (*folder.glob(".checkpoint_*.tmp"), *folder.glob("checkpoint_*.tmp")):  # of a killed run
             leftover.unlink()
         if self.disable_checkpointing:
             return
@@ -845,7 +847,7 @@ class CascadeOARTrainer(nnUNetTrainer):
         listed = f": {', '.join(missed)}" if missed else ""
         self.print_to_log_file(f"The localizer missed {len(missed)} of {len(records)} cases{listed}.")
         report = {"mean": mean, "missed": missed, "cases": records}
-        write_json(report, Path(self.output_folder, "validation", BOXES_FILE))
+        write_json(report, Path(self.output_folder, "validation", BOXES_FILE), flush=True)
 
 
 def _has_data(folder: Path) -> bool:
