@@ -5,7 +5,6 @@ One place for conversion and prediction, so that a new case is treated as the tr
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -32,8 +31,6 @@ from nnunet_ext.cleaning import (
 from nnunet_ext.geometry import describe_grid, field_of_view, resample_to, same_grid, to_canonical
 from nnunet_ext.image_checks import check_body, check_images, lost_slices, report_lost_slices, shown
 from nnunet_ext.registration import HEADER, RegistrationOptions, register
-
-log = logging.getLogger(__name__)
 
 #: Less than this share of the reference's body inside an MR, and of the MR's body inside the reference's: not one patient.
 LEAST_OVERLAP = 0.5

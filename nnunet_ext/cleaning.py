@@ -574,14 +574,6 @@ def _enlarge(mask: np.ndarray, factors: np.ndarray, shape: Sequence[int]) -> np.
     return mask[tuple(slice(n) for n in shape)]
 
 
-def body_mask(image: sitk.Image, *, is_ct: bool = True) -> sitk.Image:
-    """`body_mask_array` of an image, as an image of 0 and 1 on its grid."""
-    mask = body_mask_array(sitk.GetArrayViewFromImage(image), spacing_mm=image.GetSpacing()[::-1], is_ct=is_ct)
-    result = sitk.GetImageFromArray(mask.astype(np.uint8))
-    result.CopyInformation(image)
-    return result
-
-
 def voxel_ml(image: sitk.Image) -> float:
     """Volume of one voxel in mL."""
     return float(np.prod(image.GetSpacing())) / 1000.0

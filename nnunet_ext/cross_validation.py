@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_ext.files import read_json
 from nnunet_ext.image_io import image_stem
-from nnunet_ext.nnunet_folders import read_splits
+from nnunet_ext.nnunet_folders import dataset_folder, localizer_of, read_splits
 
 logger = logging.getLogger(__name__)
 
 _REMEDY = "repeat the validation: nnUNetv2_train ... --val"
-_PLANS_JSON = {"configurations": {str: {"inherits_from?": (str, None), "previous_stage?": (str, None)}}}
 _SUMMARY_JSON = {"metric_per_case": [{"prediction_file": str}]}
 _BOXES_JSON = {
     "cases": {
@@ -46,11 +44,6 @@ class CrossValidation:
     validation_folders: Mapping[str, Path]
     pass_rates: Mapping[str, float] = field(default_factory=dict)
     localizer: Path | None = None
-
-
-def is_model(folder: Path) -> bool:
-    """Whether a folder is a trained model of nnU-Net: `plans.json` and folds, no label maps."""
-    return (folder / "plans.json").is_file() and any(path.is_dir() for path in folder.glob("fold_*"))
 
 
 def read_cross_validation(model: Path) -> CrossValidation:
@@ -116,30 +109,10 @@ def reference_folder(model: Path) -> Path:
     )
 
 
-def localizer_of(model: Path) -> Path | None:
-    """The trained model of the previous stage, beside this one; None where the plan names none or it is not there."""
-    trained_by, _, configuration = model.name.rpartition("__")
-    remedy = "copy the model's plans.json again"
-    configurations = read_json(model / "plans.json", _PLANS_JSON, remedy=remedy)["configurations"]
-    entry = configurations.get(configuration, {})
-    for _ in configurations:  # no more steps than there are configurations, should one inherit from itself
-        if "previous_stage" not in entry and entry.get("inherits_from") in configurations:
-            entry = configurations[entry["inherits_from"]]
-    previous = entry.get("previous_stage")
-    beside = model.with_name(f"{trained_by}__{previous}")
-    return beside if previous and is_model(beside) else None
-
-
 def _splits(model: Path) -> list[dict] | None:
     folder = dataset_folder("nnUNet_preprocessed", model.parent.name)
     path = folder and folder / "splits_final.json"
     return read_splits(path) if path and path.is_file() else None
-
-
-def dataset_folder(variable: str, name: str) -> Path | None:
-    """A dataset's folder below the one that nnU-Net's environment variable names; None where that is not set."""
-    root = os.environ.get(variable)
-    return Path(root, name) if root else None
 
 
 def _case(file: str) -> str:

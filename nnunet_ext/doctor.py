@@ -10,7 +10,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
-from nnunet_ext.hooking import LOOKUP_FOLDERS, find_nnunetv2
+from nnunet_ext.hooking import LOOKUP_FOLDERS, find_nnunetv2, outdated_hooks
 
 NNUNET_FOLDERS = {
     "nnUNet_raw": "raw data sets",
@@ -92,6 +92,12 @@ def _nnunet() -> Iterator[Finding]:
         return
     advice = "editable nnU-Net is hidden by its namesake in site-packages: run `nnunet_ext hook`" if hidden else ""
     yield Finding("nnU-Net's folder", str(folder), advice)
+    if old := outdated_hooks():
+        yield Finding(
+            "lookup modules",
+            f"of another version: {', '.join(str(path.relative_to(folder)) for path in old)}",
+            "run `nnunet_ext hook`; if pip installed them, reinstall nnunet_ext",
+        )
 
 
 def _device() -> Iterator[Finding]:

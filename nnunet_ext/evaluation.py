@@ -20,10 +20,9 @@ not compared is named.
 
 from __future__ import annotations
 
-import glob
 import logging
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,7 +33,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from nnunet_ext import roi
-from nnunet_ext.cross_validation import is_model, read_cross_validation, reference_folder
+from nnunet_ext.cross_validation import read_cross_validation, reference_folder
 from nnunet_ext.evaluation_summary import EvaluationSummary, write_evaluation
 from nnunet_ext.files import check_output_folder, in_one_line
 from nnunet_ext.folder_lock import holding, owned_folder
@@ -42,7 +41,14 @@ from nnunet_ext.geometry import back_to_grid, grid_difference, orientation_code
 from nnunet_ext.image_io import ENDINGS, image_files, image_stem, label_map_of, read_image, shown_values
 from nnunet_ext.labels import LEFT_OUT_KEY, dataset_pairs
 from nnunet_ext.metrics import METRICS, image_diagonal_mm, presence, score_organ, tolerance_mm_of
-from nnunet_ext.nnunet_folders import need, read_dataset_json, read_predictions_json
+from nnunet_ext.nnunet_folders import (
+    find_label_maps,
+    is_model,
+    labels_from_dataset_json,
+    read_dataset_json,
+    read_predictions_json,
+)
+from nnunet_ext.organ_masks import organ_values, values_of
 from nnunet_ext.processes import KILLED, run_in_processes
 
 logger = logging.getLogger(__name__)
@@ -220,7 +226,7 @@ def _score(
             folders.prediction_of.get(case),
             reference,
             organs,
-            _values(labels.get("ignore", ())),
+            values_of(labels.get("ignore", ())),
             tolerances_mm,
             folders.boxes.get(case),
             not_segmented,
@@ -259,69 +265,6 @@ def _first(files: Mapping[str, Path]) -> str:
     return f"{min(path.name for path in files.values())}{', ...' * (len(files) > 1)}" if files else "no label map"
 
 
-def find_label_maps(folder: Path) -> dict[str, Path]:
-    """Case -> file for every label map in a folder (not below it); hidden files are skipped.
-
-    Raises:
-        FileNotFoundError: If the folder does not exist.
-        ValueError: If two files are the same case, e.g. `case_1.nii.gz` and `case_1.nrrd`.
-    """
-    if not folder.is_dir():
-        problem = "it is a file" if folder.exists() else "it does not exist"
-        raise FileNotFoundError(f"{folder} is not a folder: {problem}. Name a folder of label maps.")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        case = image_stem(path)
-        if case is None or path.is_dir():
-            continue
-        if case in found:
-            raise ValueError(
-                f"case '{case}' is there twice in {folder}: {found[case].name} and {path.name}. Remove one."
-            )
-        found[case] = path
-    return found
-
-
-def channel_files(folder: Path, case: str, channel_names: Mapping[str, str]) -> dict[str, Path]:
-    """Channel name -> image of a case in nnU-Net's `imagesTr` or `imagesTs`, in channel order.
-
-    Args:
-        folder: Holds `<case>_0000.nii.gz`, one file per channel.
-        case: Its name.
-        channel_names: As in `dataset.json`: number -> name.
-
-    Raises:
-        FileNotFoundError: If a channel is missing.
-    """
-    found = {}
-    there = {p.name.lower(): p for p in folder.glob(f"{glob.escape(case)}_[0-9][0-9][0-9][0-9].*") if p.is_file()}
-    for number, name in sorted(channel_names.items(), key=lambda item: int(item[0])):
-        stem = f"{case}_{int(number):04d}"
-        path = next((there[file] for file in (f"{stem}{ending}".lower() for ending in ENDINGS) if file in there), None)
-        if path is None:
-            raise FileNotFoundError(f"no image {stem}{ENDINGS[0]} (channel {name}) in {folder}")
-        found[name if name not in found else f"{name} ({number})"] = path
-    return found
-
-
-def labels_from_dataset_json(predictions: Path, references: Path) -> dict[str, int]:
-    """`labels` of the first `dataset.json` beside the predictions, beside the references, or one folder above these.
-
-    Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If the file found is damaged or has no usable `labels`.
-    """
-    looked = (predictions / "dataset.json", references / "dataset.json", references.parent / "dataset.json")
-    for path in looked:
-        if os.path.lexists(path):  # also a broken link, which is told
-            return dict(need(read_dataset_json(path), "labels", path))
-    raise FileNotFoundError(
-        "No dataset.json says which label is which organ. Looked for "
-        + ", ".join(str(path) for path in looked)
-        + ". Copy the one of the dataset there, or name the labels yourself."
-    )
-
-
 def organs_not_segmented(predictions: Path, organs: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
     """Those of the organs that the `dataset.json` beside the predictions says their model leaves out."""
     left_out = _dataset_json(predictions).get(LEFT_OUT_KEY, ())
@@ -334,22 +277,6 @@ def _pairs(folders: _Folders, labels: Mapping[str, int]) -> list[tuple[str, str]
     stated = next((content for place in places if (content := _dataset_json(place))), {})
     pairs = dataset_pairs({"labels": labels, **stated}, where=f"dataset.json of {folders.dataset.name}")
     return [pair for pair in pairs if set(pair) <= set(labels)]
-
-
-def organ_values(labels: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-    """Organ -> its label values (several for a region), without `background` and `ignore`.
-
-    Raises:
-        ValueError: If no organ remains or one has a value below 1.
-    """
-    organs = {name: _values(label) for name, label in labels.items() if name not in ("background", "ignore")}
-    organs = {name: values for name, values in organs.items() if values != (0,)}
-    if not organs:
-        raise ValueError(f"the labels {dict(labels)} name no organ. Give at least one, e.g. {{'Eye_L': 1}}.")
-    for name, values in organs.items():
-        if not values or min(values) < 1:
-            raise ValueError(f"organ '{name}' has label {labels[name]}; organs need label values of 1 or more.")
-    return organs
 
 
 def on_grid_of(prediction: sitk.Image, reference: sitk.Image) -> sitk.Image:
@@ -507,10 +434,6 @@ def _union(boxes: list[tuple[slice, ...]]) -> tuple[slice, ...]:
 
 
 # Settings -------------------------------------------------------------------------------------------------------------
-
-
-def _values(label: int | Sequence[int]) -> tuple[int, ...]:
-    return (int(label),) if np.isscalar(label) else tuple(int(v) for v in label)
 
 
 def _tolerances(

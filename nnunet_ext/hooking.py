@@ -64,6 +64,17 @@ def write_hooks(*, remove: bool = False) -> list[Path]:
     return changed
 
 
+def outdated_hooks() -> list[Path]:
+    """Lookup modules in nnU-Net's package that another version of ours wrote there.
+
+    Raises:
+        FileNotFoundError: If nnU-Net is not installed.
+    """
+    nnunetv2_folder, _ = find_nnunetv2()
+    there = {nnunetv2_folder / target: source for source, target in _lookup_files()}
+    return [path for path, source in there.items() if path.is_file() and path.read_bytes() != source.read_bytes()]
+
+
 def find_nnunetv2() -> tuple[Path, bool]:
     """Folder of nnU-Net's package, and whether a namespace package of the same name hides it from `import`.
 

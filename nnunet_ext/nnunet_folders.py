@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nnunet_ext.files import Shape, misfit, read_json, shown
+from nnunet_ext.image_io import ENDINGS, image_stem
+from nnunet_ext.source_files import is_system
 
 _LABELS_REMEDY = 'write name -> value, e.g. "labels": {"background": 0, "Eye_L": 1, "Eye_R": 2}'
 _CHANNELS_REMEDY = 'write number -> name, e.g. "channel_names": {"0": "CT", "1": "T1"}'
@@ -207,3 +211,153 @@ def find_dataset(variable: str, dataset_id: int | str, holds: str) -> Path:
     if len(found) > 1:
         raise ValueError(f"data set {dataset_id} is ambiguous: {root} holds {' and '.join(found)}; give the full name")
     return root / found[0]
+
+
+_PLANS_JSON = {"configurations": {str: {"inherits_from?": (str, None), "previous_stage?": (str, None)}}}
+
+
+def find_label_maps(folder: Path) -> dict[str, Path]:
+    """Case -> file for every label map in a folder (not below it); hidden files are skipped.
+
+    Raises:
+        FileNotFoundError: If the folder does not exist.
+        ValueError: If two files are the same case, e.g. `case_1.nii.gz` and `case_1.nrrd`.
+    """
+    if not folder.is_dir():
+        problem = "it is a file" if folder.exists() else "it does not exist"
+        raise FileNotFoundError(f"{folder} is not a folder: {problem}. Name a folder of label maps.")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        case = image_stem(path)
+        if case is None or path.is_dir():
+            continue
+        if case in found:
+            raise ValueError(
+                f"case '{case}' is there twice in {folder}: {found[case].name} and {path.name}. Remove one."
+            )
+        found[case] = path
+    return found
+
+
+def channel_files(folder: Path, case: str, channel_names: Mapping[str, str]) -> dict[str, Path]:
+    """Channel name -> image of a case in nnU-Net's `imagesTr` or `imagesTs`, in channel order.
+
+    Args:
+        folder: Holds `<case>_0000.nii.gz`, one file per channel.
+        case: Its name.
+        channel_names: As in `dataset.json`: number -> name.
+
+    Raises:
+        FileNotFoundError: If a channel is missing.
+    """
+    found = {}
+    there = {p.name.lower(): p for p in folder.glob(f"{glob.escape(case)}_[0-9][0-9][0-9][0-9].*") if p.is_file()}
+    for number, name in sorted(channel_names.items(), key=lambda item: int(item[0])):
+        stem = f"{case}_{int(number):04d}"
+        path = next((there[file] for file in (f"{stem}{ending}".lower() for ending in ENDINGS) if file in there), None)
+        if path is None:
+            raise FileNotFoundError(f"no image {stem}{ENDINGS[0]} (channel {name}) in {folder}")
+        found[name if name not in found else f"{name} ({number})"] = path
+    return found
+
+
+def labels_from_dataset_json(predictions: Path, references: Path) -> dict[str, int]:
+    """`labels` of the first `dataset.json` beside the predictions, beside the references, or one folder above these.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If the file found is damaged or has no usable `labels`.
+    """
+    looked = (predictions / "dataset.json", references / "dataset.json", references.parent / "dataset.json")
+    for path in looked:
+        if os.path.lexists(path):  # also a broken link, which is told
+            return dict(need(read_dataset_json(path), "labels", path))
+    raise FileNotFoundError(
+        "No dataset.json says which label is which organ. Looked for "
+        + ", ".join(str(path) for path in looked)
+        + ". Copy the one of the dataset there, or name the labels yourself."
+    )
+
+
+def numbered_files(folder: Path) -> tuple[dict[str, list[Path]], dict[str, str]]:
+    """Cases of an nnU-Net images folder with their files in channel order, and images named otherwise, with the reason.
+
+    Every image that `read_image` reads counts, whatever the ending of the training images was.
+    """
+    cases: dict[str, list[Path]] = {}
+    others = {}
+    for file in sorted(folder.iterdir()):
+        stem = image_stem(file)
+        if not stem or is_system(file, folder) or file.is_dir():
+            continue
+        # macOS writes letters with accents in two parts.
+        if match := re.fullmatch(r"(.+)_\d{4}", unicodedata.normalize("NFC", stem)):
+            cases.setdefault(match[1], []).append(file)
+        else:
+            others[file.name] = f"not named <case>_0000{file.name[len(stem) :]}"
+    return {case: sorted(files, key=channel_number) for case, files in cases.items()}, others
+
+
+def channel_number(file: Path) -> str:
+    return (image_stem(file) or "")[-4:]
+
+
+def is_model(folder: Path) -> bool:
+    """Whether a folder is a trained model of nnU-Net: `plans.json` and folds, no label maps."""
+    return (folder / "plans.json").is_file() and any(path.is_dir() for path in folder.glob("fold_*"))
+
+
+def localizer_of(model: Path) -> Path | None:
+    """The trained model of the previous stage, beside this one; None where the plan names none or it is not there."""
+    trained_by, _, configuration = model.name.rpartition("__")
+    remedy = "copy the model's plans.json again"
+    configurations = read_json(model / "plans.json", _PLANS_JSON, remedy=remedy)["configurations"]
+    entry = configurations.get(configuration, {})
+    for _ in configurations:  # no more steps than there are configurations, should one inherit from itself
+        if "previous_stage" not in entry and entry.get("inherits_from") in configurations:
+            entry = configurations[entry["inherits_from"]]
+    previous = entry.get("previous_stage")
+    beside = model.with_name(f"{trained_by}__{previous}")
+    return beside if previous and is_model(beside) else None
+
+
+def dataset_folder(variable: str, name: str) -> Path | None:
+    """A dataset's folder below the one that nnU-Net's environment variable names; None where that is not set."""
+    root = os.environ.get(variable)
+    return Path(root, name) if root else None
+
+
+def model_folder(
+    dataset_id: int | str | None,
+    model: Path | None,
+    *,
+    configuration: str | None = None,
+    trainer: str | None = None,
+    plans: str | None = None,
+) -> Path:
+    """The trained configuration's folder: the one named, or the one in nnU-Net's results folder.
+
+    Raises:
+        ValueError: If a folder and anything else is named, or neither a folder nor a dataset.
+        FileNotFoundError: If there is none.
+    """
+    if model is not None:
+        if any(name is not None for name in (dataset_id, configuration, trainer, plans)):
+            raise ValueError(
+                f"the folder {model} says which model it is: leave out dataset, configuration, trainer, plans"
+            )
+        if not (Path(model) / "plans.json").is_file():
+            inside = sorted(file.parent.name for file in Path(model).glob("*/plans.json"))
+            raise FileNotFoundError(
+                f"{model} {'' if Path(model).exists() else 'does not exist, so it '}is no model: it has no plans.json"
+                + (f"; name one of the folders in it, {', '.join(inside)}" if inside else "")
+            )
+        return Path(model)
+    if dataset_id is None:
+        raise ValueError("neither a dataset nor a model's folder is named: give -d or -m")
+    dataset = find_dataset("nnUNet_results", dataset_id, "models")
+    name = f"{trainer or 'CascadeOARTrainer'}__{plans or 'CascadeOARPlans'}__{configuration or SEGMENTER}"
+    return dataset / name
+
+
+SEGMENTER = "3d_cascade_fullres"

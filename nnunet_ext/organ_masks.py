@@ -8,7 +8,7 @@ error.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -97,3 +97,23 @@ def check_files_drawn_once(files: Iterable[tuple[str, Path]], table: LabelTable)
         check(files)
     except ValueError:  # masks are read only now, when it matters
         check((name, path) for name, path in files if np.any(sitk.GetArrayFromImage(read_image(path))))
+
+
+def organ_values(labels: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """Organ -> its label values (several for a region), without `background` and `ignore`.
+
+    Raises:
+        ValueError: If no organ remains or one has a value below 1.
+    """
+    organs = {name: values_of(label) for name, label in labels.items() if name not in ("background", "ignore")}
+    organs = {name: values for name, values in organs.items() if values != (0,)}
+    if not organs:
+        raise ValueError(f"the labels {dict(labels)} name no organ. Give at least one, e.g. {{'Eye_L': 1}}.")
+    for name, values in organs.items():
+        if not values or min(values) < 1:
+            raise ValueError(f"organ '{name}' has label {labels[name]}; organs need label values of 1 or more.")
+    return organs
+
+
+def values_of(label: int | Sequence[int]) -> tuple[int, ...]:
+    return (int(label),) if np.isscalar(label) else tuple(int(v) for v in label)

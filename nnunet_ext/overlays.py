@@ -6,35 +6,28 @@ before a slice is taken, so rows and columns of an axial slice are (posterior, l
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from matplotlib import colormaps, patheffects
+from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from tqdm import tqdm
 
-from nnunet_ext.evaluation import channel_files, find_label_maps, organ_values
+from nnunet_ext.colours import colours
 from nnunet_ext.geometry import resample_to, same_grid, to_canonical
 from nnunet_ext.image_io import read_image, read_label_map
 from nnunet_ext.labels import pair_names, side_of
-
-logger = logging.getLogger(__name__)
+from nnunet_ext.organ_masks import organ_values
 
 #: Plane -> (array axis it cuts, letters at the left, right, top and bottom edge of the picture).
 PLANES = {"axial": (0, "RLAP"), "coronal": (1, "RLSI"), "sagittal": (2, "APSI")}
 
-#: One colour per label in label order: bright on grey images, neighbours and left/right partners far apart.
-COLOURS = ("#35d0ff", "#ff9a1f", "#fff04d", "#ff6ad5", "#5cff6a", "#ff5a4f", "#b98cff")
 
 CT_WINDOW_HU = (-135.0, 215.0)  # soft tissue: width 350, level 40
 NEIGHBOURHOOD_MM = 15.0  # organs this near the one a slice is about are shown with it: the eye with its lens
@@ -51,53 +44,6 @@ class View:
     index: int
     shows: str  # what the slice was chosen for
     organs: tuple[str, ...] = ()  # its left and right, or itself
-
-
-def plot_case(
-    case: str,
-    images: Mapping[str, Path],
-    reference: Path | None,
-    prediction: Path | None,
-    out_png: Path,
-    *,
-    labels: Mapping[str, int],
-    scores: Mapping[str, float] | None = None,
-) -> Path:
-    """Draw one case: rows are slices through its smallest organs, columns are channels.
-
-    Args:
-        case: Name in the title.
-        images: Channel name -> image; the first one is the grid everything is drawn on, others are resampled to it.
-            A channel named `CT` gets a soft-tissue window, any other one the 1..99.5 percentiles around the organs.
-        reference: Label map drawn with solid lines, or None.
-        prediction: Label map drawn with dashed lines, or None. A label map on another grid is resampled (nearest).
-        out_png: Picture to write; replaced only when complete.
-        labels: Organ -> label value, as in `dataset.json`.
-        scores: Organ -> DSC in percent, printed in the legend.
-
-    Returns:
-        `out_png`.
-
-    Raises:
-        ValueError: If there is no image, neither label map, or no organ in `labels`.
-    """
-    if not images:
-        raise ValueError(f"case '{case}': no image to draw on.")
-    if reference is None and prediction is None:
-        raise ValueError(f"case '{case}': neither reference nor prediction, nothing to draw.")
-    organ_values(labels)  # names a bad label before any file is read
-    grid, volumes, (reference_map, prediction_map) = read_case(images, (reference, prediction))
-    figure = draw_case(case, grid, volumes, reference_map, prediction_map, labels=labels, scores=scores)
-
-    out_png = Path(out_png)
-    out_png.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out_png.with_name(f".{out_png.name}.{os.getpid()}.tmp")
-    try:
-        figure.savefig(temporary, format="png", facecolor="black")
-        os.replace(temporary, out_png)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return out_png
 
 
 def read_case(
@@ -129,7 +75,9 @@ def draw_case(
     scores: Mapping[str, float] | None = None,
     pairs: Sequence[tuple[str, str]] | None = None,
 ) -> Figure:
-    """The figure `plot_case` writes, from arrays of shape `(Z, Y, X)` that all lie on the LPS image `grid`.
+    """Figure of one case: every channel with the contours of both label maps.
+
+    Arrays have the shape `(Z, Y, X)` and lie on the LPS image `grid`.
 
     `pairs` are the left and right organs, which share slices; None: by name.
     """
@@ -248,54 +196,6 @@ def _draw(
     return figure
 
 
-def overlay_folder(
-    predictions: Path,
-    references: Path | None,
-    images_folder: Path,
-    out: Path,
-    *,
-    labels: Mapping[str, int],
-    channel_names: Mapping[str, str] | Sequence[str],
-    scores: Mapping[str, Mapping[str, float]] | None = None,
-    show_progress: bool = True,
-) -> tuple[dict[str, Path], dict[str, str]]:
-    """One picture `<case>.png` for every case that has a prediction or a reference.
-
-    Args:
-        predictions: Folder of predicted label maps, `<case>.nii.gz`.
-        references: Folder of reference label maps, or None.
-        images_folder: nnU-Net's `imagesTs` or `imagesTr`: `<case>_0000.nii.gz`, one file per channel.
-        out: Folder for the pictures.
-        labels: Organ -> label value, as in `dataset.json`.
-        channel_names: `channel_names` of `dataset.json`, or the names in channel order.
-        scores: Case -> organ -> DSC in percent, e.g. `{case: summary.scores(case) for case in summary.cases}`.
-        show_progress: Draw a progress bar.
-
-    Returns:
-        Case -> picture, and case -> reason for the cases that could not be drawn.
-    """
-    prediction_of = find_label_maps(Path(predictions))
-    reference_of = {} if references is None else find_label_maps(Path(references))
-    if not isinstance(channel_names, Mapping):
-        channel_names = {str(number): name for number, name in enumerate(channel_names)}
-    pictures, failed = {}, {}
-    for case in tqdm(sorted(set(prediction_of) | set(reference_of)), desc="Drawing", disable=not show_progress):
-        try:
-            pictures[case] = plot_case(
-                case,
-                channel_files(Path(images_folder), case, channel_names),
-                reference_of.get(case),
-                prediction_of.get(case),
-                Path(out) / f"{case}.png",
-                labels=labels,
-                scores=(scores or {}).get(case),
-            )
-        except (OSError, RuntimeError, ValueError) as error:  # SimpleITK raises RuntimeError
-            failed[case] = " ".join(str(error).split())
-            logger.warning("case '%s' could not be drawn: %s", case, failed[case])
-    return pictures, failed
-
-
 def slice_picture(volume: np.ndarray, plane: str, index: int) -> np.ndarray:
     """A slice as it is shown, first row on top, from an LPS volume of shape `(Z, Y, X)`.
 
@@ -374,12 +274,6 @@ def display_window(channel: str, volume: np.ndarray, box: tuple[slice, ...]) -> 
         return CT_WINDOW_HU
     low, high = np.nanpercentile(volume[box], (1.0, 99.5))
     return (float(low), float(high)) if high > low else (float(low), float(low) + 1.0)
-
-
-def colours(labels: Mapping[str, int]) -> dict[str, str]:
-    """Organ -> colour, fixed by the organ's place in `labels`."""
-    palette = [*COLOURS, *(to_hex(colour) for colour in colormaps["tab20"].colors)]
-    return {organ: palette[i % len(palette)] for i, organ in enumerate(organ_values(labels))}
 
 
 # Volumes --------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ a pipeline works, not how well it contours people.
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -41,8 +40,6 @@ from nnunet_ext.phantom_acquisition import (
 from nnunet_ext.phantom_anatomy import Anatomy, HeadParameters, build_anatomy, deformation
 from nnunet_ext.phantom_shapes import unit
 from nnunet_ext.processes import KILLED, run_in_processes
-
-logger = logging.getLogger(__name__)
 
 #: Goes up whenever the same seed starts to give other images, so that old and new cases do not mix in one folder.
 GENERATOR_VERSION = 2

@@ -6,15 +6,11 @@ import contextlib
 import hashlib
 import json
 import logging
-import sys
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from time import perf_counter
-from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -28,13 +24,13 @@ from nnunet_ext.channels import ChannelOptions
 from nnunet_ext.files import check_folder, check_output_folder, in_one_line, write_json
 from nnunet_ext.folder_lock import holding, owned_part
 from nnunet_ext.image_io import write_image
-from nnunet_ext.nnunet_folders import find_dataset, read_predictions_json
+from nnunet_ext.nnunet_folders import model_folder, read_predictions_json
 from nnunet_ext.prediction_cases import FoundCases, PredictionCase, SeriesCase, find_cases
+from nnunet_ext.processes import in_background, peak_memory_mb, timed
 from nnunet_ext.source_files import FileCount
 
 log = logging.getLogger(__name__)
 
-SEGMENTER = "3d_cascade_fullres"
 MANIFEST = "predictions.json"
 
 
@@ -163,39 +159,6 @@ def predict(
     run.begin(overwrite=overwrite, register=register)
     run.predict(found, slice(part_id, None, num_parts), overwrite=overwrite, show_progress=show_progress)
     return run.summary
-
-
-def model_folder(
-    dataset_id: int | str | None,
-    model: Path | None,
-    *,
-    configuration: str | None = None,
-    trainer: str | None = None,
-    plans: str | None = None,
-) -> Path:
-    """The trained configuration's folder: the one named, or the one in nnU-Net's results folder.
-
-    Raises:
-        ValueError: If a folder and anything else is named, or neither a folder nor a dataset.
-        FileNotFoundError: If there is none.
-    """
-    if model is not None:
-        if any(name is not None for name in (dataset_id, configuration, trainer, plans)):
-            raise ValueError(
-                f"the folder {model} says which model it is: leave out dataset, configuration, trainer, plans"
-            )
-        if not (Path(model) / "plans.json").is_file():
-            inside = sorted(file.parent.name for file in Path(model).glob("*/plans.json"))
-            raise FileNotFoundError(
-                f"{model} {'' if Path(model).exists() else 'does not exist, so it '}is no model: it has no plans.json"
-                + (f"; name one of the folders in it, {', '.join(inside)}" if inside else "")
-            )
-        return Path(model)
-    if dataset_id is None:
-        raise ValueError("neither a dataset nor a model's folder is named: give -d or -m")
-    dataset = find_dataset("nnUNet_results", dataset_id, "models")
-    name = f"{trainer or 'CascadeOARTrainer'}__{plans or 'CascadeOARPlans'}__{configuration or SEGMENTER}"
-    return dataset / name
 
 
 def preparation(predictor: CascadePredictor, kind: str, *, register: bool) -> ChannelOptions | None:
@@ -392,26 +355,6 @@ class _Run:
             file.unlink(missing_ok=True)
 
 
-def in_background(function: Callable, *arguments: Any) -> Future:
-    """Call a function in a thread of its own, which does not keep an interrupted process from ending (see `cli.command`)."""
-    future: Future = Future()
-
-    def call() -> None:
-        try:
-            future.set_result(function(*arguments))
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=call, name="nnunet_ext case", daemon=True).start()
-    return future
-
-
-def timed(function: Callable, *arguments: Any) -> tuple[Any, float]:
-    """A function's result, and the seconds it took."""
-    start = perf_counter()
-    return function(*arguments), perf_counter() - start
-
-
 def model_sha256(predictor: CascadePredictor) -> str:
     """Hash of all that decides what the networks say: plans and weights of every stage and fold."""
     digest = hashlib.sha256()
@@ -423,16 +366,6 @@ def model_sha256(predictor: CascadePredictor) -> str:
                 digest.update(name.encode())
                 digest.update(values.reshape(-1).view(np.uint8))
     return digest.hexdigest()
-
-
-def peak_memory_mb() -> float | None:
-    """Most memory that the process has held so far; None where the system does not say."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, on macOS bytes
-    return round(peak / (1024**2 if sys.platform == "darwin" else 1024), 1)
 
 
 def read_manifest(file: Path) -> dict:

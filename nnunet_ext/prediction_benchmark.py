@@ -22,8 +22,7 @@ from pathlib import Path
 from nnunet_ext.demo import TRAINER, Demo
 from nnunet_ext.folder_lock import holding, owned_folder
 from nnunet_ext.image_io import image_stem
-from nnunet_ext.processes import KILL_WITH_PARENT, ended
-from nnunet_ext.training_benchmark import memory_mb
+from nnunet_ext.processes import KILL_WITH_PARENT, ended, memory_mb, process_tree
 
 LOCALIZER, SEGMENTER = "3d_lowres", "3d_cascade_fullres"
 STOCK = ("nnUNetTrainer", "nnUNetPlans", "3d_fullres")
@@ -196,18 +195,6 @@ def run_measured(demo: Demo, command: Sequence[str], results: str) -> dict:
         raise RuntimeError(f"{' '.join(command)} failed: {last}")
     written = sorted(file.stat().st_mtime - start for file in folder.glob("*.nii.gz"))
     return {"total_s": total_s, "written_s": written, "peak_mb": peak_mb}
-
-
-def process_tree(pid: int) -> list[int]:
-    """A process and all that descend from it (Linux; elsewhere itself)."""
-    tree = [pid]
-    for parent in tree:
-        for file in Path("/proc", str(parent), "task").glob("*/children"):
-            try:
-                tree += [int(child) for child in file.read_text().split()]
-            except OSError:  # ended in the meantime
-                continue
-    return tree
 
 
 def add_up(runs: Sequence[Mapping]) -> dict:

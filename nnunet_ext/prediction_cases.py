@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,11 +13,11 @@ from nnunet_ext.cascade_predictor import CascadePredictor, PreparedCase
 from nnunet_ext.channels import ChannelOptions, reference_channel
 from nnunet_ext.dicom_series import Series, has_dicom
 from nnunet_ext.image_io import ENDINGS, find_channel_files, image_files, image_stem, refuse_no_file
+from nnunet_ext.nnunet_folders import channel_number, numbered_files
 from nnunet_ext.source_files import (
     BESIDE,
     FileCount,
     count_files,
-    is_system,
     reason_beside,
     reason_of_failed,
     subfolders,
@@ -276,29 +275,6 @@ def _reason_beside(path: Path, problem: str, source: Path) -> str:
     return "images that are not named <case>_0000" if unnumbered and reason == BESIDE else reason
 
 
-def numbered_files(folder: Path) -> tuple[dict[str, list[Path]], dict[str, str]]:
-    """Cases of an nnU-Net images folder with their files in channel order, and images named otherwise, with the reason.
-
-    Every image that `read_image` reads counts, whatever the ending of the training images was.
-    """
-    cases: dict[str, list[Path]] = {}
-    others = {}
-    for file in sorted(folder.iterdir()):
-        stem = image_stem(file)
-        if not stem or is_system(file, folder) or file.is_dir():
-            continue
-        # macOS writes letters with accents in two parts.
-        if match := re.fullmatch(r"(.+)_\d{4}", unicodedata.normalize("NFC", stem)):
-            cases.setdefault(match[1], []).append(file)
-        else:
-            others[file.name] = f"not named <case>_0000{file.name[len(stem) :]}"
-    return {case: sorted(files, key=_number) for case, files in cases.items()}, others
-
-
-def _number(file: Path) -> str:
-    return (image_stem(file) or "")[-4:]
-
-
 def channel_files(case: str, files: Sequence[Path], channels: Sequence[str]) -> dict[str, Path]:
     """Channel name -> file of a case whose files are numbered as the model's channels are.
 
@@ -306,7 +282,7 @@ def channel_files(case: str, files: Sequence[Path], channels: Sequence[str]) -> 
         ValueError: On a number the model has no channel for, or two files of one number.
     """
     names = {f"{number:04d}": channel for number, channel in enumerate(channels)}
-    if odd := [f.name for f in files if _number(f) not in names]:
+    if odd := [f.name for f in files if channel_number(f) not in names]:
         wanted = ", ".join(f"{case}_{number}{ENDINGS[0]}" for number in names)
         raise ValueError(
             f"the model was trained on the channels {', '.join(channels)}, so the files must be {wanted}; "
@@ -314,7 +290,7 @@ def channel_files(case: str, files: Sequence[Path], channels: Sequence[str]) -> 
         )
     found: dict[str, Path] = {}
     for file in files:
-        channel = names[_number(file)]
+        channel = names[channel_number(file)]
         if channel in found:
             raise ValueError(f"channel {channel} has 2 files, {found[channel].name} and {file.name}; keep one")
         found[channel] = file

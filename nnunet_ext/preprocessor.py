@@ -26,6 +26,15 @@ def ct_channels(channel_names: Mapping[str, str]) -> list[int]:
     return [int(k) for k, name in channel_names.items() if name.casefold() == "ct"]
 
 
+def stored_extents(properties: Mapping) -> dict[int, roi.OrganExtent]:
+    """Where the reference organs of a preprocessed training case lie, from its `properties`.
+
+    Raises:
+        KeyError: If the case was not preprocessed by `CascadeOARPreprocessor`.
+    """
+    return roi.extents_from_numbers(properties[PROPERTIES_KEY]["organ_extents"])
+
+
 def body_box(images: Sequence[np.ndarray], *, spacing_mm: Sequence[float], channel_names: Mapping[str, str]) -> roi.Box:
     """Bounding box of the patient plus `BODY_MARGIN_MM`: from the CT, or from the first MR where there is no CT.
 
@@ -245,7 +254,6 @@ class CascadeOARPreprocessor(DefaultPreprocessor):
             properties["class_locations"] = self._sample_foreground_locations(
                 seg, labels.foreground_regions if labels.has_regions else labels.foreground_labels
             )
-            properties[PROPERTIES_KEY] = {
-                "organ_extents": roi.organ_extents(seg[0], spacing_mm=configuration_manager.spacing)
-            }
+            extents = roi.organ_extents(seg[0], spacing_mm=configuration_manager.spacing)
+            properties[PROPERTIES_KEY] = {"organ_extents": roi.extents_to_numbers(extents)}
         return data, seg, properties

@@ -1,4 +1,4 @@
-"""Cases in worker processes that end with the process that started them, and commands that do."""
+"""Cases in worker processes and threads, commands that end with this process, and the memory of processes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection, wait
+from time import perf_counter
 from typing import Any, TypeVar
+
+import psutil
 
 Job = TypeVar("Job")
 
@@ -115,3 +118,52 @@ if sys.platform == "linux":
     _LIBC = ctypes.CDLL(None)
     if hasattr(_LIBC, "prctl"):
         KILL_WITH_PARENT = _kill_with_parent
+
+
+def in_background(function: Callable, *arguments: Any) -> Future:
+    """Call a function in a thread of its own, which does not keep an interrupted process from ending (see `cli.command`)."""
+    future: Future = Future()
+
+    def call() -> None:
+        try:
+            future.set_result(function(*arguments))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=call, name="nnunet_ext case", daemon=True).start()
+    return future
+
+
+def timed(function: Callable, *arguments: Any) -> tuple[Any, float]:
+    """A function's result, and the seconds it took."""
+    start = perf_counter()
+    return function(*arguments), perf_counter() - start
+
+
+def peak_memory_mb() -> float:
+    """Most memory that this process has held so far, in MB of 1024 x 1024 bytes."""
+    if sys.platform == "win32":
+        return round(psutil.Process().memory_info().peak_wset / 1024**2, 1)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, on macOS bytes
+    return round(peak / (1024**2 if sys.platform == "darwin" else 1024), 1)
+
+
+def memory_mb(pids: Sequence[int]) -> float | None:
+    """Memory of some processes with shared pages counted once, in MB of 1,000,000 bytes.
+
+    None where the system does not say, or where a process has ended.
+    """
+    try:
+        return sum(psutil.Process(pid).memory_full_info().pss for pid in pids) / 1e6
+    except (psutil.Error, AttributeError, ValueError):  # AttributeError: only Linux counts shared pages
+        return None
+
+
+def process_tree(pid: int) -> list[int]:
+    """A process and all that descend from it."""
+    try:
+        return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+    except psutil.Error:  # ended in the meantime
+        return [pid]

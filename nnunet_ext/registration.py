@@ -419,7 +419,7 @@ def _rigid(target: _Target, source: _Source, options: RegistrationOptions) -> si
         start = sitk.Euler3DTransform()
         start.SetCenter(target.center_mm.tolist())
         start.SetTranslation(shift_mm.tolist())
-        tried.append((_information(target, source, start, target.head, everywhere=True), start))
+        tried.append((_information(target, source, start, target.head), start))
     tried.sort(key=lambda pair: -pair[0])
     starts: list[sitk.Euler3DTransform] = []
     for _, start in tried:
@@ -435,17 +435,17 @@ def _rigid(target: _Target, source: _Source, options: RegistrationOptions) -> si
             )  # fmt: skip
         except RuntimeError:  # ITK: all samples map outside the moving image
             continue
-        found.append((_information(target, source, fitted, target.head, everywhere=True), fitted))
+        found.append((_information(target, source, fitted, target.head), fitted))
     if not found:
         raise ValueError(f"{source.name} and the fixed image cannot be brought to overlap; check what they show")
     best = max(found, key=lambda pair: pair[0])[1]
-    information = _information(target, source, best, target.inside, everywhere=True)
+    information = _information(target, source, best, target.inside)
     for voxel_mm, samples, step_mm in ((MIDDLE_MM, options.samples // 2, 1.0), (FINE_MM, options.samples, 0.5)):
         fitted = _fit_rigid(
             target.image, target.core, source.image, best, options,
             voxel_mm=voxel_mm, samples=samples, step_mm=step_mm, last_step_mm=step_mm / 1000,
         )  # fmt: skip
-        if (new := _information(target, source, fitted, target.inside, everywhere=True)) > information:
+        if (new := _information(target, source, fitted, target.inside)) > information:
             best, information = fitted, new
     return best
 
@@ -532,14 +532,7 @@ def _register_group(
 
     def score(transform: sitk.Transform, where: np.ndarray) -> float:
         """Mean over the images."""
-        return float(
-            np.mean(
-                [
-                    _information(target, s, _chain(link, transform), where, everywhere=True)
-                    for s, link in members.values()
-                ]
-            )
-        )
+        return float(np.mean([_information(target, s, _chain(link, transform), where) for s, link in members.values()]))
 
     shared = [_euler(_chain(link.GetInverse(), rigid[name]), target.center_mm) for name, (_, link) in members.items()]
     if len(shared) > 1:
@@ -658,11 +651,8 @@ def mutual_information(a: np.ndarray, b: np.ndarray, *, bins: int = BINS) -> flo
     return float(np.sum(joint[used] * np.log(joint[used] / product[used])))
 
 
-def _information(
-    target: _Target, source: _Source, transform: sitk.Transform, where: np.ndarray, *, everywhere: bool
-) -> float:
-    values, inside = _on_grid(target, source, transform)
-    where = where if everywhere else where & inside
+def _information(target: _Target, source: _Source, transform: sitk.Transform, where: np.ndarray) -> float:
+    values, _ = _on_grid(target, source, transform)
     return mutual_information(sitk.GetArrayViewFromImage(target.grid)[where], values[where])
 
 

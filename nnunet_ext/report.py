@@ -11,12 +11,18 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_ext.cross_validation import dataset_folder, is_model, localizer_of
-from nnunet_ext.evaluation import channel_files, evaluate, find_label_maps
+from nnunet_ext.evaluation import evaluate
 from nnunet_ext.evaluation_summary import EvaluationSummary, read_evaluation
 from nnunet_ext.files import check_folder, check_output_folder, write_text
 from nnunet_ext.folder_lock import holding, owned_folder
-from nnunet_ext.nnunet_folders import read_dataset_json
+from nnunet_ext.nnunet_folders import (
+    channel_files,
+    dataset_folder,
+    find_label_maps,
+    is_model,
+    localizer_of,
+    read_dataset_json,
+)
 from nnunet_ext.report_content import Cell, Experiment, Picture, Report, Table
 from nnunet_ext.report_tables import file_stem, make_tables, to_latex, to_markdown
 from nnunet_ext.training_curves import TrainingCurve, read_training_curves

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,8 +22,6 @@ from nnunet_ext.report_content import Experiment, Picture, Report
 from nnunet_ext.report_tables import file_stem
 from nnunet_ext.surfaces import draw_surfaces
 from nnunet_ext.training_curves import TrainingCurve
-
-logger = logging.getLogger(__name__)
 
 FOLDER = "figures"
 #: Okabe and Ito's colours, dark grey for their yellow: told apart also by colour-blind readers.

@@ -25,14 +25,15 @@ import numpy as np
 from tqdm import tqdm
 
 from nnunet_ext._version import __version__
-from nnunet_ext.evaluation import channel_files, find_label_maps, organ_values, organs_not_segmented
+from nnunet_ext.colours import colours
+from nnunet_ext.evaluation import organs_not_segmented
 from nnunet_ext.evaluation_summary import EvaluationSummary
 from nnunet_ext.files import check_folder, check_output_file, written_whole
 from nnunet_ext.folder_lock import holding, owned_file
 from nnunet_ext.image_io import broken_link
 from nnunet_ext.labels import chinese_name
-from nnunet_ext.nnunet_folders import need, read_dataset_json, read_predictions_json
-from nnunet_ext.overlays import colours
+from nnunet_ext.nnunet_folders import channel_files, find_label_maps, need, read_dataset_json, read_predictions_json
+from nnunet_ext.organ_masks import organ_values
 from nnunet_ext.report_content import Experiment, Report, Table
 from nnunet_ext.report_messages import in_chinese
 from nnunet_ext.report_volumes import LabelMap, pack_case

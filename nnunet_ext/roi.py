@@ -41,6 +41,31 @@ class OrganExtent:
     volume_ml: float
 
 
+def extents_to_numbers(extents: Mapping[int, OrganExtent]) -> dict[int, dict[str, list[float] | float]]:
+    """Extents as plain numbers, for files: label value -> field of `OrganExtent` -> mm or mL."""
+    return {
+        value: {
+            "centroid_mm": [float(x) for x in extent.centroid_mm],
+            "lower_mm": [float(x) for x in extent.lower_mm],
+            "upper_mm": [float(x) for x in extent.upper_mm],
+            "volume_ml": float(extent.volume_ml),
+        }
+        for value, extent in extents.items()
+    }
+
+
+def extents_from_numbers(stored: Mapping[int, Mapping | OrganExtent]) -> dict[int, OrganExtent]:
+    """The reverse of `extents_to_numbers`. Until version 0.1.0 files held the objects themselves, which are taken too."""
+    return {
+        value: extent
+        if isinstance(extent, OrganExtent)
+        else OrganExtent(
+            tuple(extent["centroid_mm"]), tuple(extent["lower_mm"]), tuple(extent["upper_mm"]), extent["volume_ml"]
+        )
+        for value, extent in stored.items()
+    }
+
+
 @dataclass(frozen=True)
 class RoiRule:
     """What the plan stores about the ROI; axes are the plan's (after `transpose_forward`).

@@ -11,7 +11,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from scipy import ndimage
 
 from nnunet_ext import roi
-from nnunet_ext.preprocessor import PROPERTIES_KEY, shift
+from nnunet_ext.preprocessor import shift, stored_extents
 
 #: Voxels read around a box that is resampled: the support of a cubic spline's prefilter to well below 1 %.
 SPLINE_MARGIN = 8
@@ -178,7 +178,7 @@ class RoiDataset(InMemoryDataset):
 
     def _centre_mm(self, identifier: str, case: StoredCase) -> tuple[float, ...] | None:
         try:
-            extents = case.properties[PROPERTIES_KEY]["organ_extents"]
+            extents = stored_extents(case.properties)
         except KeyError:
             raise ValueError(
                 f"case '{identifier}' in {self.source_folder} was not preprocessed by CascadeOARPreprocessor. "

@@ -86,7 +86,9 @@ def rtstruct(
         FileNotFoundError: If a file or folder is not there.
         ValueError: If no series, or more than one, has the mask's grid, or a label has no name.
     """
-    from nnunet_ext.evaluation import labels_from_dataset_json, organ_values, organs_not_segmented
+    from nnunet_ext.evaluation import organs_not_segmented
+    from nnunet_ext.nnunet_folders import labels_from_dataset_json
+    from nnunet_ext.organ_masks import organ_values
 
     mask = Path(mask)
     check_output_file(out, f"{image_stem(mask) or mask.stem}.dcm")
@@ -165,7 +167,7 @@ def write_rtstruct(
             series does not say which study and frame of reference it belongs to.
         OSError: If a file cannot be read or written.
     """
-    from nnunet_ext.evaluation import organ_values
+    from nnunet_ext.organ_masks import organ_values
 
     organs = organ_values(labels)
     grid, planes = series_grid(series)
@@ -261,7 +263,7 @@ def _structure_set(
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import generate_uid
 
-    from nnunet_ext.overlays import colours
+    from nnunet_ext.colours import colours
 
     uids = {
         "StudyInstanceUID": series.study_uid,

@@ -17,7 +17,7 @@ from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 from scipy import ndimage
 from skimage.measure import marching_cubes
 
-from nnunet_ext.evaluation import organ_values
+from nnunet_ext.organ_masks import organ_values
 
 BOTH, MISSED, EXTRA = "in both", "missed", "extra"
 #: Told apart also by readers who can't tell red from green.

@@ -23,7 +23,7 @@ from time import perf_counter, process_time
 from nnunet_ext.demo import PLANNER, TRAINER, Demo
 from nnunet_ext.demo import PLANS as SMALL_PLANS
 from nnunet_ext.folder_lock import holding, owned_folder
-from nnunet_ext.processes import KILL_WITH_PARENT
+from nnunet_ext.processes import KILL_WITH_PARENT, memory_mb
 
 CONFIGURATIONS = ("3d_lowres", "3d_cascade_fullres")
 STOCK = ("nnUNetTrainer", "nnUNetPlans", "3d_fullres")
@@ -256,18 +256,6 @@ def _parts(seconds: Sequence[float]) -> Iterator[Sequence[float]]:
     n = min(N_PARTS, len(seconds))
     for i in range(n):
         yield seconds[i * len(seconds) // n : (i + 1) * len(seconds) // n]
-
-
-def memory_mb(pids: Sequence[int]) -> float | None:
-    """Memory of some processes with shared pages counted once (Linux's PSS); None elsewhere."""
-    kilobytes = 0
-    for pid in pids:
-        try:
-            text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-        except OSError:
-            return None
-        kilobytes += sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:"))
-    return kilobytes * 1024 / 1e6
 
 
 def table(records: Sequence[Mapping]) -> str:

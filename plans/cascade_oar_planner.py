@@ -41,7 +41,6 @@ from nnunet_ext.labels import (
     side_of,
     unclear_sides,
 )
-from nnunet_ext.networks import CascadeUNet
 from nnunet_ext.nnunet_folders import find_dataset, need, read_dataset_json
 from nnunet_ext.organ_volumes import impossible_volumes, refuse_whole_image
 from nnunet_ext.plausibility import PLANS_KEY, fit_ranges, unlike_the_others
@@ -381,7 +380,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         )
         n = len(strides)
         return tuple(int(p) for p in patch), {
-            "network_class_name": f"{CascadeUNet.__module__}.{CascadeUNet.__name__}",
+            "network_class_name": "nnunet_ext.CascadeUNet",
             "arch_kwargs": {
                 "n_stages": n,
                 "features_per_stage": [min(self.UNet_max_features_3d, features * 2**i) for i in range(n)],

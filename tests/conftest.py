@@ -34,7 +34,7 @@ def architecture(*, localizer: bool = False, features: Sequence[int] = (4, 8, 8)
     n = len(features)
     norm = "batchnorm.BatchNorm3d" if localizer else "instancenorm.InstanceNorm3d"
     return {
-        "network_class_name": "nnunet_ext.networks.CascadeUNet",
+        "network_class_name": "nnunet_ext.CascadeUNet",
         "arch_kwargs": {
             "n_stages": n,
             "features_per_stage": list(features),

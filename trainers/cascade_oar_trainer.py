@@ -48,7 +48,7 @@ from nnunet_ext.mirroring import LeftRightMirrorTransform
 from nnunet_ext.modality_dropout import ModalityDropoutTransform, optional_channels
 from nnunet_ext.networks import keep_channels, never_predict
 from nnunet_ext.nnunet_folders import check_labels, read_splits
-from nnunet_ext.preprocessor import PROPERTIES_KEY
+from nnunet_ext.preprocessor import stored_extents
 from nnunet_ext.recipe import ADAM, AUTO, DEVICE, DICE, MEASURED, OFF, SGD, TrainingRecipe
 from nnunet_ext.roi import RoiRule, find_roi, label_crop_pass_rate, left_out_labels, vote_centre
 from nnunet_ext.roi_dataset import InMemoryDataset, RoiDatasets
@@ -760,7 +760,7 @@ class CascadeOARTrainer(nnUNetTrainer):
             _, seg, localizer_map, properties = dataset.load_case(case)
             localizer_map = localizer_map[:].reshape(seg.shape[1:])
             decision = find_roi(localizer_map, rule, spacing_mm=configuration.spacing)
-            centre, _, _ = vote_centre(properties[PROPERTIES_KEY]["organ_extents"], rule)
+            centre, _, _ = vote_centre(stored_extents(properties), rule)
             rate = label_crop_pass_rate(seg[0], decision.box)
             records[case] = {
                 "localizer_found": sorted(int(v) for v in np.unique(localizer_map) if v > 0),

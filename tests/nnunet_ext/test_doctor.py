@@ -1,9 +1,11 @@
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
 from nnunet_ext import doctor as doctor_module
+from nnunet_ext import hooking
 from nnunet_ext.cli import main
 from nnunet_ext.doctor import Finding, doctor
 
@@ -116,3 +118,20 @@ def test_doctor_reports_a_check_that_fails_in_an_unforeseen_way(no_classes, monk
     finding = by_topic()["device"]
     assert not finding.ok
     assert "surprise" in finding.value
+
+
+def test_lookup_modules_of_another_version_are_named_with_the_remedy(nnunet_folders, no_classes, monkeypatch, tmp_path):
+    package = tmp_path / "nnunetv2"
+    monkeypatch.setattr(hooking, "find_nnunetv2", lambda: (package, False))
+    monkeypatch.setattr(doctor_module, "find_nnunetv2", lambda: (package, False))
+    for source, target in hooking.LOOKUP_FOLDERS.items():
+        (package / target).mkdir(parents=True)
+        for name in hooking.LOOKUP_FILES:
+            (package / target / name).write_bytes(
+                (Path(hooking.__file__).parent / "hooks" / source / name).read_bytes()
+            )
+    assert "lookup modules" not in by_topic()
+    (package / "training/nnUNetTrainer/aa_nnunet_ext/lookup.py").write_text("LOOKUPS = {}\n")
+    found = by_topic()["lookup modules"]
+    assert found.value == "of another version: training/nnUNetTrainer/aa_nnunet_ext/lookup.py"
+    assert found.advice.startswith("run `nnunet_ext hook`")

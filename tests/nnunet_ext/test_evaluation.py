@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_ext.evaluation import channel_files, evaluate, find_label_maps, on_grid_of
+from nnunet_ext.evaluation import evaluate, on_grid_of
 from nnunet_ext.evaluation_summary import read_evaluation
 from nnunet_ext.labels import LEFT_OUT_KEY
+from nnunet_ext.nnunet_folders import channel_files, find_label_maps
 
 SHAPE = (5, 7, 11)
 SPACING_MM = (3.0, 0.8, 0.7)
@@ -751,7 +752,7 @@ def test_stopped_write_leaves_the_old_file(folders, monkeypatch):
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     write(predictions, "case_1", HALF_LENS)
     monkeypatch.setattr(
-        "nnunet_ext.evaluation_summary.os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full"))
+        "nnunet_ext.files.os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full"))
     )
     with pytest.raises(OSError, match="disk full"):
         score(folders)

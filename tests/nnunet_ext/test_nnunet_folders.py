@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from nnunet_ext.nnunet_folders import (
+    channel_files,
     find_dataset,
     folder_of_variable,
     read_dataset_json,
@@ -134,3 +135,10 @@ def test_a_data_set_is_found_by_number_or_name_and_a_wrong_one_is_told_what_is_t
             FileNotFoundError, match=f"no data set {given} among the models.*Dataset005_A, Dataset006_B"
         ):
             find_dataset("nnUNet_results", given, "models")
+
+
+def test_channel_files_names_the_image_that_is_missing(tmp_path):
+    (tmp_path / "case_2_0000.nii.gz").write_bytes(b"")
+    assert channel_files(tmp_path, "case_2", {"0": "CT"}) == {"CT": tmp_path / "case_2_0000.nii.gz"}
+    with pytest.raises(FileNotFoundError, match=r"no image case_2_0001.nii.gz \(channel T1\)"):
+        channel_files(tmp_path, "case_2", {"0": "CT", "1": "T1"})

@@ -12,9 +12,10 @@ import SimpleITK as sitk
 from matplotlib.image import imread
 
 from nnunet_ext import overlays
+from nnunet_ext.colours import COLOURS, colours
 from nnunet_ext.geometry import to_canonical
 from nnunet_ext.image_io import read_image
-from nnunet_ext.overlays import View, choose_views, draw_case, overlay_folder, plot_case, slice_picture
+from nnunet_ext.overlays import View, choose_views, draw_case, read_case, slice_picture
 
 SHAPE = (12, 40, 60)
 SPACING_MM = (3.0, 0.8, 0.7)
@@ -178,8 +179,8 @@ def test_display_window_of_mr_ignores_outliers_and_of_ct_is_fixed():
 
 def test_colours_are_fixed_by_the_place_in_the_labels_and_differ():
     many = {f"organ_{i}": i for i in range(1, 21)}
-    assert len(set(overlays.colours(many).values())) == 20
-    assert overlays.colours(LABELS) == dict(zip(["Lens_L", "Lens_R", "OpticChiasm"], overlays.COLOURS, strict=False))
+    assert len(set(colours(many).values())) == 20
+    assert colours(LABELS) == dict(zip(["Lens_L", "Lens_R", "OpticChiasm"], COLOURS, strict=False))
 
 
 def pixels_of(picture: np.ndarray, colour: str) -> np.ndarray:
@@ -193,23 +194,13 @@ def pixels_of(picture: np.ndarray, colour: str) -> np.ndarray:
 def test_left_lens_is_drawn_on_the_right_half(case_files, tmp_path, code):
     turned = write(tmp_path, "turned", sitk.DICOMOrient(lps_image(label_map()), code))
     flat = write(tmp_path, "flat", sitk.DICOMOrient(lps_image(np.zeros(SHAPE, np.int16)), code))
-    out = plot_case("case", {"CT": flat}, None, turned, tmp_path / "p.png", labels=LABELS)
-    picture = imread(out)
-    left, right = (pixels_of(picture, overlays.colours(LABELS)[organ]) for organ in ("Lens_L", "Lens_R"))
+    grid, volumes, (_, prediction) = read_case({"CT": flat}, (None, turned))
+    draw_case("case", grid, volumes, None, prediction, labels=LABELS).savefig(tmp_path / "p.png")
+    picture = imread(tmp_path / "p.png")
+    left, right = (pixels_of(picture, colours(LABELS)[organ]) for organ in ("Lens_L", "Lens_R"))
     assert len(left) > 50
     assert len(right) > 50
     assert left[:, 1].min() > right[:, 1].max()
-
-
-def test_plot_case_writes_one_picture_and_no_rest(case_files, tmp_path):
-    images = {name: case_files[name] for name in ("CT", "T1")}
-    out = tmp_path / "pictures" / "case.png"
-    found = plot_case("case", images, case_files["reference"], case_files["prediction"], out, labels=LABELS)
-    assert found == out
-    assert [path.name for path in out.parent.iterdir()] == ["case.png"]
-    height, width = imread(out).shape[:2]
-    assert width > 1000
-    assert height > 1000
 
 
 def test_figure_names_case_channels_scores_and_what_was_missed():
@@ -250,38 +241,6 @@ def test_mask_on_another_grid_is_drawn_where_it_lies(case_files, tmp_path):
     for value in (1, 2):
         truth = np.argwhere(label_map() == value).mean(axis=0)
         assert np.abs(np.argwhere(drawn == value).mean(axis=0) - truth).max() < 0.6
-
-
-def test_overlay_folder_draws_what_it_can_and_names_the_rest(case_files, tmp_path):
-    images, predictions, references = tmp_path / "imagesTs", tmp_path / "predictions", tmp_path / "references"
-    for case in ("case_1", "case_2"):
-        write(images, f"{case}_0000", sitk.ReadImage(case_files["CT"]))
-        write(references, case, sitk.ReadImage(case_files["reference"]))
-    write(images, "case_1_0001", sitk.ReadImage(case_files["T1"]))
-    write(predictions, "case_1", sitk.ReadImage(case_files["prediction"]))
-    pictures, failed = overlay_folder(
-        predictions,
-        references,
-        images,
-        tmp_path / "out",
-        labels=LABELS,
-        channel_names={"0": "CT", "1": "T1"},
-        scores={"case_1": {"Lens_L": 80.0}},
-        show_progress=False,
-    )
-    assert list(pictures) == ["case_1"]
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["case_1.png"]
-    assert list(failed) == ["case_2"]
-    assert "no image case_2_0001.nii.gz (channel T1)" in failed["case_2"]
-
-
-def test_nothing_to_draw_is_refused(case_files, tmp_path):
-    out = tmp_path / "p.png"
-    with pytest.raises(ValueError, match="case 'case_5': no image"):
-        plot_case("case_5", {}, case_files["reference"], None, out, labels=LABELS)
-    with pytest.raises(ValueError, match="case 'case_5': neither reference nor prediction"):
-        plot_case("case_5", {"CT": case_files["CT"]}, None, None, out, labels=LABELS)
-    assert not out.exists()
 
 
 def test_import_leaves_pyplot_and_its_backend_alone():

@@ -20,10 +20,10 @@ from nnunet_ext.prediction_benchmark import (
     add_up,
     benchmark_predict,
     link_cases,
-    process_tree,
     run_measured,
     table,
 )
+from nnunet_ext.processes import process_tree
 
 ABOUT = {
     "dataset": "Dataset501_Head",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import warnings
 
 import numpy as np
@@ -24,6 +25,7 @@ from nnunet_ext.preprocessor import (
     body_box,
     clip,
     shift,
+    stored_extents,
 )
 
 SHAPE = (31, 53, 47)
@@ -338,7 +340,10 @@ def test_a_training_case_is_saved_uncropped_with_organ_extents_and_locations(
         assert len(where) == np.count_nonzero(seg == value) > 0
         assert (seg[tuple(np.asarray(where).T)] == value).all()
     spacing = [s * 0.9 for s in SPACING_MM]
-    assert properties[PROPERTIES_KEY]["organ_extents"] == roi.organ_extents(seg[0], spacing_mm=spacing)
+    assert stored_extents(properties) == roi.organ_extents(seg[0], spacing_mm=spacing)
+    pickled = pickle.dumps(properties[PROPERTIES_KEY])  # in the file of every case: no class of ours, no array
+    assert b"nnunet_ext" not in pickled
+    assert b"numpy" not in pickled
 
 
 def test_run_case_at_prediction_crops_to_the_localizers_box(cascade_plans, files):

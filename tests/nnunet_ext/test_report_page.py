@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from nnunet_ext.colours import colours
 from nnunet_ext.evaluation import evaluate
-from nnunet_ext.overlays import colours
 from nnunet_ext.report_content import Cell, Experiment, Picture, Report, Table
 from nnunet_ext.report_page import (
     case_reasons,

@@ -19,9 +19,9 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage
 
 from nnunet_ext.cli import main
+from nnunet_ext.colours import colours
 from nnunet_ext.dicom_series import Series, find_series, read_series, series_grid
 from nnunet_ext.dicom_writer import Study, write_series
-from nnunet_ext.overlays import colours
 from nnunet_ext.report_messages import in_chinese
 from nnunet_ext.rtstruct import fill_polygon, rasterise, read_rtstruct, trace_mask
 from nnunet_ext.rtstruct_writer import write_contours, write_rtstruct

@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from nnunet_ext.training_benchmark import _timed, benchmark_train, memory_mb, rate, table
+from nnunet_ext.processes import memory_mb
+from nnunet_ext.training_benchmark import _timed, benchmark_train, rate, table
 
 RECORD = {
     "trainer": "CascadeOARTrainer",
