@@ -15,10 +15,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnunet_ext.image_io import image_stem, refuse_no_file
-from nnunet_ext.labels import ORGANS, LabelTable, built_in_aliases
-from nnunet_ext.organ_masks import check_files_drawn_once
-from nnunet_ext.source_files import subfolders
+from nnunet_ext.cases.organ_masks import check_files_drawn_once
+from nnunet_ext.images.reading import image_stem, refuse_no_file
+from nnunet_ext.images.source_files import subfolders
+from nnunet_ext.labels.table import ORGANS, LabelTable, built_in_aliases
 
 MODALITIES = ("CT", "T1")
 IMAGE_NAMES = {"CT": "IMG_CT", "T1": "IMG_MR_T1"}

@@ -29,13 +29,30 @@ from typing import Protocol
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_ext import dicom_cases
-from nnunet_ext.channels import ChannelOptions, prepare_channels, reference_channel
-from nnunet_ext.cleaning import is_ct
-from nnunet_ext.dicom_series import label_modality
+from nnunet_ext.cases import dicom_cases
+from nnunet_ext.cases.label_files import (
+    SLICER_ENDING,
+    is_channel_name,
+    is_unread_label_file,
+    label_stem,
+    may_be_labels,
+    organs_of,
+    read_segments,
+    read_slicer_labels,
+    without_label_words,
+    words_of,
+)
+from nnunet_ext.cases.organ_masks import check_files_drawn_once, merge_masks, unite_parts
+from nnunet_ext.cases.preparing import ChannelOptions, prepare_channels
+from nnunet_ext.cases.source_layout import source_layout
+from nnunet_ext.dataset_conversion.preview import FOLDER as PREVIEWS
+from nnunet_ext.dataset_conversion.preview import PAGE, draw_previews, write_conversion_page
+from nnunet_ext.dicom.series import label_modality
 from nnunet_ext.files import check_output_folder, in_one_line, read_json, write_json
 from nnunet_ext.folder_lock import holding, owned_folder
-from nnunet_ext.geometry import (
+from nnunet_ext.images.channels import is_ct, reference_channel
+from nnunet_ext.images.checks import check_images
+from nnunet_ext.images.geometry import (
     CANONICAL,
     describe_grid,
     grid_difference,
@@ -46,8 +63,7 @@ from nnunet_ext.geometry import (
     same_grid,
     to_canonical,
 )
-from nnunet_ext.image_checks import check_images
-from nnunet_ext.image_io import (
+from nnunet_ext.images.reading import (
     MODALITY_ALIASES,
     broken_link,
     collected_notes,
@@ -61,35 +77,7 @@ from nnunet_ext.image_io import (
     whole_labels,
     write_image,
 )
-from nnunet_ext.label_files import (
-    SLICER_ENDING,
-    is_channel_name,
-    is_unread_label_file,
-    label_stem,
-    may_be_labels,
-    organs_of,
-    read_segments,
-    read_slicer_labels,
-    without_label_words,
-    words_of,
-)
-from nnunet_ext.labels import (
-    MIRROR_KEY,
-    PAIRS_KEY,
-    LabelTable,
-    default_label_table,
-    load_label_table,
-    normalise_name,
-    pair_values,
-    unclear_sides,
-)
-from nnunet_ext.organ_masks import check_files_drawn_once, merge_masks, unite_parts
-from nnunet_ext.organ_volumes import WHOLE_BODY, check_organs
-from nnunet_ext.preview import FOLDER as PREVIEWS
-from nnunet_ext.preview import PAGE, draw_previews, write_conversion_page
-from nnunet_ext.processes import KILLED, run_in_processes
-from nnunet_ext.registration import RegistrationOptions
-from nnunet_ext.source_files import (
+from nnunet_ext.images.source_files import (
     BROKEN,
     CLOSED,
     OTHER_IMAGES,
@@ -104,7 +92,19 @@ from nnunet_ext.source_files import (
     total,
     walk,
 )
-from nnunet_ext.source_layout import source_layout
+from nnunet_ext.labels.table import (
+    MIRROR_KEY,
+    PAIRS_KEY,
+    LabelTable,
+    default_label_table,
+    load_label_table,
+    normalise_name,
+    unclear_sides,
+)
+from nnunet_ext.labels.values import pair_values
+from nnunet_ext.labels.volumes import WHOLE_BODY, check_organs
+from nnunet_ext.processes import KILLED, run_in_processes
+from nnunet_ext.registration.registering import RegistrationOptions
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from nnunet_ext._version import __version__
 
 #: Public name -> module that defines it. Imported when asked for, because importing nnU-Net takes seconds.
 _MODULES = {
-    "CascadePredictor": "nnunet_ext.cascade_predictor",
-    "CascadeUNet": "nnunet_ext.networks",
+    "CascadePredictor": "nnunet_ext.prediction.cascade_predictor",
+    "CascadeUNet": "nnunet_ext.cascade.networks",
 }
 __all__ = ["CascadePredictor", "CascadeUNet", "__version__"]
 

@@ -17,6 +17,7 @@ import sys
 import sysconfig
 import tempfile
 import traceback
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -405,3 +406,15 @@ def _is_ours(file: str) -> bool:
 
 def _cause(error: OSError) -> str:
     return _OS_ERRORS.get(error.errno, error.strerror or re.sub(r"^\[Errno \d+\] ", "", str(error)))
+
+
+def check_whole(file: Path) -> None:
+    """Compare what is in a file of `torch.save` with the checksums in it, which `torch.load` does not look at.
+
+    Raises:
+        zipfile.BadZipFile: If they differ.
+    """
+    with zipfile.ZipFile(file) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"the checksum of '{damaged}' is wrong")

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_ext.files import Shape, misfit, read_json, shown
-from nnunet_ext.image_io import ENDINGS, image_stem
-from nnunet_ext.source_files import is_system
+from nnunet_ext.images.reading import ENDINGS, image_stem
+from nnunet_ext.images.source_files import is_system
+from nnunet_ext.labels.table import LEFT_OUT_KEY
 
 _LABELS_REMEDY = 'write name -> value, e.g. "labels": {"background": 0, "Eye_L": 1, "Eye_R": 2}'
 _CHANNELS_REMEDY = 'write number -> name, e.g. "channel_names": {"0": "CT", "1": "T1"}'
@@ -361,3 +362,36 @@ def model_folder(
 
 
 SEGMENTER = "3d_cascade_fullres"
+
+
+_BOXES_JSON = {
+    "cases": {
+        str: {"label_crop_pass_rate": (float, None), "fallback_whole_volume?": bool, "error_mm?": ([float] * 3, None)}
+    }
+}
+#: In `validation/`: per case, how the box was placed and which share of the organs it holds.
+BOXES_FILE = "label_crop_pass_rate.json"
+
+
+def read_boxes(path: Path) -> dict[str, dict]:
+    """Case -> how its box was placed, from a fold's `label_crop_pass_rate.json`; empty where there is none.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    return read_json(path, _BOXES_JSON, remedy=VALIDATION_REMEDY)["cases"] if path.is_file() else {}
+
+
+VALIDATION_REMEDY = "repeat the validation: nnUNetv2_train ... --val"
+
+
+def organs_not_segmented(predictions: Path, organs: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
+    """Those of the organs that the `dataset.json` beside the predictions says their model leaves out."""
+    left_out = dataset_json_of(predictions).get(LEFT_OUT_KEY, ())
+    return tuple(organ for organ in organs if organ in left_out)
+
+
+def dataset_json_of(folder: Path) -> dict:
+    """The `dataset.json` beside predictions or of a model; empty where there is none."""
+    path = folder / "dataset.json"
+    return read_dataset_json(path) if os.path.lexists(path) else {}

@@ -28,26 +28,19 @@ from nnunetv2.preprocessing.resampling.default_resampling import compute_new_sha
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from tqdm import tqdm
 
-from nnunet_ext import roi
+from nnunet_ext.cascade import roi
+from nnunet_ext.cascade.plausibility import PLANS_KEY, fit_ranges, unlike_the_others
+from nnunet_ext.cascade.preprocessor import body_box
+from nnunet_ext.cascade.resampling import resample_image, resample_label_map
 from nnunet_ext.files import read_json, written_whole
-from nnunet_ext.image_checks import check_arrays
-from nnunet_ext.image_io import shown_values
-from nnunet_ext.labels import (
-    MIRROR_KEY,
-    PAIRS_KEY,
-    check_mirroring,
-    dataset_pairs,
-    pair_values,
-    side_of,
-    unclear_sides,
-)
+from nnunet_ext.images.checks import check_arrays
+from nnunet_ext.images.reading import shown_values
+from nnunet_ext.labels.table import MIRROR_KEY, PAIRS_KEY, check_mirroring, dataset_pairs, side_of, unclear_sides
+from nnunet_ext.labels.values import pair_values
+from nnunet_ext.labels.volumes import impossible_volumes, refuse_whole_image
 from nnunet_ext.nnunet_folders import find_dataset, need, read_dataset_json
-from nnunet_ext.organ_volumes import impossible_volumes, refuse_whole_image
-from nnunet_ext.plausibility import PLANS_KEY, fit_ranges, unlike_the_others
-from nnunet_ext.preprocessor import body_box
-from nnunet_ext.recipe import TrainingRecipe
-from nnunet_ext.resampling import resample_image, resample_label_map
-from nnunet_ext.schedule import TrainingSchedule
+from nnunet_ext.training.recipe import TrainingRecipe
+from nnunet_ext.training.schedule import TrainingSchedule
 
 LOCALIZER, WHOLE_VOLUME, SEGMENTER = "3d_lowres", "3d_fullres", "3d_cascade_fullres"
 #: The reference study's patches in voxels, coarsest axis first; its grid is 1.25 x 0.8 x 0.8 mm.
@@ -181,7 +174,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
       case's own can't hold an organ of one or two voxels;
     - label maps are resampled by `resample_label_map`, so that what small organs lose on the way there comes back;
     - the localizer's spacing is chosen so that every training body fits into one patch;
-    - the ROI's size is measured on the training labels (`nnunet_ext.roi.fit_roi`) and becomes the segmenter's patch size;
+    - the ROI's size is measured on the training labels (`cascade.roi.fit_roi`) and becomes the segmenter's patch size;
     - left and right labels are paired by name, or as `left_right_pairs` in `dataset.json` says, and stand in the plan.
       A name that looks sided and has not one partner stops planning, unless `mirror_left_right` is false there;
     - no `2d`, and no configuration survives from an older plans file of the same name.
@@ -311,7 +304,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         return np.maximum(finest, FINEST_SHARE_OF_MEDIAN * np.median(spacings, axis=0))
 
     def determine_resampling(self, *args, **kwargs):
-        """Images as nnU-Net does, faster; label maps by `nnunet_ext.resampling.resample_label_map`: keeps small organs."""
+        """Images as nnU-Net does, faster; label maps by `cascade.resampling.resample_label_map`: keeps small organs."""
         return resample_image, {"force_separate_z": None}, resample_label_map, {"force_separate_z": None}
 
     def determine_normalization_scheme_and_whether_mask_is_used_for_norm(self) -> tuple[list[str], list[bool]]:

@@ -13,19 +13,20 @@ N_LABELS = 4  # background and three organs
 
 
 #: Folders and files of tests that make phantoms, register, convert, train or build a wheel: `make check` leaves them out.
-SLOW = {
-    "faults", "dataset_conversion", "trainers", "plans", "test_cleaning.py", "test_end_to_end.py", "test_any_organs.py",
-    "test_evaluation.py", "test_guides.py", "test_organ_volumes.py", "test_packaging.py", "test_phantom.py",
-    "test_predict.py", "test_prediction_benchmark.py", "test_preview.py", "test_registration.py", "test_report.py",
-    "test_report_page.py",
-}  # fmt: skip
+SLOW = (
+    "faults", "dataset_conversion", "trainers", "plans", "cleaning/test_body.py", "test_end_to_end.py",
+    "test_any_organs.py", "evaluation/test_evaluating.py", "test_guides.py", "labels/test_volumes.py",
+    "test_packaging.py", "phantom/test_making.py", "prediction/test_predicting.py",
+    "end_to_end/test_prediction_benchmark.py", "registration/test_registering.py", "reporting/test_reporting.py",
+    "reporting/test_page.py",
+)  # fmt: skip
 #: Of these, the longest come first, so that several test processes end together.
-LONGEST = ("test_end_to_end.py", "test_any_organs.py", "test_guides.py", "test_phantom.py", "test_registration.py")
+LONGEST = ("test_end_to_end.py", "test_any_organs.py", "test_guides.py", "test_making.py", "test_registering.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if not SLOW.isdisjoint(item.path.relative_to(TESTS).parts):
+        if any(item.path.is_relative_to(TESTS / place) for place in SLOW):
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 

@@ -30,8 +30,8 @@ def serve(path: str) -> None:
     for name in ("nnUNetv2_plan_and_preprocess", "nnUNetv2_train", "nnUNetv2_predict", "nnunet_ext"):
         scripts[name].load()
     import nnunet_ext.dataset_conversion.triplets
-    import nnunet_ext.evaluation
-    import nnunet_ext.predict  # noqa: F401
+    import nnunet_ext.evaluation.evaluating
+    import nnunet_ext.prediction.predicting  # noqa: F401
 
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)

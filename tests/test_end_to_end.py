@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_ext import recipe_benchmark
-from nnunet_ext.labels import ORGANS
+from nnunet_ext.end_to_end import recipe_benchmark
+from nnunet_ext.labels.table import ORGANS
 
 DATASET = "Dataset601_Tiny"
 PLANS, TRAINER = "CascadeOARPlansSmall", "CascadeOARTrainer"

@@ -24,7 +24,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from nnunet_ext.cli import _parser
+from nnunet_ext.cli.main import _parser
 
 ROOT = Path(__file__).parents[1]
 if not (ROOT / "README.md").is_file():
@@ -158,7 +158,7 @@ AFTERWARDS = {"nnUNetv2_plan_and_preprocess": "test_guides:shorten", "nnUNetv2_t
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory) -> Workspace:
-    from nnunet_ext.phantom import make_phantoms
+    from nnunet_ext.phantom.making import make_phantoms
 
     folder = tmp_path_factory.mktemp("guides")
     space = Workspace(folder)

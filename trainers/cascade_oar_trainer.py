@@ -33,26 +33,21 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
-from nnunet_ext.augmentation import augment_batch, replace_transforms
-from nnunet_ext.checkpoints import (
-    check_whole,
-    different_weights,
-    read_checkpoint,
-    size_mb,
-)
-from nnunet_ext.cross_validation import BOXES_FILE, read_boxes
-from nnunet_ext.files import first_line, read_json, write_json, written_whole
-from nnunet_ext.labels import LEFT_OUT_KEY, old_plan_warning, pair_values, plan_pairs
-from nnunet_ext.losses import GatheredCrossEntropyLoss
-from nnunet_ext.mirroring import LeftRightMirrorTransform
-from nnunet_ext.modality_dropout import ModalityDropoutTransform, optional_channels
-from nnunet_ext.networks import keep_channels, never_predict
-from nnunet_ext.nnunet_folders import check_labels, read_splits
-from nnunet_ext.preprocessor import stored_extents
-from nnunet_ext.recipe import ADAM, AUTO, DEVICE, DICE, MEASURED, OFF, SGD, TrainingRecipe
-from nnunet_ext.roi import RoiRule, find_roi, label_crop_pass_rate, left_out_labels, vote_centre
-from nnunet_ext.roi_dataset import InMemoryDataset, RoiDatasets
-from nnunet_ext.schedule import TrainingSchedule, learning_rate_factor, wind_down_epochs, wind_down_start
+from nnunet_ext.cascade.networks import keep_channels, never_predict
+from nnunet_ext.cascade.preprocessor import stored_extents
+from nnunet_ext.cascade.roi import RoiRule, find_roi, label_crop_pass_rate, left_out_labels, vote_centre
+from nnunet_ext.cascade.roi_dataset import InMemoryDataset, RoiDatasets
+from nnunet_ext.files import check_whole, first_line, read_json, write_json, written_whole
+from nnunet_ext.labels.table import LEFT_OUT_KEY, old_plan_warning, plan_pairs
+from nnunet_ext.labels.values import pair_values
+from nnunet_ext.nnunet_folders import BOXES_FILE, check_labels, read_boxes, read_splits
+from nnunet_ext.training.augmentation import augment_batch, replace_transforms
+from nnunet_ext.training.checkpoints import different_weights, read_checkpoint, size_mb
+from nnunet_ext.training.losses import GatheredCrossEntropyLoss
+from nnunet_ext.training.mirroring import LeftRightMirrorTransform
+from nnunet_ext.training.modality_dropout import ModalityDropoutTransform, optional_channels
+from nnunet_ext.training.recipe import ADAM, AUTO, DEVICE, DICE, MEASURED, OFF, SGD, TrainingRecipe
+from nnunet_ext.training.schedule import TrainingSchedule, learning_rate_factor, wind_down_epochs, wind_down_start
 
 T = TypeVar("T")
 SECONDS_PER_HOUR = 3600.0
@@ -78,10 +73,10 @@ class CascadeOARTrainer(nnUNetTrainer):
     """The recipe for small organs: batch Dice + weighted cross entropy, AdamW with warm-up, left/right-aware mirroring.
 
     **Recipe.** Loss, optimizer, mirroring, guidance, sampling and modality dropout come from the configuration's `recipe`
-    entry in the plan (`nnunet_ext.recipe`), so a comparison is an edit of the plan.
+    entry in the plan (`nnunet_ext.training.recipe`), so a comparison is an edit of the plan.
 
     **Schedule.** Epochs, iterations, patience and time budget come from the configuration's `training` entry in the plan
-    (`nnunet_ext.schedule`). The learning rate warms up over `warmup_iterations`, then decays polynomially over the share
+    (`training/schedule.py`). The learning rate warms up over `warmup_iterations`, then decays polynomially over the share
     of the epochs or of the time budget that is used, whichever is larger: a ten-minute and a ten-hour run both end
     annealed. Early stopping does not cut the decay off: when patience runs out, the learning rate falls to zero over
     `wind_down_epochs`, and then the training ends. `checkpoint_final` holds the weights of the best epoch (nnU-Net's EMA
@@ -96,7 +91,7 @@ class CascadeOARTrainer(nnUNetTrainer):
     is done; until then `--c` takes it for an end. Training anew in the same folder renames the checkpoints that are there.
     With several GPUs, rank 0's clock and files decide, and loss and gradients are those of one GPU on the same batch.
 
-    **Segmenter.** A configuration with a previous stage trains on the ROI (`nnunet_ext.roi_dataset`): in training around
+    **Segmenter.** A configuration with a previous stage trains on the ROI (`cascade/roi_dataset.py`): in training around
     the reference organs, moved about by the localizer's measured errors or as planned; in the final validation around the
     localizer's out-of-fold label map, end to end. The network sees the image channels only, unless the recipe asks for
     guidance. `validation/label_crop_pass_rate.json` says for every case which organs placed the box, which share of the

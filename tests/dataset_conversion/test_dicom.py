@@ -12,17 +12,17 @@ import pytest
 import SimpleITK as sitk
 from fault_inputs import set_raw
 
-from nnunet_ext import dicom_cases
-from nnunet_ext.cli import main
+from nnunet_ext.cases import dicom_cases
+from nnunet_ext.cases.dicom_cases import find_cases
+from nnunet_ext.cli.main import main
 from nnunet_ext.dataset_conversion.triplets import convert, list_cases
-from nnunet_ext.dicom_cases import find_cases
-from nnunet_ext.dicom_series import Series, find_series
-from nnunet_ext.dicom_writer import Study, write_series
-from nnunet_ext.geometry import index_to_world, to_canonical
-from nnunet_ext.image_io import read_image
-from nnunet_ext.labels import ORGANS
-from nnunet_ext.rtstruct import trace_mask
-from nnunet_ext.rtstruct_writer import write_contours
+from nnunet_ext.dicom.rtstruct_reader import trace_mask
+from nnunet_ext.dicom.rtstruct_writer import write_contours
+from nnunet_ext.dicom.series import Series, find_series
+from nnunet_ext.dicom.series_writer import Study, write_series
+from nnunet_ext.images.geometry import index_to_world, to_canonical
+from nnunet_ext.images.reading import read_image
+from nnunet_ext.labels.table import ORGANS
 
 SHAPE, SPACING_MM = (24, 30, 36), (7.5, 6.6, 5.2)
 NAME, ID, BIRTH = "Zhangsan^Wei", "MRN0042817", "19610327"

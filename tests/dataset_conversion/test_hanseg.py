@@ -6,7 +6,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_ext.dataset_conversion.triplets import convert, list_cases
-from nnunet_ext.image_io import read_image
+from nnunet_ext.images.reading import read_image
 
 SHAPE, SPACING_MM = (20, 24, 28), (9.0, 8.0, 7.0)
 ORGANS = {

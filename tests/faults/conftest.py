@@ -18,8 +18,8 @@ import SimpleITK as sitk
 from fault_inputs import CASES, LABELS
 from filelock import FileLock
 
-from nnunet_ext import phantom
-from nnunet_ext.cli import main
+from nnunet_ext.cli.main import main
+from nnunet_ext.phantom import making as phantom
 
 #: Of the phantoms.
 N_SLICES = 43

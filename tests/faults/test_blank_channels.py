@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 from fault_inputs import CASES, copy_cases, edit, slices, write_like
 
-from nnunet_ext.cli import main
+from nnunet_ext.cli.main import main
 
 
 @pytest.mark.parametrize(("channel", "value"), [("T1", 100), ("T2", 0), ("CT", -1000)])

@@ -18,10 +18,10 @@ from fault_inputs import CASES, LABELS, copy_cases, edit, set_raw, slices, write
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
-from nnunet_ext import dicom_cases
-from nnunet_ext.cli import main
-from nnunet_ext.dicom_series import series_grid
-from nnunet_ext.labels import ORGANS, default_label_table
+from nnunet_ext.cases import dicom_cases
+from nnunet_ext.cli.main import main
+from nnunet_ext.dicom.series import series_grid
+from nnunet_ext.labels.table import ORGANS, default_label_table
 
 CHINESE = dict(zip(ORGANS, ("左眼球", "右眼球", "左晶体", "右晶体", "左视神经", "右视神经", "视交叉"), strict=True))
 GB_2312 = b"\x1b$)A"  # the escape sequence of ISO 2022 IR 58

@@ -15,11 +15,11 @@ import pytest
 import SimpleITK as sitk
 from fault_inputs import LABELS, copy_cases, scored
 
-from nnunet_ext.cli import main
-from nnunet_ext.evaluation import evaluate
-from nnunet_ext.evaluation_summary import EvaluationSummary
-from nnunet_ext.geometry import same_grid
-from nnunet_ext.image_io import read_image
+from nnunet_ext.cli.main import main
+from nnunet_ext.evaluation.evaluating import evaluate
+from nnunet_ext.evaluation.summary import EvaluationSummary
+from nnunet_ext.images.geometry import same_grid
+from nnunet_ext.images.reading import read_image
 
 HD95_MM = 2.456  # the phantom's voxel: predictions are moved by one along x
 SHEAR = 5e-4

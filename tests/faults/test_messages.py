@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from fault_inputs import CASES, LABELS, copy_cases, edit, scored, slices
 
-from nnunet_ext.cli import _run, main
-from nnunet_ext.labels import ORGANS
+from nnunet_ext.cli.main import _run, main
+from nnunet_ext.labels.table import ORGANS
 
 TABLE = "[labels]\n" + "".join(f'{organ} = ["{organ}"]\n' for organ in ORGANS)
 DATASET_JSON = {"channel_names": {"0": "CT", "1": "T1", "2": "T2"}, "labels": LABELS, "file_ending": ".nii.gz"}
@@ -449,7 +449,7 @@ def test_a_case_that_our_own_mistake_stops_is_named_and_the_others_are_converted
 
 
 def test_a_case_that_our_own_mistake_keeps_from_being_scored_is_named(folder: Path, capsys, monkeypatch):
-    from nnunet_ext import evaluation as module
+    from nnunet_ext.evaluation import evaluating as module
 
     monkeypatch.setattr(module, "score_organ", lambda *a, **k: fail())
     assert main([str(word) for word in evaluation(folder)]) == 1

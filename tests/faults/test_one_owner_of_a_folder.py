@@ -18,7 +18,7 @@ import SimpleITK as sitk
 from fault_inputs import CASES, copy_cases, scored, write_like
 from worker_functions import is_running, until
 
-from nnunet_ext.cli import main
+from nnunet_ext.cli.main import main
 from nnunet_ext.dataset_conversion.triplets import convert
 from nnunet_ext.folder_lock import LOCK, owned_file, owned_folder
 
@@ -34,7 +34,7 @@ from nnunet_ext.dataset_conversion import triplets
 if __name__ != "__main__":
     triplets._move_case = lambda *_: wait_for_ever(Path(os.environ["STARTED"]))
 else:
-    from nnunet_ext.cli import command
+    from nnunet_ext.cli.main import command
     command()
 """
 

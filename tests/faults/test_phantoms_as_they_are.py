@@ -7,8 +7,8 @@ import pytest
 import SimpleITK as sitk
 from fault_inputs import CASES, copy_cases
 
-from nnunet_ext.geometry import to_canonical
-from nnunet_ext.phantom import make_phantoms
+from nnunet_ext.images.geometry import to_canonical
+from nnunet_ext.phantom.making import make_phantoms
 
 
 def test_phantoms_as_dicom_and_as_files_convert_to_their_labels(

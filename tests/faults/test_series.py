@@ -12,7 +12,7 @@ import pytest
 from fault_inputs import CASES, copy_cases, edit, slices
 from pydicom.uid import generate_uid
 
-from nnunet_ext.dicom_series import classify, find_series, series_grid
+from nnunet_ext.dicom.series import classify, find_series, series_grid
 
 
 @pytest.fixture

@@ -19,11 +19,11 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_ext import roi
+from nnunet_ext.cascade import roi
+from nnunet_ext.cascade.roi import RoiRule, find_roi, label_crop_pass_rate
 from nnunet_ext.plans.cascade_oar_planner import CascadeOARPlanner, CascadeOARPlannerSmall, ScannedCase
-from nnunet_ext.roi import RoiRule, find_roi, label_crop_pass_rate
-from nnunet_ext.schedule import TrainingSchedule
 from nnunet_ext.trainers.cascade_oar_trainer import CascadeOARTrainer, CascadeOARTrainerReference
+from nnunet_ext.training.schedule import TrainingSchedule
 
 NAME = "Dataset501_Heads"
 LABELS = {"background": 0, "Eye_L": 1, "Eye_R": 2, "OpticChiasm": 3}

@@ -27,13 +27,13 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 
-from nnunet_ext import roi
-from nnunet_ext.labels import LEFT_OUT_KEY
-from nnunet_ext.mirroring import LeftRightMirrorTransform
-from nnunet_ext.preprocessor import PROPERTIES_KEY
-from nnunet_ext.roi_dataset import InMemoryDataset, RoiDatasets
+from nnunet_ext.cascade import roi
+from nnunet_ext.cascade.preprocessor import PROPERTIES_KEY
+from nnunet_ext.cascade.roi_dataset import InMemoryDataset, RoiDatasets
+from nnunet_ext.labels.table import LEFT_OUT_KEY
 from nnunet_ext.trainers import cascade_oar_trainer
 from nnunet_ext.trainers.cascade_oar_trainer import CascadeOARTrainer, CascadeOARTrainerReference
+from nnunet_ext.training.mirroring import LeftRightMirrorTransform
 
 LABELS = {"background": 0, "Eye_L": 1, "Eye_R": 2, "OpticChiasm": 3}
 DATASET = {"channel_names": {"0": "CT", "1": "T1", "2": "T2"}, "labels": LABELS, "file_ending": ".nii.gz"}

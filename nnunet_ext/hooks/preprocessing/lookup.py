@@ -7,7 +7,7 @@ that is wanted (PEP 562), so a stock nnU-Net command never imports, and is never
 from importlib import import_module
 
 LOOKUPS = {
-    "CascadeOARPreprocessor": "nnunet_ext.preprocessor",
+    "CascadeOARPreprocessor": "nnunet_ext.cascade.preprocessor",
 }
 
 

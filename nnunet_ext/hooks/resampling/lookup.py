@@ -8,8 +8,8 @@ from collections.abc import Callable
 from importlib import import_module
 
 LOOKUPS = {
-    "resample_image": "nnunet_ext.resampling",
-    "resample_label_map": "nnunet_ext.resampling",
+    "resample_image": "nnunet_ext.cascade.resampling",
+    "resample_label_map": "nnunet_ext.cascade.resampling",
 }
 
 

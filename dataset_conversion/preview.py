@@ -1,0 +1,535 @@
+"""A picture of every step of the conversion, and one page that shows all cases: `conversion.html`.
+
+Per case: couch and mask, bias field, window, alignment of the channels, labels. Each title says what to look for. The
+pictures follow `overlays`: radiological view, directions at the edges, a scale in mm.
+"""
+
+from __future__ import annotations
+
+import html
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import SimpleITK as sitk
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from nnunet_ext.cases.preparing import Channels
+from nnunet_ext.cleaning.body import AIR_HU, FAINT_HU, body_mask_array
+from nnunet_ext.files import write_text, written_whole
+from nnunet_ext.images.channels import is_ct
+from nnunet_ext.images.geometry import resample_to, same_grid, to_canonical
+from nnunet_ext.images.source_files import FileCount
+from nnunet_ext.pictures.overlays import (
+    CT_WINDOW_HU,
+    PLANES,
+    draw_case,
+    draw_marks,
+    draw_picture,
+    picture_spacing_mm,
+    slice_picture,
+)
+
+FOLDER = "preview"
+PAGE = "conversion.html"
+#: Air, foam, mask and skin differ; bone need not.
+WIDE_WINDOW_HU = (-1000.0, 300.0)
+BONE_HU = 250.0
+#: A label volume is marked where it is this far from the median of the cases: in robust standard deviations, and as a share.
+FAR_DEVIATIONS, FAR_SHARE = 3.5, 0.25
+#: Volumes are compared from this many cases on.
+LEAST_CASES = 5
+_DPI = 72
+_GREEN, _YELLOW = "#5cff6a", "#fff04d"
+
+
+# ------------------------------------------------------------------------------------------------- pictures of a case
+
+
+def draw_previews(
+    case: str,
+    out: Path,
+    *,
+    originals: Mapping[str, sitk.Image],
+    channels: Channels,
+    labels: np.ndarray | None = None,
+    label_values: Mapping[str, int] | None = None,
+    pairs: Sequence[tuple[str, str]] | None = None,
+) -> list[str]:
+    """Write one PNG per step of one case into a folder.
+
+    Args:
+        case: Name in the titles.
+        out: Folder; made if needed.
+        originals: Channel name -> image as read.
+        channels: What `prepare_channels` made of them.
+        labels: Label map `(Z, Y, X)` on the grid of the channels, or None.
+        label_values: Organ -> label value.
+        pairs: Left and right organs, which share slices; None: by name.
+
+    Returns:
+        Names of the files, in the order of the steps. Steps that were not done have no picture.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    grid = next(iter(channels.images.values()))
+    volumes = {name: sitk.GetArrayViewFromImage(image) for name, image in channels.images.items()}
+    views = _views(channels.body, labels)
+    ct = next((name for name in volumes if is_ct(name)), None)
+    figures: dict[str, Figure] = {}
+    if ct is not None:
+        before = sitk.GetArrayFromImage(to_canonical(originals[ct]))  # a copy: a view would outlive its image
+        cleaned = before
+        if channels.record[ct].get("couch_and_mask_removed_ml") is not None:
+            cleaned = np.where(channels.body, before, np.asarray(min(AIR_HU, before.min()), before.dtype))
+            windowed = channels.record[ct].get("window_hu") is not None
+            shown = cleaned if windowed else volumes[ct]
+            # The skin's soft edge, below -500 HU, is kept and no loss; a window hides what was kept.
+            taken = ~channels.body & (before > FAINT_HU) & ((before > -500) if windowed else (shown < before))
+            figures["1_couch_and_mask"] = _draw_cleaning(case, grid, before, shown, taken, channels, ct, views)
+        if (channels.record[ct].get("window_hu")) is not None:
+            figures["3_window"] = _draw_window(
+                case, grid, cleaned, volumes[ct], channels.record[ct]["window_hu"], views
+            )
+    if channels.n4_pairs:
+        figures["2_bias_field"] = _draw_bias(case, channels)
+    if len(volumes) > 1:
+        figures["4_alignment"] = _draw_alignment(case, grid, originals, channels, views)
+    if labels is not None and label_values:
+        present = {organ: value for organ, value in label_values.items() if (labels == value).any()}
+        if present:
+            figures["5_labels"] = draw_case(case, grid, volumes, labels, None, labels=dict(label_values), pairs=pairs)
+    files = []
+    for name, figure in sorted(figures.items()):
+        _save(figure, out / f"{name}.png", dpi=50 if name == "5_labels" else _DPI)
+        files.append(f"{name}.png")
+    return files
+
+
+def _save(figure: Figure, path: Path, *, dpi: int) -> None:
+    figure.set_dpi(dpi)
+    figure.canvas.draw()
+    picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])
+    with written_whole(path) as temporary:
+        # 128 colours are a third of the size and look the same: nearly all of it is grey.
+        picture.quantize(128, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(temporary, format="PNG")
+
+
+def _views(body: np.ndarray, labels: np.ndarray | None) -> list[tuple[str, int]]:
+    """An axial slice through the organs, or the upper third of the body, and the sagittal one through its middle."""
+    solid = body if body.any() else np.ones(body.shape, bool)
+    z = np.flatnonzero(solid.any(axis=(1, 2)))
+    x = np.flatnonzero(solid.any(axis=(0, 1)))
+    axial = int(z[len(z) // 2])
+    if labels is not None and labels.any():
+        axial = int(np.argmax(np.count_nonzero(labels, axis=(1, 2))))
+    return [("axial", axial), ("sagittal", int((x[0] + x[-1]) // 2))]
+
+
+def _sheet(
+    case: str, title: str, n_rows: int, n_columns: int, *, aspects: Sequence[float], width: float = 3.1
+) -> tuple[Figure, list]:
+    """A black figure with rows of pictures; `aspects`: height / width of each row."""
+    heights = [width * min(max(aspect, 0.5), 1.6) for aspect in aspects]
+    figure = Figure(figsize=(width * n_columns, sum(heights) + 0.8 + 0.26 * n_rows), dpi=_DPI, facecolor="black")
+    FigureCanvasAgg(figure)
+    height = figure.get_figheight()
+    spec = figure.add_gridspec(
+        n_rows, n_columns, height_ratios=heights, left=0.005, right=0.995, bottom=0.006, top=1 - 0.98 / height,
+        wspace=0.015, hspace=0.26 * n_rows / sum(heights),
+    )  # fmt: skip
+    style = {"color": "white", "ha": "left", "va": "top", "x": 0.008}
+    figure.text(y=1 - 0.06 / height, s=case, fontsize=12, fontweight="bold", **style)
+    figure.text(y=1 - 0.3 / height, s=textwrap.fill(title, round(13.5 * figure.get_figwidth())), fontsize=10, **style)
+    return figure, [[figure.add_subplot(spec[r, c]) for c in range(n_columns)] for r in range(n_rows)]
+
+
+def _aspect(shape: Sequence[int], spacing_mm: Sequence[float], plane: str) -> float:
+    rows, columns = (
+        n * mm for axis, (n, mm) in enumerate(zip(shape, spacing_mm, strict=True)) if axis != PLANES[plane][0]
+    )
+    return rows / columns
+
+
+def _crop(body: np.ndarray, spacing_mm: Sequence[float], margin_mm: float) -> tuple[slice, ...]:
+    """The body's box with a margin that shows couch and mask; a 512 x 512 picture is mostly air."""
+    if not body.any():
+        return (slice(None),) * 3
+    box = []
+    for axis in range(3):
+        filled = np.flatnonzero(body.any(axis=tuple(a for a in range(3) if a != axis)))
+        margin = round(margin_mm / spacing_mm[axis])
+        box.append(slice(max(0, int(filled[0]) - margin), int(filled[-1]) + margin + 1))
+    return tuple(box)
+
+
+def _fullest(mask: np.ndarray, axis: int, box: tuple[slice, ...]) -> int:
+    """Index, in the volume `box` was cut from, of the slice with most of a mask; of the middle half of the slices."""
+    n = mask.shape[axis]
+    area = np.count_nonzero(mask, axis=tuple(a for a in range(3) if a != axis))[n // 4 : n - n // 4]
+    return int(np.argmax(area)) + n // 4 + (box[axis].start or 0)
+
+
+def _show(
+    axes: Axes,
+    picture: np.ndarray,
+    plane: str,
+    pixel_mm: tuple[float, float],
+    window: tuple[float, float],
+    title: str = "",
+) -> None:
+    draw_picture(axes, picture, pixel_mm, window)
+    draw_marks(axes, plane, (0.0, picture.shape[1] * pixel_mm[1], 0.0, picture.shape[0] * pixel_mm[0]))
+    if title:
+        axes.set_title(title, color="white", fontsize=9.5, pad=3)
+
+
+def _tint(axes: Axes, mask: np.ndarray, pixel_mm: tuple[float, float], colour: tuple[float, float, float]) -> None:
+    rgba = np.zeros((*mask.shape, 4), np.float32)
+    rgba[mask] = (*colour, 0.75)
+    extent = (
+        -0.5 * pixel_mm[1],
+        (mask.shape[1] - 0.5) * pixel_mm[1],
+        (mask.shape[0] - 0.5) * pixel_mm[0],
+        -0.5 * pixel_mm[0],
+    )
+    axes.imshow(rgba, extent=extent, interpolation="nearest", aspect="equal")
+
+
+def _outline(axes: Axes, mask: np.ndarray, pixel_mm: tuple[float, float], colour: str, width: float = 0.9) -> None:
+    if mask.any() and not mask.all():
+        x_mm, y_mm = np.arange(mask.shape[1]) * pixel_mm[1], np.arange(mask.shape[0]) * pixel_mm[0]
+        axes.contour(x_mm, y_mm, mask.astype(np.float32), levels=[0.5], colors=[colour], linewidths=width)
+
+
+def _grey_window(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(values[:: max(1, values.size // 200_000)], (1.0, 99.5)) if values.size else (0.0, 1.0)
+    return (float(low), float(high)) if high > low else (float(low), float(low) + 1.0)
+
+
+def _draw_cleaning(
+    case: str,
+    grid: sitk.Image,
+    before: np.ndarray,
+    cleaned: np.ndarray,
+    taken: np.ndarray,
+    channels: Channels,
+    ct: str,
+    views: list,
+) -> Figure:
+    spacing_mm = grid.GetSpacing()[::-1]
+    box = _crop(channels.body, spacing_mm, 60.0)
+    taken = taken[box]
+    views = [("axial", _fullest(taken, 0, box)) if taken.any() else views[0], views[1]]
+    record = channels.record[ct]
+    title = (
+        f"Couch and mask: {record['couch_and_mask_removed_ml']:.0f} mL taken off (red). "
+        "Nothing of the patient may be red; no couch or mask may be left on the right."
+    )
+    shape = before[box].shape
+    figure, axes = _sheet(case, title, len(views), 3, aspects=[_aspect(shape, spacing_mm, plane) for plane, _ in views])
+    for row, (plane, index) in zip(axes, views, strict=True):
+        at = index - (box[PLANES[plane][0]].start or 0)
+        pixel_mm = picture_spacing_mm(spacing_mm, plane)
+        old, new = (slice_picture(a[box], plane, at) for a in (before, cleaned))
+        _show(row[0], old, plane, pixel_mm, WIDE_WINDOW_HU, f"before, {plane}")
+        _show(row[1], old, plane, pixel_mm, WIDE_WINDOW_HU, "taken off")
+        _tint(row[1], slice_picture(taken, plane, at), pixel_mm, (1.0, 0.25, 0.2))
+        _show(row[2], new, plane, pixel_mm, WIDE_WINDOW_HU, "after")
+    return figure
+
+
+def _draw_window(
+    case: str, grid: sitk.Image, cleaned: np.ndarray, after: np.ndarray, window_hu: Sequence[float], views: list
+) -> Figure:
+    low, high = (float(v) for v in window_hu)
+    spacing_mm = grid.GetSpacing()[::-1]
+    title = f"Window {low:g}..{high:g} HU: soft tissue keeps its contrast, everything beyond is cut off."
+    figure, axes = _sheet(case, title, 1, 2, aspects=[_aspect(after.shape, spacing_mm, "axial")])
+    plane, index = views[0]
+    pixel_mm = picture_spacing_mm(spacing_mm, plane)
+    for a, volume, window, text in zip(
+        axes[0], (cleaned, after), (WIDE_WINDOW_HU, (low, high)), ("before", "after"), strict=True
+    ):
+        _show(
+            a,
+            slice_picture(volume, plane, index),
+            plane,
+            pixel_mm,
+            window,
+            f"{text}, grey scale {window[0]:g}..{window[1]:g} HU",
+        )
+    return figure
+
+
+def _draw_bias(case: str, channels: Channels) -> Figure:
+    names = list(channels.n4_pairs)
+    shapes = {name: pair[0].GetSize()[::-1] for name, pair in channels.n4_pairs.items()}
+    spacings = {name: pair[0].GetSpacing()[::-1] for name, pair in channels.n4_pairs.items()}
+    ranges = ", ".join(
+        f"{name} {channels.record[name]['n4_field'][0]:.2f}..{channels.record[name]['n4_field'][1]:.2f}"
+        for name in names
+    )
+    title = f"Bias field (factor {ranges}): smooth, no anatomy in it; one tissue must be equally bright everywhere."
+    figure, axes = _sheet(
+        case, title, len(names), 3, aspects=[_aspect(shapes[name], spacings[name], "axial") for name in names]
+    )
+    for row, name in zip(axes, names, strict=True):
+        before, after = (sitk.GetArrayViewFromImage(image) for image in channels.n4_pairs[name])
+        index = before.shape[0] // 2
+        body = body_mask_array(after, spacing_mm=spacings[name], is_ct=False)
+        old, new = (np.asarray(a[index], np.float32) for a in (before, after))
+        window = _grey_window(before)
+        pixel_mm = picture_spacing_mm(spacings[name], "axial")
+        with np.errstate(divide="ignore", invalid="ignore"):
+            field = np.where((new > 0) & (old > 0) & body[index], old / new, np.nan)
+        _show(row[0], old, "axial", pixel_mm, window, f"{name} before")
+        _show(row[1], field, "axial", pixel_mm, (0.7, 1.3), "field, blue 0.7 .. red 1.3")
+        row[1].images[0].set_cmap("coolwarm")
+        _show(row[2], new, "axial", pixel_mm, window, f"{name} after")
+    return figure
+
+
+def _draw_alignment(
+    case: str, grid: sitk.Image, originals: Mapping[str, sitk.Image], channels: Channels, views: list
+) -> Figure:
+    """Per channel beside the reference: the reference's outlines on it, and a chess board of both, before and after."""
+    names = list(channels.images)
+    reference = next((name for name in names if is_ct(name)), names[0])
+    others = [name for name in names if name != reference]
+    spacing_mm = grid.GetSpacing()[::-1]
+    box = _crop(channels.body, spacing_mm, 10.0)
+    fixed = sitk.GetArrayViewFromImage(channels.images[reference])[box]
+    body = channels.body[box]
+    window_hu = channels.record[reference].get("window_hu") or (-np.inf, np.inf)  # may end below bone
+    bone = fixed >= min(BONE_HU, window_hu[1]) if is_ct(reference) else np.zeros(fixed.shape, bool)
+    registered = [name for name in others if "registration" in channels.record[name]]
+    title = (
+        f"Alignment with {reference}: its skin (green) and bone (yellow) must lie on those of the MR; "
+        "no steps in the chess boards."
+    )
+    lines = []  # per channel: image, heading, chess board
+    for name in others:
+        image, columns = channels.images[name], []
+        if name in registered:
+            before = to_canonical(originals[name])
+            before = before if same_grid(before, grid) else resample_to(before, grid, interpolation="linear")
+            columns.append((before, f"{name} before registration", False))
+            columns.append((before, f"{reference} and {name} before, 25 mm squares", True))
+        after = " after registration" if name in registered else ""
+        columns.append((image, name + after, False))
+        columns.append((image, f"{reference} and {name}{after[:6]}, 25 mm squares", True))
+        lines.append(columns)
+    if not registered:  # two columns per channel: side by side
+        lines = [[column for columns in lines for column in columns]]
+    n_columns = max(map(len, lines))
+    rows = [(*view, line) for line in lines for view in views]
+    aspects = [_aspect(fixed.shape, spacing_mm, plane) for plane, _, _ in rows]
+    figure, axes = _sheet(case, title, len(rows), n_columns, aspects=aspects, width=2.5)
+    fixed_window = CT_WINDOW_HU if is_ct(reference) else _grey_window(fixed[body])
+    moving = {id(image): sitk.GetArrayFromImage(image)[box] for line in lines for image, _, _ in line}
+    windows = {key: _grey_window(array[body]) for key, array in moving.items()}
+    for row, (plane, index, line) in zip(axes, rows, strict=True):
+        for unused in row[len(line) :]:
+            unused.set_axis_off()
+        at = index - (box[PLANES[plane][0]].start or 0)
+        pixel_mm = picture_spacing_mm(spacing_mm, plane)
+        here, skin, hard = (slice_picture(a, plane, at) for a in (fixed, body, bone))
+        for picture, (image, heading, board) in zip(row, line, strict=False):
+            there, window = slice_picture(moving[id(image)], plane, at), windows[id(image)]
+            if board:
+                grey = [np.clip((p - w[0]) / (w[1] - w[0]), 0, 1) for p, w in ((here, fixed_window), (there, window))]
+                squares = [np.arange(n) * mm // 25.0 for n, mm in zip(here.shape, pixel_mm, strict=True)]
+                odd = (squares[0][:, None] + squares[1][None]) % 2 == 0
+                _show(picture, np.where(odd, *grey), plane, pixel_mm, (0.0, 1.0), heading)
+            else:
+                _show(picture, there, plane, pixel_mm, window, heading)
+                _outline(picture, hard, pixel_mm, _YELLOW, 0.5)
+                _outline(picture, skin, pixel_mm, _GREEN)
+    return figure
+
+
+# ------------------------------------------------------------------------------------------- the page of all cases
+
+
+def write_conversion_page(
+    dataset: Path,
+    *,
+    cases: Sequence[Mapping],
+    failed: Mapping[str, str],
+    label_names: Sequence[str] = (),
+    files: FileCount | None = None,
+) -> Path:
+    """Write `conversion.html` at the top of a dataset: failures and warnings first, then one row per case.
+
+    The page needs no network; it shows the pictures of `draw_previews` in `preview/CASE/` where they are.
+
+    Args:
+        dataset: The dataset's folder.
+        cases: Provenance of the converted cases, as the converter writes it.
+        failed: Case -> reason.
+        label_names: Organs in label order.
+        files: What became of every file below the source.
+
+    Returns:
+        The page.
+    """
+    volumes = {record["identifier"]: _label_volumes_ml(record) for record in cases}
+    marks = _far_volumes(volumes, label_names)
+    notes = {
+        record["identifier"]: [*record.get("warnings", ()), *marks.get(record["identifier"], {}).values()]
+        for record in cases
+    }
+    ordered = sorted(cases, key=lambda record: (-len(notes[record["identifier"]]), record["identifier"]))
+    n_noted = sum(bool(lines) for lines in notes.values())
+    parts = [
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
+        f"<title>{_text(dataset.name)}: conversion</title><style>{_STYLE}</style>",
+        f"<h1>{_text(dataset.name)}</h1><p class=sum><b>{len(cases)}</b> cases converted, "
+        f"<b class={'bad' if failed else 'good'}>{len(failed)} failed</b>, "
+        f"<b class={'warn' if n_noted else 'good'}>{n_noted} with something to look at</b>. Worst first. "
+        "Click a picture to enlarge it. Patient's right is on the left.</p>",
+    ]
+    if files is not None:
+        parts.append(f"<p class=sum>{_text(files)}</p>")
+    if failed:
+        rows = "".join(f"<tr><td><b>{_text(case)}</b><td>{_text(reason)}" for case, reason in failed.items())
+        parts.append(f"<h2 class=bad>Failed: not converted</h2><table class=list>{rows}</table>")
+    if n_noted:
+        rows = "".join(
+            f"<tr><td><a href='#{_text(name)}'>{_text(name)}</a><td>{'<br>'.join(map(_text, lines))}"
+            for name, lines in ((record["identifier"], notes[record["identifier"]]) for record in ordered)
+            if lines
+        )
+        parts.append(f"<h2 class=warn>Look at these</h2><table class=list>{rows}</table>")
+    parts.append("<h2>All cases</h2>")
+    parts += [
+        _case_html(
+            dataset,
+            record,
+            notes[record["identifier"]],
+            volumes[record["identifier"]],
+            marks.get(record["identifier"], {}),
+        )
+        for record in ordered
+    ]
+    path = dataset / PAGE
+    write_text("\n".join(parts) + "\n", path)
+    return path
+
+
+def _label_volumes_ml(record: Mapping) -> dict[str, float]:
+    """Organ -> mL on the grid of the images; empty without labels."""
+    counts = (record.get("label_voxels") or {}).get("after", {})
+    spacing_mm = record["channels"][record["reference_channel"]]["spacing_mm"]
+    return {organ: n * float(np.prod(spacing_mm)) / 1000 for organ, n in counts.items()}
+
+
+def _far_volumes(volumes: Mapping[str, Mapping[str, float]], organs: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Case -> organ -> what is odd about its volume, against the median of all cases that have the organ."""
+    marks: dict[str, dict[str, str]] = {}
+    for organ in organs:
+        found = {case: v[organ] for case, v in volumes.items() if v.get(organ, 0) > 0}
+        if len(found) < LEAST_CASES:
+            continue
+        middle = median(found.values())
+        spread = 1.4826 * median(abs(v - middle) for v in found.values())
+        for case, v in found.items():
+            if abs(v - middle) > max(FAR_DEVIATIONS * spread, FAR_SHARE * middle):
+                marks.setdefault(case, {})[organ] = (
+                    f"{organ} has {v:.2f} mL, the median of the cases is {middle:.2f} mL"
+                )
+    return marks
+
+
+def _case_html(
+    dataset: Path, record: Mapping, notes: Sequence[str], volumes: Mapping[str, float], marks: Mapping[str, str]
+) -> str:
+    name = record["identifier"]
+    split = "training" if any(file.startswith("labelsTr/") for file in record["outputs"]) else "test"
+    lines = "".join(f"<li>{_text(note)}" for note in notes)
+    channels = "".join(_channel_row(channel, entry) for channel, entry in record["channels"].items())
+    organs = "".join(
+        f"<td class={'bad' if organ in marks or not v else 'ok'}><small>{_text(organ)}</small><br>"
+        + (f"{v:.2f}" if v else "none")
+        for organ, v in volumes.items()
+    )
+    pictures = "".join(
+        f"<a href='{FOLDER}/{_text(name)}/{path.name}'><img loading=lazy src='{FOLDER}/{_text(name)}/{path.name}' "
+        f"alt='{_text(path.stem)}'><br><small>{_text(path.stem.replace('_', ' '))}</small></a>"
+        for path in sorted((dataset / FOLDER / name).glob("*.png"))
+    )
+    return (
+        f"<section id='{_text(name)}' class={'noted' if notes else 'fine'}><h3>{_text(name)} <small>{split}</small></h3>"
+        f"<ul class=warn>{lines}</ul><div class=row><div class=facts>"
+        "<table><tr><th>channel<th>voxels<th>mm<th>what was done</tr>" + channels + "</table>"
+        + (f"<table class=organs><tr><th>mL{organs}</table>" if organs else "")
+        + f"</div><div class=pictures>{pictures}</div></div></section>"
+    )  # fmt: skip
+
+
+def _channel_row(channel: str, entry: Mapping) -> str:
+    done = []
+    if "couch_and_mask_removed_ml" in entry:
+        on_skin = (
+            f", {entry['mask_on_skin_removed_ml']:.0f} of it on the skin" if "mask_on_skin_removed_ml" in entry else ""
+        )
+        done.append(f"couch and mask {entry['couch_and_mask_removed_ml']:.0f} mL{on_skin}")
+    if "body_ml" in entry:
+        done.append(f"body {entry['body_ml']:.0f} mL")
+    if entry.get("voxels_clipped_to_-1024_hu"):
+        done.append(f"{entry['voxels_clipped_to_-1024_hu']} voxels of padding clipped")
+    if "window_hu" in entry:
+        done.append("window {:g}..{:g} HU".format(*entry["window_hu"]))
+    if "registration" in entry:
+        moved = entry["registration"].get("moved_mm")
+        done.append(f"{entry['registration']['kept']} alignment" + (f", moved {moved['mean']:.1f} mm" if moved else ""))
+    if "n4_field" in entry:
+        done.append("N4 field {:.2f}..{:.2f}".format(*entry["n4_field"]))
+    if "coverage" in entry:
+        share = entry["coverage"]
+        done.append(f"<span class={'bad' if share < 0.95 else 'ok'}>covers {share:.0%} of the body</span>")
+    size, spacing = ("x".join(map(str, entry["size"])), "x".join(f"{mm:.3g}" for mm in entry["spacing_mm"]))
+    return f"<tr><th>{_text(channel)}<td>{size}<td>{spacing}<td>{'; '.join(done) or 'as read'}"
+
+
+def _text(value: object) -> str:
+    return html.escape(str(value), quote=True)
+
+
+_STYLE = """
+body{font:14px/1.4 system-ui,sans-serif;margin:14px 16px;color:#1b1f24;background:#fff}
+h1{margin:0;font-size:22px}
+h2{font-size:17px;margin:18px 0 6px}
+h3{margin:0;font-size:15px}
+h3 small{color:#667;font-weight:400}
+.sum{margin:4px 0 12px}
+.bad{color:#b3151b;font-weight:600}
+.warn{color:#8a5200}
+.good{color:#15722e}
+table{border-collapse:collapse}
+th,td{border:1px solid #d8dce2;padding:2px 7px;text-align:left;vertical-align:top;font-weight:400}
+th{background:#f3f5f8;font-weight:600}
+table.list td:first-child{white-space:nowrap}
+section{border:1px solid #d8dce2;border-left:6px solid #2f9e4f;border-radius:4px;padding:8px 10px;margin:8px 0}
+section.noted{border-left-color:#e08a00}
+section ul{margin:2px 0 6px 18px;padding:0}
+section ul:empty{display:none}
+.row{display:flex;flex-wrap:wrap;gap:12px}
+.facts{flex:0 0 350px;font-size:12px}
+.organs{margin-top:6px}
+.organs td,.organs th{padding:1px 3px;font-size:11px}
+.pictures{display:flex;flex:1 1 700px;gap:6px;flex-wrap:wrap;align-content:flex-start}
+.pictures a{color:#556;text-decoration:none;text-align:center}
+.pictures img{height:165px;background:#000;border-radius:2px}
+@media(prefers-color-scheme:dark){body{background:#14171b;color:#dde}
+th{background:#23272e}
+th,td,section{border-color:#3a4048}
+.warn{color:#ffb44d}
+.bad{color:#ff7b72}
+.good{color:#5fd584}}
+"""

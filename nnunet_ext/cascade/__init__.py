@@ -1,0 +1,1 @@
+"""What nnU-Net plugs in besides plans and trainers: network, preprocessor, resampling, region of interest."""

@@ -1,0 +1,255 @@
+"""nnU-Net preprocessor of the cascade: crop to the body, and to the ROI when a localizer's label map comes along."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+from nnunet_ext.cascade import roi
+from nnunet_ext.cleaning.body import body_extent
+from nnunet_ext.images.channels import ct_channels
+
+#: Kept around the body: room for partial volume at the skin and for a cleaner that took a little too much.
+BODY_MARGIN_MM = 10.0
+#: Key under which a case's `properties` say how it was cropped.
+PROPERTIES_KEY = "cascade_oar"
+#: A caller may ask for a box (whole voxels of the uncropped volume, plan axes) in the `properties` it passes in.
+BOX_REQUEST_KEY = "cascade_oar_box"
+
+
+def stored_extents(properties: Mapping) -> dict[int, roi.OrganExtent]:
+    """Where the reference organs of a preprocessed training case lie, from its `properties`.
+
+    Raises:
+        KeyError: If the case was not preprocessed by `CascadeOARPreprocessor`.
+    """
+    return roi.extents_from_numbers(properties[PROPERTIES_KEY]["organ_extents"])
+
+
+def body_box(images: Sequence[np.ndarray], *, spacing_mm: Sequence[float], channel_names: Mapping[str, str]) -> roi.Box:
+    """Bounding box of the patient plus `BODY_MARGIN_MM`: from the CT, or from the first MR where there is no CT.
+
+    nnU-Net's crop to nonzero does nothing for a CT (air is -1000) and everything for an image whose background was set
+    to zero; this box depends on the patient only.
+
+    Args:
+        images: Of every channel, shape `(Z, Y, X)`, as read.
+        spacing_mm: Voxel size along `(Z, Y, X)`.
+        channel_names: nnU-Net's `channel_names` of `dataset.json`.
+
+    Returns:
+        Box along `(Z, Y, X)`; the whole volume where no body is found.
+    """
+    ct = ct_channels(channel_names)
+    image = images[ct[0] if ct else 0]
+    extent = body_extent(image, spacing_mm=spacing_mm, is_ct=bool(ct))
+    if extent is None:
+        return roi.whole(image.shape)
+    margins = [int(np.ceil(BODY_MARGIN_MM / spacing)) for spacing in spacing_mm]
+    return tuple(
+        (max(0, lower - m), min(n, upper + m))
+        for (lower, upper), m, n in zip(extent, margins, image.shape, strict=True)
+    )
+
+
+def shift(box: roi.Box, origin: roi.Box) -> roi.Box:
+    """A box given relative to the lower corner of `origin`, in the coordinates `origin` is given in."""
+    return tuple((lower + o, upper + o) for (lower, upper), (o, _) in zip(box, origin, strict=True))
+
+
+def clip(box: roi.Box, origin: roi.Box) -> roi.Box:
+    """The part of a box inside `origin`, relative to its lower corner: undoes `shift`."""
+    return tuple((max(lower, o) - o, min(upper, end) - o) for (lower, upper), (o, end) in zip(box, origin, strict=True))
+
+
+class CascadeOARPreprocessor(DefaultPreprocessor):
+    """`DefaultPreprocessor` with another crop, recorded the way nnU-Net records its own.
+
+    Every configuration is cropped to the patient's body (`body_box`). A configuration with a previous stage is, at
+    prediction, cropped further to the box that the previous stage's label map votes for (`roi.find_roi`): intensities are
+    normalised with the statistics of the whole body, then only the crop is resampled. The box is stored as
+    `properties['bbox_used_for_cropping']`, so nnU-Net's own export pastes the result back where it came from.
+    `properties['cascade_oar']` says which organs placed the box; without any, nothing is cropped and the segmenter runs
+    over the whole body by sliding window.
+
+    In training the data of a cascaded configuration are those of its parent, uncropped: `cascade/roi_dataset.py` cuts the
+    box out, so that it can be jittered.
+    """
+
+    def run_case_npy(
+        self,
+        data: np.ndarray,
+        seg: np.ndarray | None,
+        properties: dict,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        dataset_json: dict | str,
+    ) -> tuple[np.ndarray, np.ndarray, dict]:
+        """Crop, normalise and resample one case.
+
+        Args:
+            data: Images, shape `(C, Z, Y, X)`.
+            seg: Shape `(1, Z, Y, X)`: the reference label map in training; the localizer's at prediction of a
+                configuration with a previous stage; or None.
+            properties: From the reader; holds `spacing` in mm along `(Z, Y, X)`. Not modified.
+
+        Returns:
+            Images `(C, *plan_axes)` float32, label map `(1, *plan_axes)` (zeros without `seg`), new properties.
+
+        Raises:
+            ValueError: If the sizes of images and label map differ, or a value is not finite.
+        """
+        if seg is not None and seg.shape[1:] != data.shape[1:]:
+            raise ValueError(
+                f"images have size {data.shape[1:]} (Z, Y, X), the label map {seg.shape[1:]}. Both must lie on one grid: "
+                "run nnUNetv2_plan_and_preprocess with --verify_dataset_integrity, or convert with nnunet_ext convert."
+            )
+        images, properties = self.crop_to_body(data, properties, plans_manager, configuration_manager, dataset_json)
+        if seg is None:
+            seg = np.zeros((1, *images.shape[1:]), dtype=np.int8)
+        else:
+            seg = seg.transpose([0, *[i + 1 for i in plans_manager.transpose_forward]])
+            seg = seg[(slice(None), *roi.slices(properties["bbox_used_for_cropping"]))]
+        if configuration_manager.previous_stage_name is not None:
+            images, seg, properties = self.crop_to_roi(images, seg, properties, plans_manager, configuration_manager)
+        grids = self.resampling(images.shape[1:], properties, plans_manager, configuration_manager)
+        images = configuration_manager.resampling_fn_data(images, *grids)
+        seg = configuration_manager.resampling_fn_seg(seg, *grids)
+        return images, seg.astype(np.int16 if seg.max() > 127 else np.int8), properties
+
+    def crop_to_body(
+        self,
+        images: Sequence[np.ndarray],
+        properties: Mapping,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        dataset_json: Mapping,
+    ) -> tuple[np.ndarray, dict]:
+        """Images of the body, normalised; the same for all configurations of a plan that normalise alike.
+
+        Args:
+            images: Of every channel, shape `(Z, Y, X)`. Not modified.
+            properties: With `spacing`. Not modified.
+
+        Returns:
+            Shape `(C, *plan_axes)`, float32, and properties that name the crop as nnU-Net does.
+
+        Raises:
+            ValueError: If a value is not finite.
+        """
+        if bad := [c for c, image in enumerate(images) if not np.isfinite(image).all()]:
+            raise ValueError(f"channels {bad} hold NaN or infinite values. Replace them, or leave the case out.")
+        forward = plans_manager.transpose_forward
+        body = body_box(images, spacing_mm=properties["spacing"], channel_names=dataset_json["channel_names"])
+        body = tuple(body[i] for i in forward)
+        cropped = np.empty((len(images), *(upper - lower for lower, upper in body)), np.float32)
+        for channel, image in zip(cropped, images, strict=True):
+            channel[...] = image.transpose(forward)[roi.slices(body)]
+        everywhere = np.broadcast_to(np.int8(0), (1, *cropped.shape[1:]))
+        cropped = self._normalize(
+            cropped, everywhere, configuration_manager, plans_manager.foreground_intensity_properties_per_channel
+        )
+        return cropped, {
+            **properties,
+            "shape_before_cropping": tuple(images[0].shape[i] for i in forward),
+            "bbox_used_for_cropping": [list(b) for b in body],
+            "shape_after_cropping_and_before_resampling": cropped.shape[1:],
+        }
+
+    def crop_to_roi(
+        self,
+        images: np.ndarray,
+        seg: np.ndarray,
+        properties: Mapping,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+    ) -> tuple[np.ndarray, np.ndarray, dict]:
+        """The ROI of what `crop_to_body` returned; views, so intensities keep the statistics of the whole body.
+
+        An MR z-score of the crop alone would shift with the crop.
+
+        Args:
+            images: Shape `(C, *plan_axes)`.
+            seg: The localizer's label map, shape `(1, *plan_axes)`.
+            properties: Not modified.
+        """
+        properties = dict(properties)
+        body = tuple(tuple(b) for b in properties["bbox_used_for_cropping"])
+        rule = roi.RoiRule.from_plan(configuration_manager.configuration["roi"])
+        spacing = [properties["spacing"][i] for i in plans_manager.transpose_forward]
+        decision = roi.find_roi(seg[0], rule, spacing_mm=spacing)
+        if (request := properties.pop(BOX_REQUEST_KEY, None)) is not None:
+            decision = replace(decision, box=clip(request, body))
+        images, seg = (a[(slice(None), *roi.slices(decision.box))] for a in (images, seg))
+        properties[PROPERTIES_KEY] = {
+            "found": decision.found,
+            "voters": list(decision.voters),
+            "outliers": list(decision.outliers),
+        }
+        properties["bbox_used_for_cropping"] = [list(b) for b in shift(decision.box, body)]
+        properties["shape_after_cropping_and_before_resampling"] = images.shape[1:]
+        return images, seg, properties
+
+    @staticmethod
+    def resampling(
+        shape: Sequence[int],
+        properties: Mapping,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+    ) -> tuple[np.ndarray, list[float], list[float]]:
+        """New shape, current and new spacing: what nnU-Net's resampling functions take."""
+        spacing = [properties["spacing"][i] for i in plans_manager.transpose_forward]
+        return (
+            compute_new_shape(shape, spacing, configuration_manager.spacing),
+            spacing,
+            configuration_manager.spacing,
+        )
+
+    def run_case_save(
+        self,
+        output_filename_truncated: str,
+        image_files: list[str],
+        seg_file: str,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        dataset_json: dict | str,
+    ) -> None:
+        """Preprocess and save one training case: body crop only, reference label map, organ extents in `properties`."""
+        whole_body = ConfigurationManager({**configuration_manager.configuration, "previous_stage": None})
+        try:
+            super().run_case_save(
+                output_filename_truncated, image_files, seg_file, plans_manager, whole_body, dataset_json
+            )
+        except ValueError as e:
+            raise ValueError(f"{image_files[0]} (and its other channels): {e}") from e
+
+    def run_case(
+        self,
+        image_files: list[str],
+        seg_file: str | None,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        dataset_json: dict | str,
+    ) -> tuple[np.ndarray, np.ndarray, dict]:
+        """See `run_case_npy`; reads the files with the plan's reader, and says aloud when the localizer found nothing."""
+        data, seg, properties = super().run_case(
+            image_files, seg_file, plans_manager, configuration_manager, dataset_json
+        )
+        if not properties.get(PROPERTIES_KEY, {}).get("found", True):
+            print(
+                f"WARNING: {seg_file}: the localizer found no organ; the segmenter runs over the whole body instead of the "
+                "ROI. Check the images and the result."
+            )
+        if seg_file is not None and configuration_manager.previous_stage_name is None:
+            labels = plans_manager.get_label_manager(dataset_json)
+            properties["class_locations"] = self._sample_foreground_locations(
+                seg, labels.foreground_regions if labels.has_regions else labels.foreground_labels
+            )
+            extents = roi.organ_extents(seg[0], spacing_mm=configuration_manager.spacing)
+            properties[PROPERTIES_KEY] = {"organ_extents": roi.extents_to_numbers(extents)}
+        return data, seg, properties

@@ -1,0 +1,408 @@
+"""The region of interest of the segmenter: one rule, label map of the localizer -> box.
+
+Every organ found VOTES for the centre of the box: the plan stores how far each organ lies from the centre in the
+training labels, so two eyes suffice to place a box that also holds the chiasm. Used at prediction (preprocessor), in
+training (dataset) and in the end-to-end validation (dataset); nothing else in the package decides where a box lies.
+
+Positions are in mm from the outer edge of the array's first voxel, along the array's own axes: voxel `i` spans
+`[i * spacing, (i + 1) * spacing]`. Edges, not voxel centres, because nnU-Net's resampling keeps the edges of a volume in
+place: a position in mm is then the same on the original and on the resampled grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+from scipy import ndimage
+
+Box = tuple[tuple[int, int], ...]
+
+#: Components smaller than this share of an organ's largest one are taken for false positives of the localizer.
+MIN_COMPONENT_SHARE = 0.25
+#: Spread given to an organ seen in one case only, and the least spread believed: labels are drawn to about a voxel.
+MIN_SPREAD_MM = 1.0
+#: A vote further from the others than this many spreads (but never nearer than `MIN_OUTLIER_MM`) is dropped.
+OUTLIER_SPREADS = 4.0
+MIN_OUTLIER_MM = 15.0
+#: An organ fits a crop of given size that holds it wholly in this share of the training cases: the typical one. The rare
+#: larger one is not lost, for patches slide over the ROI.
+FITTING_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class OrganExtent:
+    """One organ of one case: centroid and bounding box, each `(3,)` in mm along the array's axes, and its volume."""
+
+    centroid_mm: tuple[float, ...]
+    lower_mm: tuple[float, ...]
+    upper_mm: tuple[float, ...]
+    volume_ml: float
+
+
+def extents_to_numbers(extents: Mapping[int, OrganExtent]) -> dict[int, dict[str, list[float] | float]]:
+    """Extents as plain numbers, for files: label value -> field of `OrganExtent` -> mm or mL."""
+    return {
+        value: {
+            "centroid_mm": [float(x) for x in extent.centroid_mm],
+            "lower_mm": [float(x) for x in extent.lower_mm],
+            "upper_mm": [float(x) for x in extent.upper_mm],
+            "volume_ml": float(extent.volume_ml),
+        }
+        for value, extent in extents.items()
+    }
+
+
+def extents_from_numbers(stored: Mapping[int, Mapping | OrganExtent]) -> dict[int, OrganExtent]:
+    """The reverse of `extents_to_numbers`. Until version 0.1.0 files held the objects themselves, which are taken too."""
+    return {
+        value: extent
+        if isinstance(extent, OrganExtent)
+        else OrganExtent(
+            tuple(extent["centroid_mm"]), tuple(extent["lower_mm"]), tuple(extent["upper_mm"]), extent["volume_ml"]
+        )
+        for value, extent in stored.items()
+    }
+
+
+@dataclass(frozen=True)
+class RoiRule:
+    """What the plan stores about the ROI; axes are the plan's (after `transpose_forward`).
+
+    Attributes:
+        size_mm: Edge lengths of the box.
+        offset_mm: Label value -> organ centroid minus box centre, median over the training cases.
+        spread_mm: Label value -> typical distance of an organ's vote from the box centre; small means reliable.
+        jitter_mm: Largest shift of the box in training along each axis, uniform: the localizer's expected error.
+        left_out: Label values of organs too large for the patch. They vote, but the segmenter takes them for background.
+    """
+
+    size_mm: tuple[float, ...]
+    offset_mm: Mapping[int, tuple[float, ...]]
+    spread_mm: Mapping[int, float]
+    jitter_mm: float = 0.0
+    left_out: tuple[int, ...] = ()
+
+    def to_plan(self) -> dict:
+        """The rule as plain JSON types."""
+        plan = asdict(self)
+        plan["offset_mm"] = {str(k): [float(x) for x in v] for k, v in self.offset_mm.items()}
+        plan["spread_mm"] = {str(k): float(v) for k, v in self.spread_mm.items()}
+        plan["size_mm"] = [float(x) for x in self.size_mm]
+        plan["left_out"] = [int(k) for k in self.left_out]
+        return plan
+
+    @classmethod
+    def from_plan(cls, plan: Mapping) -> RoiRule:
+        """Read back what `to_plan` wrote.
+
+        Raises:
+            ValueError: If a key is missing: the plans were made by another version or edited.
+        """
+        try:
+            return cls(
+                size_mm=tuple(float(x) for x in plan["size_mm"]),
+                offset_mm={int(k): tuple(float(x) for x in v) for k, v in plan["offset_mm"].items()},
+                spread_mm={int(k): float(v) for k, v in plan["spread_mm"].items()},
+                jitter_mm=float(plan["jitter_mm"]),
+                left_out=tuple(int(k) for k in plan.get("left_out", ())),
+            )
+        except KeyError as e:
+            raise ValueError(f"the plan's 'roi' has no {e}. Plan the dataset again with -pl CascadeOARPlanner.") from e
+
+
+@dataclass(frozen=True)
+class RoiDecision:
+    """Where the box lies and why.
+
+    Attributes:
+        centre_mm: Centre of the box, or None where no organ was found (the box is then the whole volume).
+        box: `((lower, upper), ...)` in voxels, upper excluded.
+        voters: Label values whose votes were used.
+        outliers: Label values found but overruled by the others.
+    """
+
+    centre_mm: tuple[float, ...] | None
+    box: Box
+    voters: tuple[int, ...] = ()
+    outliers: tuple[int, ...] = ()
+
+    @property
+    def found(self) -> bool:
+        """False where the localizer found no organ, so that the box is the whole volume."""
+        return self.centre_mm is not None
+
+
+def organ_extents(label_map: np.ndarray, *, spacing_mm: Sequence[float], clean: bool = False) -> dict[int, OrganExtent]:
+    """Centroid and bounding box of every label present.
+
+    Args:
+        label_map: Integer array, shape `(Z, Y, X)` or plan axes; 0 and negative values are background.
+        spacing_mm: Voxel size along the same axes.
+        clean: Leave out components smaller than `MIN_COMPONENT_SHARE` of the label's largest one (false positives).
+
+    Returns:
+        Label value -> extent; absent labels have no entry.
+    """
+    label_map = np.asarray(label_map)
+    if label_map.dtype.kind != "i":
+        label_map = label_map.astype(np.int32)
+    spacing = np.asarray(spacing_mm, dtype=float)
+    extents = {}
+    for value, where in enumerate(ndimage.find_objects(np.maximum(label_map, 0)), start=1):
+        if where is None:
+            continue
+        mask = label_map[where] == value
+        if clean:
+            components, n = ndimage.label(mask, structure=np.ones((3,) * mask.ndim))
+            if n > 1:
+                sizes = np.bincount(components.ravel())
+                sizes[0] = 0
+                mask = (sizes >= MIN_COMPONENT_SHARE * sizes.max())[components]
+        index = np.argwhere(mask) + [s.start for s in where]
+        extents[value] = OrganExtent(
+            centroid_mm=tuple((index.mean(0) + 0.5) * spacing),
+            lower_mm=tuple(index.min(0) * spacing),
+            upper_mm=tuple((index.max(0) + 1) * spacing),
+            volume_ml=float(len(index) * spacing.prod() / 1000),
+        )
+    return extents
+
+
+def vote_centre(
+    extents: Mapping[int, OrganExtent], rule: RoiRule
+) -> tuple[tuple[float, ...] | None, tuple[int, ...], tuple[int, ...]]:
+    """Robust mean of the organs' votes for the box centre.
+
+    Each organ votes `centroid - offset`, weighted by 1 / spread^2. While any vote lies further from the weighted mean of
+    the others than `OUTLIER_SPREADS` spreads of that distance, the worst is dropped (of two that disagree, the less
+    reliable).
+
+    Returns:
+        Centre `(3,)` in mm (None without a vote), labels used, labels dropped.
+    """
+    votes = {k: np.subtract(extents[k].centroid_mm, rule.offset_mm[k]) for k in sorted(extents) if k in rule.offset_mm}
+    if not votes:
+        return None, (), ()
+    weight = {k: 1.0 / max(rule.spread_mm[k], MIN_SPREAD_MM) ** 2 for k in votes}
+    used, dropped = list(votes), []
+
+    def mean(keys: Sequence[int]) -> np.ndarray:
+        return np.average([votes[k] for k in keys], axis=0, weights=[weight[k] for k in keys])
+
+    while len(used) > 1:
+        excess = {}
+        for k in used:
+            others = [o for o in used if o != k]
+            # Of the difference: of two votes that disagree, both are as far off, and the less reliable one goes.
+            spread = np.sqrt(1 / weight[k] + 1 / sum(weight[o] for o in others))
+            limit = max(MIN_OUTLIER_MM, OUTLIER_SPREADS * spread)
+            excess[k] = np.linalg.norm(votes[k] - mean(others)) / limit
+        worst = max(used, key=lambda k: (round(excess[k], 6), rule.spread_mm[k]))
+        if excess[worst] <= 1.0:
+            break
+        used.remove(worst)
+        dropped.append(worst)
+    return tuple(float(x) for x in mean(used)), tuple(used), tuple(dropped)
+
+
+def box_around(
+    centre_mm: Sequence[float], size_mm: Sequence[float], *, spacing_mm: Sequence[float], shape: Sequence[int]
+) -> Box:
+    """Box of whole voxels nearest to a box in mm, never larger than it, inside the volume.
+
+    A box that leaves the volume is moved inside; where the volume is smaller than the box, the box is the volume.
+
+    Args:
+        centre_mm, size_mm: Centre and edge lengths of the wanted box.
+        spacing_mm, shape: Voxel size and size in voxels of the volume, same axes.
+    """
+    box = []
+    for centre, size, spacing, n in zip(centre_mm, size_mm, spacing_mm, shape, strict=True):
+        # The tolerance keeps 40 voxels of 0.8 mm from becoming 39 by rounding; a box is at least one voxel.
+        length = min(int(n), max(1, int(np.floor(size / spacing + 1e-4))))
+        lower = round(float(centre / spacing - length / 2))
+        lower = min(max(lower, 0), int(n) - length)
+        box.append((lower, lower + length))
+    return tuple(box)
+
+
+def whole(shape: Sequence[int]) -> Box:
+    """The box that is the whole volume."""
+    return tuple((0, int(n)) for n in shape)
+
+
+def find_roi(label_map: np.ndarray, rule: RoiRule, *, spacing_mm: Sequence[float]) -> RoiDecision:
+    """The box for a label map of the localizer; the whole volume where it found no organ.
+
+    Args:
+        label_map: Integer array in plan axes.
+        spacing_mm: Voxel size along the same axes.
+    """
+    extents = organ_extents(label_map, spacing_mm=spacing_mm, clean=True)
+    centre, voters, outliers = vote_centre(extents, rule)
+    if centre is None:
+        return RoiDecision(None, whole(label_map.shape))
+    box = box_around(centre, rule.size_mm, spacing_mm=spacing_mm, shape=label_map.shape)
+    return RoiDecision(centre, box, voters, outliers)
+
+
+def slices(box: Box) -> tuple[slice, ...]:
+    """The box as an index."""
+    return tuple(slice(lower, upper) for lower, upper in box)
+
+
+def label_crop_pass_rate(label_map: np.ndarray, box: Box) -> float:
+    """Share of organ voxels inside the box, in [0, 1]; NaN where the label map holds no organ.
+
+    Source:
+        The reference study's "label crop pass rate", which counts all organs of a case together.
+    """
+    total = int(np.count_nonzero(label_map > 0))
+    return float(np.count_nonzero(label_map[slices(box)] > 0) / total) if total else float("nan")
+
+
+def touches_border(label_map: np.ndarray, box: Box) -> list[int]:
+    """Axes-and-sides on which an organ of `label_map` (shape of the box's volume) reaches the border of the box.
+
+    Sides on the border of the volume itself do not count: there is nothing more to see.
+
+    Returns:
+        `2 * axis` for the lower and `2 * axis + 1` for the upper side.
+    """
+    inside = np.asarray(label_map)[slices(box)] > 0
+    sides = []
+    for axis, (lower, upper) in enumerate(box):
+        plane = np.moveaxis(inside, axis, 0)
+        if lower > 0 and plane[0].any():
+            sides.append(2 * axis)
+        if upper < label_map.shape[axis] and plane[-1].any():
+            sides.append(2 * axis + 1)
+    return sides
+
+
+@dataclass
+class RoiFit:
+    """The rule for a training set and how it came about (`needed_mm`: what the organs alone need)."""
+
+    rule: RoiRule
+    needed_mm: tuple[float, ...]
+    incomplete_cases: list[str] = field(default_factory=list)
+
+
+def fit_roi(cases: Mapping[str, Mapping[int, OrganExtent]], *, margin_mm: float, jitter_mm: float) -> RoiFit:
+    """The box that would have held every organ of every training case, were it placed by its own rule.
+
+    Offsets: in a case where no organ is missing the box centre is the middle of the organs' common bounding box; an
+    organ's offset is the median over those cases. Without one complete case, the case with the most organs is taken.
+    Size: twice the largest distance, over all cases, of an organ's border from the voted centre, plus the margin.
+
+    Args:
+        cases: Case -> extents of its organs, plan axes.
+        margin_mm: Added on every side for the localizer's error and for anatomy unlike the training set's.
+        jitter_mm: Recorded in the rule.
+
+    Raises:
+        ValueError: If no case holds an organ.
+    """
+    cases = {name: organs for name, organs in cases.items() if organs}
+    if not cases:
+        raise ValueError("no training label map holds an organ: the size of the ROI can't be planned. Check labelsTr.")
+    every_label = sorted(set().union(*cases.values()))
+    most = max(len(organs) for organs in cases.values())
+    middles = {
+        name: (
+            np.min([o.lower_mm for o in organs.values()], axis=0)
+            + np.max([o.upper_mm for o in organs.values()], axis=0)
+        )
+        / 2
+        for name, organs in cases.items()
+        if len(organs) == most
+    }
+    offsets: dict[int, tuple[float, ...]] = {}
+    # Labels that the complete cases lack (only where no case has them all) join once the others place the box.
+    while len(offsets) < len(every_label):
+        deviations = {
+            k: [np.subtract(cases[n][k].centroid_mm, c) for n, c in middles.items() if k in cases[n]]
+            for k in every_label
+            if k not in offsets
+        }
+        new = {k: tuple(np.median(d, axis=0)) for k, d in deviations.items() if d}
+        if not new:  # two groups of cases without one organ in common: let the next case place itself
+            name = next(n for n in cases if n not in middles and any(k not in offsets for k in cases[n]))
+            organs = cases[name].values()
+            middles[name] = (
+                np.min([o.lower_mm for o in organs], axis=0) + np.max([o.upper_mm for o in organs], axis=0)
+            ) / 2
+            continue
+        offsets.update(new)
+        rule = RoiRule((0.0,) * len(next(iter(offsets.values()))), offsets, dict.fromkeys(offsets, MIN_SPREAD_MM))
+        for name, organs in cases.items():
+            centre, _, _ = vote_centre(organs, rule)
+            if centre is not None and name not in middles:
+                middles[name] = np.asarray(centre)
+    spreads = {}
+    for k in every_label:
+        off_by = [
+            np.linalg.norm(np.subtract(organs[k].centroid_mm, offsets[k]) - middles[name])
+            for name, organs in cases.items()
+            if k in organs and name in middles
+        ]
+        spreads[k] = float(max(np.sqrt(np.mean(np.square(off_by))), MIN_SPREAD_MM))
+    n_axes = len(offsets[every_label[0]])
+    rule = RoiRule((0.0,) * n_axes, offsets, spreads, jitter_mm)
+    half = np.zeros(n_axes)
+    for organs in cases.values():
+        centre, _, _ = vote_centre(organs, rule)
+        for organ in organs.values():
+            half = np.maximum(
+                half, np.maximum(np.subtract(centre, organ.lower_mm), np.subtract(organ.upper_mm, centre))
+            )
+    size = tuple(float(x) for x in 2 * (half + margin_mm))
+    return RoiFit(
+        rule=RoiRule(size, offsets, spreads, jitter_mm),
+        needed_mm=tuple(float(x) for x in 2 * half),
+        incomplete_cases=sorted(n for n, organs in cases.items() if len(organs) < len(every_label)),
+    )
+
+
+def too_large(
+    cases: Mapping[str, Mapping[int, OrganExtent]],
+    size_mm: Sequence[float],
+    *,
+    voxel_mm: Sequence[float],
+    pairs: Sequence[tuple[int, int]] = (),
+) -> dict[int, tuple[float, ...]]:
+    """Organs that do not fit a crop of given size around them: label value -> edge lengths in mm that they need.
+
+    An organ fits that the crop holds wholly in `FITTING_SHARE` of the cases that have it; half a voxel on each side is
+    lost to placing the crop at whole voxels.
+
+    Args:
+        cases: Case -> extents of its organs, plan axes.
+        size_mm: Edge lengths of the crop.
+        voxel_mm: Voxel size of the grid it is cut from.
+        pairs: Labels of left and right organs. A pair fits together or not at all: training mirrors one into the other.
+    """
+    usable = np.subtract(size_mm, voxel_mm)
+    excess, needed = {}, {}
+    for k in sorted(set().union(*cases.values())):
+        extents = [np.subtract(o[k].upper_mm, o[k].lower_mm) for o in cases.values() if k in o]
+        ratios = np.max(np.divide(extents, usable), axis=1)
+        # The case at the quantile: so many of the cases need no more.
+        case = np.argsort(ratios, kind="stable")[int(np.ceil(FITTING_SHARE * len(ratios))) - 1]
+        excess[k], needed[k] = ratios[case], tuple(float(x) for x in extents[case])
+    large = {k for k in excess if excess[k] > 1 + 1e-6}
+    large |= {k for pair in pairs if large & set(pair) for k in pair if k in needed}
+    return {k: needed[k] for k in sorted(large)}
+
+
+def left_out_labels(configuration: Mapping) -> tuple[int, ...]:
+    """Label values that a configuration of the plan leaves out of its crop; none where it doesn't crop."""
+    return tuple(int(k) for k in (configuration.get("roi") or {}).get("left_out", ()))
+
+
+def without(label_map: np.ndarray, left_out: Collection[int]) -> np.ndarray:
+    """The label map with some labels taken for background; itself where there are none."""
+    return np.where(np.isin(label_map, list(left_out)), 0, label_map).astype(label_map.dtype) if left_out else label_map

@@ -1,0 +1,1 @@
+"""A case: found in folders or DICOM, read, and prepared for nnU-Net."""

@@ -1,0 +1,298 @@
+"""The cases of a folder to contour: files named as nnU-Net names them, one folder per case, or a DICOM tree."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+from nnunet_ext.cases import dicom_cases
+from nnunet_ext.cases.preparing import ChannelOptions
+from nnunet_ext.cases.source_layout import source_layout
+from nnunet_ext.dicom.series import Series, has_dicom
+from nnunet_ext.images.channels import reference_channel
+from nnunet_ext.images.reading import ENDINGS, find_channel_files, image_files, image_stem, refuse_no_file
+from nnunet_ext.images.source_files import (
+    BESIDE,
+    FileCount,
+    count_files,
+    reason_beside,
+    reason_of_failed,
+    subfolders,
+    total,
+    walk,
+)
+from nnunet_ext.nnunet_folders import channel_number, numbered_files
+from nnunet_ext.prediction.cascade_predictor import CascadePredictor, PreparedCase
+
+
+class PredictionCase(Protocol):
+    """One case, before anything is read. No text that leaves it may name a patient.
+
+    `left_over` names what lies beside its images and is not used.
+    """
+
+    name: str
+    notes: Sequence[str]
+    left_over: Sequence[str]
+
+    def prepare(self, predictor: CascadePredictor, options: ChannelOptions | None) -> PreparedCase:
+        """Read the case and do all that needs no network; `options` None: it has the form of the training images."""
+
+    def public(self, text: str) -> str:
+        """A message without what only the owner of the data may see."""
+
+
+@dataclass(frozen=True)
+class FilesCase:
+    """Files `<name>_0000<ending>`, ... of an nnU-Net images folder, in the form of the training images.
+
+    Nothing is done to them, also if folders of other cases lie beside them.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    notes = ()
+    left_over = ()
+
+    def prepare(self, predictor: CascadePredictor, options: ChannelOptions | None) -> PreparedCase:
+        return predictor.prepare(channel_files(self.name, self.files, predictor.channels))
+
+    def public(self, text: str) -> str:
+        return text
+
+
+@dataclass(frozen=True)
+class FolderCase:
+    """A folder with one image per channel, as `nnunet_ext convert` reads it."""
+
+    name: str
+    files: dict[str, Path]
+    left_over: tuple[str, ...] = ()
+    notes = ()
+
+    def prepare(self, predictor: CascadePredictor, options: ChannelOptions | None) -> PreparedCase:
+        return predictor.prepare(self.files, options=options)
+
+    def public(self, text: str) -> str:
+        return text
+
+
+@dataclass(frozen=True)
+class SeriesCase:
+    """One case of a DICOM tree, under a number."""
+
+    case: dicom_cases.DicomCase
+
+    @property
+    def name(self) -> str:
+        return self.case.name
+
+    @property
+    def notes(self) -> Sequence[str]:
+        return self.case.notes
+
+    @property
+    def left_over(self) -> Sequence[str]:
+        return self.case.ignored
+
+    @property
+    def reference_series(self) -> Series:
+        """The CT (else the first channel), on whose images the case is contoured."""
+        return self.case.series[reference_channel(list(self.case.series))]
+
+    def prepare(self, predictor: CascadePredictor, options: ChannelOptions | None) -> PreparedCase:
+        assert options is not None
+        warnings: list[str] = []
+        images = {channel: image for channel, (image, _) in self.case.read_images(warnings).items()}
+        warnings = [line for line in warnings if line not in self.notes]
+        groups = self.case.same_frame()
+        if not options.register and (groups is None or len(groups) > 1):
+            warnings.append(
+                "its series do not share a frame of reference and were not registered: check that they match, or add "
+                "--register"
+            )
+        prepared = predictor.prepare(images, options=options, same_frame=groups)
+        return replace(prepared, warnings=[*warnings, *prepared.warnings])
+
+    def public(self, text: str) -> str:
+        return self.case.public(text)
+
+
+@dataclass
+class FoundCases:
+    """What a folder holds.
+
+    Attributes:
+        kind: `files`, `folders` (files may lie beside them) or `dicom`.
+        cases: Name -> case, sorted.
+        failed: Name -> why the case can't be contoured.
+        others: Names of images that belong to no case -> why.
+        key_rows: DICOM: which case is which patient; personal.
+        counts: Name -> what became of the files of a case.
+        beside: The files of no case.
+    """
+
+    kind: str
+    cases: dict[str, PredictionCase]
+    failed: dict[str, str] = field(default_factory=dict)
+    others: dict[str, str] = field(default_factory=dict)
+    key_rows: list[dict[str, str]] = field(default_factory=list)
+    counts: dict[str, FileCount] = field(default_factory=dict)
+    beside: FileCount = field(default_factory=FileCount)
+
+    def count(self, failed: Sequence[str] = ()) -> FileCount:
+        """What became of every file, if some cases fail."""
+        return total(self.counts, self.beside, {*self.failed, *failed})
+
+
+def find_cases(
+    source: Path,
+    *,
+    channels: Sequence[str],
+    optional: Sequence[str],
+    layout: str = "auto",
+    series_file: Path | None = None,
+    key_file: Path | None = None,
+    show_progress: bool = True,
+) -> FoundCases:
+    """The cases of a folder; only headers are read.
+
+    Args:
+        source: Folder of files, of one folder per case, or with DICOM files at any depth.
+        channels: Of the model, in its order.
+        optional: Those that a case may lack.
+        layout: `files`, `folders`, `dicom`, or `auto`: files named as nnU-Net names them go first, folders may lie beside
+            them; else see `source_layout`.
+        series_file, key_file: DICOM only; see `dicom_cases.find_cases`.
+        show_progress: Show a progress bar over DICOM files.
+
+    Raises:
+        FileNotFoundError: If the folder or a case is not there.
+        ValueError: If a case is both files and a folder, the layout is not clear or unknown, or a series file is given and
+            there is no DICOM.
+    """
+    if not source.is_dir():
+        raise FileNotFoundError(f"images folder {source} does not exist.")
+    if layout not in ("auto", "files", "folders", "dicom"):
+        raise ValueError(f"layout {layout!r} is not one of auto, files, folders, dicom")
+    files, others = ({}, {}) if layout in ("folders", "dicom") else numbered_files(source)
+    if layout == "dicom" or (
+        layout == "auto" and not files and source_layout(source, channels, optional=optional) == "dicom"
+    ):
+        found = dicom_cases.find_cases(
+            source,
+            modalities=channels,
+            table=None,
+            optional=optional,
+            series_file=series_file,
+            key_file=key_file,
+            show_progress=show_progress,
+        )
+        return FoundCases(
+            "dicom",
+            {case.name: SeriesCase(case) for case in found.cases},
+            found.failed,
+            {},
+            found.key_rows,
+            found.counts,
+            found.beside,
+        )
+    if series_file is not None:
+        raise ValueError(f"a series file is for DICOM; {source} holds none, or other images beside it")
+    folders, failed = ([], {}) if layout == "files" else subfolders(source)
+    if files:  # logs and notes beside the files are no cases
+        folders = [folder for folder in folders if any(map(image_stem, folder.iterdir()))]
+    if not files and not folders and not failed:
+        raise FileNotFoundError(
+            f"no case in {source}: files must be named <case>_0000{ENDINGS[0]}, <case>_0001{ENDINGS[0]}, ..., or every case "
+            f"be a folder with one image per channel, or there be DICOM series.{_found(others)}"
+        )
+    if both := sorted(set(files) & {folder.name for folder in folders}):
+        raise ValueError(f"{both} are both files and folders in {source}; keep one of each.")
+    result = FoundCases("folders" if folders else "files", {}, failed, others)
+    used = {name: _all_files(paths) for name, paths in files.items()}
+    for name, paths in files.items():
+        try:
+            for path in paths:
+                refuse_no_file(path)
+            result.cases[name] = FilesCase(name, tuple(paths))
+        except ValueError as error:
+            result.failed[name] = str(error)
+    for folder in folders:
+        try:
+            found_files = find_channel_files(folder, channels, optional=optional)
+            result.cases[folder.name] = FolderCase(folder.name, found_files)
+            used[folder.name] = _all_files(found_files.values())
+        except (ValueError, OSError) as error:
+            dicom = "; it holds DICOM, which --layout dicom reads" if has_dicom(folder) else ""
+            result.failed[folder.name] = f"{error}{dicom}"
+    result.cases = dict(sorted(result.cases.items()))
+    _count_files(result, source, folders, used)
+    return result
+
+
+def _found(others: dict[str, str]) -> str:
+    return f" Found {', '.join(list(others)[:3])}." if others else ""
+
+
+def _all_files(paths: Iterable[Path]) -> set[Path]:
+    """Files of some images, those with their data too."""
+    found = set(paths)
+    for path in list(found):
+        try:
+            found |= set(image_files(path))
+        except (ValueError, OSError):  # the case fails by name when the image is read
+            continue
+    return found
+
+
+def _count_files(found: FoundCases, source: Path, folders: Sequence[Path], used: dict[str, set[Path]]) -> None:
+    """Put every file down to a case or to none."""
+    owner = {path: name for name, paths in used.items() for path in paths} | {folder: folder.name for folder in folders}
+    walked: dict[str | None, list[tuple[Path, str]]] = {}
+    for path, problem in walk(source):
+        name = next((owner[place] for place in (path, *path.parents) if place in owner), None)
+        walked.setdefault(name, []).append((path, problem))
+    for folder in folders:
+        walked.setdefault(folder.name, [])
+    for name, paths in used.items():
+        place = source / name if source / name in folders else source
+        found.counts[name] = count = count_files(place, walked.get(name, ()), channels=paths)
+        if isinstance(case := found.cases.get(name), FolderCase):
+            names = sorted(name for names in count.names.values() for name in names)
+            found.cases[name] = replace(case, left_over=tuple(names))
+    for folder in folders:
+        if folder.name not in used:
+            found.counts[folder.name] = count_files(folder, walked[folder.name], reason=reason_of_failed)
+    found.beside = count_files(source, walked.get(None, ()), reason=_reason_beside)
+
+
+def _reason_beside(path: Path, problem: str, source: Path) -> str:
+    unnumbered = path.parent == source and (stem := image_stem(path)) and not re.fullmatch(r".+_\d{4}", stem)
+    reason = reason_beside(path, problem, source)
+    return "images that are not named <case>_0000" if unnumbered and reason == BESIDE else reason
+
+
+def channel_files(case: str, files: Sequence[Path], channels: Sequence[str]) -> dict[str, Path]:
+    """Channel name -> file of a case whose files are numbered as the model's channels are.
+
+    Raises:
+        ValueError: On a number the model has no channel for, or two files of one number.
+    """
+    names = {f"{number:04d}": channel for number, channel in enumerate(channels)}
+    if odd := [f.name for f in files if channel_number(f) not in names]:
+        wanted = ", ".join(f"{case}_{number}{ENDINGS[0]}" for number in names)
+        raise ValueError(
+            f"the model was trained on the channels {', '.join(channels)}, so the files must be {wanted}; "
+            f"found {', '.join(odd)}"
+        )
+    found: dict[str, Path] = {}
+    for file in files:
+        channel = names[channel_number(file)]
+        if channel in found:
+            raise ValueError(f"channel {channel} has 2 files, {found[channel].name} and {file.name}; keep one")
+        found[channel] = file
+    return found

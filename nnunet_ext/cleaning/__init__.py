@@ -1,0 +1,1 @@
+"""A CT without couch and fixation mask, and an MR without bias field."""

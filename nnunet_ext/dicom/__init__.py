@@ -1,0 +1,1 @@
+"""DICOM series and RTSTRUCT, in and out."""

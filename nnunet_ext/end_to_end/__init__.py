@@ -1,0 +1,1 @@
+"""Whole chains of commands: the demo and the benchmarks."""

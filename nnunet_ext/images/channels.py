@@ -1,0 +1,34 @@
+"""Channels of a case by name: which is a CT, which one the others are brought onto."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import SimpleITK as sitk
+
+
+def voxel_ml(image: sitk.Image) -> float:
+    """Volume of one voxel in mL."""
+    return float(np.prod(image.GetSpacing())) / 1000.0
+
+
+def is_ct(modality: str) -> bool:
+    """Whether a channel of this name is a CT, as nnU-Net decides it."""
+    return modality.casefold() == "ct"
+
+
+def image_like(array: np.ndarray, image: sitk.Image) -> sitk.Image:
+    result = sitk.GetImageFromArray(array)
+    result.CopyInformation(image)
+    return result
+
+
+def reference_channel(modalities: Sequence[str]) -> str:
+    """The channel whose grid the others are brought to: the CT, or the first where there is no CT."""
+    return next((modality for modality in modalities if is_ct(modality)), modalities[0])
+
+
+def ct_channels(channel_names: Mapping[str, str]) -> list[int]:
+    """Indices of the channels that nnU-Net treats as CT: those named `CT`."""
+    return [int(k) for k, name in channel_names.items() if name.casefold() == "ct"]

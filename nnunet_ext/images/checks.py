@@ -1,0 +1,167 @@
+"""What the values of an image say before anything is done to it.
+
+A failed export leaves one value, a mask or a copy of another channel, which no later step would notice. Such channels
+are refused. Slices that hold nothing, and values cut off at the end of a scale, are found and reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
+
+from nnunet_ext.images.channels import is_ct
+from nnunet_ext.images.geometry import to_canonical
+
+#: With fewer values than this an MR is a mask or a label map; images of 8 bits hold about 250. A CT may be computed from a
+#: few materials, with two values it is a mask too.
+FEWEST_VALUES, FEWEST_VALUES_OF_CT = 17, 3
+#: Beside blank slices a body with more than this share of its largest cross-section goes on. A crown tapers to less.
+TAPERED_SHARE = 0.15
+#: Blank slices at an end are reported above this share of all: registered images often lack a few.
+FEW_SLICES_SHARE = 0.1
+#: Slices across the axes `(Z, Y, X)` of a canonical image.
+PLANES = ("axial", "coronal", "sagittal")
+#: Values looked at where all would take seconds.
+_SAMPLE = 1_000_000
+
+
+def check_images(images: Mapping[str, sitk.Image], *, optional: Sequence[str] = (), copies: bool = False) -> None:
+    """Refuse a channel that holds nothing, and two channels that hold the same image.
+
+    Args:
+        images: Channel name -> image as read.
+        optional: Channels that a case may lack.
+        copies: Two channels may hold the same image.
+
+    Raises:
+        ValueError: Naming the channel, what it holds and what to do.
+    """
+    limits: dict[str, tuple] = {}
+    for name, image in images.items():
+        array = sitk.GetArrayViewFromImage(image)
+        voxel_ml = float(np.prod(image.GetSpacing())) / 1000
+        _refuse_blank(name, array, voxel_ml, optional)
+        limits[name] = sorted(array.shape), float(array.min()), float(array.max())
+    for one, other in combinations(images, 2):
+        if limits[one] == limits[other] and not copies:
+            a, b = (sitk.GetArrayFromImage(to_canonical(images[name])) for name in (one, other))
+            _refuse_copy(one, other, a, b)
+
+
+def check_arrays(
+    arrays: Mapping[str, np.ndarray], *, spacing_mm: Sequence[float], optional: Sequence[str] = ()
+) -> None:
+    """`check_images` for arrays `(Z, Y, X)` on one grid."""
+    for name, array in arrays.items():
+        _refuse_blank(name, array, float(np.prod(spacing_mm)) / 1000, optional)
+    for one, other in combinations(arrays, 2):
+        _refuse_copy(one, other, arrays[one], arrays[other])
+
+
+def _refuse_blank(name: str, array: np.ndarray, voxel_ml: float, optional: Sequence[str]) -> None:
+    fewest = FEWEST_VALUES_OF_CT if is_ct(name) else FEWEST_VALUES
+    if reason := blank_reason(array, voxel_ml=voxel_ml, fewest_values=fewest):
+        left_out = ", or leave its file out" if name in optional else ""
+        raise ValueError(f"{name} {reason}; export it again{left_out}")
+
+
+def _refuse_copy(one: str, other: str, a: np.ndarray, b: np.ndarray) -> None:
+    if np.array_equal(a, b):
+        raise ValueError(
+            f"{one} and {other} are the same image, voxel for voxel: one was exported twice; export the right one"
+        )
+
+
+def blank_reason(array: np.ndarray, *, voxel_ml: float, fewest_values: int = FEWEST_VALUES) -> str | None:
+    """What an image holds instead of a head, or None.
+
+    Args:
+        array: Shape `(Z, Y, X)`.
+        voxel_ml: Volume of a voxel.
+        fewest_values: With fewer it is no image.
+    """
+    low, high = array.min(), array.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return "has values that are NaN or infinite"
+    if low == high:
+        return f"holds one value ({low + 0:g})"  # not -0
+    sample = _sampled(array)
+    values, counts = np.unique(sample, return_counts=True)
+    if counts.max() > 0.9 * len(sample):
+        usual = values[counts.argmax()]
+        others = int(np.count_nonzero(array != usual))
+        if others * voxel_ml < SMALLEST_BODY_ML:
+            return f"holds one value ({usual:g}) but for {others} voxels"
+    if len(values) < fewest_values and (n_values := len(np.unique(array))) < fewest_values:
+        return f"holds {n_values} values ({low:g} to {high:g}), as a mask or a label map does, no image"
+    if any(blank.all() for blank in blank_slices(array)):
+        return "holds one value in each of its slices"
+    return None
+
+
+def _sampled(array: np.ndarray) -> np.ndarray:
+    """Up to about a million values, evenly spread; an odd step meets all columns."""
+    return array.reshape(-1)[:: (array.size // _SAMPLE) | 1]
+
+
+def blank_slices(array: np.ndarray) -> list[np.ndarray]:
+    """Per axis, a bool per slice across it: whether the slice holds one value."""
+    found = []
+    for axis in range(array.ndim):
+        planes = np.moveaxis(array, axis, 0)
+        coarse = planes[:, ::7, ::7]  # tells most slices at a fraction of the time
+        blank = coarse.min(axis=(1, 2)) == coarse.max(axis=(1, 2))
+        for at in np.flatnonzero(blank):
+            blank[at] = planes[at].min() == planes[at].max()
+        found.append(blank)
+    return found
+
+
+def lost_slices(array: np.ndarray, body: np.ndarray) -> list[np.ndarray]:
+    """Per axis, a bool per slice across it: whether it holds one value although the body goes on beside it.
+
+    Slices of air beyond the head, where cleaning or the scanner set the background to one value, are not lost.
+
+    Args:
+        array: Canonical image, `(Z, Y, X)`.
+        body: Bool, same shape.
+    """
+    found = []
+    for axis, blank in enumerate(blank_slices(array)):
+        lost = np.zeros_like(blank)
+        if blank.any() and not blank.all():
+            area = np.count_nonzero(body, axis=tuple(a for a in range(3) if a != axis))
+            goes_on = ~blank & (area > TAPERED_SHARE * area[~blank].max(initial=0))
+            runs, n = ndimage.label(blank)
+            for (run,) in ndimage.find_objects(runs, n):
+                lost[run] = goes_on[max(0, run.start - 1) : run.stop + 1].any()
+        found.append(lost)
+    return found
+
+
+def report_lost_slices(name: str, lost: Sequence[np.ndarray]) -> list[str]:
+    """One line for the plane with most lost slices, if they are worth a line. `lost` is from `lost_slices`."""
+    shares = [float(one.mean()) for one in lost]
+    axis = int(np.argmax(shares))
+    runs, n = ndimage.label(lost[axis])
+    inner = any(run.start > 0 and run.stop < len(runs) for (run,) in ndimage.find_objects(runs, n))
+    if not inner and shares[axis] <= FEW_SLICES_SHARE:
+        return []
+    return [
+        f"{name}: {int(lost[axis].sum())} of {len(lost[axis])} {PLANES[axis]} slices hold one value where the body goes "
+        "on: they were lost on export, or lie beyond what was scanned"
+    ]
+
+
+def shown(lost: Sequence[np.ndarray]) -> np.ndarray:
+    """Bool `(Z, Y, X)`: voxels that lie in no lost slice."""
+    z, y, x = (~one for one in lost)
+    return z[:, None, None] & y[None, :, None] & x[None, None, :]
+
+
+#: A body smaller than this is not believed: the image is left as it is.
+SMALLEST_BODY_ML = 20.0

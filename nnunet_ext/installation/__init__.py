@@ -1,0 +1,1 @@
+"""Hooks into nnU-Net, the doctor, and models from a zip file."""

@@ -1,0 +1,1 @@
+"""Organs: their names, values, left/right pairs, colours and plausible volumes."""

@@ -1,0 +1,606 @@
+"""Imaging of a phantom: grids, painting with partial volume, exact labels, and what CT and MR add to the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.ndimage import binary_dilation, convolve1d, map_coordinates
+from scipy.ndimage import label as label_pieces
+
+from nnunet_ext.labels.table import ORGANS
+from nnunet_ext.phantom.anatomy import Anatomy, Layer
+from nnunet_ext.phantom.shapes import FAR_MM, Shape, Waves
+
+#: Sampling inside voxels, at least this fine: where organs are measured in the plane and across it, and elsewhere.
+ORGAN_IN_PLANE_MM, ORGAN_ACROSS_MM, IN_PLANE_MM, ACROSS_MM = 0.85, 1.1, 1.3, 1.6
+AIR_HU = -1000.0
+
+#: Tissue -> (CT in HU, T1w, T2w in arbitrary units of a noise-free, bias-free image).
+TISSUES = {
+    "air": (AIR_HU, 8, 8),
+    "mask": (-60, 8, 8),
+    "skin": (25, 400, 200),
+    "lid": (30, 420, 260),
+    "fat": (-95, 900, 560),
+    "muscle": (52, 340, 150),
+    "gland": (30, 520, 330),
+    "mucosa": (35, 380, 620),
+    "nasal_soft": (35, 390, 560),
+    "cortical": (1150, 60, 30),
+    "marrow": (480, 430, 230),
+    "bone": (720, 170, 90),
+    "thin_bone": (380, 200, 140),
+    "tooth": (1700, 40, 20),
+    "disc": (85, 260, 160),
+    "metal": (60, 0, 0),  # in MR it leaves a void; CT draws it with its streaks
+    "csf": (9, 150, 920),
+    "cistern": (17, 160, 880),
+    "sheath": (14, 240, 780),
+    "grey": (38, 470, 430),
+    "white": (32, 640, 310),
+    "deep_grey": (38, 520, 370),
+    "stem": (34, 600, 330),
+    "pituitary": (42, 560, 400),
+    "vessel": (42, 110, 60),
+    "nerve": (36, 560, 320),
+    "chiasm": (28, 590, 300),
+    "sclera": (45, 310, 220),
+    "vitreous": (10, 150, 980),
+    "lens": (90, 430, 140),
+    "implant": (140, 130, 110),
+    "tumour": (55, 560, 560),
+    "necrosis": (20, 260, 820),
+    "oedema": (24, 420, 660),
+}
+CT, T1, T2 = 0, 1, 2
+METAL_RADIUS_MM = 2.5
+MR_WHITE_MATTER = 640.0  # noise levels are given as a share of this
+#: INU as BrainWeb counts it (Collins et al. 1998, doi:10.1109/42.712135), from its usual level up to what the flexible
+#: coil of a radiotherapy MR shows: 71 % uniformity, read as 29 % to either side (Liney et al. 2013,
+#: doi:10.1259/bjr.20130150).
+MR_NON_UNIFORMITY = (0.2, 0.6)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """An axis-aligned image grid in LPS; all triples are `(x, y, z)`."""
+
+    size_voxels: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    origin_mm: tuple[float, float, float]
+
+    def coordinates_mm(self, axis: int) -> np.ndarray:
+        """World coordinate of every voxel centre along one axis, float32."""
+        return (self.origin_mm[axis] + self.spacing_mm[axis] * np.arange(self.size_voxels[axis])).astype(np.float32)
+
+    @property
+    def end_mm(self) -> np.ndarray:
+        """World position of the last voxel centre."""
+        return np.asarray(self.origin_mm) + (np.asarray(self.size_voxels) - 1) * np.asarray(self.spacing_mm)
+
+
+@dataclass(frozen=True)
+class Organs:
+    """Shares of voxels covered by each organ, in a box of the grid.
+
+    Attributes:
+        coverage: `(7, Z, Y, X)`, label order, in [0, 1].
+        start_voxels: First voxel of the box, `(z, y, x)`.
+    """
+
+    coverage: np.ndarray
+    start_voxels: tuple[int, int, int]
+
+
+# ---------------------------------------------------------------------------------------------------- painting
+
+
+@dataclass
+class _CoarseMap:
+    """Head coordinates at the nodes of a coarse lattice in the world, with the distances evaluated there so far."""
+
+    origin_mm: np.ndarray  # (z, y, x)
+    step_mm: float
+    head_mm: np.ndarray  # (nz, ny, nx, 3)
+
+    def __post_init__(self) -> None:
+        self.cache: dict[tuple, np.ndarray] = {}
+        self.axes_mm = [np.ascontiguousarray(self.head_mm[..., axis]) for axis in range(3)]
+
+    def block(self, low_mm: np.ndarray, high_mm: np.ndarray) -> tuple[slice, slice, slice] | None:
+        """Nodes needed to interpolate inside a box of the head frame; None where the lattice misses it."""
+        inside = np.ones(self.head_mm.shape[:3], bool)
+        margin = 1.8 * self.step_mm  # diagonal of a cell: no cell that touches the box is missed
+        for axis in range(3):
+            h = self.axes_mm[axis]
+            if low_mm[axis] > -FAR_MM / 2:
+                inside &= h > low_mm[axis] - margin
+            if high_mm[axis] < FAR_MM / 2:
+                inside &= h < high_mm[axis] + margin
+        if not inside.any():
+            return None
+        slices = []
+        for axis in range(3):
+            hit = np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis)))
+            slices.append(slice(int(hit[0]), int(hit[-1]) + 1))
+        return tuple(slices)
+
+    def distances_mm(self, shape: Shape, block: tuple[slice, slice, slice]) -> np.ndarray:
+        """Signed distances of the shape at the nodes of a block."""
+        key = (id(shape), *((s.start, s.stop) for s in block))
+        if key not in self.cache:
+            self.cache[key] = shape.distance_mm(self.head_mm[block]).astype(np.float32)
+        return self.cache[key]
+
+
+class _Samples:
+    """World coordinates of the rows and columns that planes are sampled at, and their places between coarse nodes."""
+
+    def __init__(self, y_mm: np.ndarray, x_mm: np.ndarray, pixel_mm: float) -> None:
+        self.y_mm, self.x_mm, self.pixel_mm = y_mm, x_mm, pixel_mm
+        self.cache: dict[tuple, tuple[slice, np.ndarray, np.ndarray]] = {}
+
+    def weights(self, axis: int, first_mm: float, n: int, step_mm: float) -> tuple[slice, np.ndarray, np.ndarray]:
+        """As `_weights` for rows (axis 1) or columns (axis 2)."""
+        key = (axis, float(first_mm), n)
+        if key not in self.cache:
+            self.cache[key] = _weights(self.y_mm if axis == 1 else self.x_mm, first_mm, n, step_mm)
+        return self.cache[key]
+
+
+@dataclass
+class _Plane:
+    """One sub-slice: samples at one height."""
+
+    z_mm: float
+    samples: _Samples
+
+    def interpolate(
+        self, values: np.ndarray, block: tuple[slice, slice, slice], coarse: _CoarseMap
+    ) -> tuple[np.ndarray, slice, slice] | None:
+        """Linear interpolation of a block of nodes onto the plane.
+
+        Args:
+            values: `(bz, by, bx)` or `(bz, by, bx, C)`.
+            block: Where those nodes lie in the lattice.
+            coarse: The lattice.
+
+        Returns:
+            Values at the rows and columns of the plane inside the block, and those rows and columns; None if none are.
+        """
+        first = coarse.origin_mm + coarse.step_mm * np.array([s.start for s in block])
+        z = (self.z_mm - first[0]) / coarse.step_mm
+        if not 0 <= z < values.shape[0] - 1:
+            return None
+        iz, fz = int(z), np.float32(z - int(z))
+        plane = values[iz] * (1 - fz) + values[iz + 1] * fz
+        rows, iy, fy = self.samples.weights(1, first[1], values.shape[1], coarse.step_mm)
+        cols, ix, fx = self.samples.weights(2, first[2], values.shape[2], coarse.step_mm)
+        if rows.start >= rows.stop or cols.start >= cols.stop:
+            return None
+        extra = (1,) * (values.ndim - 3)
+        fy, fx = fy.reshape(-1, 1, *extra), fx.reshape(1, -1, *extra)
+        plane = plane[iy] + (plane[iy + 1] - plane[iy]) * fy
+        left = plane[:, ix]
+        return left + (plane[:, ix + 1] - left) * fx, rows, cols
+
+
+def _weights(world_mm: np.ndarray, first_mm: float, n: int, step_mm: float) -> tuple[slice, np.ndarray, np.ndarray]:
+    """Range of samples inside `n` nodes, with the node before each and the share of the node after it."""
+    position = (world_mm - np.float32(first_mm)) / np.float32(step_mm)
+    start = int(np.searchsorted(position, 0, side="left"))
+    stop = int(np.searchsorted(position, n - 1, side="left"))
+    position = position[start:stop]
+    node = position.astype(np.intp)
+    return slice(start, stop), node, (position - node).astype(np.float32)
+
+
+def _paint(canvas: np.ndarray, distance_mm: np.ndarray, value: np.ndarray, pixel_mm: float) -> None:
+    """Lay one tissue over the canvas `(C, Y, X)` in place; the edge is a ramp one pixel wide."""
+    alpha = np.clip(0.5 - distance_mm / np.float32(pixel_mm), 0, 1)
+    for channel, v in zip(canvas, value, strict=True):
+        channel += alpha * (v - channel)
+
+
+class Painter:
+    """Paints one anatomy onto one grid.
+
+    Args:
+        anatomy: What to paint.
+        grid: Where.
+        to_head_mm: Maps world points `(..., 3)` of this grid to the head frame.
+        channels: Columns of `TISSUES` to paint.
+        tissues: Intensities, as `TISSUES`.
+        accessories: Paint mask (CT) before the head.
+    """
+
+    def __init__(
+        self,
+        anatomy: Anatomy,
+        grid: Grid,
+        to_head_mm: Callable[[np.ndarray], np.ndarray],
+        *,
+        channels: Sequence[int],
+        tissues: dict[str, Sequence[float]] = TISSUES,
+        accessories: bool = False,
+    ) -> None:
+        self.anatomy, self.grid, self.channels = anatomy, grid, list(channels)
+        self.tissues = {name: np.float32([v[c] for c in self.channels]) for name, v in tissues.items()}
+        # Distances are interpolated between nodes; for a ball the size of a globe this is off by step^2 / (8 radius),
+        # 0.1 mm at 3 mm and 0.2 mm at 4 mm, well below the voxels.
+        step_mm = 3.0 if min(grid.spacing_mm) < 2 else 4.0
+        low, high = np.asarray(grid.origin_mm)[::-1], grid.end_mm[::-1]
+        origin = low - 1.5 * step_mm - np.asarray(grid.spacing_mm)[::-1] / 2
+        counts = np.ceil((high - low + np.asarray(grid.spacing_mm)[::-1]) / step_mm).astype(int) + 4
+        axes = [(o + step_mm * np.arange(n)).astype(np.float32) for o, n in zip(origin, counts, strict=True)]
+        nodes = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)[..., ::-1]
+        self.coarse = _CoarseMap(origin, step_mm, to_head_mm(nodes).astype(np.float32))
+        layers = (*anatomy.accessories, *anatomy.coarse) if accessories else anatomy.coarse
+        self.coarse_layers = [(layer, self.coarse.block(*_box(layer))) for layer in layers]
+        self.fine_layers = [(layer, self.coarse.block(*_box(layer))) for layer in anatomy.fine]
+
+    def paint(self, background: np.ndarray, *, with_organs: bool = False) -> tuple[np.ndarray, Organs | None]:
+        """The noise-free image.
+
+        Args:
+            background: Intensities around the head, broadcastable to `(C, Y, X)`, the same on every slice.
+            with_organs: Also return the share of every voxel that each organ covers.
+
+        Returns:
+            Image `(C, Z, Y, X)` float32, and the organs (None if not asked for).
+        """
+        nx, ny, nz = self.grid.size_voxels
+        image = np.empty((len(self.channels), nz, ny, nx), np.float32)
+        offsets = _offsets(self.grid.spacing_mm[2], ACROSS_MM)
+        samples = _Samples(self.grid.coordinates_mm(1), self.grid.coordinates_mm(0), self.grid.spacing_mm[0])
+        for k, z_mm in enumerate(self.grid.coordinates_mm(2)):
+            total = np.zeros(image.shape[:1] + image.shape[2:], np.float32)
+            for offset in offsets:
+                plane = _Plane(float(z_mm + offset), samples)
+                canvas = np.broadcast_to(np.float32(background), total.shape).copy()
+                self._paint_coarse(canvas, plane)
+                total += canvas
+            image[:, k] = total / len(offsets)
+        return image, self._refine(image, background, with_organs)
+
+    def _paint_coarse(self, canvas: np.ndarray, plane: _Plane) -> None:
+        n_tissue = len(self.channels)
+        for layer, block in self.coarse_layers:
+            if block is None:
+                continue
+            fields, rows, cols = [], None, None
+            for shape in layer.shapes:
+                values = self.coarse.distances_mm(shape, block)
+                if not fields and _misses(values, plane, block, self.coarse):
+                    break
+                found = plane.interpolate(values, block, self.coarse)
+                if found is None:
+                    break
+                fields.append(found[0])
+                rows, cols = found[1:]
+            if len(fields) == len(layer.shapes):
+                view = canvas[:n_tissue, rows, cols]
+                _paint(view, layer.combine(*fields), self.tissues[layer.tissue], plane.samples.pixel_mm)
+
+    def _refine(self, image: np.ndarray, background: np.ndarray, with_organs: bool) -> Organs | None:
+        """Paint the box of the small structures again, finer, and put it into `image` in place."""
+        start, stop = self._fine_box()
+        spacing = np.asarray(self.grid.spacing_mm)[::-1]
+        fine = _offsets(spacing[1], ORGAN_IN_PLANE_MM if with_organs else IN_PLANE_MM)
+        n = len(fine)
+        centres = [self.grid.coordinates_mm(2 - a)[start[a] : stop[a]] for a in range(3)]
+        y_mm, x_mm = ((c[:, None] + fine[None]).ravel().astype(np.float32) for c in centres[1:])
+        samples = _Samples(y_mm, x_mm, float(spacing[1]) / n)
+        n_tissue, n_organ = len(self.channels), len(ORGANS) if with_organs else 0
+        values = {
+            (layer.tissue, layer.organ): np.concatenate(
+                [self.tissues[layer.tissue], np.eye(8, dtype=np.float32)[layer.organ][1 : n_organ + 1]]
+            )
+            for layer in self.anatomy.fine
+        }
+        across = _offsets(spacing[0], ORGAN_ACROSS_MM if with_organs else ACROSS_MM)
+        coverage = np.zeros((n_organ, *(b - a for a, b in zip(start, stop, strict=True))), np.float32)
+        inside = tuple(slice(a, b) for a, b in zip(start[1:], stop[1:], strict=True))
+        flat = np.broadcast_to(np.float32(background), (n_tissue, *image.shape[2:]))[(slice(None), *inside)]
+        flat = flat.repeat(n, axis=1).repeat(n, axis=2)
+        for k, z_mm in enumerate(centres[0]):
+            total = np.zeros((n_tissue + n_organ, len(y_mm), len(x_mm)), np.float32)
+            for offset in across:
+                plane = _Plane(float(z_mm + offset), samples)
+                canvas = np.zeros_like(total)
+                canvas[:n_tissue] = flat
+                self._paint_coarse(canvas, plane)
+                self._paint_fine(canvas, plane, values)
+                total += canvas
+            total /= len(across)
+            total = total.reshape(len(total), len(y_mm) // n, n, len(x_mm) // n, n).mean(axis=(2, 4))
+            image[(slice(None), start[0] + k, *inside)] = total[:n_tissue]
+            coverage[:, k] = total[n_tissue:]
+        return Organs(coverage, start) if with_organs else None
+
+    def _paint_fine(self, canvas: np.ndarray, plane: _Plane, values: dict[tuple[str, int], np.ndarray]) -> None:
+        for layer, block in self.fine_layers:
+            found = None if block is None else plane.interpolate(self.coarse.head_mm[block], block, self.coarse)
+            if found is None:
+                continue
+            points, rows, cols = found
+            distance = layer.combine(*(s.distance_mm(points) for s in layer.shapes))
+            if layer.under_skin_mm is not None:
+                skin = plane.interpolate(self.coarse.distances_mm(self.anatomy.skin, block), block, self.coarse)[0]
+                distance = np.maximum(distance, skin + np.float32(layer.under_skin_mm))
+            _paint(canvas[:, rows, cols], distance, values[layer.tissue, layer.organ], plane.samples.pixel_mm)
+
+    def _fine_box(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+        """Voxels `(z, y, x)` from, to (exclusive) around all fine layers."""
+        blocks = [b for _, b in self.fine_layers if b is not None]
+        start, stop = [], []
+        for axis in range(3):
+            low = self.coarse.origin_mm[axis] + self.coarse.step_mm * min(b[axis].start for b in blocks)
+            high = self.coarse.origin_mm[axis] + self.coarse.step_mm * (max(b[axis].stop for b in blocks) - 1)
+            world = self.grid.coordinates_mm(2 - axis)
+            start.append(int(np.searchsorted(world, low)))
+            stop.append(int(np.searchsorted(world, high, side="right")))
+        return tuple(start), tuple(stop)
+
+
+def _box(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
+    return layer.shapes[0].low_mm, layer.shapes[0].high_mm
+
+
+def _misses(values: np.ndarray, plane: _Plane, block: tuple[slice, slice, slice], coarse: _CoarseMap) -> bool:
+    """True if nothing of a layer can show at this height: its first distance stays large on both layers of nodes."""
+    z = (plane.z_mm - coarse.origin_mm[0]) / coarse.step_mm - block[0].start
+    if not 0 <= z < values.shape[0] - 1:
+        return True
+    return float(values[int(z) : int(z) + 2].min()) > plane.samples.pixel_mm
+
+
+def _offsets(voxel_mm: float, step_mm: float) -> np.ndarray:
+    """Centres of equal parts of a voxel, none larger than `step_mm`, relative to the voxel's centre."""
+    n = max(1, int(np.ceil(voxel_mm / step_mm - 1e-6)))
+    return ((np.arange(n) + 0.5) / n - 0.5) * voxel_mm
+
+
+def paint_outlines(
+    anatomy: Anatomy, grid: Grid, to_head_mm: Callable[[np.ndarray], np.ndarray], background_hu: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a perfect cleaning of the CT would know.
+
+    Args:
+        anatomy: The head.
+        grid: The CT grid.
+        to_head_mm: Maps world points to the head frame.
+        background_hu: Air with the couch, as `couch_background` gives it.
+
+    Returns:
+        Share of every voxel inside the skin, and what couch and fixation mask add to the HU of air; both
+        `(Z, Y, X)` float32, painted as the CT is.
+    """
+    solid = replace(anatomy, coarse=(Layer("skin", (anatomy.skin,)),))
+    tissues = dict.fromkeys(TISSUES, (1.0, 0.0)) | {"mask": (0.0, TISSUES["mask"][CT] - AIR_HU)}
+    background = np.concatenate([np.zeros_like(background_hu), background_hu - np.float32(AIR_HU)])
+    painter = Painter(solid, grid, to_head_mm, channels=(0, 1), tissues=tissues, accessories=True)
+    (inside, excess_hu), _ = painter.paint(background)
+    return inside, excess_hu
+
+
+def paint_shares(
+    anatomy: Anatomy, grid: Grid, to_head_mm: Callable[[np.ndarray], np.ndarray], tissues: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Tissue -> share of every voxel it fills, `(Z, Y, X)` float32, painted as the MR is."""
+    columns = dict.fromkeys(TISSUES, (0.0,) * len(tissues))
+    columns |= {t: tuple(float(t == other) for other in tissues) for t in tissues}
+    painter = Painter(anatomy, grid, to_head_mm, channels=range(len(tissues)), tissues=columns)
+    return dict(zip(tissues, painter.paint(np.zeros((len(tissues), 1, 1)))[0], strict=True))
+
+
+# ------------------------------------------------------------------------------------------------------ labels
+
+
+def label_map(organs: Organs, grid: Grid, centrelines_mm: dict[int, np.ndarray]) -> np.ndarray:
+    """Labels that keep each organ's volume: an organ of V voxels gets the V voxels it covers most.
+
+    On thin slices this is the majority rule. On thick ones the majority rule would drop a nerve that runs between two
+    slices; this rule keeps it. Voxels crossed by a centreline come first, and stray voxels are exchanged for ones that
+    touch the rest, so that every organ is one piece.
+
+    Args:
+        organs: Coverage of the voxels.
+        grid: The grid the coverage belongs to.
+        centrelines_mm: Label value -> world points `(N, 3)` as `(x, y, z)` in LPS.
+
+    Returns:
+        Label map uint8 `(Z, Y, X)`; small organs are placed first and keep their voxels.
+    """
+    score = organs.coverage.copy()
+    start = np.asarray(organs.start_voxels)
+    for label, points in centrelines_mm.items():
+        index = (
+            np.rint((points - np.asarray(grid.origin_mm)) / np.asarray(grid.spacing_mm)).astype(int)[:, ::-1] - start
+        )
+        index = index[((index >= 0) & (index < score.shape[1:])).all(axis=1)]
+        crossed = np.zeros(score.shape[1:], bool)
+        crossed[tuple(index.T)] = True
+        score[label - 1] += crossed & (score[label - 1] > 0)
+    volumes_voxels = organs.coverage.sum(axis=(1, 2, 3))
+    box = np.zeros(score.shape[1:], np.uint8)
+    for organ in np.argsort(volumes_voxels, kind="stable"):
+        free = (score[organ] > 0) & (box == 0)
+        box[_one_piece(score[organ], free, round(float(volumes_voxels[organ])))] = organ + 1
+    labels = np.zeros(grid.size_voxels[::-1], np.uint8)
+    labels[tuple(slice(a, a + n) for a, n in zip(start, box.shape, strict=True))] = box
+    return labels
+
+
+def _best(score: np.ndarray, allowed: np.ndarray, n: int) -> np.ndarray:
+    """Mask of the `n` allowed voxels with the highest scores."""
+    candidates = np.flatnonzero(allowed)
+    chosen = np.zeros(score.shape, bool)
+    chosen.ravel()[candidates[np.argsort(-score.ravel()[candidates], kind="stable")[:n]]] = True
+    return chosen
+
+
+def _one_piece(score: np.ndarray, allowed: np.ndarray, n: int) -> np.ndarray:
+    """As `_best`, with stray voxels exchanged for the best ones that touch the largest piece (26 neighbours)."""
+    neighbours = np.ones((3, 3, 3), bool)
+    chosen = _best(score, allowed, n)
+    for _ in range(20):
+        pieces, n_pieces = label_pieces(chosen, neighbours)
+        if n_pieces <= 1:
+            return chosen
+        largest = pieces == 1 + int(np.argmax(np.bincount(pieces.ravel())[1:]))
+        touching = binary_dilation(largest, neighbours) & allowed & ~largest
+        if not touching.any():
+            return largest
+        chosen = largest | _best(score, touching, n - int(largest.sum()))
+    return chosen
+
+
+# --------------------------------------------------------------------------------------------- CT and MR physics
+
+
+def couch_background(grid: Grid, *, top_mm: float, middle_mm: float, rng: np.random.Generator) -> np.ndarray:
+    """Air with a couch and a head rest, the same on every slice.
+
+    Args:
+        grid: The CT grid.
+        top_mm: World y of the top of the couch.
+        middle_mm: World x of the middle of the couch.
+        rng: Draws the kind of couch.
+
+    Returns:
+        HU `(1, Y, X)`.
+    """
+    y, x = grid.coordinates_mm(1)[:, None], grid.coordinates_mm(0)[None] - np.float32(middle_mm)
+    curved = y - x**2 / np.float32(rng.choice([900.0, 1800.0, 1e6])) * 0.5
+    thickness_mm, half_width_mm = float(rng.uniform(25, 50)), float(rng.uniform(190, 240))
+    pixel = grid.spacing_mm[0]
+    canvas = np.full((1, y.size, x.size), AIR_HU, np.float32)
+    rest = np.maximum(np.abs(x) - 75 - 0.5 * (y - top_mm + 60), np.abs(y - top_mm + 27) - 27)
+    _paint(canvas, rest, np.float32([-930]), pixel)
+    slab = np.maximum(np.abs(curved - top_mm - thickness_mm / 2) - thickness_mm / 2, np.abs(x) - half_width_mm)
+    _paint(canvas, slab, np.float32([-60]), pixel)
+    _paint(canvas, slab + 2.0, np.float32([-940]), pixel)
+    return canvas
+
+
+def add_streaks(ct_hu: np.ndarray, grid: Grid, metal_mm: np.ndarray, rng: np.random.Generator) -> None:
+    """Metal, and bright and dark rays around it on the slices it crosses and, weaker, next to them; in place.
+
+    Args:
+        ct_hu: `(Z, Y, X)`.
+        grid: Its grid.
+        metal_mm: World centres of the metal parts, `(N, 3)`.
+        rng: Draws the rays.
+    """
+    y, x = grid.coordinates_mm(1)[:, None], grid.coordinates_mm(0)[None]
+    strength = [np.exp(-(((grid.coordinates_mm(2) - m[2]) / 4.0) ** 2)) for m in metal_mm]
+    for center, weight in zip(metal_mm, strength, strict=True):
+        radius, angle = np.hypot(y - center[1], x - center[0]), np.arctan2(y - center[1], x - center[0])
+        rays = np.zeros_like(radius)
+        for n, amplitude in ((2, 0.6), (5, 0.6), (9, 0.5), (17, 0.5), (31, 0.4)):
+            rays += amplitude * np.sin(n * angle + rng.uniform(0, 2 * np.pi))
+        rays *= float(rng.uniform(250, 500)) * 12 / (radius + 12) * np.exp(-radius / 90)
+        for k in np.flatnonzero(weight > 0.02):
+            ct_hu[k] += np.float32(weight[k]) * rays * (ct_hu[k] > -700)
+            to_metal = np.hypot(radius, grid.coordinates_mm(2)[k] - np.float32(center[2])) - METAL_RADIUS_MM
+            _paint(ct_hu[None, k], to_metal, np.float32([3071]), grid.spacing_mm[0])
+
+
+def add_ct_noise(ct_hu: np.ndarray, rng: np.random.Generator, *, sigma_hu: float) -> None:
+    """Noise of a given standard deviation, correlated between neighbouring pixels, in place."""
+    kernel = np.float32([0.25, 0.5, 0.25])
+    for plane in ct_hu:
+        noise = rng.standard_normal(plane.shape, dtype=np.float32)
+        for axis in (0, 1):
+            noise = convolve1d(noise, kernel, axis=axis, mode="wrap")
+        plane += noise * np.float32(sigma_hu / 0.375)  # the kernel leaves 0.375 of white noise's deviation
+
+
+def mr_bias(
+    image: np.ndarray, grid: Grid, rng: np.random.Generator, *, non_uniformity: float
+) -> Callable[[int], np.ndarray]:
+    """A smooth multiplicative field: slice index -> `(Y, X)`.
+
+    Its logarithm mixes a random quadratic (transmit field, loading) with the sensitivity of a few coil elements around
+    the head, root of the sum of squares, in random shares. It is scaled by what it does to the head, not to the corners
+    of the grid.
+
+    Args:
+        image: The image it will be applied to, `(Z, Y, X)`; what is brighter than air is the head.
+        grid: Its grid.
+        rng: Draws the shape.
+        non_uniformity: BrainWeb's INU: at 0.2 the field runs from 0.9 to 1.1 in the head, at 0.4 from 0.8 to 1.2
+            (2nd to 98th percentile).
+    """
+    axes = [grid.coordinates_mm(axis) for axis in range(3)]
+    step = [max(1, int(8 // mm)) for mm in grid.spacing_mm]
+    coarse = tuple(slice(None, None, s) for s in step[::-1])
+    inside = image[coarse] > 2 * TISSUES["air"][T1]
+    middle = np.float32(
+        [axes[a][:: step[a]][inside.any(axis=tuple(b for b in range(3) if b != 2 - a))].mean() for a in range(3)]
+    )
+    c = rng.uniform(-1, 1, 9).astype(np.float32)
+    n = int(rng.integers(4, 7))
+    angle, height_mm = rng.uniform(0, 2 * np.pi, n), rng.uniform(-60, 60, n)
+    coils = np.stack([130 * np.cos(angle), 150 * np.sin(angle), height_mm, rng.uniform(50, 90, n)], axis=1)
+
+    def parts(z_mm: np.ndarray, y_mm: np.ndarray, x_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        x, y, z = ((v - m) for v, m in zip((x_mm, y_mm, z_mm), middle, strict=True))
+        u, v, w = x / 80, y / 100, z / 100
+        bowl = c[0] * u + c[1] * v + c[2] * w + c[3] * u * u + c[4] * v * v + c[5] * w * w
+        bowl = bowl + c[6] * u * v + c[7] * u * w + c[8] * v * w
+        power = sum(
+            (1 + ((x - cx) ** 2 + (y - cy) ** 2 + (z - cz) ** 2) / radius**2) ** -3
+            for cx, cy, cz, radius in coils.astype(np.float32)
+        )
+        return bowl, np.log(power) / 2
+
+    def span(values: np.ndarray) -> tuple[float, float]:
+        low, high = np.percentile(values[inside], (2, 98))
+        return float(high - low), float(high + low) / 2
+
+    grid_parts = parts(*np.meshgrid(*(axes[2 - a][coarse[a]] for a in range(3)), indexing="ij", sparse=True))
+    share = float(rng.uniform(0, 1))
+    weights = share / span(grid_parts[0])[0], (1 - share) / span(grid_parts[1])[0]
+    extent, centre = span(weights[0] * grid_parts[0] + weights[1] * grid_parts[1])
+    scale = 2 * np.arctanh(non_uniformity / 2) / extent
+
+    def plane(k: int) -> np.ndarray:
+        bowl, coil = parts(axes[2][k], axes[1][:, None], axes[0][None])
+        return np.exp(scale * (weights[0] * bowl + weights[1] * coil - centre)).astype(np.float32)
+
+    return plane
+
+
+def degrade_mr(image: np.ndarray, grid: Grid, rng: np.random.Generator) -> Callable[[int], np.ndarray]:
+    """Bias field, Rician noise and an arbitrary scale, in place; `image` is `(Z, Y, X)`. Returns the bias, see `mr_bias`."""
+    sigma = np.float32(rng.uniform(0.012, 0.028) * MR_WHITE_MATTER)
+    gain = np.float32(rng.uniform(0.6, 1.6))
+    bias = mr_bias(image, grid, rng, non_uniformity=float(rng.uniform(*MR_NON_UNIFORMITY)))
+    for k, plane in enumerate(image):
+        plane *= bias(k)
+        noise = rng.standard_normal((2, *plane.shape), dtype=np.float32) * sigma
+        np.hypot(plane + noise[0], noise[1], out=plane)
+        plane *= gain
+    return bias
+
+
+def add_texture(image: np.ndarray, grid: Grid, rng: np.random.Generator, *, amplitude: float) -> None:
+    """Slow multiplicative variation inside tissues, in place; `image` is `(Z, Y, X)` and zero where there is air."""
+    waves = Waves.draw(rng, (12, 45), 6)
+    step = [max(1, int(3 // s)) for s in grid.spacing_mm]
+    axes = [grid.coordinates_mm(a)[:: step[a]] for a in range(3)]
+    points = np.stack(np.meshgrid(*axes[::-1], indexing="ij"), axis=-1)[..., ::-1]
+    coarse = waves(points)
+    nx, ny, nz = grid.size_voxels
+    rows, cols = (
+        np.minimum(np.arange(ny) / step[1], coarse.shape[1] - 1),
+        np.minimum(np.arange(nx) / step[0], coarse.shape[2] - 1),
+    )
+    for k in range(nz):
+        z = coarse[min(k // step[2], len(coarse) - 1)]
+        at = np.meshgrid(rows.astype(np.float32), cols.astype(np.float32), indexing="ij")
+        image[k] *= 1 + np.float32(amplitude) * map_coordinates(z, at, order=1, output=np.float32)

@@ -1,0 +1,188 @@
+"""Prediction against reference in 3D: what both hold, what the prediction misses, what it adds.
+
+The volume in both is a solid, with the missed and the extra volume as coloured, translucent shells around it. World axes are
+LPS, in mm; seen from the front and from below the patient's right is on the picture's left, as on axial slices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from mpl_toolkits.mplot3d.art3d import Poly3DCollection
+from scipy import ndimage
+from skimage.measure import marching_cubes
+
+from nnunet_ext.labels.values import organ_values
+
+BOTH, MISSED, EXTRA = "in both", "missed", "extra"
+#: Told apart also by readers who can't tell red from green.
+COLOURS = {BOTH: "#d8d2c4", MISSED: "#f0334b", EXTRA: "#2f8cff"}
+SHELL_ALPHA = 0.62
+#: View -> elevation and azimuth of the camera in degrees, as matplotlib counts them for axes to L, P and S.
+VIEWS = {"from the front": (0, -90), "from the left, above": (28, -28), "from below": (-90, -90)}
+#: Letters at the left, right, top and bottom edge, where the view is along an axis.
+LETTERS = {"from the front": "RLSI", "from below": "RLAP"}
+#: Meshes are made on voxels of at most this size, in mm, smoothed by about half an original voxel.
+MESH_MM = 0.9
+BACKGROUND = "#14161a"
+#: Towards the light and towards a weaker one, in camera axes (right, up, to the viewer).
+KEY_LIGHT, FILL_LIGHT = (-0.45, 0.65, 0.62), (0.7, -0.2, 0.5)
+
+
+def draw_surfaces(
+    title: str,
+    spacing_mm: Sequence[float],
+    reference: np.ndarray,
+    prediction: np.ndarray,
+    *,
+    labels: Mapping[str, int],
+) -> Figure:
+    """All organs of one case from three sides.
+
+    Args:
+        title: Above the picture.
+        spacing_mm: Voxel size along `(Z, Y, X)`.
+        reference: Label map on an LPS grid, shape `(Z, Y, X)`.
+        prediction: The same for the prediction.
+        labels: Organ -> label value.
+
+    Raises:
+        ValueError: If neither label map holds an organ.
+    """
+    figure = Figure(figsize=(15.0, 5.9), dpi=150, facecolor=BACKGROUND)
+    FigureCanvasAgg(figure)
+    vertices, normals, colours = _scene(spacing_mm, reference, prediction, labels)
+    low, high = vertices.min(axis=(0, 1)), vertices.max(axis=(0, 1))
+    # One scale for all views: matplotlib shows the diagonal of the box in an axes' height at zoom 1.
+    seen_mm = [np.ptp(vertices.reshape(-1, 3) @ _camera(*angles)[:2].T, axis=0).max() for angles in VIEWS.values()]
+    zoom = 0.9 * float(np.linalg.norm(high - low) / max(seen_mm))
+    for number, (name, (elevation, azimuth)) in enumerate(VIEWS.items()):
+        axes = figure.add_axes((number / 3 + 0.004, 0.09, 0.325, 0.78), projection="3d", computed_zorder=False)
+        axes.set_proj_type("ortho")
+        axes.view_init(elevation, azimuth)
+        axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), zlim=(low[2], high[2]), facecolor=BACKGROUND)
+        axes.set_box_aspect(high - low, zoom=zoom)
+        axes.set_axis_off()
+        shaded = colours.copy()
+        shaded[:, :3] = _shade(colours[:, :3], normals, elevation, azimuth)
+        # Without antialiasing: it would draw the seams of all triangles.
+        mesh = Poly3DCollection(vertices, facecolors=shaded, edgecolors="none", antialiased=False, rasterized=True)
+        axes.add_collection3d(mesh)
+        mesh.set_clip_on(False)  # an oblique view need not be centred
+        figure.text(number / 3 + 0.165, 0.885, name, color="white", fontsize=12, ha="center", va="bottom")
+        places = [(0.006, 0.48), (0.322, 0.48), (0.165, 0.845), (0.165, 0.095)]
+        for letter, (x, y) in zip(LETTERS.get(name, ""), places, strict=False):
+            figure.text(number / 3 + x, y, letter, color="white", fontsize=12, fontweight="bold", ha="center")
+    figure.text(0.008, 0.985, title, color="white", fontsize=15, ha="left", va="top")
+    figure.legend(
+        handles=[
+            Patch(facecolor=COLOURS[part], label=text) for part, text in _volumes(spacing_mm, reference, prediction)
+        ],
+        loc="lower center",
+        ncols=3,
+        frameon=False,
+        labelcolor="white",
+        fontsize=12,
+    )
+    return figure
+
+
+def parts_of(reference: np.ndarray, prediction: np.ndarray) -> dict[str, np.ndarray]:
+    """In both, missed (reference only) and extra (prediction only) of two bool masks."""
+    return {BOTH: reference & prediction, MISSED: reference & ~prediction, EXTRA: prediction & ~reference}
+
+
+def _volumes(spacing_mm: Sequence[float], reference: np.ndarray, prediction: np.ndarray) -> list[tuple[str, str]]:
+    """Per part its volume in words, organs apart: a voxel with the wrong organ is missed by one and extra in another."""
+    voxel_ml = float(np.prod(spacing_mm)) / 1000
+    right = int(np.count_nonzero((reference == prediction) & (reference > 0)))
+    counts = {BOTH: right, MISSED: int((reference > 0).sum()) - right, EXTRA: int((prediction > 0).sum()) - right}
+    means = {BOTH: "", MISSED: " (reference only)", EXTRA: " (prediction only)"}
+    return [(part, f"{part}{means[part]}: {voxels * voxel_ml:.2f} mL") for part, voxels in counts.items()]
+
+
+def _scene(
+    spacing_mm: Sequence[float], reference: np.ndarray, prediction: np.ndarray, labels: Mapping[str, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Triangles `(N, 3, 3)` as points `(x, y, z)` in mm, their normals `(N, 3)` and colours `(N, 4)`, of all organs."""
+    meshes = []
+    for values in organ_values(labels).values():
+        masks = np.isin(reference, values), np.isin(prediction, values)
+        found = ndimage.find_objects((masks[0] | masks[1]).astype(np.uint8))
+        if not found:
+            continue
+        box = tuple(slice(max(s.start - 2, 0), s.stop + 2) for s in found[0])
+        offset_mm = [s.start * mm for s, mm in zip(box, spacing_mm, strict=True)]
+        meshes += _organ(masks[0][box], masks[1][box], spacing_mm, offset_mm)
+    if not meshes:
+        raise ValueError("neither reference nor prediction holds an organ, so there is nothing to draw.")
+    return tuple(np.concatenate(arrays) for arrays in zip(*meshes, strict=True))
+
+
+def _organ(
+    reference: np.ndarray, prediction: np.ndarray, spacing_mm: Sequence[float], offset_mm: Sequence[float]
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """The solid in both, and the faces of the joint surface that belong to one of them only."""
+    meshes = []
+    parts = parts_of(reference, prediction)
+    if (mesh := _mesh(parts[BOTH], spacing_mm)) is not None:
+        triangles, normals = mesh
+        colour = np.tile((*to_rgb(COLOURS[BOTH]), 1.0), (len(triangles), 1))
+        meshes.append((_to_xyz(triangles, offset_mm), normals[:, ::-1], colour))
+    if (mesh := _mesh(reference | prediction, spacing_mm)) is not None:
+        triangles, normals = mesh
+        # The part a face belongs to: that of the voxel just inside it.
+        inside = np.round((triangles.mean(axis=1) - 0.3 * min(spacing_mm) * normals) / spacing_mm).astype(int)
+        inside = tuple(np.clip(inside, 0, np.subtract(reference.shape, 1)).T)
+        nearest = ndimage.distance_transform_edt(~(reference | prediction), return_distances=False, return_indices=True)
+        inside = tuple(nearest[axis][inside] for axis in range(3))
+        for part in (MISSED, EXTRA):
+            chosen = parts[part][inside]
+            colour = np.tile((*to_rgb(COLOURS[part]), SHELL_ALPHA), (int(chosen.sum()), 1))
+            meshes.append((_to_xyz(triangles[chosen], offset_mm), normals[chosen][:, ::-1], colour))
+    return meshes
+
+
+def _mesh(mask: np.ndarray, spacing_mm: Sequence[float]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Triangles `(N, 3, 3)` in mm along `(Z, Y, X)` from the first voxel's centre, and outward unit normals `(N, 3)`."""
+    if not mask.any():
+        return None
+    factors = [max(1, int(np.ceil(mm / MESH_MM))) for mm in spacing_mm]
+    pad = 3
+    field = ndimage.zoom(np.pad(mask, pad).astype(np.float32), factors, order=1, grid_mode=True, mode="grid-constant")
+    smooth = ndimage.gaussian_filter(field, [0.5 * f for f in factors])
+    # A structure of a voxel or two must not be smoothed away: mesh it where its own peak is halved.
+    level = min(0.5, 0.5 * float(smooth.max()))
+    fine_mm = np.divide(spacing_mm, factors)
+    points, faces, normals, _ = marching_cubes(smooth, level, spacing=tuple(fine_mm))
+    # Index 0 of the fine grid lies (factor - 1) / 2 fine voxels before the first coarse centre.
+    points = points - fine_mm * [(f - 1) / 2 for f in factors] - np.multiply(pad, spacing_mm)
+    face_normals = normals[faces].mean(axis=1)
+    length = np.linalg.norm(face_normals, axis=1, keepdims=True)
+    return points[faces], face_normals / np.where(length > 0, length, 1)
+
+
+def _to_xyz(triangles: np.ndarray, offset_mm: Sequence[float]) -> np.ndarray:
+    return (triangles + np.asarray(offset_mm))[..., ::-1]
+
+
+def _camera(elevation: float, azimuth: float) -> np.ndarray:
+    """Unit vectors to the right, up and to the viewer, as rows, of a camera as matplotlib places it."""
+    e, a = np.radians([elevation, azimuth])
+    towards = np.array([np.cos(e) * np.cos(a), np.cos(e) * np.sin(a), np.sin(e)])
+    right = np.array([-np.sin(a), np.cos(a), 0.0])
+    return np.stack([right, np.cross(towards, right), towards])
+
+
+def _shade(colours: np.ndarray, normals: np.ndarray, elevation: float, azimuth: float) -> np.ndarray:
+    """Colours `(N, 3)` lit for a camera: ambient, two lamps and a soft highlight."""
+    seen = normals @ _camera(elevation, azimuth).T
+    seen = np.where(seen[:, 2:] < 0, -seen, seen)  # both sides of a shell are lit
+    key, fill = (np.clip(seen @ (np.asarray(lamp) / np.linalg.norm(lamp)), 0, 1) for lamp in (KEY_LIGHT, FILL_LIGHT))
+    highlight = 0.22 * key**24
+    return np.clip(colours * (0.26 + 0.66 * key + 0.2 * fill)[:, None] + highlight[:, None], 0, 1)

@@ -1,0 +1,1 @@
+"""Both stages of the cascade over many cases."""

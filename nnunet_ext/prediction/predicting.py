@@ -1,0 +1,373 @@
+"""Contour many cases with both stages in one process: which cases, what becomes of each, and the record of it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from filelock import FileLock
+from tqdm import tqdm
+
+from nnunet_ext._version import __version__
+from nnunet_ext.cases import dicom_cases
+from nnunet_ext.cases.prediction_cases import FoundCases, PredictionCase, SeriesCase, find_cases
+from nnunet_ext.cases.preparing import ChannelOptions
+from nnunet_ext.files import check_folder, check_output_folder, in_one_line, write_json
+from nnunet_ext.folder_lock import holding, owned_part
+from nnunet_ext.images.reading import write_image
+from nnunet_ext.images.source_files import FileCount
+from nnunet_ext.nnunet_folders import model_folder, read_predictions_json
+from nnunet_ext.prediction.cascade_predictor import CascadePredictor, CasePrediction, PreparedCase, choose_device
+from nnunet_ext.processes import in_background, peak_memory_mb, timed
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "predictions.json"
+
+
+@dataclass
+class PredictionSummary:
+    """What a run did: case names written, kept from an earlier run, failed (with reason), and warnings per case.
+
+    `files` says what became of every file of the images folder.
+    """
+
+    out: Path
+    written: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    warnings: dict[str, list[str]] = field(default_factory=dict)
+    files: FileCount = field(default_factory=FileCount)
+
+
+@holding(owned_part, "out", "num_parts", "part_id")
+def predict(
+    *,
+    images: Path,
+    out: Path,
+    dataset_id: int | str | None = None,
+    model: Path | None = None,
+    configuration: str | None = None,
+    folds: Sequence[int | str] | None = None,
+    trainer: str | None = None,
+    plans: str | None = None,
+    checkpoint: str = "checkpoint_final.pth",
+    device: str | None = None,
+    use_mirroring: bool = False,
+    full_precision: bool = False,
+    register: bool = False,
+    layout: str = "auto",
+    series_file: Path | None = None,
+    key_file: Path | None = None,
+    rtstruct: bool = False,
+    strict: bool = False,
+    num_parts: int = 1,
+    part_id: int = 0,
+    overwrite: bool = False,
+    show_progress: bool = True,
+) -> PredictionSummary:
+    """Segment every case, with both stages in one process.
+
+    Writes `out/<case><file ending>` on each case's own grid, with `rtstruct` also `out/<case>.dcm`, `out/dataset.json` (so
+    that `nnunet_ext evaluate` knows the labels, and the organs that the configuration leaves out) and
+    `out/predictions.json`: what predicted, and per case its box, fallback, warnings, seconds and the peak memory of the
+    process until then. While the networks see one case, the next is read and the one before is written.
+
+    A case that fails is named and leaves no output, and the others are finished; a case that was predicted before is
+    skipped unless `overwrite`. Cases of a DICOM tree get numbers, as in `nnunet_ext convert`: nothing in `out` says whose
+    they are, a private key file beside it does.
+
+    Args:
+        images: Folder with `<case>_0000<ending>`, `<case>_0001<ending>`, ... in the form of the training images; or with
+            one folder per case that holds one image per channel, or with DICOM series of any nesting: those are prepared
+            as `nnunet_ext convert` prepared the training images.
+        out: Folder to write to.
+        dataset_id: nnU-Net dataset the models were trained on: id or name.
+        model: Folder of the trained configuration, its localizer in the folder beside it, instead of `dataset_id`,
+            `trainer`, `plans` and `configuration`: for a model without nnU-Net's folders.
+        configuration: Any configuration that is trained; `3d_cascade_fullres` if None. Its localizer, if it has one, is
+            the one its plan names.
+        folds: Folds to average; None for all that are trained.
+        trainer, plans: `CascadeOARTrainer` and `CascadeOARPlans` if None.
+        checkpoint: File name of the weights in each fold's folder.
+        device: `cuda`, `cpu` or `mps`; None for the GPU if there is one.
+        use_mirroring, full_precision: See `CascadePredictor`.
+        layout: Kind of `images`: `files`, `folders`, `dicom`, or `auto` to look what is there.
+        register: Register the MR to the CT, also where the training images were not registered by `convert`.
+        series_file: DICOM only: TOML file that says which series is which channel (see `dicom_cases`).
+        key_file: DICOM only: the private file that says which patient each case is; `<out>.key.csv` beside `out` if None.
+        rtstruct: Write an RTSTRUCT for each case; DICOM only.
+        strict: A case with a warning fails.
+        num_parts, part_id: Take every `num_parts`-th case from the `part_id`-th on, so that several processes share the
+            work; they may share `out`, too.
+        overwrite: Predict again what is there already; it is deleted first.
+        show_progress: Show progress bars.
+
+    Raises:
+        FileNotFoundError: If the images folder, a case or a model is not there.
+        ValueError: If options contradict each other or the images, or `out` holds predictions of another model.
+    """
+    images, out = Path(images), Path(out)
+    if not 0 <= part_id < num_parts:
+        raise ValueError(f"part_id is {part_id}; with num_parts {num_parts} it is 0 to {num_parts - 1}")
+    check_folder(images, "images folder")
+    check_output_folder(out)
+    if out.resolve() == images.resolve():
+        raise ValueError(
+            f"{out} is the folder of the images; write to another folder, for predictions would be taken for images"
+        )
+    predictor = CascadePredictor(
+        model_folder(dataset_id, model, configuration=configuration, trainer=trainer, plans=plans),
+        folds=folds,
+        checkpoint=checkpoint,
+        device=choose_device(device),
+        use_mirroring=use_mirroring,
+        full_precision=full_precision,
+    )
+    key_file = out.resolve().with_name(f"{out.resolve().name}.key.csv") if key_file is None else Path(key_file)
+    found = find_cases(
+        images,
+        channels=predictor.channels,
+        optional=predictor.optional,
+        layout=layout,
+        series_file=series_file,
+        key_file=key_file,
+        show_progress=show_progress,
+    )
+    options = preparation(predictor, found.kind, register=register)
+    if rtstruct and found.kind != "dicom":
+        raise ValueError(
+            f"an RTSTRUCT refers to DICOM images, and {images} holds none: give the DICOM series, or leave out --rtstruct "
+            "and turn label maps into RTSTRUCT with nnunet_ext rtstruct"
+        )
+    if found.kind == "dicom":
+        dicom_cases.check_key(key_file, out, numbered=any(out.glob("case_*")))
+        dicom_cases.write_key(found.key_rows, key_file)
+    if predictor.ranges is None:
+        log.warning("the model's plans hold no ranges of its training labels: volumes and positions are not checked")
+    out.mkdir(parents=True, exist_ok=True)
+    run = _Run(predictor, options, out, rtstruct=rtstruct, strict=strict, shared=num_parts > 1)
+    run.begin(overwrite=overwrite, register=register)
+    run.predict(found, slice(part_id, None, num_parts), overwrite=overwrite, show_progress=show_progress)
+    return run.summary
+
+
+def preparation(predictor: CascadePredictor, kind: str, *, register: bool) -> ChannelOptions | None:
+    """How cases that are not in the form of the training images are brought to it; None where all are.
+
+    Raises:
+        ValueError: If files in that form are to be registered, or the model's dataset does not say what was done to it.
+    """
+    if kind == "files":
+        if register:
+            raise ValueError(
+                "files named <case>_0000, ... are taken as they are, like the training images: leave out --register, or "
+                "give one folder per case"
+            )
+        return None
+    options = predictor.recorded_options()
+    return replace(options, register=options.register or register)
+
+
+class _Run:
+    """One run over many cases: what `predict` and its three steps share."""
+
+    def __init__(
+        self,
+        predictor: CascadePredictor,
+        options: ChannelOptions | None,
+        out: Path,
+        *,
+        rtstruct: bool,
+        strict: bool,
+        shared: bool,
+    ) -> None:
+        self.predictor, self.options, self.out = predictor, options, out
+        self.rtstruct, self.strict = rtstruct, strict
+        self.model_sha256 = model_sha256(predictor)
+        self.summary = PredictionSummary(out)
+        #: Several processes write one manifest: each under this lock, which ends with its process.
+        self.lock = FileLock(out / f".{MANIFEST}.lock") if shared else contextlib.nullcontext()
+
+    # --- what lies in the folder -------------------------------------------------------------------------------------
+
+    def outputs(self, case: str) -> list[Path]:
+        """The RTSTRUCT, where one is wanted, and the label map, which is written last: with it the case is finished."""
+        mask = self.out / f"{case}{self.predictor.dataset_json['file_ending']}"
+        return [self.out / f"{case}.dcm", mask] if self.rtstruct else [mask]
+
+    def begin(self, *, overwrite: bool, register: bool) -> None:
+        """Write what is known before the first case; refuse to mix with the predictions of another model."""
+        header = {
+            "versions": {
+                "nnunet_ext": __version__,
+                **{package: version(package) for package in ("nnunetv2", "torch")},
+            },
+            "models": [folder.name for folder in self.predictor.models],
+            "model_sha256": self.model_sha256,
+            "channels": self.predictor.channels,
+            "use_mirroring": self.predictor.use_mirroring,
+            "register": register,
+        }
+        with self.lock:
+            manifest = read_manifest(self.out / MANIFEST)
+            decides = ("model_sha256", "use_mirroring", "register")
+            other = [k for k in decides if k in manifest and manifest[k] != header[k]]
+            kept = [c for c, record in manifest["cases"].items() if "failed" not in record]
+            if other and kept and not overwrite:
+                raise ValueError(
+                    f"{self.out} holds {len(kept)} cases that were predicted with another {', '.join(other)}; write to "
+                    "another folder, or predict them again with --overwrite"
+                )
+            write_json(self.predictor.dataset_json, self.out / "dataset.json", ensure_ascii=False)
+            write_json({**header, "cases": manifest["cases"]}, self.out / MANIFEST, ensure_ascii=False)
+
+    def record(self, case: str, record: Mapping | None) -> None:
+        """Put a case into the manifest, or take it out."""
+        with self.lock:
+            manifest = read_manifest(self.out / MANIFEST)
+            manifest["cases"].pop(case, None)
+            if record is not None:
+                manifest["cases"][case] = record
+            write_json(manifest, self.out / MANIFEST, ensure_ascii=False)
+
+    # --- the cases ---------------------------------------------------------------------------------------------------
+
+    def predict(self, found: FoundCases, part: slice, *, overwrite: bool, show_progress: bool) -> None:
+        """All cases of this part, each in three steps; at most one case is ahead, and one behind the networks."""
+        for file, reason in found.others.items():
+            line = f"left out: {reason}"
+            if self.strict:
+                self.summary.failed[file] = line
+            else:
+                self.summary.warnings[file] = [line]
+        earlier = read_manifest(self.out / MANIFEST)["cases"]
+        todo: list[PredictionCase] = []
+        for name in sorted({*found.cases, *found.failed})[part]:
+            if overwrite:
+                self.remove(name)
+                self.record(name, None)
+            refused = self.strict and earlier.get(name, {}).get("warnings")
+            if all(file.is_file() for file in self.outputs(name)) and not refused:
+                self.summary.skipped.append(name)
+            elif name in found.failed:
+                self.fail(name, found.failed[name])
+            else:
+                todo.append(found.cases[name])
+        ahead = in_background(timed, self.prepare, todo[0]) if todo else None
+        behind: tuple[PredictionCase, dict, Future] | None = None
+        try:
+            for at, case in enumerate(tqdm(todo, desc="Predicting", unit="case", disable=not show_progress)):
+                self.remove(case.name)  # half of what is wanted, or refused by strict
+                prepared = ahead
+                wait([prepared])
+                ahead = in_background(timed, self.prepare, todo[at + 1]) if at + 1 < len(todo) else None
+                record, mask = self.segment(case, prepared)
+                if behind is not None:
+                    self.finish(*behind)
+                behind = None if mask is None else (case, record, in_background(timed, self.write, case, mask))
+        finally:  # also when interrupted: what is being written is finished
+            if behind is not None:
+                self.finish(*behind)
+            self.count_files(found)
+
+    def count_files(self, found: FoundCases) -> None:
+        """Say in the manifest what became of every file, by what this run and others into the folder made of the cases."""
+        with self.lock:
+            manifest = read_manifest(self.out / MANIFEST)
+            failed = [case for case, record in manifest["cases"].items() if "failed" in record]
+            self.summary.files = found.count(failed)
+            write_json({**manifest, "files": self.summary.files.as_dict()}, self.out / MANIFEST, ensure_ascii=False)
+
+    def prepare(self, case: PredictionCase) -> PreparedCase:
+        return case.prepare(self.predictor, self.options)
+
+    def segment(self, case: PredictionCase, prepared: Future) -> tuple[dict, sitk.Image | None]:
+        """Record and mask of a case that is read; no mask where it failed."""
+        try:
+            prepared_case, prepare_s = prepared.result()
+            prediction, segment_s = timed(self.predictor.segment, prepared_case)
+            record = self.describe(case, prediction, prepare_s=prepare_s, segment_s=segment_s)
+            if self.strict and record["warnings"]:
+                self.fail(case.name, f"strict: {'; '.join(record['warnings'])}", record)
+                return record, None
+            return record, self.predictor.mask(prediction, prepared_case)
+        except Exception as error:  # whatever is wrong with one case, the others are finished
+            self.fail(case.name, case.public(in_one_line(error)))
+            return {}, None
+
+    def describe(self, case: PredictionCase, prediction: CasePrediction, **seconds: float) -> dict:
+        """What the manifest says about a case, as plain JSON."""
+        return {
+            **prediction.record(),
+            "notes": list(case.notes),
+            **({"left_over": list(case.left_over)} if case.left_over else {}),
+            "warnings": [case.public(line) for line in prediction.warnings],
+            **{name: round(value, 2) for name, value in seconds.items()},
+            "peak_memory_mb": peak_memory_mb(),
+        }
+
+    def write(self, case: PredictionCase, mask: sitk.Image) -> list[str]:
+        """The case's files; the label map last, so that where it is, the case is finished. What was left out of them."""
+        notes: list[str] = []
+        if self.rtstruct:
+            from nnunet_ext.dicom.rtstruct_writer import write_rtstruct
+
+            assert isinstance(case, SeriesCase)
+            labels = self.predictor.dataset_json["labels"]
+            organs = {n: v for n, v in labels.items() if v != 0 and n not in self.predictor.left_out}
+            described = f"{self.predictor.models[-1].name} {self.model_sha256[:12]}"
+            write_rtstruct(
+                mask, case.reference_series, self.outputs(case.name)[0], labels=organs, model=described, notes=notes
+            )
+        write_image(mask, self.outputs(case.name)[-1])
+        return notes
+
+    def finish(self, case: PredictionCase, record: dict, written: Future) -> None:
+        """Wait until a case is written, and say so."""
+        try:
+            notes, write_s = written.result()
+        except Exception as error:
+            self.fail(case.name, case.public(in_one_line(error)))
+            return
+        record = {**record, "warnings": [*record["warnings"], *notes], "write_s": round(write_s, 2)}
+        self.record(case.name, record)
+        self.summary.written.append(case.name)
+        if record["warnings"]:
+            self.summary.warnings[case.name] = record["warnings"]
+
+    def fail(self, case: str, reason: str, record: Mapping | None = None) -> None:
+        self.remove(case)
+        self.summary.failed[case] = reason
+        self.record(case, {"failed": reason, **(record or {})})
+
+    def remove(self, case: str) -> None:
+        for file in (self.out / f"{case}.dcm", self.outputs(case)[-1]):
+            file.unlink(missing_ok=True)
+
+
+def model_sha256(predictor: CascadePredictor) -> str:
+    """Hash of all that decides what the networks say: plans and weights of every stage and fold."""
+    digest = hashlib.sha256()
+    for stage in predictor.stages:
+        digest.update(json.dumps(stage.plans_manager.plans, sort_keys=True).encode())
+        for weights in stage.list_of_parameters:
+            for name in sorted(weights):
+                values = np.ascontiguousarray(weights[name].cpu().numpy())
+                digest.update(name.encode())
+                digest.update(values.reshape(-1).view(np.uint8))
+    return digest.hexdigest()
+
+
+def read_manifest(file: Path) -> dict:
+    """The manifest of an earlier run into the same folder, or a new one."""
+    return read_predictions_json(file) if file.is_file() else {"cases": {}}

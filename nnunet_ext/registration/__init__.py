@@ -1,0 +1,1 @@
+"""MR brought onto the CT."""

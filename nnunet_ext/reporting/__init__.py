@@ -1,0 +1,1 @@
+"""Experiments side by side: tables, figures and the page."""

@@ -1,0 +1,98 @@
+"""What a report holds: experiments with their scores, tables, figures and training curves.
+
+Made by `report.report`; tables in `report_tables`, figures in `report_figures`. Those, and the page, only read what is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nnunet_ext.evaluation.summary import EvaluationSummary
+from nnunet_ext.reporting.training_curves import TrainingCurve
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One system on its cases.
+
+    Attributes:
+        name: As the user calls it; unique in a report.
+        folder: The evaluation folder (`evaluation.json`, `.csv`, `.md`).
+        scores: Per case and organ, as evaluated: all its cases, also those that other experiments lack. Holds the files
+            of predictions and references (`scores.files`), label crop pass rates, channels and the localizer's scores.
+        images: Case -> channel name -> image, first the one to draw on; a case whose images were not found is not there.
+    """
+
+    name: str
+    folder: Path
+    scores: EvaluationSummary
+    images: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table: its plain text (`78.46 +- 6.23`), and whether it is the best of its row."""
+
+    text: str
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table. `name` is the stem of its files `tables/<name>.md` and `.tex`; the first column names the row."""
+
+    name: str
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure: `png` and, where it was drawn here, `svg`, both relative to the report's folder.
+
+    `kind` is box, overlay, surface (3D), preprocessing or curves. `case` and `experiment` where it shows just that one.
+    """
+
+    name: str
+    kind: str
+    title: str
+    png: str
+    svg: str | None = None
+    case: str | None = None
+    experiment: str | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """A comparison.
+
+    Attributes:
+        out: Its folder.
+        experiments: In the order given; the first one is what the others are tested against.
+        organs: Those of all experiments, in label order.
+        cases: Cases that every experiment has; the scores in `tables` and box plots are over these.
+        shown_cases: Those with overlays and surfaces, the worst first.
+        box_organ: The organ of the box plots.
+        curves: Training curves of the models that are known.
+        remarks: Sentences a reader must see: cases left out, tests not made, pictures not drawn and why.
+    """
+
+    out: Path
+    experiments: tuple[Experiment, ...]
+    organs: tuple[str, ...]
+    cases: tuple[str, ...]
+    shown_cases: tuple[str, ...]
+    box_organ: str
+    curves: tuple[TrainingCurve, ...] = ()
+    tables: tuple[Table, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """`case (experiment)` -> why it could not be scored."""
+        return {f"{case} ({one.name})": why for one in self.experiments for case, why in one.scores.failed.items()}

@@ -1,0 +1,1 @@
+"""Recipe, schedule, transforms, loss and checkpoints of a training."""

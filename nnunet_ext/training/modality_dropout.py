@@ -1,0 +1,42 @@
+"""Channels blanked at random in training, so that one model predicts with and without them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from batchgeneratorsv2.transforms.base.basic_transform import ImageOnlyTransform
+
+from nnunet_ext.images.channels import is_ct
+
+
+def optional_channels(channel_names: Sequence[str]) -> tuple[int, ...]:
+    """Indices of the channels a case may lack: all but the CT, or all but the first where there is no CT."""
+    needed = next((i for i, name in enumerate(channel_names) if is_ct(name)), 0)
+    return tuple(i for i in range(len(channel_names)) if i != needed)
+
+
+class ModalityDropoutTransform(ImageOnlyTransform):
+    """Set each of some channels of an image `(C, *axes)` to zero with a probability, independently.
+
+    Zero is what nnU-Net's z-score makes of a constant image, so a file of one value stands for a missing channel at
+    prediction.
+
+    Args:
+        channels: Indices of the channels that may go.
+        probability: Of each, in [0, 1].
+    """
+
+    def __init__(self, channels: Sequence[int], probability: float) -> None:
+        super().__init__()
+        self.channels, self.probability = tuple(channels), probability
+
+    def get_parameters(self, **_data_dict) -> dict:
+        return {"dropped": [c for c in self.channels if torch.rand(1).item() < self.probability]}
+
+    def _apply_to_image(self, img: torch.Tensor, *, dropped: Sequence[int]) -> torch.Tensor:
+        if not dropped:
+            return img
+        img = img.clone()
+        img[list(dropped)] = 0
+        return img

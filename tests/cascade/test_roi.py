@@ -1,0 +1,437 @@
+"""The rule that places the box: votes, sizes and what happens when organs are missing or misplaced."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nnunet_ext.cascade import roi
+from nnunet_ext.cascade.roi import (
+    OrganExtent,
+    RoiRule,
+    box_around,
+    find_roi,
+    fit_roi,
+    organ_extents,
+    too_large,
+    vote_centre,
+)
+
+SHAPE = (14, 40, 60)
+SPACING_MM = (3.0, 0.8, 0.7)  # the volume is 42 x 32 x 42 mm
+EYE_L, EYE_R, LENS_L, CHIASM = 1, 2, 3, 7
+HEAD = {
+    EYE_L: np.s_[4:8, 6:16, 38:50],
+    EYE_R: np.s_[4:8, 6:16, 10:22],
+    LENS_L: np.s_[5:7, 3:6, 42:46],
+    CHIASM: np.s_[8:9, 26:30, 26:34],
+}
+
+
+def head(organs=HEAD, *, shape=SHAPE, dtype=np.uint8) -> np.ndarray:
+    label_map = np.zeros(shape, dtype)
+    for value, where in organs.items():
+        label_map[where] = value
+    return label_map
+
+
+def fitted(**options) -> RoiRule:
+    extents = organ_extents(head(), spacing_mm=SPACING_MM)
+    return fit_roi({"head_1": extents}, **({"margin_mm": 2.0, "jitter_mm": 0.0} | options)).rule
+
+
+def at(*centroid_mm: float, half_mm: float = 2.0) -> OrganExtent:
+    c = np.asarray(centroid_mm, dtype=float)
+    return OrganExtent(tuple(c), tuple(c - half_mm), tuple(c + half_mm), (2 * half_mm) ** 3 / 1000)
+
+
+def rule(spread_mm: dict[int, float], offset_mm: dict[int, tuple] | None = None) -> RoiRule:
+    return RoiRule((40.0,) * 3, offset_mm or dict.fromkeys(spread_mm, (0.0, 0.0, 0.0)), spread_mm)
+
+
+# ------------------------------------------------------------------------------------------------ extents
+
+
+def test_organ_extents_are_in_mm_from_the_outer_edge_of_the_first_voxel():
+    extents = organ_extents(head({5: np.s_[1:3, 2:4, 4:6]}, shape=(5, 7, 11)), spacing_mm=SPACING_MM)
+    assert list(extents) == [5]
+    assert extents[5].lower_mm == pytest.approx((3.0, 1.6, 2.8))
+    assert extents[5].upper_mm == pytest.approx((9.0, 3.2, 4.2))
+    assert extents[5].centroid_mm == pytest.approx((6.0, 2.4, 3.5))
+    assert extents[5].volume_ml == pytest.approx(6.0 * 1.6 * 1.4 / 1000)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.float32])
+def test_organ_extents_do_not_depend_on_the_type_of_the_label_map(dtype):
+    assert organ_extents(head(dtype=dtype), spacing_mm=SPACING_MM) == organ_extents(head(), spacing_mm=SPACING_MM)
+
+
+def test_organ_extents_ignore_negative_values_and_absent_labels():
+    label_map = head({7: np.s_[1, 1, 1]}, shape=(5, 7, 11), dtype=np.int8)
+    label_map[4] = -1
+    assert list(organ_extents(label_map, spacing_mm=SPACING_MM)) == [7]
+    assert organ_extents(np.full((2, 3, 5), -1, np.int8), spacing_mm=SPACING_MM) == {}
+
+
+def test_clean_drops_a_small_far_component_and_keeps_a_large_one():
+    organ, speck = np.s_[1:3, 1:3, 1:3], np.s_[4, 6, 10]  # 8 voxels and 1: a share of 0.125
+    alone = organ_extents(head({1: organ}, shape=(5, 7, 11)), spacing_mm=SPACING_MM)
+    label_map = head({1: organ}, shape=(5, 7, 11))
+    label_map[speck] = 1
+    assert organ_extents(label_map, spacing_mm=SPACING_MM, clean=True) == alone
+    assert organ_extents(label_map, spacing_mm=SPACING_MM)[1].upper_mm == pytest.approx((15.0, 5.6, 7.7))
+    label_map[4, 6, 9:11] = 1  # 2 of 8 voxels: a share of 0.25 is kept
+    assert organ_extents(label_map, spacing_mm=SPACING_MM, clean=True)[1].upper_mm == pytest.approx((15.0, 5.6, 7.7))
+
+
+def test_clean_takes_voxels_that_touch_at_a_corner_for_one_component():
+    label_map = np.zeros((5, 7, 11), np.uint8)
+    label_map[1:3, 1:3, 1:3] = 1
+    label_map[3, 3, 3] = 1  # a thin nerve may hang on by a corner
+    assert organ_extents(label_map, spacing_mm=(1, 1, 1), clean=True)[1].upper_mm == (4, 4, 4)
+
+
+# ------------------------------------------------------------------------------------------------ votes
+
+
+def test_two_eyes_alone_place_the_same_box_as_all_organs():
+    all_organs = find_roi(head(), fitted(), spacing_mm=SPACING_MM)
+    eyes = find_roi(head({k: HEAD[k] for k in (EYE_L, EYE_R)}), fitted(), spacing_mm=SPACING_MM)
+    assert all_organs.box == eyes.box
+    assert all_organs.voters == (EYE_L, EYE_R, LENS_L, CHIASM)
+    assert eyes.voters == (EYE_L, EYE_R)
+    assert roi.label_crop_pass_rate(head(), eyes.box) == 1.0
+
+
+def test_any_single_organ_places_the_same_box():
+    expected = find_roi(head(), fitted(), spacing_mm=SPACING_MM).box
+    for value, where in HEAD.items():
+        assert find_roi(head({value: where}), fitted(), spacing_mm=SPACING_MM).box == expected
+
+
+def test_an_organ_far_from_where_the_others_place_it_is_dropped_and_named():
+    misplaced = HEAD | {LENS_L: np.s_[12:14, 36:39, 2:6]}  # 21, 26 and 28 mm off
+    decision = find_roi(head(misplaced), fitted(), spacing_mm=SPACING_MM)
+    assert decision.outliers == (LENS_L,)
+    assert decision.voters == (EYE_L, EYE_R, CHIASM)
+    assert decision.box == find_roi(head(), fitted(), spacing_mm=SPACING_MM).box
+
+
+def test_votes_are_weighted_by_their_reliability():
+    centre, used, dropped = vote_centre({1: at(0, 0, 0), 2: at(10, 0, 0)}, rule({1: 2.0, 2: 4.0}))
+    assert centre == pytest.approx((2.0, 0, 0))  # weights 1/4 and 1/16: 10 * (1/16) / (5/16)
+    assert used == (1, 2)
+    assert dropped == ()
+
+
+@pytest.mark.parametrize(("reliable", "unreliable"), [(1.0, 2.0), (1.0, 10.0), (3.0, 12.0)])
+@pytest.mark.parametrize("reliable_comes_first", [True, False])
+def test_of_two_organs_that_disagree_the_reliable_one_is_kept(reliable, unreliable, reliable_comes_first):
+    good, bad = (1, 2) if reliable_comes_first else (2, 1)
+    extents = {good: at(20, 20, 20), bad: at(90, 20, 20)}
+    centre, used, dropped = vote_centre(extents, rule({good: reliable, bad: unreliable}))
+    assert (used, dropped) == ((good,), (bad,))
+    assert centre == pytest.approx((20, 20, 20))
+
+
+def test_two_organs_that_differ_by_less_than_the_spread_of_the_unreliable_one_both_vote():
+    _, used, _ = vote_centre({1: at(20, 20, 20), 2: at(50, 20, 20)}, rule({1: 1.0, 2: 10.0}))
+    assert used == (1, 2)  # 30 mm are 3 spreads
+
+
+def test_labels_unknown_to_the_rule_do_not_vote():
+    assert vote_centre({9: at(1, 2, 3)}, rule({1: 1.0})) == (None, (), ())
+
+
+@pytest.mark.parametrize("label_map", [np.zeros((5, 7, 11), np.uint8), head({9: np.s_[1, 1, 1]}, shape=(5, 7, 11))])
+def test_find_roi_without_a_known_organ_is_the_whole_volume(label_map):
+    decision = find_roi(label_map, fitted(), spacing_mm=SPACING_MM)
+    assert decision.box == ((0, 5), (0, 7), (0, 11))
+    assert not decision.found
+    assert decision.centre_mm is None
+
+
+def test_find_roi_ignores_a_far_speck_of_a_found_organ():
+    label_map = head()
+    label_map[13, 39, 0] = EYE_L
+    assert (
+        find_roi(label_map, fitted(), spacing_mm=SPACING_MM).box
+        == find_roi(head(), fitted(), spacing_mm=SPACING_MM).box
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.tuples(st.integers(0, 3), st.integers(0, 5), st.integers(0, 9)))
+def test_the_box_follows_a_shifted_head(shift):
+    shape = (30, 60, 90)
+    small = RoiRule((12.0, 8.0, 14.0), fitted().offset_mm, fitted().spread_mm)
+
+    def moved(by):
+        return head({k: tuple(slice(s.start + 8 + d, s.stop + 8 + d) for s, d in zip(w, by, strict=True))
+                     for k, w in HEAD.items()}, shape=shape)  # fmt: skip
+
+    here = find_roi(moved((0, 0, 0)), small, spacing_mm=SPACING_MM).box
+    there = find_roi(moved(shift), small, spacing_mm=SPACING_MM).box
+    for (a, b), (c, d), s in zip(here, there, shift, strict=True):
+        assert abs(c - a - s) <= 1  # the centre may lie on the edge between two voxels
+        assert d - c == b - a
+
+
+# ------------------------------------------------------------------------------------------------ box
+
+
+def test_forty_voxels_of_0_8_mm_stay_forty():
+    (box,) = box_around([40.0], [40 * 0.8], spacing_mm=[0.8], shape=[100])
+    assert box == (30, 70)
+
+
+@pytest.mark.parametrize("spacing", [0.8, 0.7, 1.1, 2.3])
+def test_a_spacing_read_from_a_file_as_32_bit_float_costs_no_voxel(spacing):
+    for stored in (spacing, float(np.float32(spacing))):
+        for n in range(1, 200):
+            ((lower, upper),) = box_around([100.0], [n * spacing], spacing_mm=[stored], shape=[1000])
+            assert upper - lower == n
+
+
+def test_a_box_is_rounded_to_whole_voxels_that_fit_into_it():
+    assert box_around([15.0, 8.0, 7.0], [10.0, 3.0, 3.6], spacing_mm=SPACING_MM, shape=(14, 40, 60)) == (
+        (4, 7),  # 3 voxels of 3 mm in 10 mm; centre 5 voxels - 1.5 = 3.5, to even
+        (8, 11),  # 3 of 0.8 mm in 3 mm; 10 - 1.5 = 8.5, to even
+        (8, 13),  # 5 of 0.7 mm in 3.6 mm; 10 - 2.5 = 7.5, to even
+    )
+
+
+def test_a_box_that_leaves_the_volume_is_moved_inside():
+    assert box_around([0.0, 32.0, 21.0], [9.0, 4.0, 3.5], spacing_mm=SPACING_MM, shape=SHAPE) == (
+        (0, 3),
+        (35, 40),
+        (28, 33),
+    )
+
+
+def test_a_volume_smaller_than_the_box_is_the_box():
+    assert box_around([1.0, 1.0, 1.0], [100.0] * 3, spacing_mm=SPACING_MM, shape=(5, 7, 11)) == roi.whole((5, 7, 11))
+
+
+axis = st.tuples(
+    st.floats(-20, 120),  # centre
+    st.floats(0.5, 90),  # size
+    st.floats(0.3, 5),  # spacing
+    st.integers(1, 60),  # voxels
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.tuples(axis, axis, axis))
+def test_a_box_is_never_larger_than_asked_for_inside_the_volume_and_as_near_as_possible(axes):
+    centre, size, spacing, shape = zip(*axes, strict=True)
+    for c, mm, s, n, (lower, upper) in zip(
+        *(centre, size, spacing, shape, box_around(centre, size, spacing_mm=spacing, shape=shape)), strict=True
+    ):
+        assert 0 <= lower < upper <= n
+        assert (upper - lower) * s <= max(mm + 1e-4 * s, s)
+        assert upper - lower == n or (upper - lower + 1) * s > mm  # not a voxel smaller than need be
+        if lower > 0 and upper < n:
+            assert abs((lower + upper) / 2 * s - c) <= s / 2 + 1e-9
+
+
+# ------------------------------------------------------------------------------------------------ pass rate, border
+
+
+def test_label_crop_pass_rate_counts_the_organ_voxels_inside():
+    label_map = head({1: np.s_[1, 1, 0:3], 2: np.s_[2, 2, 0:5]}, shape=(5, 7, 11))  # 8 voxels
+    assert roi.label_crop_pass_rate(label_map, ((0, 5), (0, 7), (0, 11))) == 1.0
+    assert roi.label_crop_pass_rate(label_map, ((0, 2), (0, 7), (0, 11))) == 3 / 8
+    assert roi.label_crop_pass_rate(label_map, ((0, 5), (0, 7), (1, 3))) == 4 / 8
+    assert math.isnan(roi.label_crop_pass_rate(np.zeros((5, 7, 11)), ((0, 5), (0, 7), (0, 11))))
+
+
+def test_touches_border_names_the_sides_an_organ_reaches():
+    label_map = head({1: np.s_[2, 2:5, 5]}, shape=(5, 7, 11))
+    assert roi.touches_border(label_map, ((1, 4), (1, 6), (4, 7))) == []
+    assert roi.touches_border(label_map, ((2, 4), (1, 6), (4, 7))) == [0]
+    assert roi.touches_border(label_map, ((1, 3), (1, 6), (4, 7))) == [1]
+    assert roi.touches_border(label_map, ((1, 4), (2, 5), (4, 7))) == [2, 3]
+    assert roi.touches_border(label_map, ((1, 4), (1, 6), (5, 6))) == [4, 5]
+
+
+def test_touches_border_leaves_out_the_sides_of_the_volume():
+    label_map = head({1: np.s_[:, :, :]}, shape=(5, 7, 11))
+    assert roi.touches_border(label_map, ((0, 5), (0, 7), (0, 11))) == []
+    assert roi.touches_border(label_map, ((0, 4), (0, 7), (3, 11))) == [1, 4]
+
+
+# ------------------------------------------------------------------------------------------------ fitting
+
+
+def test_the_fitted_box_is_the_organs_bounding_box_where_there_is_one_case():
+    fit = fit_roi({"a": organ_extents(head(), spacing_mm=SPACING_MM)}, margin_mm=2.0, jitter_mm=1.5)
+    needed = (5 * 3.0, 27 * 0.8, 40 * 0.7)  # z 4..9, y 3..30, x 10..50
+    assert fit.needed_mm == pytest.approx(needed)
+    assert fit.rule.size_mm == pytest.approx([n + 4 for n in needed])
+    assert fit.rule.jitter_mm == 1.5
+    assert set(fit.rule.spread_mm.values()) == {roi.MIN_SPREAD_MM}
+    assert fit.incomplete_cases == []
+
+
+def test_offsets_are_medians_and_spreads_say_how_far_votes_lie_from_the_centre():
+    # Organ 2 lies 10, 12 and 20 mm above organ 1; both reach 2 mm around their centroid. Centres: 5, 6 and 10 mm above 1.
+    cases = {f"c{d}": {1: at(20, 20, 20), 2: at(20 + d, 20, 20)} for d in (10, 12, 20)}
+    fit = fit_roi(cases, margin_mm=0.0, jitter_mm=0.0)
+    assert fit.rule.offset_mm == {1: pytest.approx((-6, 0, 0)), 2: pytest.approx((6, 0, 0))}
+    assert fit.rule.spread_mm == pytest.approx({1: math.sqrt(17 / 3), 2: math.sqrt(17 / 3)})  # 1, 0 and 4 mm off
+    # The voted centre is the middle again (equal weights); the case of 20 mm reaches (20 + 4) / 2 = 12 mm.
+    assert fit.needed_mm == pytest.approx((24, 4, 4))
+
+
+def test_a_case_with_a_missing_organ_is_listed_and_still_fits():
+    cases = {"full": {1: at(20, 20, 20), 2: at(40, 20, 20)}, "half": {2: at(60, 20, 20)}}
+    fit = fit_roi(cases, margin_mm=0.0, jitter_mm=0.0)
+    assert fit.incomplete_cases == ["half"]
+    assert fit.rule.offset_mm == {1: (-10, 0, 0), 2: (10, 0, 0)}
+    assert vote_centre(cases["half"], fit.rule)[0] == (50, 20, 20)
+
+
+def test_without_a_complete_case_organs_seen_apart_are_put_together():
+    cases = {"a": {1: at(20, 20, 20), 2: at(40, 20, 20)}, "b": {2: at(40, 20, 20), 3: at(40, 50, 20)}}
+    fit = fit_roi(cases, margin_mm=0.0, jitter_mm=0.0)
+    assert set(fit.rule.offset_mm) == {1, 2, 3}
+    assert fit.incomplete_cases == ["a", "b"]
+    assert_every_organ_inside(cases, fit)
+
+
+def test_two_groups_without_a_common_organ_are_each_placed():
+    cases = {"a": {1: at(20, 20, 20), 2: at(40, 20, 20)}, "b": {3: at(10, 50, 20)}}
+    fit = fit_roi(cases, margin_mm=0.0, jitter_mm=0.0)
+    assert fit.rule.offset_mm == {1: (-10, 0, 0), 2: (10, 0, 0), 3: (0, 0, 0)}
+    assert_every_organ_inside(cases, fit)
+
+
+def test_a_case_without_organs_is_left_out():
+    fit = fit_roi({"a": {1: at(20, 20, 20)}, "empty": {}}, margin_mm=0.0, jitter_mm=0.0)
+    assert fit.needed_mm == (4, 4, 4)
+
+
+@pytest.mark.parametrize("cases", [{}, {"a": {}}])
+def test_fit_roi_raises_without_any_organ(cases):
+    with pytest.raises(ValueError, match="Check labelsTr"):
+        fit_roi(cases, margin_mm=0.0, jitter_mm=0.0)
+
+
+def assert_every_organ_inside(cases, fit):
+    for name, organs in cases.items():
+        centre, _, _ = vote_centre(organs, fit.rule)
+        half = np.divide(fit.rule.size_mm, 2) + 1e-6
+        for organ in organs.values():
+            assert (np.subtract(organ.lower_mm, centre) >= -half).all(), name
+            assert (np.subtract(organ.upper_mm, centre) <= half).all(), name
+
+
+coordinate = st.floats(0, 100)
+organ = st.builds(at, coordinate, coordinate, coordinate, half_mm=st.floats(0.5, 10))
+case = st.dictionaries(st.integers(1, 4), organ, min_size=1)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(st.sampled_from("abcdef"), case, min_size=1))
+def test_every_training_organ_lies_inside_the_box_its_rule_places(cases):
+    fit = fit_roi(cases, margin_mm=0.0, jitter_mm=0.0)
+    assert set(fit.rule.offset_mm) == set(fit.rule.spread_mm) == set().union(*cases.values())
+    assert_every_organ_inside(cases, fit)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_every_training_voxel_lies_inside_the_voxel_box_with_a_margin_of_one_voxel(seed):
+    rng = np.random.default_rng(seed)
+    maps = []
+    for _ in range(3):
+        organs = {}
+        for value in (1, 2, 3):
+            lower = [int(rng.integers(2, n - 6)) for n in SHAPE]
+            organs[value] = tuple(slice(a, a + int(rng.integers(1, 4))) for a in lower)
+        maps.append(head(organs))
+    extents = {str(i): organ_extents(m, spacing_mm=SPACING_MM) for i, m in enumerate(maps)}
+    needed = fit_roi(extents, margin_mm=0.0, jitter_mm=0.0).rule
+    # Whole voxels of at most the size, centred to half a voxel: a voxel on each side makes up for both.
+    size = tuple(mm + 2 * s for mm, s in zip(needed.size_mm, SPACING_MM, strict=True))
+    grown = RoiRule(size, needed.offset_mm, needed.spread_mm)
+    for label_map in maps:
+        assert roi.label_crop_pass_rate(label_map, find_roi(label_map, grown, spacing_mm=SPACING_MM).box) == 1.0
+
+
+# ------------------------------------------------------------------------------------------------ the plan
+
+
+def test_a_rule_survives_the_plans_file():
+    before = fitted(jitter_mm=5.0)
+    plan = {**before.to_plan(), "margin_mm": 2.0, "needed_mm": [1.0, 2.0, 3.0]}
+    after = RoiRule.from_plan(json.loads(json.dumps(plan)))
+    assert after == before
+    assert all(isinstance(k, int) for k in after.offset_mm)
+
+
+@pytest.mark.parametrize("key", ["size_mm", "offset_mm", "spread_mm", "jitter_mm"])
+def test_a_plan_without_a_key_is_named(key):
+    plan = fitted().to_plan()
+    del plan[key]
+    with pytest.raises(ValueError, match=f"no '{key}'.*-pl CascadeOARPlanner"):
+        RoiRule.from_plan(plan)
+
+
+# ------------------------------------------------------------------------------------------------ crops of given size
+
+#: Eyes of 10 mm, a gland of 6 mm and a nerve of 6 x 6 x 30 mm.
+NERVE = OrganExtent((0, 20, 0), (-3, 5, -3), (3, 35, 3), 1.08)
+FACE = {1: at(0, 0, -30, half_mm=5), 2: at(0, 0, 30, half_mm=5), 3: at(0, 0, 0, half_mm=3), 4: NERVE}
+
+
+def large_for(size_mm, cases=None, *, pairs=((1, 2),), voxel_mm=(1.0, 1.0, 1.0)) -> dict:
+    return too_large(cases or {"face": FACE}, size_mm, voxel_mm=voxel_mm, pairs=pairs)
+
+
+def test_organs_too_large_for_a_crop_around_them_are_named_with_their_size():
+    assert large_for((11, 31, 11)) == {}
+    assert large_for((11, 30, 11)) == {4: pytest.approx((6, 30, 6))}
+    assert large_for((10, 31, 11)) == {1: pytest.approx((10, 10, 10)), 2: pytest.approx((10, 10, 10))}
+    assert set(large_for((5, 5, 5))) == {1, 2, 3, 4}
+
+
+def test_a_crop_loses_half_a_voxel_on_each_side_to_whole_voxels():
+    assert large_for((11, 31, 11), voxel_mm=(1.1, 1.0, 1.0)).keys() == {1, 2}
+
+
+def test_a_pair_of_which_one_is_too_large_is_left_out_together():
+    cases = {"face": FACE | {2: at(0, 0, 30, half_mm=7)}}
+    assert large_for((12, 40, 40), cases).keys() == {1, 2}
+    assert large_for((12, 40, 40), cases, pairs=()).keys() == {2}
+    assert large_for((12, 40, 40), {"face": {2: cases["face"][2]}}).keys() == {2}  # no case has its partner
+
+
+@pytest.mark.parametrize(("n_large", "left_out"), [(10, set()), (11, {3})])
+def test_an_organ_fits_that_is_held_in_half_of_its_cases(n_large, left_out):
+    cases = {f"face_{i:02d}": FACE | ({3: at(0, 0, 0, half_mm=30)} if i < n_large else {}) for i in range(20)}
+    assert large_for((40, 50, 40), cases).keys() == left_out
+
+
+def test_the_organs_left_out_are_read_back_from_the_plan_and_older_plans_have_none():
+    plan = json.loads(json.dumps(replace(fitted(), left_out=(1, 2)).to_plan()))
+    assert RoiRule.from_plan(plan).left_out == (1, 2)
+    assert roi.left_out_labels({"roi": plan}) == (1, 2)
+    del plan["left_out"]
+    assert RoiRule.from_plan(plan).left_out == ()
+    assert roi.left_out_labels({"roi": plan}) == roi.left_out_labels({}) == ()
+
+
+def test_labels_taken_for_background_keep_the_label_maps_type_and_the_callers_array():
+    label_map = head()
+    changed = roi.without(label_map, (EYE_L, CHIASM))
+    assert changed.dtype == label_map.dtype
+    assert set(np.unique(changed)) == {0, EYE_R, LENS_L}
+    assert set(np.unique(label_map)) == {0, EYE_L, EYE_R, LENS_L, CHIASM}
