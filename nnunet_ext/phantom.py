@@ -41,6 +41,7 @@ from nnunet_ext.phantom_acquisition import (
 from nnunet_ext.phantom_anatomy import Anatomy, HeadParameters, build_anatomy, deformation
 from nnunet_ext.phantom_shapes import unit
 from nnunet_ext.processes import KILLED, run_in_processes
+from nnunet_ext.steps import step
 
 logger = logging.getLogger(__name__)
 
@@ -176,12 +177,16 @@ def _write_case(job: tuple[Path, dict]) -> None:
     half = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(half, ignore_errors=True)
     half.mkdir(parents=True)
-    case = make_phantom(options["seed"], options["case"], size=options["size"], unregistered=options["unregistered"])
-    if options["dicom"]:
-        _write_dicom(half, case, folder.name)
-    else:
-        for name, image in zip(FILES, (case.ct, case.t1, case.t2, case.label), strict=True):
-            sitk.WriteImage(image, str(half / name), useCompression=True)
+    with step("make", case=folder.name):
+        case = make_phantom(
+            options["seed"], options["case"], size=options["size"], unregistered=options["unregistered"]
+        )
+    with step("write phantom", case=folder.name):
+        if options["dicom"]:
+            _write_dicom(half, case, folder.name)
+        else:
+            for name, image in zip(FILES, (case.ct, case.t1, case.t2, case.label), strict=True):
+                sitk.WriteImage(image, str(half / name), useCompression=True)
     if case.mr_to_ct is not None:
         sitk.WriteTransform(case.mr_to_ct, str(half / TRANSFORM_FILE))
     (half / "phantom.json").write_text(json.dumps({"options": options, **case.record}, indent=2) + "\n")

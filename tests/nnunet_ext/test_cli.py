@@ -27,6 +27,8 @@ FUNCTIONS = {
     "doctor": ("nnunet_ext.doctor", "doctor"),
     "demo": ("nnunet_ext.demo", "demo"),
     "benchmark train": ("nnunet_ext.training_benchmark", "benchmark_train"),
+    "benchmark predict": ("nnunet_ext.prediction_benchmark", "benchmark_predict"),
+    "benchmark convert": ("nnunet_ext.conversion_benchmark", "benchmark_convert"),
 }
 SUMMARY = SimpleNamespace(
     dataset_folder=Path("Dataset501_Head"),
