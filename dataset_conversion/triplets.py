@@ -105,6 +105,7 @@ from nnunet_ext.labels.values import pair_values
 from nnunet_ext.labels.volumes import WHOLE_BODY, check_organs
 from nnunet_ext.processes import KILLED, run_in_processes
 from nnunet_ext.registration.registering import RegistrationOptions
+from nnunet_ext.steps import OTHER, step
 
 log = logging.getLogger(__name__)
 
@@ -1032,7 +1033,9 @@ def _run(
     with tqdm(total=len(jobs), desc="convert", unit="case", disable=not show_progress) as bar:
         if n_processes == 1 or not jobs:
             for job in jobs:
-                yield job, _convert_case(job)
+                with step(OTHER, case=job.case.identifier):
+                    outcome = _convert_case(job)
+                yield job, outcome
                 bar.update()
             return
         lost = []
@@ -1141,15 +1144,17 @@ def _build(job: _Job, partial: Path) -> tuple[list[str], dict]:
     warnings: list[str] = []
     labels = counts = None
     with collected_notes(warnings):
-        read = case.read_images(warnings)
+        with step("read"):
+            read = case.read_images(warnings)
         images = {modality: image for modality, (image, _) in read.items()}
         check_images(images)
         name = reference_channel(list(images))
         reference = to_canonical(images[name])
         if case.has_labels:
-            labels, counts = _labels(
-                case, images, reference, settings.table, warnings, registered=settings.channels.register
-            )
+            with step("labels"):
+                labels, counts = _labels(
+                    case, images, reference, settings.table, warnings, registered=settings.channels.register
+                )
     organs = None if labels is None else sitk.GetArrayFromImage(labels)
     channels = prepare_channels(
         images,
@@ -1161,19 +1166,21 @@ def _build(job: _Job, partial: Path) -> tuple[list[str], dict]:
     if organs is not None:
         _check_organs_covered(organs, channels.fields_of_view, settings.table, warnings)
     files = []
-    for number, image in enumerate(channels.images.values()):
-        file = f"images{_split(case)}/{case.identifier}_{number:04d}{FILE_ENDING}"
-        write_image(image, partial / Path(file).name)
-        files.append(file)
-    if labels is not None:
-        file = f"labels{_split(case)}/{case.identifier}{FILE_ENDING}"
-        (partial / "label").mkdir(exist_ok=True)
-        write_image(labels, partial / "label" / Path(file).name)
-        files.append(file)
+    with step("write"):
+        for number, image in enumerate(channels.images.values()):
+            file = f"images{_split(case)}/{case.identifier}_{number:04d}{FILE_ENDING}"
+            write_image(image, partial / Path(file).name)
+            files.append(file)
+        if labels is not None:
+            file = f"labels{_split(case)}/{case.identifier}{FILE_ENDING}"
+            (partial / "label").mkdir(exist_ok=True)
+            write_image(labels, partial / "label" / Path(file).name)
+            files.append(file)
     if job.preview:
         try:
-            draw_previews(case.identifier, partial / PREVIEWS, originals=images, channels=channels, labels=organs,
-                          label_values=settings.table.values, pairs=settings.table.pairs)  # fmt: skip
+            with step("pictures"):
+                draw_previews(case.identifier, partial / PREVIEWS, originals=images, channels=channels, labels=organs,
+                              label_values=settings.table.values, pairs=settings.table.pairs)  # fmt: skip
         except Exception as error:  # a picture is no reason to lose a case
             warnings.append(f"not all pictures could be drawn: {in_one_line(error)}")
     record = {

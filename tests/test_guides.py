@@ -59,7 +59,7 @@ NOT_RUN = {
     "make demo": "minutes of training",
     "make test": "runs this",
     "make check": "runs a part of this",
-    "nnunet_ext benchmark": "minutes of training; see test_training_benchmark and test_prediction_benchmark",
+    "nnunet_ext benchmark": "minutes; see test_training_benchmark, test_prediction_benchmark, test_conversion_benchmark",
 }
 
 

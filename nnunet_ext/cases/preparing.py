@@ -29,6 +29,7 @@ from nnunet_ext.images.channels import image_like, is_ct, reference_channel, vox
 from nnunet_ext.images.checks import SMALLEST_BODY_ML, check_images, lost_slices, report_lost_slices, shown
 from nnunet_ext.images.geometry import describe_grid, field_of_view, resample_to, same_grid, to_canonical
 from nnunet_ext.registration.registering import HEADER, RegistrationOptions, register
+from nnunet_ext.steps import step
 
 #: Less than this share of the reference's body inside an MR, and of the MR's body inside the reference's: not one patient.
 LEAST_OVERLAP = 0.5
@@ -113,7 +114,8 @@ def prepare_channels(
     fields_of_view: dict[str, np.ndarray] = {}
     if is_ct(name):
         original = reference
-        reference, body = _prepare_ct(original, options, keep, record[name], warnings)
+        with step("clean CT"):
+            reference, body = _prepare_ct(original, options, keep, record[name], warnings)
         _check_ct(name, original, body, record[name]["in_hu"], fields_of_view, warnings)
         done[name] = reference
         del original
@@ -124,7 +126,8 @@ def prepare_channels(
         warnings += check_body(name, sitk.GetArrayViewFromImage(reference), body, voxel_ml=voxel_ml(reference))
         _find_lost_slices(name, sitk.GetArrayViewFromImage(reference), body, fields_of_view, warnings)
         if options.n4:
-            done[name] = n4(reference, body=body)
+            with step("N4"):
+                done[name] = n4(reference, body=body)
             n4_pairs[name] = reference, done[name]
             record[name] |= {"n4": True, "n4_field": _field_range(*n4_pairs[name], body)}
         else:
@@ -133,13 +136,17 @@ def prepare_channels(
 
     registered: dict[str, sitk.Transform] = {}
     if options.register and len(images) > 1:
-        registered = _register(images, name, options, same_frame, record, warnings)
+        with step("register"):
+            registered = _register(images, name, options, same_frame, record, warnings)
     for modality, original in images.items():
         if modality in done:
             continue
         image, entry = to_canonical(original), record[modality]
         transform = registered.get(modality)
-        own_body = body_mask_array(sitk.GetArrayViewFromImage(image), spacing_mm=image.GetSpacing()[::-1], is_ct=False)
+        with step("MR body"):
+            own_body = body_mask_array(
+                sitk.GetArrayViewFromImage(image), spacing_mm=image.GetSpacing()[::-1], is_ct=False
+            )
         warnings += check_body(modality, sitk.GetArrayViewFromImage(image), own_body, voxel_ml=voxel_ml(image))
         own_view: dict[str, np.ndarray] = {}
         _find_lost_slices(modality, sitk.GetArrayViewFromImage(image), own_body, own_view, warnings)
@@ -157,16 +164,19 @@ def prepare_channels(
         else:
             fields_of_view |= own_view
         if options.n4:
-            n4_pairs[modality] = image, n4(image, body=own_body)
+            with step("N4"):
+                n4_pairs[modality] = image, n4(image, body=own_body)
             entry |= {"n4": True, "n4_field": _field_range(*n4_pairs[modality], own_body)}
             image = sitk.Image(n4_pairs[modality][1])
         if on_grid:
             image.CopyInformation(reference)
         else:
-            image = resample_to(image, reference, interpolation="bspline", transform=transform)
+            with step("resample"):
+                image = resample_to(image, reference, interpolation="bspline", transform=transform)
         done[modality] = image
     if is_ct(name) and options.clean_ct and record[name]["in_hu"] and not body.all():
-        body = _clean_again(images[name], done, body, fields_of_view, options, keep, record[name], warnings)
+        with step("clean CT"):
+            body = _clean_again(images[name], done, body, fields_of_view, options, keep, record[name], warnings)
     images = {modality: done[modality] for modality in images}
     return Channels(images, body, fields_of_view, record, warnings, n4_pairs)
 

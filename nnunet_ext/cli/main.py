@@ -221,6 +221,13 @@ def _benchmark_predict(options: Options) -> int:
     return 0
 
 
+def _benchmark_convert(options: Options) -> int:
+    from nnunet_ext.end_to_end.conversion_benchmark import benchmark_convert
+
+    print(benchmark_convert(**options))
+    return 0
+
+
 def _counts(summary: Any) -> str:
     done, skipped, failed = (_count(getattr(summary, name)) for name in ("written", "skipped", "failed"))
     return f"{done} written, {skipped} skipped (already there), {failed} failed"
@@ -573,6 +580,25 @@ def _parser() -> argparse.ArgumentParser:
     kind.add_argument("-device", choices=("cuda", "cpu", "mps"), help="without: cpu")
     kind.add_argument("-o", dest="out", metavar="OUT", type=Path, help="folder for table, JSON and models: benchmark")
     kind.add_argument("--no-stock", dest="stock", action="store_false", help="leave stock 3d_fullres out")
+
+    kind = add_verb(
+        _benchmark_convert,
+        "CPU seconds and memory of making and converting a case, per step, next to stock nnU-Net's preprocessing",
+        example="nnunet_ext benchmark convert -i patients --register",
+        to=kinds,
+        name="convert",
+    )
+    kind.add_argument(
+        "-i", dest="source", metavar="SRC", type=Path, help="what convert takes; without: phantoms made for it"
+    )
+    kind.add_argument("--modalities", nargs="+", metavar="M", help="channels, in this order: CT T1 T2")
+    kind.add_argument("--size", choices=("tiny", "small", "full"), help="of phantoms; without: tiny")
+    kind.add_argument("--cases", dest="n_cases", metavar="N", type=_positive_int, help="how many phantoms; without: 2")
+    kind.add_argument("--unregistered", action="store_true", help="move T1 and T2 of phantoms against the CT")
+    kind.add_argument("--register", action="store_true", help="register T1 and T2 to the CT first")
+    kind.add_argument("--no-preview", dest="preview", action="store_false", help="draw no pictures of the steps")
+    kind.add_argument("-o", dest="out", metavar="OUT", type=Path, help="folder for table, JSON and data: benchmark")
+    kind.add_argument("--no-stock", dest="stock", action="store_false", help="leave stock nnU-Net out")
     return parser
 
 

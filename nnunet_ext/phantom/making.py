@@ -40,6 +40,7 @@ from nnunet_ext.phantom.acquisition import (
 from nnunet_ext.phantom.anatomy import Anatomy, HeadParameters, build_anatomy, deformation
 from nnunet_ext.phantom.shapes import unit
 from nnunet_ext.processes import KILLED, run_in_processes
+from nnunet_ext.steps import step
 
 #: Goes up whenever the same seed starts to give other images, so that old and new cases do not mix in one folder.
 GENERATOR_VERSION = 2
@@ -173,12 +174,16 @@ def _write_case(job: tuple[Path, dict]) -> None:
     half = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(half, ignore_errors=True)
     half.mkdir(parents=True)
-    case = make_phantom(options["seed"], options["case"], size=options["size"], unregistered=options["unregistered"])
-    if options["dicom"]:
-        _write_dicom(half, case, folder.name)
-    else:
-        for name, image in zip(FILES, (case.ct, case.t1, case.t2, case.label), strict=True):
-            sitk.WriteImage(image, str(half / name), useCompression=True)
+    with step("make", case=folder.name):
+        case = make_phantom(
+            options["seed"], options["case"], size=options["size"], unregistered=options["unregistered"]
+        )
+    with step("write phantom", case=folder.name):
+        if options["dicom"]:
+            _write_dicom(half, case, folder.name)
+        else:
+            for name, image in zip(FILES, (case.ct, case.t1, case.t2, case.label), strict=True):
+                sitk.WriteImage(image, str(half / name), useCompression=True)
     if case.mr_to_ct is not None:
         sitk.WriteTransform(case.mr_to_ct, str(half / TRANSFORM_FILE))
     (half / "phantom.json").write_text(json.dumps({"options": options, **case.record}, indent=2) + "\n")

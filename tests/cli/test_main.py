@@ -27,6 +27,7 @@ FUNCTIONS = {
     "doctor": ("nnunet_ext.installation.doctor", "doctor"),
     "demo": ("nnunet_ext.end_to_end.demo", "demo"),
     "benchmark train": ("nnunet_ext.end_to_end.training_benchmark", "benchmark_train"),
+    "benchmark convert": ("nnunet_ext.end_to_end.conversion_benchmark", "benchmark_convert"),
 }
 SUMMARY = SimpleNamespace(
     dataset_folder=Path("Dataset501_Head"),
@@ -341,7 +342,7 @@ def test_an_interrupted_command_ends_with_its_code_while_a_thread_is_inside_a_li
     script = tmp_path / "interrupted.py"
     script.write_text(
         "import time\n"
-        "from nnunet_ext.cli import main as cli\n"
+        "from nnunet_ext.cli.main import main as cli\n"
         "from nnunet_ext.prediction.predicting import in_background\n"
         "def main():\n"
         "    in_background(time.sleep, 60)\n"
