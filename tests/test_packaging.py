@@ -36,22 +36,39 @@ def find(folder, name):
     path = ["preprocessing", "resampling"] if folder == "resampling" else [folder]
     return recursive_find_python_class(os.path.join(nnunetv2.__path__[0], *path), name, ".".join(["nnunetv2", *path]))
 
-found = {}
-for folder, name in json.loads(sys.argv[1]):
-    cls = find(folder, name)
-    found[name] = None if cls is None else cls.__module__
-imported = sorted(name for name in sys.modules if name.split(".")[0] == "nnunet_ext")
-lookups = sorted(name for name in sys.modules if name.endswith("aa_nnunet_ext.lookup"))
-print(json.dumps({"found": found, "imported": imported, "lookups": lookups}))
+results = []
+for wanted in json.loads(sys.argv[1]):
+    found = {}
+    for folder, name in wanted:
+        cls = find(folder, name)
+        found[name] = None if cls is None else cls.__module__
+    imported = sorted(name for name in sys.modules if name.split(".")[0] == "nnunet_ext")
+    lookups = sorted(name for name in sys.modules if name.endswith("aa_nnunet_ext.lookup"))
+    results.append({"found": found, "imported": imported, "lookups": lookups})
+print(json.dumps(results))
 """
+STOCK = [
+    ("experiment_planning", "ExperimentPlanner"),
+    ("experiment_planning", "NoSuchPlanner"),
+    ("preprocessing", "DefaultPreprocessor"),
+    ("preprocessing", "NoSuchPreprocessor"),
+    ("resampling", "resample_data_or_seg_to_shape"),
+    ("resampling", "no_such_function"),
+    ("training", "nnUNetTrainer"),
+    ("training", "NoSuchTrainer"),
+]
 
 
-def look_up(wanted: list[tuple[str, str]], cwd: Path) -> dict:
-    run = subprocess.run(
-        [sys.executable, "-c", LOOK_UP, json.dumps(wanted)], cwd=cwd, capture_output=True, text=True, timeout=120
-    )
+@pytest.fixture(scope="module")
+def looked_up(tmp_path_factory) -> tuple[dict, dict]:
+    """What a new process finds and has imported: after looking up `STOCK`, and then our classes."""
+    ours = [(folder, name) for folder, names in OURS.items() for name in sorted(names)]
+    command = [sys.executable, "-c", LOOK_UP, json.dumps([STOCK, ours])]
+    cwd = tmp_path_factory.mktemp("elsewhere")
+    run = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout.splitlines()[-1])
+    stock, ours = json.loads(run.stdout.splitlines()[-1])
+    return stock, ours
 
 
 @pytest.fixture(scope="module")
@@ -139,28 +156,17 @@ def test_lookup_does_not_turn_a_mistake_of_ours_into_not_found(monkeypatch):
         hasattr(lookup, "CascadeOARTrainer")
 
 
-def test_nnunet_finds_our_classes(tmp_path):
-    found = look_up([(folder, name) for folder, names in OURS.items() for name in sorted(names)], tmp_path)["found"]
+def test_nnunet_finds_our_classes(looked_up):
     expected = {
         name: module
         for folder in OURS
         for name, module in import_module(f"nnunet_ext.hooks.{folder}.lookup").LOOKUPS.items()
     }
-    assert found == expected
+    assert looked_up[1]["found"] == expected
 
 
-def test_stock_lookups_work_and_import_nothing_of_ours(tmp_path):
-    stock = [
-        ("experiment_planning", "ExperimentPlanner"),
-        ("experiment_planning", "NoSuchPlanner"),
-        ("preprocessing", "DefaultPreprocessor"),
-        ("preprocessing", "NoSuchPreprocessor"),
-        ("resampling", "resample_data_or_seg_to_shape"),
-        ("resampling", "no_such_function"),
-        ("training", "nnUNetTrainer"),
-        ("training", "NoSuchTrainer"),
-    ]
-    result = look_up(stock, tmp_path)
+def test_stock_lookups_work_and_import_nothing_of_ours(looked_up):
+    result = looked_up[0]
     assert result["imported"] == []
     assert len(result["lookups"]) == 4, "they were passed, and stayed out of the way"
     assert result["found"] == {
