@@ -16,9 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_ext.cases.organ_masks import check_files_drawn_once
-from nnunet_ext.images.reading import image_stem, refuse_no_file
+from nnunet_ext.images.file_names import image_stem, refuse_no_file
 from nnunet_ext.images.source_files import subfolders
-from nnunet_ext.labels.table import ORGANS, LabelTable, built_in_aliases
+from nnunet_ext.labels.organs import ORGANS, built_in_aliases
+from nnunet_ext.labels.table import LabelTable
 
 MODALITIES = ("CT", "T1")
 IMAGE_NAMES = {"CT": "IMG_CT", "T1": "IMG_MR_T1"}

@@ -30,6 +30,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_ext.cases import dicom_cases
+from nnunet_ext.cases.key_file import check_key, write_key
 from nnunet_ext.cases.label_files import (
     SLICER_ENDING,
     is_channel_name,
@@ -47,11 +48,19 @@ from nnunet_ext.cases.preparing import ChannelOptions, prepare_channels
 from nnunet_ext.cases.source_layout import source_layout
 from nnunet_ext.dataset_conversion.preview import FOLDER as PREVIEWS
 from nnunet_ext.dataset_conversion.preview import PAGE, draw_previews, write_conversion_page
-from nnunet_ext.dicom.series import label_modality
+from nnunet_ext.dicom.files import label_modality
 from nnunet_ext.files import check_output_folder, in_one_line, read_json, write_json
 from nnunet_ext.folder_lock import holding, owned_folder
 from nnunet_ext.images.channels import is_ct, reference_channel
 from nnunet_ext.images.checks import check_images
+from nnunet_ext.images.file_names import (
+    MODALITY_ALIASES,
+    broken_link,
+    find_channel_files,
+    image_files,
+    image_stem,
+    refuse_no_file,
+)
 from nnunet_ext.images.geometry import (
     CANONICAL,
     describe_grid,
@@ -63,20 +72,9 @@ from nnunet_ext.images.geometry import (
     same_grid,
     to_canonical,
 )
-from nnunet_ext.images.reading import (
-    MODALITY_ALIASES,
-    broken_link,
-    collected_notes,
-    find_channel_files,
-    image_files,
-    image_stem,
-    label_map_of,
-    read_image,
-    refuse_no_file,
-    shown_values,
-    whole_labels,
-    write_image,
-)
+from nnunet_ext.images.label_maps import label_map_of, shown_values, whole_labels
+from nnunet_ext.images.notes import collected_notes
+from nnunet_ext.images.reading import read_image
 from nnunet_ext.images.source_files import (
     BROKEN,
     CLOSED,
@@ -92,15 +90,10 @@ from nnunet_ext.images.source_files import (
     total,
     walk,
 )
-from nnunet_ext.labels.table import (
-    MIRROR_KEY,
-    PAIRS_KEY,
-    LabelTable,
-    default_label_table,
-    load_label_table,
-    normalise_name,
-    unclear_sides,
-)
+from nnunet_ext.images.writing import write_image
+from nnunet_ext.labels.organs import normalise_name
+from nnunet_ext.labels.pairs import MIRROR_KEY, PAIRS_KEY, unclear_sides
+from nnunet_ext.labels.table import LabelTable, default_label_table, load_label_table
 from nnunet_ext.labels.values import pair_values
 from nnunet_ext.labels.volumes import WHOLE_BODY, check_organs
 from nnunet_ext.processes import KILLED, run_in_processes
@@ -465,7 +458,7 @@ def _convert_into(
     """What `convert` does once its arguments make sense; nobody else writes to the dataset meanwhile."""
     if layout == "dicom":
         numbered = any((dataset / "provenance").glob("case_*.json"))
-        dicom_cases.check_key(Path(key_file), dataset, numbered=numbered)
+        check_key(Path(key_file), dataset, numbered=numbered)
     gathered = _gather(source, layout, settings, test_cases, series_file, Path(key_file), unlabelled, show_progress)
 
     summary = ConversionSummary(dataset, failed=dict(gathered.failed))
@@ -474,7 +467,7 @@ def _convert_into(
     _check_writable(dataset)
     _remove_renamed(dataset, gathered.identifiers)
     if layout == "dicom":
-        dicom_cases.write_key(gathered.key_rows, Path(key_file))
+        write_key(gathered.key_rows, Path(key_file))
     jobs = [_Job(case, settings, dataset, preview, hashed) for case in gathered.cases]
     for line in gathered.leftover:
         log.info(line)

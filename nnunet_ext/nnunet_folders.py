@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_ext.files import Shape, misfit, read_json, shown
-from nnunet_ext.images.reading import ENDINGS, image_stem
+from nnunet_ext.images.file_names import ENDINGS, image_stem
 from nnunet_ext.images.source_files import is_system
 from nnunet_ext.labels.table import LEFT_OUT_KEY
 

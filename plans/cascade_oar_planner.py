@@ -34,8 +34,9 @@ from nnunet_ext.cascade.preprocessor import body_box
 from nnunet_ext.cascade.resampling import resample_image, resample_label_map
 from nnunet_ext.files import read_json, written_whole
 from nnunet_ext.images.checks import check_arrays
-from nnunet_ext.images.reading import shown_values
-from nnunet_ext.labels.table import MIRROR_KEY, PAIRS_KEY, check_mirroring, dataset_pairs, side_of, unclear_sides
+from nnunet_ext.images.label_maps import shown_values
+from nnunet_ext.labels.pairs import MIRROR_KEY, PAIRS_KEY, check_mirroring, dataset_pairs, unclear_sides
+from nnunet_ext.labels.sides import side_of
 from nnunet_ext.labels.values import pair_values
 from nnunet_ext.labels.volumes import impossible_volumes, refuse_whole_image
 from nnunet_ext.nnunet_folders import find_dataset, need, read_dataset_json

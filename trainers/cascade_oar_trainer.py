@@ -38,7 +38,8 @@ from nnunet_ext.cascade.preprocessor import stored_extents
 from nnunet_ext.cascade.roi import RoiRule, find_roi, label_crop_pass_rate, left_out_labels, vote_centre
 from nnunet_ext.cascade.roi_dataset import InMemoryDataset, RoiDatasets
 from nnunet_ext.files import check_whole, first_line, read_json, write_json, written_whole
-from nnunet_ext.labels.table import LEFT_OUT_KEY, old_plan_warning, plan_pairs
+from nnunet_ext.labels.pairs import old_plan_warning, plan_pairs
+from nnunet_ext.labels.table import LEFT_OUT_KEY
 from nnunet_ext.labels.values import pair_values
 from nnunet_ext.nnunet_folders import BOXES_FILE, check_labels, read_boxes, read_splits
 from nnunet_ext.training.augmentation import augment_batch, replace_transforms

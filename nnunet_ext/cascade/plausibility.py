@@ -21,7 +21,7 @@ import numpy as np
 from scipy import stats
 
 from nnunet_ext.cascade.roi import OrganExtent
-from nnunet_ext.labels.table import pair_names
+from nnunet_ext.labels.pairs import pair_names
 
 #: Key of the plans file.
 PLANS_KEY = "plausibility"

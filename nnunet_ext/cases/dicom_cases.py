@@ -31,9 +31,6 @@ it keeps the numbers the same when patients are added. No other output holds a n
 
 from __future__ import annotations
 
-import csv
-import fnmatch
-import io
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -43,28 +40,23 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_ext.cases.key_file import numbered, read_key, same_patient
 from nnunet_ext.cases.label_files import is_channel_name, may_be_labels
 from nnunet_ext.cases.organ_masks import merge_masks, unite_parts
-from nnunet_ext.dicom.parts import PART_WORDS
-from nnunet_ext.dicom.rtstruct_reader import Roi, StructureSet, rasterise, read_rtstruct
-from nnunet_ext.dicom.series import (
-    Series,
-    Tree,
-    check_series,
-    find_series,
-    read_series,
-    series_grid,
-    without_personal,
-)
-from nnunet_ext.files import in_one_line, read_text, read_toml, written_whole
+from nnunet_ext.cases.series_rules import _BY_FILE, load_series_rules, ruled
+from nnunet_ext.cases.structures import claims_of, drawn_organs, pick_structure, read_structure, refers_to
+from nnunet_ext.dicom.finding import find_series
+from nnunet_ext.dicom.personal import without_personal
+from nnunet_ext.dicom.reading import read_series
+from nnunet_ext.dicom.rtstruct_reader import StructureSet, rasterise, read_rtstruct
+from nnunet_ext.dicom.series import Series, Tree
+from nnunet_ext.dicom.stack import check_series, series_grid
+from nnunet_ext.files import in_one_line
 from nnunet_ext.images.channels import reference_channel
-from nnunet_ext.images.reading import image_stem
+from nnunet_ext.images.file_names import image_stem
 from nnunet_ext.images.source_files import OF_FAILED, UNREADABLE, FileCount
-from nnunet_ext.labels.table import LabelTable, normalise_name
-
-_KEY_FIELDS = ("case", "patient_key", "patient_id", "patient_name", "patient_birth_date", "study_instance_uid",
-               "frame_of_reference_uid")  # fmt: skip
-_CASE_NAME = re.compile(r"case_\d{3,}")
+from nnunet_ext.labels.organs import normalise_name
+from nnunet_ext.labels.table import LabelTable
 
 
 @dataclass(frozen=True)
@@ -223,17 +215,17 @@ def find_cases(
     if not tree.images:
         raise ValueError(f"{source.name} has no CT or MR series; {_counted(tree) or 'it holds no DICOM file'}")
     found = Found(key_rows=read_key(key_file))
-    images = _ruled(tree.images, rules.get("series", {}))
-    structures = [(series, *_read_structure(series)) for series in tree.structures]
+    images = ruled(tree.images, rules.get("series", {}))
+    structures = [(series, *read_structure(series)) for series in tree.structures]
     patients: dict[str, list[Series]] = {}
     for series in images:
         patients.setdefault(series.patient.key, []).append(series)
     groups = [group for key in sorted(patients) for group in _groups(patients[key], modalities)]
-    names = _number(groups, modalities, found.key_rows)
+    names = numbered(groups, modalities, found.key_rows)
     unknown = [name for name in rules if name != "series" and name not in names]
     if unknown:
         raise ValueError(f"series file: there is no {', '.join(unknown)}; the cases are {', '.join(names[:3])}, ...")
-    claims = _claims(groups, structures, modalities, table)
+    claims = claims_of(groups, structures, modalities, table)
     for name, group in sorted(zip(names, groups, strict=True), key=lambda pair: pair[0]):
         words = frozenset().union(*(tree.personal[series.patient.key] for series in group))
         try:
@@ -243,7 +235,7 @@ def find_cases(
             found.cases.append(replace(case, test=name in test_cases))
         except Exception as error:  # one case must not stop the others
             found.failed[name] = without_personal(in_one_line(error), words)
-    for name, others in (_same_patient(names, groups) if table is not None else {}).items():
+    for name, others in (same_patient(names, groups) if table is not None else {}).items():
         for at, case in enumerate(found.cases):
             if case.name == name:
                 note = f"is the same patient as {', '.join(others)}: keep them in one fold"
@@ -324,92 +316,6 @@ def _counted(tree: Tree) -> str:
 # ----------------------------------------------------------------------------------------- the series file
 
 
-def load_series_rules(path: Path | None) -> dict[str, dict[str, list]]:
-    """`[series]` and `[case_001]` sections of the series file: channel -> names and numbers."""
-    if path is None:
-        return {}
-    path = Path(path)
-    content = read_toml(path, called=f"series file {path.name}")
-    rules: dict[str, dict[str, list]] = {}
-    for section, lines in content.items():
-        if not isinstance(lines, dict) or not (section == "series" or _CASE_NAME.fullmatch(section)):
-            raise ValueError(f"series file {path.name}: {section!r} is not a section [series] or [case_001]")
-        rules[section] = {}
-        for channel, value in lines.items():
-            values = value if isinstance(value, list) else [value]
-            if not all(isinstance(one, (str, int)) and not isinstance(one, bool) for one in values):
-                raise ValueError(f'series file {path.name}: {channel} needs names or numbers, such as ["ax t1", 5]')
-            rules[section][channel] = values
-    return rules
-
-
-_BY_FILE = "by the series file"
-_PART = re.compile(rf"(.+)[\s,;:]+(acq|{'|'.join(PART_WORDS)})(?![a-z])[\s=#:]*([^\s,;:].*)", re.IGNORECASE)
-
-
-def _means(rule: str | int, series: Series) -> bool:
-    """Whether a rule names a series, or a part of it; a description that ends like a part goes first."""
-    return series.number == rule if isinstance(rule, int) else _names(rule, series) or _means_part(rule, series)
-
-
-def _means_part(rule: str | int, series: Series) -> bool:
-    """Whether a rule such as `7, echo 1` names this part of a series."""
-    own = {_plain_part(*part.split(" ", 1)) for part in series.part}
-    asked: set[str] = set()
-    while own and isinstance(rule, str) and (match := _PART.fullmatch(rule)):
-        rule, word, value = match[1].rstrip(" \t,;:"), match[2], match[3]
-        asked.add(_plain_part(word, value))
-        if asked <= own and _names(rule, series):
-            return True
-    return False
-
-
-def _plain_part(word: str, value: str) -> str:
-    """`Acq #02` as `acquisition 2`."""
-    word = "acquisition" if word.lower() == "acq" else word.lower()
-    number = re.fullmatch(r"\s*0*(\d+)(?:\.0*)?\s*", value)
-    return f"{word} {number[1] if number else normalise_name(value)}"
-
-
-def _names(name: str, series: Series) -> bool:
-    name = name.strip()
-    if name == series.uid:
-        return True
-    number = re.fullmatch(r"(?:series\s*)?(\d+)", name, re.IGNORECASE)
-    if number and series.number == int(number[1]):
-        return True
-    pattern = "*".join(normalise_name(part) for part in name.split("*"))
-    return any(fnmatch.fnmatchcase(normalise_name(one), pattern) for one in series.names)
-
-
-def _ruled(images: Iterable[Series], rules: Mapping[str, Sequence]) -> list[Series]:
-    """The series with the channels that the user's rules give them, in parts where a rule names a part."""
-    ruled = [_with_rule(one, rules) for series in images for one in _opened(series, rules)]
-    chosen = {(one.patient.key, one.uid) for one in ruled if one.part and one.channel and one.reason == _BY_FILE}
-    return [
-        replace(one, channel="", reason="the series file chooses another part of it")
-        if one.part and one.reason != _BY_FILE and (one.patient.key, one.uid) in chosen
-        else one
-        for one in ruled
-    ]
-
-
-def _opened(series: Series, rules: Mapping[str, Sequence]) -> list[Series]:
-    parts = [end for part in series.parts for end in _opened(part, rules)]
-    values = [value for channel, values in rules.items() if channel != "RTSTRUCT" for value in values]
-    named = any(_means_part(value, part) and not _means_part(value, series) for value in values for part in parts)
-    return parts if named else [series]
-
-
-def _with_rule(series: Series, rules: Mapping[str, Sequence]) -> Series:
-    """CT and MR studies may count their series alike, so a number is looked for among the series of its modality."""
-    for channel, values in rules.items():
-        fits = channel == "ignore" or (channel == "CT") == (series.modality == "CT")
-        if channel != "RTSTRUCT" and fits and any(_means(value, series) for value in values):
-            return replace(series, channel="" if channel == "ignore" else channel, reason=_BY_FILE)
-    return series
-
-
 # --------------------------------------------------------------------------------------- patients and numbers
 
 
@@ -426,118 +332,6 @@ def _groups(series: Sequence[Series], modalities: Sequence[str]) -> list[list[Se
     return [list(series)]
 
 
-def _anchor(group: Sequence[Series], modalities: Sequence[str]) -> tuple[str, str]:
-    """Study and frame of reference of the reference channel; empty where it is not clear."""
-    places = {(s.study_uid, s.frame_of_reference_uid) for s in group if s.channel == reference_channel(modalities)}
-    return places.pop() if len(places) == 1 else ("", "")
-
-
-def check_key(key_file: Path, folder: Path, *, numbered: bool) -> None:
-    """Refuse a key that would be handed on with the cases, or that is gone: numbers would mean other patients.
-
-    Args:
-        key_file: May not exist yet.
-        folder: Where the numbered cases go.
-        numbered: Whether numbered cases are there already.
-
-    Raises:
-        ValueError: Saying what to do.
-    """
-    for parent in key_file.resolve().parents:
-        if parent == folder.resolve() or re.fullmatch(r"Dataset\d{3}_.+", parent.name):
-            raise ValueError(f"the key file would lie inside {parent.name}, which is handed on; choose another place")
-    if numbered and not key_file.exists():
-        raise ValueError(
-            f"the key file {key_file.name} is gone, so the cases in {folder.name} cannot be told apart; put it back, name "
-            "it with --key, or write to a new place"
-        )
-
-
-def _number(groups: Sequence[Sequence[Series]], modalities: Sequence[str], rows: list[dict[str, str]]) -> list[str]:
-    """Case name per group: the key's where it knows the patient, else the next number. New rows are appended."""
-    per_patient: dict[str, int] = {}
-    for group in groups:
-        key = group[0].patient.key
-        per_patient[key] = per_patient.get(key, 0) + 1
-    taken: set[str] = set()
-    names: list[str | None] = []
-    for group in groups:
-        patient, (study, frame) = group[0].patient, _anchor(group, modalities)
-        mine = [row for row in rows if row["patient_key"] == patient.key]
-        match = next((row for row in mine if (row["study_instance_uid"], row["frame_of_reference_uid"]) == (study, frame)
-                      and row["case"] not in taken), None)  # fmt: skip
-        if match is None and len(mine) == 1 and (per_patient[patient.key] == 1 or not mine[0]["study_instance_uid"]):
-            match = None if mine[0]["case"] in taken else mine[0]
-        if match is not None:
-            taken.add(match["case"])
-            if study and not match["study_instance_uid"]:
-                match["study_instance_uid"], match["frame_of_reference_uid"] = study, frame
-        names.append(match["case"] if match else None)
-    number = max((int(row["case"].split("_")[1]) for row in rows), default=0)
-    for at, group in enumerate(groups):
-        if names[at] is None:
-            number += 1
-            names[at] = f"case_{number:03d}"
-            patient, (study, frame) = group[0].patient, _anchor(group, modalities)
-            values = (names[at], patient.key, patient.patient_id, patient.name, patient.birth_date, study, frame)
-            rows.append(dict(zip(_KEY_FIELDS, values, strict=True)))
-    return [str(name) for name in names]
-
-
-def _same_patient(names: Sequence[str], groups: Sequence[Sequence[Series]]) -> dict[str, list[str]]:
-    by_patient: dict[str, list[str]] = {}
-    for name, group in zip(names, groups, strict=True):
-        by_patient.setdefault(group[0].patient.key, []).append(name)
-    return {name: [o for o in cases if o != name] for cases in by_patient.values() if len(cases) > 1 for name in cases}
-
-
-def read_key(path: Path | None) -> list[dict[str, str]]:
-    """Rows of a key file, none where it does not exist yet."""
-    if path is None or not Path(path).exists():
-        return []
-    called = f"the key file {Path(path).name}"
-    text = read_text(path, called=called, remedy="put the original back, or name another place with --key")
-    try:
-        rows = list(csv.DictReader(io.StringIO(text)))
-    except csv.Error:
-        rows = [{}]
-    names = [row.get("case") or "" for row in rows]
-    if any(set(row) != set(_KEY_FIELDS) for row in rows) or not all(map(_CASE_NAME.fullmatch, names)):
-        raise ValueError(
-            f"{called} is damaged: it needs the columns {', '.join(_KEY_FIELDS)}, between commas; put the original back"
-        )
-    if len(set(names)) != len(names):
-        raise ValueError(f"{called} names a case twice; put the original back")
-    return rows
-
-
-def write_key(rows: Iterable[Mapping[str, str]], path: Path) -> None:
-    """Write the key so that only its owner can read it, whole or not at all.
-
-    Raises:
-        OSError: In one line that names the file.
-        ValueError: If another run has numbered patients in it since it was read: a number would mean two patients.
-    """
-    path, rows = Path(path), list(rows)
-    mine = {row["case"]: row["patient_key"] for row in rows}
-    if any(mine.get(row["case"]) != row["patient_key"] for row in read_key(path)):
-        raise ValueError(
-            f"another run has changed the key file {path.name} meanwhile; run the same command again, which reads it again"
-        )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(path) as temporary:
-            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-                writer = csv.DictWriter(file, _KEY_FIELDS)
-                writer.writeheader()
-                writer.writerows(rows)
-        for left_behind in path.parent.glob(f".{path.name}.[0-9]*"):  # names of patients, by a run that was killed
-            left_behind.unlink(missing_ok=True)
-    except OSError as error:
-        raise type(error)(f"cannot write the key file {path}: {error.strerror or error}") from error
-
-
 # ------------------------------------------------------------------------------------------------ one case
 
 
@@ -552,7 +346,7 @@ def _case(
     words: frozenset[str],
 ) -> DicomCase:
     notes: list[str] = []
-    group = _ruled(group, rules)
+    group = ruled(group, rules)
     for channel in rules:
         if channel not in (*modalities, "RTSTRUCT", "ignore"):
             raise ValueError(f"the series file gives it a channel {channel}; the channels are {', '.join(modalities)}")
@@ -575,7 +369,9 @@ def _case(
     reference = reference_channel(modalities)
     chosen: dict[str, Series] = {}
     # What the organs are drawn on decides between series.
-    good = [(s, replace(c, rois=_organs(c, table)), reason) for s, c, reason in claims if c is not None and not reason]
+    good = [
+        (s, replace(c, rois=drawn_organs(c, table)), reason) for s, c, reason in claims if c is not None and not reason
+    ]
     for channel in [reference, *(m for m in modalities if m != reference)]:
         if channel not in optional or any(series.channel == channel for series in group):
             chosen[channel] = _pick(name, channel, group, chosen.get(reference), good, notes)
@@ -587,7 +383,7 @@ def _case(
                          "coordinates, which need not agree; see the registration")  # fmt: skip
     structure = content = None
     if table is not None:
-        structure, content = _pick_structure(
+        structure, content = pick_structure(
             name, claims, chosen[reference], rules.get("RTSTRUCT"), reference, notes, table, group
         )
     drawn = ()
@@ -633,7 +429,7 @@ def _pick(
     combined = [series for series in candidates if series.combined]
     for fits, why in (
         (lambda s: not s.problem, "the other cannot be read"),
-        (lambda s: any(_refers(content, s) for _, content, _ in claims), "the RTSTRUCT is drawn on it"),
+        (lambda s: any(refers_to(content, s) for _, content, _ in claims), "the RTSTRUCT is drawn on it"),
         (lambda s: reference is not None and s.frame_of_reference_uid == reference.frame_of_reference_uid,
          "it shares the frame of reference"),
         (lambda s: reference is not None and s.study_uid == reference.study_uid, "it is of the same study"),
@@ -689,145 +485,6 @@ def _parts_of(series: Iterable[Series]) -> str:
 
 
 # ----------------------------------------------------------------------------------------------- RTSTRUCT
-
-
-def _read_structure(series: Series) -> tuple[StructureSet | None, str]:
-    try:
-        return read_rtstruct(series.paths[0]), ""
-    except (ValueError, OSError) as error:
-        return None, str(error) if isinstance(error, ValueError) else "the RTSTRUCT cannot be read"
-
-
-def _refers(content: StructureSet, series: Series) -> bool:
-    """Whether contours are drawn on images of a series; if they do not say, whether the series is listed."""
-    there = {one.sop_uid for one in series.slices}
-    drawn_on = content.contour_sop_uids
-    if drawn_on:
-        return not drawn_on.isdisjoint(there)
-    if series.part and content.sop_uids:  # all parts of a series share its UID
-        return not content.sop_uids.isdisjoint(there)
-    return series.uid in content.series_uids or not content.sop_uids.isdisjoint(there)
-
-
-def _organs(content: StructureSet, table: LabelTable | None) -> tuple[Roi, ...]:
-    """Regions with contours that are organs; all with contours where there are no organs, or nobody says which."""
-    drawn = tuple(roi for roi in content.rois if roi.contours)
-    return tuple(roi for roi in drawn if table is not None and table.organ(roi.name)) or drawn
-
-
-def _mismatch(
-    structure: Series,
-    content: StructureSet,
-    series: Series,
-    channel: str,
-    table: LabelTable | None,
-    others: Sequence[Series] = (),
-) -> str:
-    """Why an RTSTRUCT does not belong to a series, with the remedy after a semicolon; empty where it does."""
-    if structure.patient.key != series.patient.key:
-        return f"its patient is not the {channel}'s"
-    frame, frames = series.frame_of_reference_uid, content.frame_of_reference_uids
-    if frames and frame and frame not in frames:
-        return f"its frame of reference is not the {channel}'s"
-    organs = _organs(content, table)
-
-    def name(roi: Roi) -> str:
-        return (table.organ(roi.name) if table is not None else None) or "a region"
-
-    elsewhere = [name(roi) for roi in organs if frame and roi.frame_of_reference_uid not in ("", frame)]
-    if elsewhere:
-        return (
-            f"some of its regions are drawn in another frame of reference than the {channel}'s: "
-            f"{', '.join(dict.fromkeys(elsewhere))}"
-        )
-    there = {one.sop_uid for one in series.slices}
-    for roi in organs:
-        drawn_on = [{uid for uid, _ in contour.images} for contour in roi.contours]
-        lost = [uids for uids in drawn_on if uids and uids.isdisjoint(there)]
-        if lost:
-            where = [s.label for s in others if not {one.sop_uid for one in s.slices}.isdisjoint(set().union(*lost))]
-            return (
-                f"{name(roi)}: {len(lost)} of its {len(drawn_on)} contours are drawn on images that are not in the "
-                f"{channel}" + (f" but in {' and '.join(where)}; draw it on the {channel}, or copy it there"
-                                if where else f"; export the {channel} it was drawn on, all images")
-            )  # fmt: skip
-    if any(contour.images for roi in organs for contour in roi.contours):
-        return ""
-    listed = content.references(organs)
-    if listed.series_uids or listed.sop_uids:
-        ties = series.uid in listed.series_uids or not listed.sop_uids.isdisjoint(there)
-        return "" if ties else f"the series it refers to is not the {channel}"
-    if not frame or frame not in frames:
-        return f"it does not say which images it was drawn on, so nothing ties it to the {channel}"
-    return ""
-
-
-def _claims(
-    groups: Sequence[list[Series]],
-    structures: Sequence[tuple[Series, StructureSet | None, str]],
-    modalities: Sequence[str],
-    table: LabelTable | None,
-) -> dict[int, list[tuple[Series, StructureSet | None, str]]]:
-    """RTSTRUCTs per group, each with the reason it does not fit; one that fits another group is left to that one."""
-    channel = reference_channel(modalities)
-    claims: dict[int, list] = {id(group): [] for group in groups}
-    # Looked up, not searched: 1,000 patients have half a million images.
-    owner = {uid: id(group) for group in groups for s in group for uid in (s.uid, *(one.sop_uid for one in s.slices))}
-    for structure, content, problem in structures:
-        related, fits = [], []
-        referred = set() if content is None else {owner.get(uid) for uid in content.series_uids | content.sop_uids}
-        for group in groups:
-            if structure.patient.key != group[0].patient.key and id(group) not in referred:
-                continue
-            candidates = [series for series in group if series.channel == channel] or list(group)
-            reasons = (
-                [_mismatch(structure, content, s, channel, table, group) for s in candidates]
-                if content is not None
-                else [problem]
-            )
-            related.append((group, min(reasons, key=len)))
-            if "" in reasons:
-                fits.append(group)
-        several = len(fits) > 1 and not replace(content, rois=_organs(content, table)).contour_sop_uids
-        for group, reason in related:
-            if not fits or group in fits:
-                unclear = (
-                    f"it refers to the {channel}s of several cases, and its contours do not say which they are drawn on"
-                )
-                claims[id(group)].append((structure, content, unclear if several else reason))
-    return claims
-
-
-def _pick_structure(
-    name: str,
-    claims: Sequence[tuple[Series, StructureSet | None, str]],
-    series: Series,
-    rule: Sequence | None,
-    channel: str,
-    notes: list[str],
-    table: LabelTable,
-    group: Sequence[Series],
-) -> tuple[Series | None, StructureSet | None]:
-    if rule:
-        claims = [claim for claim in claims if any(_means(value, claim[0]) for value in rule)]
-        if not claims:
-            raise ValueError("the RTSTRUCT that the series file names is not there")
-    checked = [
-        (s, c, reason if c is None else _mismatch(s, c, series, channel, table, group) or reason)
-        for s, c, reason in claims
-    ]
-    good = [(s, c) for s, c, reason in checked if not reason]
-    bad = [(s, reason) for s, _, reason in checked if reason]
-    if len(good) > 1:
-        raise ValueError(
-            f"{len(good)} RTSTRUCTs belong to the {channel}, {' and '.join(s.label for s, _ in good)}; say which in a file "
-            f'for --series: [{name}] RTSTRUCT = "LABEL", or its SOPInstanceUID'
-        )
-    if not good and bad:
-        remedy = "" if ";" in bad[0][1] else "; export both again, or remove it"
-        raise ValueError(f"the RTSTRUCT, {bad[0][0].label}, is refused: {bad[0][1]}{remedy}")
-    notes += [f"the RTSTRUCT, {s.label}, is left out: {reason}" for s, reason in bad]
-    return good[0] if good else (None, None)
 
 
 def _strays(

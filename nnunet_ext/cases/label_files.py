@@ -15,8 +15,12 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_ext.cases.organ_masks import merge_masks, unite_parts
-from nnunet_ext.images.reading import MODALITY_ALIASES, image_stem, read_header_fields, read_image, read_layers
-from nnunet_ext.labels.table import LabelTable, normalise_name
+from nnunet_ext.images.file_names import MODALITY_ALIASES, image_stem
+from nnunet_ext.images.itk_headers import read_header_fields
+from nnunet_ext.images.label_maps import read_layers
+from nnunet_ext.images.reading import read_image
+from nnunet_ext.labels.organs import normalise_name
+from nnunet_ext.labels.table import LabelTable
 
 SLICER_ENDING = ".seg.nrrd"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnunet_ext.dicom.series import has_dicom
-from nnunet_ext.images.reading import find_channel_files, image_stem
+from nnunet_ext.dicom.files import has_dicom
+from nnunet_ext.images.file_names import find_channel_files, image_stem
 from nnunet_ext.images.source_files import subfolders
 
 

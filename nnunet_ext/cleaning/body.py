@@ -18,7 +18,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from nnunet_ext.images.channels import image_like, is_ct, voxel_ml
-from nnunet_ext.images.checks import SMALLEST_BODY_ML, _sampled
+from nnunet_ext.images.checks import SMALLEST_BODY_ML, sampled
 from nnunet_ext.images.geometry import index_to_world
 
 log = logging.getLogger(__name__)
@@ -873,7 +873,7 @@ def check_body(name: str, array: np.ndarray, body: np.ndarray, *, voxel_ml: floa
     """
     if np.count_nonzero(body) * voxel_ml < SMALLEST_BODY_ML:
         raise ValueError(f"{name} shows no body: less than {SMALLEST_BODY_ML:g} mL found; export it again")
-    values, counts = np.unique(_sampled(array[body]), return_counts=True)
+    values, counts = np.unique(sampled(array[body]), return_counts=True)
     shares = counts / counts.sum()
     if shares.max() > LARGEST_SHARE_OF_ONE_VALUE and not is_ct(name):  # a CT may be computed from a few materials
         raise ValueError(

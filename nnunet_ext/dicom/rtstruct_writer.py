@@ -23,12 +23,15 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from nnunet_ext._version import __version__
+from nnunet_ext.dicom.finding import find_series
 from nnunet_ext.dicom.rtstruct_reader import DAMAGE, trace_mask
-from nnunet_ext.dicom.series import Series, Slice, find_series, series_grid
+from nnunet_ext.dicom.series import Series, Slice
+from nnunet_ext.dicom.stack import series_grid
 from nnunet_ext.dicom.text import element_text, stated_charsets, tolerant_dicom
 from nnunet_ext.files import check_folder, check_output_file, read_json, written_whole
+from nnunet_ext.images.file_names import image_stem
 from nnunet_ext.images.geometry import back_to_grid, grid_difference, orientation_code, same_grid
-from nnunet_ext.images.reading import image_stem, label_map_of, read_label_map, shown_values
+from nnunet_ext.images.label_maps import label_map_of, read_label_map, shown_values
 from nnunet_ext.labels.table import load_label_table
 from nnunet_ext.nnunet_folders import PREDICTIONS_REMEDY, need, read_dataset_json
 
@@ -148,8 +151,8 @@ def write_rtstruct(
     """Write the organs of a label map as RTSTRUCT of the series they were contoured on.
 
     Args:
-        label_map: On the grid of the series (`dicom_series.series_grid`), its axes in any order and direction.
-        series: The CT, from `dicom_series.find_series`.
+        label_map: On the grid of the series (`dicom.stack.series_grid`), its axes in any order and direction.
+        series: The CT, from `dicom.finding.find_series`.
         out: File to write; replaced only when complete.
         labels: Organ -> label value, as in `dataset.json`, without the organs that the model leaves out. Their order
             gives the organs' numbers and colours, which are those of `overlays.colours`.
@@ -225,7 +228,7 @@ def write_contours(
 
     Args:
         contours: Organ -> polygons `(N, 3)` in mm, LPS, each in the plane of one image; none for an empty organ.
-        series: From `dicom_series.find_series`.
+        series: From `dicom.finding.find_series`.
         out: File to write; replaced only when complete.
         labels: All organs in label order, for the colours; None for those of `contours`.
         model: See `write_rtstruct`.

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from nnunet_ext.files import check_output_folder, read_json
 from nnunet_ext.folder_lock import holding, owned_folder
-from nnunet_ext.labels.table import ORGANS
+from nnunet_ext.labels.organs import ORGANS
 from nnunet_ext.processes import KILL_WITH_PARENT, ended
 
 DATASET_ID, NAME = 501, "DemoHead"
@@ -131,7 +131,7 @@ def demo(out: Path = Path("demo")) -> Path:
     """
     import torch
 
-    from nnunet_ext.evaluation.summary import read_evaluation
+    from nnunet_ext.evaluation.score_files import read_evaluation
 
     d = Demo(out)
     device = "cuda" if torch.cuda.is_available() else "cpu"

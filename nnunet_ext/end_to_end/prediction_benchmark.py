@@ -21,7 +21,7 @@ from pathlib import Path
 
 from nnunet_ext.end_to_end.demo import TRAINER, Demo
 from nnunet_ext.folder_lock import holding, owned_folder
-from nnunet_ext.images.reading import image_stem
+from nnunet_ext.images.file_names import image_stem
 from nnunet_ext.processes import KILL_WITH_PARENT, ended, memory_mb, process_tree
 
 LOCALIZER, SEGMENTER = "3d_lowres", "3d_cascade_fullres"

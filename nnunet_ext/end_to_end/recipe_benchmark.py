@@ -38,7 +38,7 @@ import numpy as np
 from filelock import FileLock
 
 from nnunet_ext.end_to_end.demo import PLANNER, TRAINER, Demo
-from nnunet_ext.labels.table import ORGANS
+from nnunet_ext.labels.organs import ORGANS
 from nnunet_ext.processes import KILL_WITH_PARENT
 
 ID, NAME = 503, "Recipes"

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_ext.images.reading import read_image, read_label_map
+from nnunet_ext.images.label_maps import read_label_map
+from nnunet_ext.images.reading import read_image
 from nnunet_ext.phantom.making import FILES, TRANSFORM_FILE, make_phantoms
 from nnunet_ext.registration.registering import BACKENDS, RegistrationOptions, register
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_ext.files import read_json
-from nnunet_ext.images.reading import image_stem
+from nnunet_ext.images.file_names import image_stem
 from nnunet_ext.nnunet_folders import (
     BOXES_FILE,
     VALIDATION_REMEDY,

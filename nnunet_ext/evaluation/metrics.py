@@ -24,13 +24,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from surface_distance import (
-    compute_robust_hausdorff,
-    compute_surface_dice_at_tolerance,
-    compute_surface_distances,
-)
+from surface_distance import compute_robust_hausdorff, compute_surface_dice_at_tolerance, compute_surface_distances
 
-from nnunet_ext.labels.table import normalise_name, organ_word
+from nnunet_ext.labels.organs import normalise_name
+from nnunet_ext.labels.sides import organ_word
 
 #: Keys of `score_organ`, in the order of our tables.
 METRICS = (

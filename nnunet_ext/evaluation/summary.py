@@ -5,40 +5,13 @@ Mean, SD (sample SD, ddof = 1) and median are taken over cases; an organ in neit
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import platform
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 
-import numpy as np
-
-from nnunet_ext._version import __version__
-from nnunet_ext.evaluation.metrics import METRICS
-from nnunet_ext.files import misfit, read_json, write_text
-from nnunet_ext.labels.table import PAIRS_KEY
-
-#: Metrics that get a mean over cases, with the decimals of our tables.
-SUMMARISED = {
-    "dsc_percent": 2,
-    "hd95_mm": 2,
-    "surface_dice": 3,
-    "mean_surface_distance_mm": 2,
-    "volume_difference_ml": 3,
-    "volume_difference_percent": 1,
-}
-#: Column heads of our tables.
-HEADS = {
-    "dsc_percent": "DSC %",
-    "hd95_mm": "HD95 mm",
-    "mean_surface_distance_mm": "mean surface distance mm",
-    "surface_dice": "surface dice",
-    "volume_difference_percent": "volume difference %",
-}
+from nnunet_ext.evaluation.statistics import SUMMARISED, Statistics, statistics
+from nnunet_ext.evaluation.table import to_markdown
 
 DEFINITIONS = {
     "dsc_percent": "Dice similarity coefficient, in percent.",
@@ -66,22 +39,7 @@ DEFINITIONS = {
     "label_crop_pass_rate": "Share of the reference's organ voxels inside the box that the segmenter saw, in [0, 1].",
 }
 
-_EVALUATION_JSON = {
-    "per_case": {str: {str: {**dict.fromkeys(METRICS, (float, None)), "tolerance_mm": float, "flag": str}}},
-    "labels": {str: (int, [int])},
-    "tolerance_mm": {str: float},
-    "files": {str: [(str, None), str]},
-    "failed": {str: str},
-    "ignored": [str],
-    "not_segmented": [str],
-    "label_crop_pass_rate": {"cases": {str: float}},
-    "channels": [str],
-    "model": (str, None),
-    "folds": [str],
-    "localizer": bool,
-}
 
-Statistics = dict[str, float]  # mean, sd, median, n
 Pairs = list[tuple[str, str]]  # (case, organ)
 
 
@@ -200,222 +158,7 @@ class EvaluationSummary:
         return [(row["case"], row["organ"]) for row in self.rows if row["flag"] == flag]
 
 
-def statistics(values: Iterable[float]) -> Statistics:
-    """Mean, sample SD (ddof = 1) and median of the values that are not NaN, and how many these are."""
-    kept = [value for value in values if not np.isnan(value)]
-    nan = float("nan")
-    return {
-        "mean": float(np.mean(kept)) if kept else nan,
-        "sd": float(np.std(kept, ddof=1)) if len(kept) > 1 else nan,
-        "median": float(np.median(kept)) if kept else nan,
-        "n": len(kept),
-    }
-
-
-def plus_minus(found: Statistics, decimals: int) -> str:
-    """`78.46 +- 6.23`; `-` where there is no value, and for the SD of a single one."""
-    if not found["n"]:
-        return "-"
-    sd = "-" if np.isnan(found["sd"]) else f"{found['sd']:.{decimals}f}"
-    return f"{found['mean']:.{decimals}f} +- {sd}"
-
-
 # The table ------------------------------------------------------------------------------------------------------------
 
 
-def to_markdown(summary: EvaluationSummary) -> str:
-    """The table of `evaluation.md`, what was missed, invented and left out, and what the localizer reached."""
-    header = ["organ", *HEADS.values(), "tolerance mm", "n"]
-    lines = [
-        [organ, *_cells(found), f"{summary.tolerance_mm[organ]:g}", str(found["dsc_percent"]["n"])]
-        for organ, found in summary.per_organ.items()
-    ]
-    lines.append(["all organs", *_cells(summary.all_organs), "-", str(summary.all_organs["dsc_percent"]["n"])])
-    reasons = "".join(f"\n  - {case}: {reason}" for case, reason in summary.failed.items()) or " none"
-    n_cases = len(summary.cases)
-    folds = f" {summary.kind.capitalize()}." if summary.folds else ""
-    return f"""\
-{_table(header, lines)}
-
-{n_cases} case{"s" * (n_cases != 1)}.{folds} Mean +- SD (median) over n cases (sample SD); all organs: mean over the organs
-of a case, then over cases. HD95: the larger of the two directed 95th percentiles of the surface distances, weighted by
-area. Surface dice: share of both surfaces within the tolerance of the other. Volume difference: prediction minus reference.
-
-- Missed (DSC 0, distances = image diagonal, counted): {_pairs(summary.missed)}
-- Invented (no such organ in the reference; scored as missed, counted): {_pairs(summary.invented)}
-- Left out (in neither mask, not counted): {_pairs(summary.left_out)}
-- Not segmented by this model (no score, not counted): {", ".join(summary.not_segmented) or "none"}
-- Failed cases (every organ counted as missed):{reasons}
-- Predictions without a reference (ignored): {", ".join(summary.ignored) or "none"}
-- Files and folders that are no label map (not compared): {", ".join(summary.not_compared) or "none"}
-- Label crop pass rate: {_pass_rates(summary.pass_rates)}
-{_localizer_markdown(summary)}"""
-
-
-def _localizer_markdown(summary: EvaluationSummary) -> str:
-    if summary.localizer is None:
-        return ""
-    both = [case for case in summary.localizer.cases if case in summary.cases]
-    stages = summary.localizer.only(both), summary.only(both)
-    metrics = ("dsc_percent", "hd95_mm")
-    header = ["organ"] + [f"{stage} {HEADS[metric]}" for metric in metrics for stage in ("localizer", "segmenter")]
-    found = [{**stage.per_organ, "all organs": stage.all_organs} for stage in stages]
-    lines = [
-        [organ] + [plus_minus(stage[organ][metric], SUMMARISED[metric]) for metric in metrics for stage in found]
-        for organ in found[1]
-        if organ in found[0]
-    ]
-    return f"""
-Localizer against segmenter, mean +- SD over the {len(both)} cases of both:
-
-{_table(header, lines)}
-
-- Missed by the localizer: {_pairs(stages[0].missed)}
-"""
-
-
-def _pass_rates(rates: Mapping[str, float]) -> str:
-    if not rates:
-        return "unknown (no box was recorded)"
-    short = {case: rate for case, rate in sorted(rates.items(), key=lambda item: item[1]) if rate < 1}
-    listed = "; ".join(f"{case}: {100 * rate:.2f} %" for case, rate in short.items())
-    mean = f"{100 * np.mean(list(rates.values())):.2f} % (mean over {len(rates)} cases)"
-    return f"{mean}; below 100 %: {listed}" if short else f"{mean}; 100 % in each"
-
-
-def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *lines])
-
-
-def _cells(found: Mapping[str, Statistics]) -> list[str]:
-    cells = []
-    for metric in HEADS:
-        decimals = SUMMARISED[metric]
-        median = f" ({found[metric]['median']:.{decimals}f})" if found[metric]["n"] else ""
-        cells.append(plus_minus(found[metric], decimals) + median)
-    return cells
-
-
-def _pairs(found: Pairs) -> str:
-    by_case: dict[str, list[str]] = {}
-    for case, organ in found:
-        by_case.setdefault(case, []).append(organ)
-    return "; ".join(f"{case}: {', '.join(organs)}" for case, organs in by_case.items()) or "none"
-
-
 # Files ----------------------------------------------------------------------------------------------------------------
-
-
-def write_evaluation(summary: EvaluationSummary, out: Path) -> None:
-    """Write `evaluation.csv`, `.json` and `.md`, each complete or not at all; the localizer's into `localizer/`."""
-    out.mkdir(parents=True, exist_ok=True)
-    if summary.localizer is not None:
-        write_evaluation(summary.localizer, out / "localizer")
-    write_text(_csv(summary.rows), out / "evaluation.csv")
-    write_text(_json(summary), out / "evaluation.json")
-    write_text(summary.table_markdown, out / "evaluation.md")
-
-
-def read_evaluation(folder: Path) -> EvaluationSummary:
-    """What `write_evaluation` wrote.
-
-    Raises:
-        FileNotFoundError: If there is no `evaluation.json`.
-        ValueError: If it is not one of ours, or of an older version.
-    """
-    path = Path(folder) / "evaluation.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no evaluation.json. Run `nnunet_ext evaluate ... -o {folder}` first.")
-    content = read_json(path, remedy="run `nnunet_ext evaluate` again")
-    if wrong := misfit(content, _EVALUATION_JSON):
-        raise ValueError(f"{path} is damaged or of an older version ({wrong}). Run `nnunet_ext evaluate` again.")
-    rows = [
-        {
-            "case": case,
-            "organ": organ,
-            **{k: v if isinstance(v, str) else float("nan" if v is None else v) for k, v in scores.items()},
-        }
-        for case, organs in content["per_case"].items()
-        for organ, scores in organs.items()
-    ]
-    return EvaluationSummary(
-        labels=content["labels"],
-        tolerance_mm=content["tolerance_mm"],
-        rows=rows,
-        files={
-            case: (prediction and Path(prediction), Path(reference))
-            for case, (prediction, reference) in content["files"].items()
-        },
-        failed=content["failed"],
-        ignored=tuple(content["ignored"]),
-        not_compared=tuple(content.get("not_compared", ())),  # older evaluations have none
-        not_segmented=tuple(content["not_segmented"]),
-        pass_rates=content["label_crop_pass_rate"]["cases"],
-        channels=tuple(content["channels"]),
-        model=content["model"] and Path(content["model"]),
-        folds=tuple(content["folds"]),
-        localizer=read_evaluation(Path(folder) / "localizer") if content["localizer"] else None,
-        left_right_pairs=content.get(PAIRS_KEY) and [(left, right) for left, right in content[PAIRS_KEY]],
-    )
-
-
-def _csv(rows: Sequence[Mapping]) -> str:
-    """One line per case and organ; an empty field where there is no number."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, ["case", "organ", *METRICS, "tolerance_mm", "flag"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: "" if _is_nan(value) else value for key, value in row.items()} for row in rows)
-    return buffer.getvalue()
-
-
-def _json(summary: EvaluationSummary) -> str:
-    def pairs(found: Pairs) -> list[dict]:
-        return [{"case": case, "organ": organ} for case, organ in found]
-
-    per_case: dict[str, dict] = {case: {} for case in summary.cases}
-    for row in summary.rows:
-        per_case[row["case"]][row["organ"]] = {k: v for k, v in row.items() if k not in ("case", "organ")}
-    content = {
-        "definitions": DEFINITIONS,
-        "versions": {
-            "nnunet_ext": __version__,
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in ("surface-distance", "SimpleITK", "numpy", "scipy")},
-        },
-        "model": summary.model and str(summary.model),
-        "folds": summary.folds,
-        "channels": summary.channels,
-        "labels": summary.labels,
-        PAIRS_KEY: summary.left_right_pairs,
-        "tolerance_mm": summary.tolerance_mm,
-        "n_cases": len(summary.cases),
-        "per_organ": summary.per_organ,
-        "all_organs": summary.all_organs,
-        "missed": pairs(summary.missed),
-        "invented": pairs(summary.invented),
-        "left_out": pairs(summary.left_out),
-        "failed": summary.failed,
-        "ignored": summary.ignored,
-        "not_compared": summary.not_compared,
-        "not_segmented": summary.not_segmented,
-        "label_crop_pass_rate": {
-            "mean": statistics(summary.pass_rates.values())["mean"],
-            "cases": summary.pass_rates,
-        },
-        "localizer": summary.localizer is not None,
-        "files": {case: [path and str(path) for path in files] for case, files in summary.files.items()},
-        "per_case": per_case,
-    }
-    return json.dumps(_nan_to_none(content), indent=1, allow_nan=False) + "\n"
-
-
-def _nan_to_none(value: object) -> object:
-    if isinstance(value, Mapping):
-        return {key: _nan_to_none(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_nan_to_none(item) for item in value]
-    return None if _is_nan(value) else value
-
-
-def _is_nan(value: object) -> bool:
-    return isinstance(value, float) and np.isnan(value)

@@ -89,7 +89,7 @@ def blank_reason(array: np.ndarray, *, voxel_ml: float, fewest_values: int = FEW
         return "has values that are NaN or infinite"
     if low == high:
         return f"holds one value ({low + 0:g})"  # not -0
-    sample = _sampled(array)
+    sample = sampled(array)
     values, counts = np.unique(sample, return_counts=True)
     if counts.max() > 0.9 * len(sample):
         usual = values[counts.argmax()]
@@ -103,7 +103,7 @@ def blank_reason(array: np.ndarray, *, voxel_ml: float, fewest_values: int = FEW
     return None
 
 
-def _sampled(array: np.ndarray) -> np.ndarray:
+def sampled(array: np.ndarray) -> np.ndarray:
     """Up to about a million values, evenly spread; an odd step meets all columns."""
     return array.reshape(-1)[:: (array.size // _SAMPLE) | 1]
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nnunet_ext.images.reading import broken_link, image_stem
+from nnunet_ext.images.file_names import broken_link, image_stem
 
 BROKEN = "broken links (copy what they should lead to)"
 READ_ALREADY = "links to folders that are read already"

@@ -13,7 +13,8 @@ from functools import cache
 import numpy as np
 from scipy import ndimage
 
-from nnunet_ext.labels.table import default_label_table, normalise_name
+from nnunet_ext.labels.organs import normalise_name
+from nnunet_ext.labels.table import default_label_table
 
 #: Plausible volumes in mL by TG-263 name without side. Wide on purpose, around what was counted on label maps of ten real
 #: heads (globes 4.6 to 7.5, chiasm 0.18 to 0.33, nerves at least 0.26 to 0.52) and on 35 pairs of clinical contours (eyes

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.ndimage import binary_dilation, convolve1d, map_coordinates
 from scipy.ndimage import label as label_pieces
 
-from nnunet_ext.labels.table import ORGANS
+from nnunet_ext.labels.organs import ORGANS
 from nnunet_ext.phantom.anatomy import Anatomy, Layer
 from nnunet_ext.phantom.shapes import FAR_MM, Shape, Waves
 

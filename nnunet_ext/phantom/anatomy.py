@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnunet_ext.labels.table import ORGANS
+from nnunet_ext.labels.organs import ORGANS
 from nnunet_ext.phantom.shapes import (
     FAR_MM,
     Shape,

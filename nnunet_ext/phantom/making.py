@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from nnunet_ext.files import check_output_folder, read_json
 from nnunet_ext.folder_lock import holding, owned_folder
-from nnunet_ext.labels.table import ORGANS
+from nnunet_ext.labels.organs import ORGANS
 from nnunet_ext.phantom.acquisition import (
     AIR_HU,
     CT,
@@ -85,7 +85,7 @@ def make_phantoms(
 ) -> list[Path]:
     """Folders `out/phantom_000`, ... with `CT`, `T1`, `T2`, `label` (`.nii.gz`) and `phantom.json`.
 
-    Labels are 1..7 in the order of `nnunet_ext.labels.table.ORGANS`, uint8; CT is in HU, MR in arbitrary units, all int16.
+    Labels are 1..7 in the order of `nnunet_ext.labels.organs.ORGANS`, uint8; CT is in HU, MR in arbitrary units, all int16.
     `phantom.json` holds what was drawn. A case depends on `seed`, its index, `size` and `unregistered` only, not on
     `n_cases` or `n_processes`. Cases that exist are kept, a case is moved into place when it is complete.
 
@@ -194,9 +194,9 @@ def _write_case(job: tuple[Path, dict]) -> None:
 
 def _write_dicom(folder: Path, case: Phantom, name: str) -> None:
     """CT, T1 and T2 as series of one patient, and the organs as contours along the edges of the CT's voxels."""
+    from nnunet_ext.dicom.finding import find_series
     from nnunet_ext.dicom.rtstruct_reader import trace_mask
     from nnunet_ext.dicom.rtstruct_writer import write_contours
-    from nnunet_ext.dicom.series import find_series
     from nnunet_ext.dicom.series_writer import Study, write_series
 
     mr_frame = "1" if case.mr_to_ct is None else "2"

@@ -20,9 +20,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from nnunet_ext.images.geometry import resample_to, same_grid, to_canonical
-from nnunet_ext.images.reading import read_image, read_label_map
+from nnunet_ext.images.label_maps import read_label_map
+from nnunet_ext.images.reading import read_image
 from nnunet_ext.labels.colours import colours
-from nnunet_ext.labels.table import pair_names, side_of
+from nnunet_ext.labels.pairs import pair_names
+from nnunet_ext.labels.sides import side_of
 from nnunet_ext.labels.values import organ_values
 
 #: Plane -> (array axis it cuts, letters at the left, right, top and bottom edge of the picture).

@@ -29,9 +29,13 @@ from nnunet_ext.cases.preparing import ChannelOptions, prepare_channels
 from nnunet_ext.files import first_line, misfit, read_json
 from nnunet_ext.images.channels import reference_channel
 from nnunet_ext.images.checks import check_arrays, check_images
+from nnunet_ext.images.file_names import ENDINGS, find_channel_files
 from nnunet_ext.images.geometry import CANONICAL, back_to_grid, grid_difference, same_grid, to_canonical
-from nnunet_ext.images.reading import ENDINGS, collected_notes, find_channel_files, read_image, write_image
-from nnunet_ext.labels.table import LEFT_OUT_KEY, old_plan_warning, plan_pairs
+from nnunet_ext.images.notes import collected_notes
+from nnunet_ext.images.reading import read_image
+from nnunet_ext.images.writing import write_image
+from nnunet_ext.labels.pairs import old_plan_warning, plan_pairs
+from nnunet_ext.labels.table import LEFT_OUT_KEY
 from nnunet_ext.labels.values import pair_values
 from nnunet_ext.nnunet_folders import need, read_dataset_json
 from nnunet_ext.prediction.loading import check_architecture, read_weights

@@ -18,13 +18,13 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from nnunet_ext._version import __version__
-from nnunet_ext.cases import dicom_cases
+from nnunet_ext.cases.key_file import check_key, write_key
 from nnunet_ext.cases.prediction_cases import FoundCases, PredictionCase, SeriesCase, find_cases
 from nnunet_ext.cases.preparing import ChannelOptions
 from nnunet_ext.files import check_folder, check_output_folder, in_one_line, write_json
 from nnunet_ext.folder_lock import holding, owned_part
-from nnunet_ext.images.reading import write_image
 from nnunet_ext.images.source_files import FileCount
+from nnunet_ext.images.writing import write_image
 from nnunet_ext.nnunet_folders import model_folder, read_predictions_json
 from nnunet_ext.prediction.cascade_predictor import CascadePredictor, CasePrediction, PreparedCase, choose_device
 from nnunet_ext.processes import in_background, peak_memory_mb, timed
@@ -150,8 +150,8 @@ def predict(
             "and turn label maps into RTSTRUCT with nnunet_ext rtstruct"
         )
     if found.kind == "dicom":
-        dicom_cases.check_key(key_file, out, numbered=any(out.glob("case_*")))
-        dicom_cases.write_key(found.key_rows, key_file)
+        check_key(key_file, out, numbered=any(out.glob("case_*")))
+        write_key(found.key_rows, key_file)
     if predictor.ranges is None:
         log.warning("the model's plans hold no ranges of its training labels: volumes and positions are not checked")
     out.mkdir(parents=True, exist_ok=True)

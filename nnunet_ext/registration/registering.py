@@ -31,8 +31,10 @@ from nnunet_ext.files import check_output_folder, write_json, written_whole
 from nnunet_ext.folder_lock import holding, owned_folder
 from nnunet_ext.images.channels import voxel_ml
 from nnunet_ext.images.checks import SMALLEST_BODY_ML, check_images
+from nnunet_ext.images.file_names import ENDINGS, image_stem
 from nnunet_ext.images.geometry import resample_to, to_canonical
-from nnunet_ext.images.reading import ENDINGS, image_stem, read_image, write_image
+from nnunet_ext.images.reading import read_image
+from nnunet_ext.images.writing import write_image
 from nnunet_ext.pictures.overlays import PLANES, picture_spacing_mm, slice_picture
 from nnunet_ext.registration import elastix
 

@@ -11,7 +11,7 @@ import re
 from functools import cache
 from importlib import resources
 
-from nnunet_ext.labels.table import chinese_name
+from nnunet_ext.labels.sides import chinese_name
 
 #: Places that hold more than one word; places that hold names of organs.
 _LONG = {"case", "cases", "channels", "first", "lacking", "name", "names", "organs", "sentence"}

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from tqdm import tqdm
 
-from nnunet_ext.evaluation.summary import HEADS, EvaluationSummary
+from nnunet_ext.evaluation.summary import EvaluationSummary
+from nnunet_ext.evaluation.table import HEADS
 from nnunet_ext.files import written_whole
 from nnunet_ext.pictures.overlays import draw_case, draw_comparison, read_case
 from nnunet_ext.pictures.surfaces import draw_surfaces

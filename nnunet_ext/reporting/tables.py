@@ -13,7 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats
 
-from nnunet_ext.evaluation.summary import HEADS, SUMMARISED, EvaluationSummary, Statistics, plus_minus, statistics
+from nnunet_ext.evaluation.statistics import SUMMARISED, Statistics, plus_minus, statistics
+from nnunet_ext.evaluation.summary import EvaluationSummary
+from nnunet_ext.evaluation.table import HEADS
 from nnunet_ext.reporting import reference_study
 from nnunet_ext.reporting.content import Cell, Experiment, Table
 from nnunet_ext.reporting.reference_study import Published

@@ -18,7 +18,8 @@ from nnunet_ext.cases.label_files import (
 )
 from nnunet_ext.dataset_conversion.triplets import convert, list_cases
 from nnunet_ext.images.geometry import orientation_code, place_in, same_grid
-from nnunet_ext.images.reading import read_image, read_layers
+from nnunet_ext.images.label_maps import read_layers
+from nnunet_ext.images.reading import read_image
 from nnunet_ext.labels.table import default_label_table
 
 SHAPE, SPACING_MM = (9, 12, 14), (7.0, 4.5, 3.6)  # z, y, x; boxes of 12 voxels are eyes of 1.4 ml

@@ -17,15 +17,17 @@ from fault_inputs import set_raw
 from nnunet_ext.cases import dicom_cases
 from nnunet_ext.cases import preparing as channels
 from nnunet_ext.cases.dicom_cases import find_cases
+from nnunet_ext.cases.key_file import read_key, write_key
 from nnunet_ext.cli.main import main
 from nnunet_ext.dataset_conversion.triplets import convert, list_cases
+from nnunet_ext.dicom.finding import find_series
 from nnunet_ext.dicom.rtstruct_reader import trace_mask
 from nnunet_ext.dicom.rtstruct_writer import write_contours
-from nnunet_ext.dicom.series import Series, find_series
+from nnunet_ext.dicom.series import Series
 from nnunet_ext.dicom.series_writer import Study, write_series
 from nnunet_ext.images.geometry import index_to_world, to_canonical
 from nnunet_ext.images.reading import read_image
-from nnunet_ext.labels.table import ORGANS
+from nnunet_ext.labels.organs import ORGANS
 from nnunet_ext.registration.registering import RegistrationOptions
 
 SHAPE, SPACING_MM = (24, 30, 36), (7.5, 6.6, 5.2)
@@ -203,14 +205,14 @@ def test_a_key_that_another_run_extends_meanwhile_never_means_two_patients(tmp_p
     with pytest.raises(
         ValueError, match=r"another run has changed the key file key\.csv meanwhile; run the same command"
     ):
-        dicom_cases.write_key(ours.key_rows, key)
+        write_key(ours.key_rows, key)
     assert key.read_bytes() == before
     again = dicom_cases.find_cases(tmp_path / "a" / "src", modalities=("CT", "T1", "T2"), table=None, key_file=key)
-    dicom_cases.write_key(again.key_rows, key)
+    write_key(again.key_rows, key)
     (tmp_path / ".key.csv.4711").touch()  # of a run that was killed
-    dicom_cases.write_key(again.key_rows, key)  # as parts of one prediction do
+    write_key(again.key_rows, key)  # as parts of one prediction do
     assert not list(tmp_path.glob(".key.csv*"))
-    assert [row["case"] for row in dicom_cases.read_key(key)] == ["case_001", "case_002"]
+    assert [row["case"] for row in read_key(key)] == ["case_001", "case_002"]
 
 
 def test_a_later_study_in_another_source_replaces_nothing(tmp_path: Path):

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from nnunet_ext.dataset_conversion.triplets import convert, list_cases
 from nnunet_ext.images.geometry import orientation_code, same_grid, to_canonical
 from nnunet_ext.images.reading import read_image
-from nnunet_ext.labels.table import ORGANS
+from nnunet_ext.labels.organs import ORGANS
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 SHAPE, SPACING_MM = (30, 36, 44), (6.0, 5.5, 5.0)

@@ -8,17 +8,13 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
-from nnunet_ext.dicom.series import (
-    check_series,
-    classify,
-    find_series,
-    has_dicom,
-    is_dicom,
-    read_series,
-    series_grid,
-    without_personal,
-)
+from nnunet_ext.dicom.files import has_dicom, is_dicom
+from nnunet_ext.dicom.finding import find_series
+from nnunet_ext.dicom.personal import without_personal
+from nnunet_ext.dicom.reading import read_series
+from nnunet_ext.dicom.series import classify
 from nnunet_ext.dicom.series_writer import Study, write_series
+from nnunet_ext.dicom.stack import check_series, series_grid
 from nnunet_ext.images.geometry import index_to_world, same_grid, to_canonical
 
 SHAPE, SPACING_MM = (5, 7, 11), (3.0, 0.8, 0.7)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import pytest
 
 from nnunet_ext.end_to_end.recipe_benchmark import SEGMENTER, VARIANTS, _resolved, key_of, table
-from nnunet_ext.labels.table import ORGANS
+from nnunet_ext.labels.organs import ORGANS
 from nnunet_ext.training.recipe import TrainingRecipe
 
 

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_ext.evaluation.evaluating import evaluate, on_grid_of
-from nnunet_ext.evaluation.summary import read_evaluation
+from nnunet_ext.evaluation.evaluating import evaluate
+from nnunet_ext.evaluation.one_case import on_grid_of
+from nnunet_ext.evaluation.score_files import read_evaluation
 from nnunet_ext.labels.table import LEFT_OUT_KEY
 from nnunet_ext.nnunet_folders import channel_files, find_label_maps
 

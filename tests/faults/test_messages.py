@@ -17,7 +17,7 @@ import pytest
 from fault_inputs import CASES, LABELS, copy_cases, edit, scored, slices
 
 from nnunet_ext.cli.main import _run, main
-from nnunet_ext.labels.table import ORGANS
+from nnunet_ext.labels.organs import ORGANS
 
 TABLE = "[labels]\n" + "".join(f'{organ} = ["{organ}"]\n' for organ in ORGANS)
 DATASET_JSON = {"channel_names": {"0": "CT", "1": "T1", "2": "T2"}, "labels": LABELS, "file_ending": ".nii.gz"}

@@ -14,7 +14,7 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
-from nnunet_ext.labels.table import ORGANS
+from nnunet_ext.labels.organs import ORGANS
 
 CASES = ("phantom_000", "phantom_001")
 LABELS = {"background": 0, **{organ: value for value, organ in enumerate(ORGANS, start=1)}}

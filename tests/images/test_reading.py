@@ -14,16 +14,11 @@ import pytest
 import SimpleITK as sitk
 
 import nnunet_ext
+from nnunet_ext.images.file_names import find_channel_files, image_files
 from nnunet_ext.images.geometry import orientation_code, same_grid, to_canonical
-from nnunet_ext.images.reading import (
-    find_channel_files,
-    image_files,
-    read_image,
-    read_label_map,
-    shown_values,
-    whole_labels,
-    write_image,
-)
+from nnunet_ext.images.label_maps import read_label_map, shown_values, whole_labels
+from nnunet_ext.images.reading import read_image
+from nnunet_ext.images.writing import write_image
 
 ORIENTATIONS = Path(__file__).parents[3] / "shared" / "data" / "orientations"
 

@@ -2,21 +2,17 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_ext.labels.table import (
-    ORGANS,
-    LabelTable,
-    chinese_name,
+from nnunet_ext.labels.organs import ORGANS
+from nnunet_ext.labels.pairs import (
     dataset_pairs,
-    default_label_table,
     left_right_pairs,
-    load_label_table,
     old_plan_warning,
-    organ_word,
     pair_names,
     plan_pairs,
-    side_of,
     unclear_sides,
 )
+from nnunet_ext.labels.sides import chinese_name, organ_word, side_of
+from nnunet_ext.labels.table import LabelTable, default_label_table, load_label_table
 
 
 @pytest.mark.parametrize(

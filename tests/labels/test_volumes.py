@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_ext.images.reading import read_image
-from nnunet_ext.labels.table import ORGANS
+from nnunet_ext.labels.organs import ORGANS
 from nnunet_ext.labels.volumes import check_organs
 from nnunet_ext.phantom.making import make_phantom
 

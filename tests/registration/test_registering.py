@@ -13,13 +13,7 @@ from nnunet_ext.dataset_conversion.triplets import convert
 from nnunet_ext.end_to_end.registration_benchmark import target_error_mm
 from nnunet_ext.phantom.making import make_phantom
 from nnunet_ext.registration import elastix
-from nnunet_ext.registration.registering import (
-    RegistrationOptions,
-    _chain,
-    _frames,
-    mutual_information,
-    register,
-)
+from nnunet_ext.registration.registering import RegistrationOptions, _chain, _frames, mutual_information, register
 
 TEMPLATES = Path(__file__).parents[3] / "shared" / "data" / "template_triplet"
 RIGID = RegistrationOptions(elastic=False)

@@ -13,13 +13,9 @@ import SimpleITK as sitk
 from nnunet_ext.evaluation.evaluating import evaluate
 from nnunet_ext.labels.colours import colours
 from nnunet_ext.reporting.content import Cell, Experiment, Picture, Report, Table
-from nnunet_ext.reporting.page import (
-    case_reasons,
-    low_dsc_percent,
-    without_paths,
-    write_predictions_page,
-    write_report_page,
-)
+from nnunet_ext.reporting.page import write_predictions_page, write_report_page
+from nnunet_ext.reporting.page_parts import without_paths
+from nnunet_ext.reporting.page_reasons import case_reasons, low_dsc_percent
 from nnunet_ext.reporting.screenshots import Browser, find_browser
 
 LABELS = {"Eye_L": 1, "Eye_R": 2, "OpticChiasm": 3}

@@ -1,0 +1,102 @@
+"""Means over cases, as papers print them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nnunet_ext.evaluation.statistics import SUMMARISED, Statistics, plus_minus
+
+if TYPE_CHECKING:
+    from nnunet_ext.evaluation.summary import EvaluationSummary, Pairs
+
+#: Column heads of our tables.
+HEADS = {
+    "dsc_percent": "DSC %",
+    "hd95_mm": "HD95 mm",
+    "mean_surface_distance_mm": "mean surface distance mm",
+    "surface_dice": "surface dice",
+    "volume_difference_percent": "volume difference %",
+}
+
+
+def to_markdown(summary: EvaluationSummary) -> str:
+    """The table of `evaluation.md`, what was missed, invented and left out, and what the localizer reached."""
+    header = ["organ", *HEADS.values(), "tolerance mm", "n"]
+    lines = [
+        [organ, *_cells(found), f"{summary.tolerance_mm[organ]:g}", str(found["dsc_percent"]["n"])]
+        for organ, found in summary.per_organ.items()
+    ]
+    lines.append(["all organs", *_cells(summary.all_organs), "-", str(summary.all_organs["dsc_percent"]["n"])])
+    reasons = "".join(f"\n  - {case}: {reason}" for case, reason in summary.failed.items()) or " none"
+    n_cases = len(summary.cases)
+    folds = f" {summary.kind.capitalize()}." if summary.folds else ""
+    return f"""\
+{_table(header, lines)}
+
+{n_cases} case{"s" * (n_cases != 1)}.{folds} Mean +- SD (median) over n cases (sample SD); all organs: mean over the organs
+of a case, then over cases. HD95: the larger of the two directed 95th percentiles of the surface distances, weighted by
+area. Surface dice: share of both surfaces within the tolerance of the other. Volume difference: prediction minus reference.
+
+- Missed (DSC 0, distances = image diagonal, counted): {_pairs(summary.missed)}
+- Invented (no such organ in the reference; scored as missed, counted): {_pairs(summary.invented)}
+- Left out (in neither mask, not counted): {_pairs(summary.left_out)}
+- Not segmented by this model (no score, not counted): {", ".join(summary.not_segmented) or "none"}
+- Failed cases (every organ counted as missed):{reasons}
+- Predictions without a reference (ignored): {", ".join(summary.ignored) or "none"}
+- Files and folders that are no label map (not compared): {", ".join(summary.not_compared) or "none"}
+- Label crop pass rate: {_pass_rates(summary.pass_rates)}
+{_localizer_markdown(summary)}"""
+
+
+def _localizer_markdown(summary: EvaluationSummary) -> str:
+    if summary.localizer is None:
+        return ""
+    both = [case for case in summary.localizer.cases if case in summary.cases]
+    stages = summary.localizer.only(both), summary.only(both)
+    metrics = ("dsc_percent", "hd95_mm")
+    header = ["organ"] + [f"{stage} {HEADS[metric]}" for metric in metrics for stage in ("localizer", "segmenter")]
+    found = [{**stage.per_organ, "all organs": stage.all_organs} for stage in stages]
+    lines = [
+        [organ] + [plus_minus(stage[organ][metric], SUMMARISED[metric]) for metric in metrics for stage in found]
+        for organ in found[1]
+        if organ in found[0]
+    ]
+    return f"""
+Localizer against segmenter, mean +- SD over the {len(both)} cases of both:
+
+{_table(header, lines)}
+
+- Missed by the localizer: {_pairs(stages[0].missed)}
+"""
+
+
+def _pass_rates(rates: Mapping[str, float]) -> str:
+    if not rates:
+        return "unknown (no box was recorded)"
+    short = {case: rate for case, rate in sorted(rates.items(), key=lambda item: item[1]) if rate < 1}
+    listed = "; ".join(f"{case}: {100 * rate:.2f} %" for case, rate in short.items())
+    mean = f"{100 * np.mean(list(rates.values())):.2f} % (mean over {len(rates)} cases)"
+    return f"{mean}; below 100 %: {listed}" if short else f"{mean}; 100 % in each"
+
+
+def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *lines])
+
+
+def _cells(found: Mapping[str, Statistics]) -> list[str]:
+    cells = []
+    for metric in HEADS:
+        decimals = SUMMARISED[metric]
+        median = f" ({found[metric]['median']:.{decimals}f})" if found[metric]["n"] else ""
+        cells.append(plus_minus(found[metric], decimals) + median)
+    return cells
+
+
+def _pairs(found: Pairs) -> str:
+    by_case: dict[str, list[str]] = {}
+    for case, organ in found:
+        by_case.setdefault(case, []).append(organ)
+    return "; ".join(f"{case}: {', '.join(organs)}" for case, organs in by_case.items()) or "none"
