@@ -35,6 +35,7 @@ from nnunet_ext.steps import step
 LEAST_OVERLAP = 0.5
 #: Below this share of the body inside an MR's field of view the case is converted with a warning.
 FULL_COVERAGE = 0.95
+_IN_IMAGE, _IN_BODY, _IN_VIEW = 1, 2, 4
 
 
 @dataclass(frozen=True)
@@ -134,38 +135,41 @@ def prepare_channels(
             done[name] = reference
     record[name]["body_ml"] = round(float(np.count_nonzero(body)) * voxel_ml(reference), 1)
 
-    registered: dict[str, sitk.Transform] = {}
-    if options.register and len(images) > 1:
-        with step("register"):
-            registered = _register(images, name, options, same_frame, record, warnings)
-    for modality, original in images.items():
-        if modality in done:
-            continue
-        image, entry = to_canonical(original), record[modality]
-        transform = registered.get(modality)
+    moving = {modality: to_canonical(image) for modality, image in images.items() if modality not in done}
+    bodies = {}
+    for modality, image in moving.items():
         with step("MR body"):
-            own_body = body_mask_array(
-                sitk.GetArrayViewFromImage(image), spacing_mm=image.GetSpacing()[::-1], is_ct=False
-            )
+            array = sitk.GetArrayViewFromImage(image)
+            bodies[modality] = body_mask_array(array, spacing_mm=image.GetSpacing()[::-1], is_ct=False)
+        if options.n4:
+            with step("N4"):
+                n4_pairs[modality] = image, n4(image, body=bodies[modality])
+    registered: dict[str, sitk.Transform] = {}
+    if options.register and moving:
+        corrected = {modality: n4_pairs[modality][1] for modality in moving} if options.n4 else moving
+        with step("register"):
+            registered = _register(images[name], corrected, bodies, name, options, same_frame, record, warnings)
+    for modality, image in moving.items():
+        entry, own_body, transform = record[modality], bodies[modality], registered.get(modality)
         warnings += check_body(modality, sitk.GetArrayViewFromImage(image), own_body, voxel_ml=voxel_ml(image))
         own_view: dict[str, np.ndarray] = {}
         _find_lost_slices(modality, sitk.GetArrayViewFromImage(image), own_body, own_view, warnings)
         on_grid = transform is None and same_grid(image, reference)
         entry["resampled"] = not on_grid
         if not on_grid:
-            inside = fields_of_view[modality] = field_of_view(image, reference, transform=transform)
+            with step("resample"):
+                seen = _on_reference(image, own_body, own_view.get(modality), reference, transform)
+            inside = fields_of_view[modality] = (
+                field_of_view(image, reference) if transform is None else (seen & _IN_IMAGE) > 0
+            )
             entry["coverage"] = _check_overlap(
-                modality, image, own_body, name, reference, body, inside, warnings, transform=transform
+                modality, image, own_body, name, reference, body, inside, (seen & _IN_BODY) > 0, warnings
             )
             if own_view:
-                own = image_like(own_view[modality].astype(np.uint8), image)
-                own = resample_to(own, reference, interpolation="nearest", outside_value=0, transform=transform)
-                inside &= sitk.GetArrayViewFromImage(own) > 0
+                inside &= (seen & _IN_VIEW) > 0
         else:
             fields_of_view |= own_view
         if options.n4:
-            with step("N4"):
-                n4_pairs[modality] = image, n4(image, body=own_body)
             entry |= {"n4": True, "n4_field": _field_range(*n4_pairs[modality], own_body)}
             image = sitk.Image(n4_pairs[modality][1])
         if on_grid:
@@ -182,7 +186,9 @@ def prepare_channels(
 
 
 def _register(
-    images: Mapping[str, sitk.Image],
+    fixed: sitk.Image,
+    moving: Mapping[str, sitk.Image],
+    bodies: Mapping[str, np.ndarray],
     name: str,
     options: ChannelOptions,
     same_frame: Sequence[Sequence[str]] | None,
@@ -190,12 +196,13 @@ def _register(
     warnings: list[str],
 ) -> dict[str, sitk.Transform]:
     """Transforms of the channels that registration moves; what was kept goes to the record and the warnings."""
-    moving = {modality: image for modality, image in images.items() if modality != name}
     result = register(
-        images[name],
+        fixed,
         moving,
         fixed_is_ct=is_ct(name),
         options=RegistrationOptions(backend=options.register_backend),
+        bias_corrected=options.n4,
+        bodies=bodies,
         same_frame=same_frame,
     )
     warnings += result.warnings
@@ -307,6 +314,25 @@ def _find_lost_slices(
         warnings += report_lost_slices(name, lost)
 
 
+def _on_reference(
+    image: sitk.Image,
+    body: np.ndarray,
+    view: np.ndarray | None,
+    reference: sitk.Image,
+    transform: sitk.Transform | None,
+) -> np.ndarray:
+    """Bits per voxel of the reference: in the image, in its body, in its view, by the nearest voxel.
+
+    All at once, because a B-spline transform at every voxel of a CT takes longer than anything else here.
+    """
+    bits = np.where(body, np.uint8(_IN_IMAGE | _IN_BODY), np.uint8(_IN_IMAGE))
+    bits |= np.uint8(_IN_VIEW) if view is None else np.where(view, np.uint8(_IN_VIEW), np.uint8(0))
+    there = resample_to(
+        image_like(bits, image), reference, interpolation="nearest", outside_value=0, transform=transform
+    )
+    return sitk.GetArrayFromImage(there)
+
+
 def _check_overlap(
     modality: str,
     image: sitk.Image,
@@ -315,9 +341,8 @@ def _check_overlap(
     reference: sitk.Image,
     body: np.ndarray,
     inside: np.ndarray,
+    seen_body: np.ndarray,
     warnings: list[str],
-    *,
-    transform: sitk.Transform | None = None,
 ) -> float:
     """Share of the reference's body inside the image's field of view; ValueError where the two hardly meet.
 
@@ -326,14 +351,7 @@ def _check_overlap(
     """
     coverage = float(np.count_nonzero(inside & body)) / max(1, np.count_nonzero(body))
     if coverage < FULL_COVERAGE:
-        own = resample_to(
-            image_like(own_body.astype(np.uint8), image),
-            reference,
-            interpolation="nearest",
-            outside_value=0,
-            transform=transform,
-        )
-        shared = np.count_nonzero((sitk.GetArrayViewFromImage(own) > 0) & body) * voxel_ml(reference)
+        shared = np.count_nonzero(seen_body & body) * voxel_ml(reference)
         total = np.count_nonzero(own_body) * voxel_ml(image)
         if coverage < LEAST_OVERLAP and shared < LEAST_OVERLAP * total:
             raise ValueError(

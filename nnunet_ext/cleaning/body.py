@@ -322,7 +322,10 @@ def _without_sheet(body: np.ndarray, ct_hu: np.ndarray, spacing: np.ndarray) -> 
 
     along_mm = np.arange(-4.0, 8.01, RAY_STEP_MM)
     profiles = sample(feet_mm + normals * level_mm[:, None], along_mm)
-    profiles = (weight[..., None] * profiles[near]).sum(axis=1) / total[:, None]
+    mean = np.zeros_like(profiles, dtype=float)
+    for k in range(near.shape[1]):  # of all neighbours at once it would be a large array
+        mean += weight[:, k, None] * profiles[near[:, k]]
+    profiles = mean / total[:, None]
     mass_mm, lowest, detached = _detached_sheet(profiles)
     detached &= known & good
     if np.count_nonzero(detached) < LEAST_DETACHED:
@@ -364,7 +367,10 @@ def _above(
     voxels = np.argwhere(shell)
     needed = np.zeros(counts, bool)
     needed[tuple((voxels // step).T)] = True
-    needed = ndimage.binary_dilation(needed, np.ones((3, 3, 3), bool))
+    for axis in range(3):  # the eight nodes around a voxel
+        ahead, behind = [slice(None)] * 3, [slice(None)] * 3
+        ahead[axis], behind[axis] = slice(1, None), slice(None, -1)
+        needed[tuple(ahead)] |= needed[tuple(behind)].copy()
     nodes = np.argwhere(needed)
     nodes_mm = nodes * step * spacing
     distance, nearest = cKDTree(feet_mm).query(nodes_mm, k=6)
@@ -483,12 +489,18 @@ def _box_widths(width_mm: float, spacing: np.ndarray) -> list[int]:
 
 def _filter(mask: np.ndarray, widths: Sequence[int], *, erode: bool) -> np.ndarray:
     """Erosion or dilation by a box; beyond the volume lies tissue for an erosion, air for a dilation."""
-    result = mask.view(np.uint8)
+    combine = np.logical_and if erode else np.logical_or
+    result = mask.view(bool)
     for axis, width in enumerate(widths):
-        if width > 1:
-            filter1d = ndimage.minimum_filter1d if erode else ndimage.maximum_filter1d
-            result = filter1d(result, width, axis=axis, mode="nearest")
-    return result.view(bool)
+        if width == 1:
+            continue
+        pad = [(width // 2, width // 2) if a == axis else (0, 0) for a in range(3)]
+        result, reach = np.moveaxis(np.pad(result, pad, constant_values=erode), axis, 0), 1
+        while reach < width:  # entry i holds voxels i to i + reach - 1
+            step = min(reach, width - reach)
+            result, reach = combine(result[:-step], result[step:]), reach + step
+        result = np.moveaxis(result, 0, axis)
+    return np.ascontiguousarray(result)
 
 
 def _open(mask: np.ndarray, width_mm: float, spacing: np.ndarray) -> np.ndarray:
@@ -538,7 +550,11 @@ def _grow(seed: np.ndarray, within: np.ndarray, distance_mm: float, spacing: np.
 
 def _fill_slices(mask: np.ndarray) -> np.ndarray:
     """Holes filled that are closed in a slice along any of the three axes: sinuses open to the outside elsewhere."""
-    filled = mask.copy()
+    found = ndimage.find_objects(mask.view(np.uint8))
+    if not found:
+        return mask.copy()
+    whole, box = mask.copy(), found[0]  # no hole lies outside the mask's box
+    mask, filled = mask[box], whole[box]
     for axis in range(3):
         structure = np.zeros((3, 3, 3), dtype=bool)
         structure[1, 1, 1] = True
@@ -554,7 +570,7 @@ def _fill_slices(mask: np.ndarray) -> np.ndarray:
                 outside[np.take(labels, end, axis=a).ravel()] = True
         outside[0] = True
         filled |= ~outside[labels]
-    return filled
+    return whole
 
 
 def _block_mean(volume: np.ndarray, factors: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -172,6 +172,7 @@ def register(
     fixed_is_ct: bool = True,
     options: RegistrationOptions | None = None,
     bias_corrected: bool = False,
+    bodies: Mapping[str, np.ndarray] | None = None,
     same_frame: Collection[Collection[str]] | None = None,
 ) -> RegistrationResult:
     """Transforms that bring each moving image onto the fixed one.
@@ -182,6 +183,7 @@ def register(
         fixed_is_ct: False where the fixed image is an MR.
         options: See `RegistrationOptions`.
         bias_corrected: The moving images went through N4 already; otherwise a copy does.
+        bodies: Name of a moving image -> its body, bool `(Z, Y, X)` on its canonical grid. Found where it is not given.
         same_frame: Groups of names of moving images that share a frame of reference (DICOM); only these may share one
             transform. None where it is not known: then all may. Either way they have to show the head in one position.
 
@@ -206,7 +208,9 @@ def register(
     check_images({"the fixed image": fixed, **moving}, copies=True)
     target = _Target.of(to_canonical(fixed), is_ct=fixed_is_ct)
     with ThreadPoolExecutor(2) as pool:  # ITK leaves Python's lock, so two images use two cores
-        sources = dict(zip(moving, pool.map(lambda m: _Source.of(*m, bias_corrected), moving.items()), strict=True))
+        found_bodies = bodies or {}
+        made = pool.map(lambda m: _Source.of(*m, bias_corrected, found_bodies.get(m[0])), moving.items())
+        sources = dict(zip(moving, made, strict=True))
         rigid = dict(zip(moving, pool.map(lambda s: _rigid(target, s, options), sources.values()), strict=True))
         found: dict[str, ChannelRegistration] = {}
         together: list[list[str]] = []
@@ -249,6 +253,7 @@ class _Target:
     fit_masks: tuple[sitk.Image, sitk.Image]  # without these blocks: of the core, of the head and margin
     center_mm: np.ndarray
     top_mm: np.ndarray
+    shrunk: dict[float, sitk.Image] = field(default_factory=dict)  # voxel size -> `image`, see `_shrunk`
 
     @classmethod
     def of(cls, image: sitk.Image, *, is_ct: bool) -> _Target:
@@ -260,7 +265,7 @@ class _Target:
         region = [s.stop - s.start for s in box[::-1]], [s.start for s in box[::-1]]
         cropped = sitk.RegionOfInterest(_like(array, image), *region)
         mask = sitk.RegionOfInterest(_like(reach.astype(np.uint8), image), *region)
-        deep = ndimage.distance_transform_edt(body, sampling=spacing) > DEPTH_MM
+        deep = _deeper_than(DEPTH_MM, body, spacing)
         deep = deep if np.count_nonzero(deep) > 0.2 * np.count_nonzero(body) else body
         core = sitk.RegionOfInterest(_like(deep.astype(np.uint8), image), *region)
         grid = _shrink(cropped, ELASTIC_MM)
@@ -286,18 +291,23 @@ class _Source:
     body: np.ndarray
     center_mm: np.ndarray
     top_mm: np.ndarray
+    outside: float  # below all values
+    shrunk: dict[float, sitk.Image] = field(default_factory=dict)  # voxel size -> `image`, see `_shrunk`
 
     @classmethod
-    def of(cls, name: str, image: sitk.Image, bias_corrected: bool) -> _Source:
+    def of(cls, name: str, image: sitk.Image, bias_corrected: bool, body: np.ndarray | None = None) -> _Source:
         image = to_canonical(image)
-        array, body = _values(image, name, is_ct=False, correct_bias=not bias_corrected)
-        return cls(name, _like(array, image), body, *_middle_and_top(body, image))
+        array, body = _values(image, name, is_ct=False, correct_bias=not bias_corrected, body=body)
+        return cls(name, _like(array, image), body, *_middle_and_top(body, image), float(array.min()) - 1.0)
 
 
-def _values(image: sitk.Image, name: str, *, is_ct: bool, correct_bias: bool = True) -> tuple[np.ndarray, np.ndarray]:
-    """Values for the metric, 32-bit float, and the body."""
+def _values(
+    image: sitk.Image, name: str, *, is_ct: bool, correct_bias: bool = True, body: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Values for the metric, 32-bit float, and the body, which is found if None."""
     array = sitk.GetArrayFromImage(image).astype(np.float32)
-    body = body_mask_array(array, spacing_mm=image.GetSpacing()[::-1], is_ct=is_ct)
+    if body is None:
+        body = body_mask_array(array, spacing_mm=image.GetSpacing()[::-1], is_ct=is_ct)
     if np.count_nonzero(body) * voxel_ml(image) < SMALLEST_BODY_ML:
         raise ValueError(f"{name}: less than {SMALLEST_BODY_ML:g} mL of body found, nothing to register")
     if is_ct:
@@ -344,6 +354,14 @@ def _hidden_blocks(mask: sitk.Image) -> sitk.Image:
     return _like(chosen[np.ix_(*blocks[::-1])].astype(np.uint8), mask)
 
 
+def _deeper_than(depth_mm: float, body: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+    """Voxels of a body further than so much from its nearest outside voxel, which lies at most one voxel beyond its box."""
+    box = tuple(slice(max(0, s.start - 1), s.stop + 1) for s in ndimage.find_objects(body.view(np.uint8))[0])
+    deep = np.zeros_like(body)
+    deep[box] = ndimage.distance_transform_edt(body[box], sampling=spacing) > depth_mm
+    return deep
+
+
 def _dilate(mask: np.ndarray, distance_mm: float, spacing: np.ndarray) -> np.ndarray:
     radius = np.maximum(1, np.rint(distance_mm / spacing)).astype(int)
     result = mask.view(np.uint8)
@@ -355,6 +373,13 @@ def _dilate(mask: np.ndarray, distance_mm: float, spacing: np.ndarray) -> np.nda
 def _shrink(image: sitk.Image, voxel_mm: float) -> sitk.Image:
     """Means over blocks of voxels, of about the size asked for."""
     return sitk.BinShrink(image, [max(1, int(voxel_mm / mm + 0.3)) for mm in image.GetSpacing()])
+
+
+def _shrunk(side: _Target | _Source, voxel_mm: float) -> sitk.Image:
+    """`_shrink` of a side's image, computed once."""
+    if voxel_mm not in side.shrunk:
+        side.shrunk[voxel_mm] = _shrink(side.image, voxel_mm)
+    return side.shrunk[voxel_mm]
 
 
 def _like(array: np.ndarray, image: sitk.Image) -> sitk.Image:
@@ -378,9 +403,9 @@ def _method(fixed: sitk.Image, mask: sitk.Image, samples: int, seed: int) -> sit
 
 
 def _fit_rigid(
-    fixed: sitk.Image,
+    target: _Target,
     mask: sitk.Image,
-    moving: sitk.Image,
+    source: _Source,
     start: sitk.Euler3DTransform,
     options: RegistrationOptions,
     *,
@@ -389,7 +414,7 @@ def _fit_rigid(
     step_mm: float,
     last_step_mm: float,
 ) -> sitk.Euler3DTransform:
-    fixed, moving = _shrink(fixed, voxel_mm), _shrink(moving, voxel_mm)
+    fixed, moving = _shrunk(target, voxel_mm), _shrunk(source, voxel_mm)
     if options.backend == "elastix":
         return elastix.fit_rigid(
             fixed, mask, moving, start,
@@ -433,7 +458,7 @@ def _rigid(target: _Target, source: _Source, options: RegistrationOptions) -> si
     for start in starts:
         try:
             fitted = _fit_rigid(
-                target.image, target.mask, source.image, start, options,
+                target, target.mask, source, start, options,
                 voxel_mm=COARSE_MM, samples=20_000, step_mm=2.0, last_step_mm=0.02,
             )  # fmt: skip
         except RuntimeError:  # ITK: all samples map outside the moving image
@@ -445,7 +470,7 @@ def _rigid(target: _Target, source: _Source, options: RegistrationOptions) -> si
     information = _information(target, source, best, target.inside)
     for voxel_mm, samples, step_mm in ((MIDDLE_MM, options.samples // 2, 1.0), (FINE_MM, options.samples, 0.5)):
         fitted = _fit_rigid(
-            target.image, target.core, source.image, best, options,
+            target, target.core, source, best, options,
             voxel_mm=voxel_mm, samples=samples, step_mm=step_mm, last_step_mm=step_mm / 1000,
         )  # fmt: skip
         if (new := _information(target, source, fitted, target.inside)) > information:
@@ -470,7 +495,7 @@ def _links(sources: Mapping[str, _Source], options: RegistrationOptions) -> dict
         start.SetCenter(target.center_mm.tolist())
         try:
             link = _fit_rigid(
-                target.image, target.core, source.image, start, options,
+                target, target.core, source, start, options,
                 voxel_mm=FINE_MM, samples=options.samples, step_mm=0.5, last_step_mm=5e-4,
             )  # fmt: skip
         except RuntimeError:
@@ -487,7 +512,7 @@ def _fit_elastic(
     target: _Target, mask: sitk.Image, source: _Source, start: sitk.Transform, options: RegistrationOptions
 ) -> sitk.BSplineTransform | None:
     """A B-spline applied before `start`; None where the optimiser gives up."""
-    fixed, moving = _shrink(target.image, ELASTIC_MM), _shrink(source.image, ELASTIC_MM)
+    fixed, moving = _shrunk(target, ELASTIC_MM), _shrunk(source, ELASTIC_MM)
     if options.backend == "elastix":
         try:
             return elastix.fit_elastic(
@@ -661,8 +686,7 @@ def _information(target: _Target, source: _Source, transform: sitk.Transform, wh
 
 def _on_grid(target: _Target, source: _Source, transform: sitk.Transform) -> tuple[np.ndarray, np.ndarray]:
     """Moving values on the judging grid, and which of its voxels the moving image's field of view holds."""
-    outside = float(sitk.GetArrayViewFromImage(source.image).min()) - 1.0
-    smooth = _shrink(source.image, ELASTIC_MM)
+    outside, smooth = source.outside, _shrunk(source, ELASTIC_MM)
     values = sitk.GetArrayFromImage(sitk.Resample(smooth, target.grid, transform, sitk.sitkLinear, outside))
     inside = values > outside
     return np.where(inside, values, outside + 1.0), inside
