@@ -9,13 +9,13 @@ import SimpleITK as sitk
 
 from nnunet_ext.channels import ChannelOptions, prepare_channels
 from nnunet_ext.labels import default_label_table
-from nnunet_ext.phantom import Phantom, make_phantom
+from nnunet_ext.phantom import Phantom
 from nnunet_ext.preview import draw_previews, write_conversion_page
 
 
 @pytest.fixture(scope="module")
-def phantom() -> Phantom:
-    return make_phantom(5, 0, size="tiny")
+def phantom(shared_phantom) -> Phantom:
+    return shared_phantom(0, 0, size="tiny")
 
 
 def draw(phantom: Phantom, out: Path, options: ChannelOptions) -> list[str]:
