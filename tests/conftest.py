@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pydicom
 import pytest
+from command_server import serving
+from shared_phantoms import PhantomStore
 
 TESTS = Path(__file__).parent
 N_LABELS = 4  # background and three organs
@@ -22,7 +25,8 @@ SLOW = (
     "reporting/test_page.py",
 )  # fmt: skip
 #: Of these, the longest come first, so that several test processes end together.
-LONGEST = ("test_end_to_end.py", "test_any_organs.py", "test_guides.py", "test_making.py", "test_registering.py")
+LONGEST = ("test_end_to_end.py", "test_guides.py", "test_cascade_oar_trainer.py", "test_registering.py",
+           "test_body.py", "test_dicom.py", "test_making.py", "test_any_organs.py")  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -30,6 +34,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if any(item.path.is_relative_to(TESTS / place) for place in SLOW):
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
+@pytest.fixture(scope="session")
+def shared_phantom(tmp_path_factory: pytest.TempPathFactory) -> PhantomStore:
+    """`shared_phantom(0, 1, size="tiny")` is a phantom that no other test process makes again."""
+    root = tmp_path_factory.getbasetemp()
+    return PhantomStore((root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "phantoms_made")
+
+
+@pytest.fixture(scope="session")
+def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """The words that, put before a command, spare it importing nnU-Net (`forked_commands.py`)."""
+    with serving(tmp_path_factory.mktemp("commands")) as words:
+        yield words
 
 
 def architecture(*, localizer: bool = False, features: Sequence[int] = (4, 8, 8)) -> dict:

@@ -29,9 +29,15 @@ def serve(path: str) -> None:
     scripts = {script.name: script for script in entry_points(group="console_scripts")}
     for name in ("nnUNetv2_plan_and_preprocess", "nnUNetv2_train", "nnUNetv2_predict", "nnunet_ext"):
         scripts[name].load()
+    import torch
+
     import nnunet_ext.dataset_conversion.triplets
     import nnunet_ext.evaluation.evaluating
     import nnunet_ext.prediction.predicting  # noqa: F401
+
+    # nnU-Net's commands ask for all cores. Their workers, forks here, would wait for ever for threads that they don't have.
+    torch.set_num_threads(1)
+    torch.set_num_threads = lambda number: None
 
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)

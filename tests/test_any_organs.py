@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +48,7 @@ def write_case(folder: Path, seed: int, *, code: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory, forked):
     """Runs a command in a folder of its own and returns what it printed; `run.folder` is the folder."""
     folder = tmp_path_factory.mktemp("any_organs")
     environment = {
@@ -61,7 +60,7 @@ def run(tmp_path_factory):
     }
 
     def command(*arguments: str) -> str:
-        line = [str(Path(sys.executable).parent / arguments[0]), *arguments[1:]]
+        line = [*forked, *arguments]
         done = subprocess.run(
             line, env=environment, cwd=folder, capture_output=True, text=True, timeout=600, check=False
         )

@@ -19,7 +19,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_ext.end_to_end import recipe_benchmark
-from nnunet_ext.labels.organs import ORGANS
+from nnunet_ext.labels.table.organs import ORGANS
 
 DATASET = "Dataset601_Tiny"
 PLANS, TRAINER = "CascadeOARPlansSmall", "CascadeOARTrainer"
@@ -32,8 +32,8 @@ OBLIQUE = sitk.VersorTransform((0.3, -0.5, 0.81), np.deg2rad(12)).GetMatrix()
 class Workspace:
     """The three nnU-Net folders of one run, and the commands run in it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, forked: list[str]) -> None:
+        self.folder, self.forked = folder, forked
         self.raw, self.preprocessed, self.results = (folder / n for n in ("raw", "preprocessed", "results"))
         self.environment = {
             **os.environ,
@@ -46,11 +46,12 @@ class Workspace:
         }
 
     def command(self, *arguments: str) -> list[str]:
+        """A process of its own, to be killed or interrupted."""
         return [str(Path(sys.executable).parent / arguments[0]), *arguments[1:]]
 
     def run(self, *arguments: str, ok: bool = True) -> str:
         done = subprocess.run(
-            self.command(*arguments), env=self.environment, capture_output=True, text=True, timeout=900, check=False
+            [*self.forked, *arguments], env=self.environment, capture_output=True, text=True, timeout=900, check=False
         )
         output = done.stdout + done.stderr
         assert (done.returncode == 0) == ok, f"{arguments} returned {done.returncode}\n{output[-4000:]}"
@@ -79,11 +80,12 @@ def tilt(case: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def space(tmp_path_factory) -> Workspace:
+def space(tmp_path_factory, shared_phantom, forked) -> Workspace:
     """Phantoms in several orientations, converted, planned and preprocessed; schedules cut to a few iterations."""
-    space = Workspace(tmp_path_factory.mktemp("end_to_end"))
+    space = Workspace(tmp_path_factory.mktemp("end_to_end"), forked)
     phantoms = space.folder / "phantoms"
-    space.run("nnunet_ext", "phantom", str(phantoms), "--cases", "8", "--seed", "3", "--size", "tiny", "-np", "2")
+    shared_phantom.write(phantoms, n_cases=6, size="tiny")  # the command makes the two that are missing
+    space.run("nnunet_ext", "phantom", str(phantoms), "--cases", "8", "--size", "tiny", "-np", "2")
     reorient(phantoms / "phantom_001", "PIR")
     tilt(phantoms / "phantom_002")
     tilt(phantoms / "phantom_006")
@@ -147,6 +149,24 @@ def predict_stage(space: Workspace, configuration: str, out: Path, *more: str) -
         *("nnUNetv2_predict", "-d", "601", "-f", "0", "-c", configuration, "-i", str(images), "-o", str(out)),
         *(*MODEL, "-npp", "1", "-nps", "1", *more),
     )
+
+
+@pytest.fixture(scope="module")
+def located(space, segmenter) -> Path:
+    """What nnU-Net's command predicts with the localizer."""
+    predict_stage(space, "3d_lowres", space.folder / "located")
+    return space.folder / "located"
+
+
+@pytest.fixture(scope="module")
+def contoured(space, segmenter) -> Path:
+    """What nnU-Net's command predicts with the segmenter.
+
+    A localizer of six iterations finds nothing or anything. The reference stands in for a trained one.
+    """
+    references = space.raw / DATASET / "labelsTs"
+    predict_stage(space, "3d_cascade_fullres", space.folder / "contoured", "-prev_stage_predictions", str(references))
+    return space.folder / "contoured"
 
 
 def test_plans_hold_our_configurations_and_nothing_stale(space):
@@ -265,14 +285,10 @@ def test_a_case_of_a_ct_alone_is_contoured_after_training_with_modality_dropout(
     assert mask.GetSize() == image.GetSize()
 
 
-def test_stock_commands_predict_on_the_input_grid(space, segmenter, tmp_path):
-    predict_stage(space, "3d_lowres", tmp_path / "located")
-    # A localizer of six iterations finds nothing or anything; the reference stands in for a trained one.
-    references = space.raw / DATASET / "labelsTs"
-    predict_stage(space, "3d_cascade_fullres", tmp_path / "out", "-prev_stage_predictions", str(references))
+def test_stock_commands_predict_on_the_input_grid(space, located, contoured):
     for case in TEST_CASES:
         image = sitk.ReadImage(str(space.raw / DATASET / "imagesTs" / f"{case}_0000.nii.gz"))
-        for mask_file in (tmp_path / "located" / f"{case}.nii.gz", tmp_path / "out" / f"{case}.nii.gz"):
+        for mask_file in (located / f"{case}.nii.gz", contoured / f"{case}.nii.gz"):
             mask = sitk.ReadImage(str(mask_file))
             assert mask.GetSize() == image.GetSize()
             corner = [n - 1 for n in image.GetSize()]
@@ -281,9 +297,8 @@ def test_stock_commands_predict_on_the_input_grid(space, segmenter, tmp_path):
             np.testing.assert_allclose(mask.GetOrigin(), image.GetOrigin(), atol=1e-3)
 
 
-def test_one_process_predicts_what_the_two_commands_predict(space, segmenter, tmp_path):
-    predict_stage(space, "3d_lowres", tmp_path / "located")
-    predict_stage(space, "3d_cascade_fullres", tmp_path / "two", "-prev_stage_predictions", str(tmp_path / "located"))
+def test_one_process_predicts_what_the_two_commands_predict(space, located, tmp_path):
+    predict_stage(space, "3d_cascade_fullres", tmp_path / "two", "-prev_stage_predictions", str(located))
     images = space.raw / DATASET / "imagesTs"
     one = ["nnunet_ext", "predict", "-d", "601", "-i", str(images), "-o", str(tmp_path / "one"), "-f", "0", *MODEL]
     space.run(*one, "--full-precision")
@@ -366,10 +381,9 @@ def test_ground_truth_survives_the_segmenters_preprocessing_and_export(space):
                     assert dsc >= 96, f"{case} {organ}: {dsc:.1f} %"
 
 
-def test_evaluate_scores_the_folder_nnunet_wrote(space, segmenter, tmp_path):
+def test_evaluate_scores_the_folder_nnunet_wrote(space, contoured, tmp_path):
     references = space.raw / DATASET / "labelsTs"
-    predict_stage(space, "3d_cascade_fullres", tmp_path / "out", "-prev_stage_predictions", str(references))
-    output = space.run("nnunet_ext", "evaluate", str(tmp_path / "out"), str(references), "-o", str(tmp_path / "scores"))
+    output = space.run("nnunet_ext", "evaluate", str(contoured), str(references), "-o", str(tmp_path / "scores"))
     assert "OpticChiasm" in output
     assert {f.name for f in (tmp_path / "scores").iterdir()} >= {"evaluation.csv", "evaluation.json", "evaluation.md"}
 

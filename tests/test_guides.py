@@ -5,8 +5,7 @@ iteration and their split to the few cases there are (`shorten`); and what a tra
 the noise that a network of one iteration draws takes minutes to show. So the commands run, and their options, files and
 exit codes are what the guides say; that anything is learned is not shown. The study's guide takes long: only on request.
 
-The commands are the installed packages' console scripts, run in forks of one process (`forked_commands`), but for
-`nnUNetv2_predict`.
+The commands are the installed packages' console scripts, run in forks of one process (`forked_commands`).
 """
 
 import json
@@ -16,7 +15,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -126,9 +124,8 @@ def examples() -> None:
 class Workspace:
     """The folder in which the documents' commands are typed."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.done = folder, {}
-        self.serve = [sys.executable, str(ROOT / "tests" / "forked_commands.py"), str(folder / "socket")]
+    def __init__(self, folder: Path, forked: list[str]) -> None:
+        self.folder, self.done, self.serve = folder, {}, forked
         self.environment = {
             **os.environ,
             "nnUNet_def_n_proc": "1",
@@ -157,36 +154,26 @@ AFTERWARDS = {"nnUNetv2_plan_and_preprocess": "test_guides:shorten", "nnUNetv2_t
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory) -> Workspace:
-    from nnunet_ext.phantom.making import make_phantoms
-
+def workspace(tmp_path_factory, shared_phantom, forked) -> Workspace:
     folder = tmp_path_factory.mktemp("guides")
-    space = Workspace(folder)
+    space = Workspace(folder, forked)
     (folder / "bin").mkdir()
     for name in {name for d in DOCUMENTS for name in re.findall(r"\bnnUNetv2_\w+|\bnnunet_ext\b", script(d))}:
-        # Not stock's predict: its workers hand over tensors, for which a fork of a fork waits for ever.
-        real = [str(Path(sys.executable).with_name(name))]
-        lines = [f'{shlex.join(real if name == "nnUNetv2_predict" else [*space.serve, name])} "$@"']
+        lines = [f'{shlex.join([*space.serve, name])} "$@"']
         if name in AFTERWARDS:
             lines.append(f'{shlex.join([*space.serve, AFTERWARDS[name]])} "$@"')
         (folder / "bin" / name).write_text("#!/bin/sh\nset -e\n" + "\n".join(lines) + "\n")
         (folder / "bin" / name).chmod(0o755)
-    with (folder / "server.log").open("w") as log:
-        server = subprocess.Popen(space.serve, cwd=folder, env=space.environment, stdout=log, stderr=log)
     # What the guides take as given; phantoms depend on their number only, so these are the cases of the README.
-    make_phantoms(folder / "export_from_tps", n_cases=2, size="tiny", dicom=True, n_processes=1, show_progress=False)
+    shared_phantom.write(folder / "export_from_tps", n_cases=2, size="tiny", dicom=True)
+    shared_phantom.write(folder / "phantoms", n_cases=2, size="tiny")  # the README makes one more
     shutil.copytree(folder / "export_from_tps" / "phantom_001", folder / "new_patients" / "phantom_001")
     next((folder / "new_patients").rglob("RTSTRUCT.dcm")).unlink()
     (folder / "patients").symlink_to("phantoms")
     (folder / "imagesTs").symlink_to(Path("raw", "Dataset511_HeadOAR", "imagesTr"))
     (folder / "corrected").mkdir()
     (folder / "corrected" / "case_001.nii.gz").symlink_to(folder / "phantoms" / "phantom_001" / "label.nii.gz")
-    while not (folder / "socket").exists():
-        assert server.poll() is None, (folder / "server.log").read_text()
-        time.sleep(0.1)
-    yield space
-    server.terminate()
-    server.wait()
+    return space
 
 
 def test_readme(workspace):

@@ -17,7 +17,7 @@ from nnunet_ext.cleaning.body import (
     otsu_threshold,
     window,
 )
-from nnunet_ext.phantom.making import Phantom, make_phantom
+from nnunet_ext.phantom.making import Phantom
 
 
 def head(shape=(80, 96, 104), spacing_mm=(3.0, 2.6, 2.4), gap_mm=4.0, seed=0):
@@ -257,13 +257,13 @@ def test_prepare_channels_refuses_an_mr_that_lies_elsewhere_and_takes_a_slab():
 
 
 @pytest.fixture(scope="module")
-def phantom() -> Phantom:
-    return make_phantom(7, 1, size="tiny", with_truth=True)
+def phantom(shared_phantom) -> Phantom:
+    return shared_phantom(7, 1, size="tiny", with_truth=True)
 
 
 @pytest.fixture(scope="module")
-def unregistered() -> Phantom:
-    return make_phantom(21, 1, size="tiny", unregistered=True, with_truth=True)
+def unregistered(shared_phantom) -> Phantom:
+    return shared_phantom(0, 0, size="tiny", unregistered=True, with_truth=True)
 
 
 @pytest.mark.parametrize("channel", ["T1", "T2"])

@@ -10,12 +10,12 @@ import SimpleITK as sitk
 from nnunet_ext.cases.preparing import ChannelOptions, prepare_channels
 from nnunet_ext.dataset_conversion.preview import draw_previews, write_conversion_page
 from nnunet_ext.labels.table import default_label_table
-from nnunet_ext.phantom.making import Phantom, make_phantom
+from nnunet_ext.phantom.making import Phantom
 
 
 @pytest.fixture(scope="module")
-def phantom() -> Phantom:
-    return make_phantom(5, 0, size="tiny")
+def phantom(shared_phantom) -> Phantom:
+    return shared_phantom(0, 0, size="tiny")
 
 
 def draw(phantom: Phantom, out: Path, options: ChannelOptions) -> list[str]:

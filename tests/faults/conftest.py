@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import pytest
 import SimpleITK as sitk
 from fault_inputs import CASES, LABELS
 from filelock import FileLock
+from shared_phantoms import PhantomStore
 
 from nnunet_ext.cli.main import main
 from nnunet_ext.phantom import making as phantom
@@ -26,14 +26,13 @@ N_SLICES = 43
 
 
 @pytest.fixture(scope="session")
-def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def phantoms(shared_phantom: PhantomStore) -> Path:
     """The folders `files` and `dicom` with the same two phantoms, made once for all test processes of a run."""
-    root = tmp_path_factory.getbasetemp()
-    root = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "phantoms"
+    root = shared_phantom.folder / "slabs"
     with pytest.MonkeyPatch.context() as patch, FileLock(f"{root}.lock"):
-        patch.setattr(phantom, "make_phantom", functools.cache(functools.partial(_slab, phantom.make_phantom)))
+        patch.setattr(phantom, "make_phantom", functools.partial(_slab, shared_phantom))
         for name, dicom in (("files", False), ("dicom", True)):
-            phantom.make_phantoms(root / name, n_cases=len(CASES), seed=11, size="tiny", dicom=dicom, n_processes=1)
+            phantom.make_phantoms(root / name, n_cases=len(CASES), size="tiny", dicom=dicom, n_processes=1)
     return root
 
 

@@ -21,8 +21,8 @@ from pydicom.uid import generate_uid
 from nnunet_ext.cases import dicom_cases
 from nnunet_ext.cli.main import main
 from nnunet_ext.dicom.stack import series_grid
-from nnunet_ext.labels.organs import ORGANS
 from nnunet_ext.labels.table import default_label_table
+from nnunet_ext.labels.table.organs import ORGANS
 
 CHINESE = dict(zip(ORGANS, ("左眼球", "右眼球", "左晶体", "右晶体", "左视神经", "右视神经", "视交叉"), strict=True))
 GB_2312 = b"\x1b$)A"  # the escape sequence of ISO 2022 IR 58
@@ -248,7 +248,7 @@ def test_contours_up_to_half_a_slice_off_the_images_keep_their_volume(patient: P
 def test_contours_further_off_than_half_a_slice_are_refused(patient: Path):
     by_mm = 0.6 * gap_mm(patient)
     edit(patient / "RTSTRUCT.dcm", lambda data: [shift(contour, by_mm) for contour in contours(data)])
-    assert "Eye_L: 10 of 10 contours lie up to 0.6 slices off the image they belong to" in read(patient).failed
+    assert "Eye_L: 9 of 9 contours lie up to 0.6 slices off the image they belong to" in read(patient).failed
 
 
 # ------------------------------------------------------------------------------------------- damage

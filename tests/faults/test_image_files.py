@@ -21,7 +21,7 @@ from nnunet_ext.evaluation.summary import EvaluationSummary
 from nnunet_ext.images.geometry import same_grid
 from nnunet_ext.images.reading import read_image
 
-HD95_MM = 2.456  # the phantom's voxel: predictions are moved by one along x
+HD95_MM = 2.48  # the phantom's voxel: predictions are moved by one along x
 SHEAR = 5e-4
 
 

@@ -23,4 +23,4 @@ def test_phantoms_as_dicom_and_as_files_convert_to_their_labels(
 
 def test_phantoms_as_files_are_not_made_over_those_as_dicom(phantom_dicom: Path):
     with pytest.raises(ValueError, match="made with dicom=True instead of False"):
-        make_phantoms(phantom_dicom, n_cases=1, seed=11, size="tiny", n_processes=1)
+        make_phantoms(phantom_dicom, n_cases=1, size="tiny", n_processes=1)

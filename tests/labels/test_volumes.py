@@ -11,7 +11,6 @@ import SimpleITK as sitk
 from nnunet_ext.images.reading import read_image
 from nnunet_ext.labels.organs import ORGANS
 from nnunet_ext.labels.volumes import check_organs
-from nnunet_ext.phantom.making import make_phantom
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 SHAPE, SPACING_MM = (60, 70, 80), (2.0, 1.5, 1.25)
@@ -127,8 +126,8 @@ def test_other_names_of_an_organ_count_and_other_organs_do_not():
     assert check(labels, labels={"Parotid_L": 1}) == []
 
 
-def test_phantoms_raise_no_alarm():
-    phantom = make_phantom(4, 2, size="tiny")
+def test_phantoms_raise_no_alarm(shared_phantom):
+    phantom = shared_phantom(0, 2, size="tiny")
     labels, ct = (sitk.GetArrayFromImage(image) for image in (phantom.label, phantom.ct))
     assert check_organs(labels, LABELS, spacing_mm=phantom.ct.GetSpacing()[::-1], ct_hu=ct) == []
 

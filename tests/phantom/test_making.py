@@ -8,7 +8,7 @@ import pytest
 import SimpleITK as sitk
 from scipy import ndimage
 
-from nnunet_ext.labels.organs import ORGANS
+from nnunet_ext.labels.table.organs import ORGANS
 from nnunet_ext.phantom.acquisition import Grid, Organs, label_map
 from nnunet_ext.phantom.anatomy import HeadParameters, build_anatomy
 from nnunet_ext.phantom.making import SIZES, _draw_grid, _Pose, _Shift, make_phantom, make_phantoms
@@ -21,9 +21,9 @@ NEIGHBOURS = np.ones((3, 3, 3), bool)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(shared_phantom, tmp_path_factory):
     out = tmp_path_factory.mktemp("phantoms")
-    make_phantoms(out, n_cases=N_CASES, size="tiny", n_processes=2, show_progress=False)
+    shared_phantom.write(out, n_cases=N_CASES, size="tiny")
     return out
 
 
@@ -46,9 +46,9 @@ def troubled():
 
 
 @pytest.fixture(scope="module")
-def unregistered(tmp_path_factory):
+def unregistered(shared_phantom, tmp_path_factory):
     out = tmp_path_factory.mktemp("unregistered")
-    return make_phantoms(out, n_cases=1, size="tiny", unregistered=True, n_processes=1, show_progress=False)[0]
+    return shared_phantom.write(out, n_cases=1, size="tiny", unregistered=True)[0]
 
 
 def arrays(case, *names):
@@ -190,11 +190,12 @@ def test_couch_and_mask_are_in_ct_only(cases):
 
 
 def test_same_seed_gives_the_same_case_in_one_or_two_processes(cases, tmp_path):
-    (again,) = make_phantoms(tmp_path, n_cases=1, first_case=1, size="tiny", n_processes=1, show_progress=False)
-    assert again.name == "phantom_001"
-    for name in ("CT", "T1", "T2", "label"):
-        image = sitk.GetArrayFromImage(sitk.ReadImage(str(again / f"{name}.nii.gz")))
-        np.testing.assert_array_equal(image, *arrays(cases["phantom_001"], name))
+    made = make_phantoms(tmp_path, n_cases=2, first_case=1, size="tiny", n_processes=2, show_progress=False)
+    assert [folder.name for folder in made] == ["phantom_001", "phantom_002"]
+    for folder in made:
+        for name in ("CT", "T1", "T2", "label"):
+            image = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / f"{name}.nii.gz")))
+            np.testing.assert_array_equal(image, *arrays(cases[folder.name], name))
 
 
 def test_other_seed_gives_another_case(cases, troubled):

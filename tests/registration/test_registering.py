@@ -11,17 +11,22 @@ from nnunet_ext.cases.preparing import ChannelOptions, prepare_channels
 from nnunet_ext.cli.main import main
 from nnunet_ext.dataset_conversion.triplets import convert
 from nnunet_ext.end_to_end.registration_benchmark import target_error_mm
-from nnunet_ext.phantom.making import make_phantom
 from nnunet_ext.registration import elastix
-from nnunet_ext.registration.registering import RegistrationOptions, _chain, _frames, mutual_information, register
+from nnunet_ext.registration.registering import (
+    RegistrationOptions,
+    _chain,
+    _frames,
+    mutual_information,
+    register,
+)
 
 TEMPLATES = Path(__file__).parents[3] / "shared" / "data" / "template_triplet"
 RIGID = RegistrationOptions(elastic=False)
 
 
 @pytest.fixture(scope="module")
-def unregistered():
-    return make_phantom(5, 0, size="tiny", unregistered=True)
+def unregistered(shared_phantom):
+    return shared_phantom(5, 0, size="tiny", unregistered=True)
 
 
 def _mean_error_mm(phantom, transform: sitk.Transform) -> float:
@@ -95,8 +100,8 @@ def test_elastic_is_kept_only_where_it_is_better_and_stays_within_a_millimetre(u
     assert 0.5 <= low <= 1.0 <= high <= 2.0
 
 
-def test_header_is_kept_where_registration_does_not_raise_the_mutual_information():
-    phantom = make_phantom(5, 1, size="tiny")
+def test_header_is_kept_where_registration_does_not_raise_the_mutual_information(shared_phantom):
+    phantom = shared_phantom(0, 0, size="tiny")
     # The CT itself as moving image: no alignment is better than the header's.
     result = register(phantom.ct, {"CT again": phantom.ct}, options=RIGID, bias_corrected=True)
     found = result.channels["CT again"]
