@@ -19,7 +19,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_ext.end_to_end import recipe_benchmark
-from nnunet_ext.labels.table.organs import ORGANS
+from nnunet_ext.labels.organs import ORGANS
 
 DATASET = "Dataset601_Tiny"
 PLANS, TRAINER = "CascadeOARPlansSmall", "CascadeOARTrainer"

@@ -21,8 +21,8 @@ from pydicom.uid import generate_uid
 from nnunet_ext.cases import dicom_cases
 from nnunet_ext.cli.main import main
 from nnunet_ext.dicom.stack import series_grid
+from nnunet_ext.labels.organs import ORGANS
 from nnunet_ext.labels.table import default_label_table
-from nnunet_ext.labels.table.organs import ORGANS
 
 CHINESE = dict(zip(ORGANS, ("左眼球", "右眼球", "左晶体", "右晶体", "左视神经", "右视神经", "视交叉"), strict=True))
 GB_2312 = b"\x1b$)A"  # the escape sequence of ISO 2022 IR 58

@@ -8,7 +8,7 @@ import pytest
 import SimpleITK as sitk
 from scipy import ndimage
 
-from nnunet_ext.labels.table.organs import ORGANS
+from nnunet_ext.labels.organs import ORGANS
 from nnunet_ext.phantom.acquisition import Grid, Organs, label_map
 from nnunet_ext.phantom.anatomy import HeadParameters, build_anatomy
 from nnunet_ext.phantom.making import SIZES, _draw_grid, _Pose, _Shift, make_phantom, make_phantoms
