@@ -31,7 +31,7 @@ def serve(path: str) -> None:
         scripts[name].load()
     import torch
 
-    import nnunet_ext.dataset_conversion.triplets
+    import nnunet_ext.dataset_conversion.convert
     import nnunet_ext.evaluation.evaluating
     import nnunet_ext.prediction.predicting  # noqa: F401
 

@@ -45,11 +45,11 @@ from nnunet_ext.cases.label_files import is_channel_name, may_be_labels
 from nnunet_ext.cases.organ_masks import merge_masks, unite_parts
 from nnunet_ext.cases.series_rules import _BY_FILE, load_series_rules, ruled
 from nnunet_ext.cases.structures import claims_of, drawn_organs, pick_structure, read_structure, refers_to
-from nnunet_ext.dicom.finding import find_series
+from nnunet_ext.dicom.model import Series, Tree
 from nnunet_ext.dicom.personal import without_personal
 from nnunet_ext.dicom.reading import read_series
 from nnunet_ext.dicom.rtstruct_reader import StructureSet, rasterise, read_rtstruct
-from nnunet_ext.dicom.series import Series, Tree
+from nnunet_ext.dicom.series import find_series
 from nnunet_ext.dicom.stack import check_series, series_grid
 from nnunet_ext.files import in_one_line
 from nnunet_ext.images.channels import reference_channel
@@ -61,7 +61,7 @@ from nnunet_ext.labels.table import LabelTable
 
 @dataclass(frozen=True)
 class DicomCase:
-    """One case; see `triplets.Case`. `drawn`: name, number of contours and organ of every region of the RTSTRUCT."""
+    """One case; see `case.Case`. `drawn`: name, number of contours and organ of every region of the RTSTRUCT."""
 
     name: str
     identifier: str

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from nnunet_ext.dicom.series import Series
+from nnunet_ext.dicom.model import Series
 from nnunet_ext.files import read_text, written_whole
 from nnunet_ext.images.channels import reference_channel
 

@@ -12,7 +12,7 @@ from nnunet_ext.cases import dicom_cases
 from nnunet_ext.cases.preparing import ChannelOptions
 from nnunet_ext.cases.source_layout import source_layout
 from nnunet_ext.dicom.files import has_dicom
-from nnunet_ext.dicom.series import Series
+from nnunet_ext.dicom.model import Series
 from nnunet_ext.images.channels import reference_channel
 from nnunet_ext.images.file_names import ENDINGS, find_channel_files, image_files, image_stem, refuse_no_file
 from nnunet_ext.images.source_files import (

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from nnunet_ext.cases.key_file import CASE_NAME
+from nnunet_ext.dicom.model import Series
 from nnunet_ext.dicom.parts import PART_WORDS
-from nnunet_ext.dicom.series import Series
 from nnunet_ext.files import read_toml
 from nnunet_ext.labels.organs import normalise_name
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from nnunet_ext.cases.series_rules import means
+from nnunet_ext.dicom.model import Series
 from nnunet_ext.dicom.rtstruct_reader import Roi, StructureSet, read_rtstruct
-from nnunet_ext.dicom.series import Series
 from nnunet_ext.images.channels import reference_channel
 from nnunet_ext.labels.table import LabelTable
 

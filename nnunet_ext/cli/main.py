@@ -87,7 +87,7 @@ def _phantom(options: Options) -> int:
 
 
 def _convert(options: Options) -> int:
-    from nnunet_ext.dataset_conversion.triplets import convert
+    from nnunet_ext.dataset_conversion.convert import convert
 
     summary = convert(options.pop("source"), **options)
     if options.get("dry_run"):

@@ -12,7 +12,7 @@ from nnunet_ext.dicom.text import element_text, readable_text
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
 RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
-_MULTI_FRAME = {
+MULTI_FRAME = {
     f"{CT_IMAGE}.1": "an enhanced CT",
     f"{CT_IMAGE}.2": "a legacy converted enhanced CT",
     f"{MR_IMAGE}.1": "an enhanced MR",
@@ -86,7 +86,7 @@ def frames(header: Header, sop_class: str) -> list[tuple[int | None, Header]]:
     itself = [(None, header)]
     count = header.number("NumberOfFrames") or 1
     per_frame = header.dataset.get("PerFrameFunctionalGroupsSequence") or ()
-    if sop_class not in _MULTI_FRAME or len(per_frame) != count:
+    if sop_class not in MULTI_FRAME or len(per_frame) != count:
         return itself
     shared = (header.dataset.get("SharedFunctionalGroupsSequence") or [{}])[0]
     common = {tag: header.dataset.get(tag) for tag in TAGS if not tag.endswith("GroupsSequence")}

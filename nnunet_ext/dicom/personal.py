@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nnunet_ext.dicom.headers import Header
-from nnunet_ext.dicom.series import Patient
+from nnunet_ext.dicom.model import Patient
 
 #: In a sentence of ours, shorter numbers are a count, a size or a case's number, whoever's ID they may be.
 LEAST_DIGITS_OF_AN_ID = 6

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from nnunet_ext.dicom.headers import Header, functional_groups
-from nnunet_ext.dicom.series import Slice
+from nnunet_ext.dicom.model import Slice
 from nnunet_ext.dicom.text import tolerant_dicom
 
 #: A CT's padding below this is air wherever it lies. Padding of other values may also be tissue.

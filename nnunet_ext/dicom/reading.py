@@ -11,8 +11,8 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
+from nnunet_ext.dicom.model import Series
 from nnunet_ext.dicom.pixels import AIR_HU, fill_padding, pixels_of
-from nnunet_ext.dicom.series import Series
 from nnunet_ext.dicom.stack import arrange, grid_of, reach_of
 
 

@@ -33,7 +33,7 @@ from nnunet_ext.dicom.text import element_text, readable_text, stated_charsets, 
 from nnunet_ext.images.geometry import index_to_world
 
 if TYPE_CHECKING:
-    from nnunet_ext.dicom.series import Slice
+    from nnunet_ext.dicom.model import Slice
 
 __all__ = ["Contour", "Roi", "StructureSet", "fill_polygon", "rasterise", "read_rtstruct", "readable_text",
            "tolerant_dicom", "trace_mask"]  # fmt: skip

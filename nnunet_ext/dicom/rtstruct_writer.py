@@ -23,9 +23,9 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from nnunet_ext._version import __version__
-from nnunet_ext.dicom.finding import find_series
+from nnunet_ext.dicom.model import Series, Slice
 from nnunet_ext.dicom.rtstruct_reader import DAMAGE, trace_mask
-from nnunet_ext.dicom.series import Series, Slice
+from nnunet_ext.dicom.series import find_series
 from nnunet_ext.dicom.stack import series_grid
 from nnunet_ext.dicom.text import element_text, stated_charsets, tolerant_dicom
 from nnunet_ext.files import check_folder, check_output_file, read_json, written_whole
@@ -152,7 +152,7 @@ def write_rtstruct(
 
     Args:
         label_map: On the grid of the series (`dicom.stack.series_grid`), its axes in any order and direction.
-        series: The CT, from `dicom.finding.find_series`.
+        series: The CT, from `dicom.series.find_series`.
         out: File to write; replaced only when complete.
         labels: Organ -> label value, as in `dataset.json`, without the organs that the model leaves out. Their order
             gives the organs' numbers and colours, which are those of `overlays.colours`.
@@ -228,7 +228,7 @@ def write_contours(
 
     Args:
         contours: Organ -> polygons `(N, 3)` in mm, LPS, each in the plane of one image; none for an empty organ.
-        series: From `dicom.finding.find_series`.
+        series: From `dicom.series.find_series`.
         out: File to write; replaced only when complete.
         labels: All organs in label order, for the colours; None for those of `contours`.
         model: See `write_rtstruct`.

@@ -10,9 +10,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_ext.dicom.headers import median_of_known
+from nnunet_ext.dicom.model import Series, Slice
 from nnunet_ext.dicom.parts import FEWEST_SLICES, equal_within_rounding
 from nnunet_ext.dicom.pixels import pixels_of
-from nnunet_ext.dicom.series import Series, Slice
 
 #: Gaps between slices may differ by this share, or this many mm, and count as even: headers round positions.
 GAP_TOLERANCE, GAP_TOLERANCE_MM = 0.01, 0.02

@@ -208,11 +208,11 @@ def make(options: Mapping) -> dict:
 
 def convert(options: Mapping) -> dict:
     """Steps of converting a source, which cases failed, and CPU seconds of the imports."""
-    from nnunet_ext.dataset_conversion import triplets
+    from nnunet_ext.dataset_conversion.convert import convert as convert_source
 
     import_cpu_s = sum(os.times()[:2])
     with recorded_steps() as steps:
-        summary = triplets.convert(
+        summary = convert_source(
             **{**options, "source": Path(options["source"])},
             dataset_id=DATASET_ID,
             name=NAME,

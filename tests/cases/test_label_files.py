@@ -16,7 +16,8 @@ from nnunet_ext.cases.label_files import (
     read_segments,
     without_label_words,
 )
-from nnunet_ext.dataset_conversion.triplets import convert, list_cases
+from nnunet_ext.dataset_conversion.convert import convert
+from nnunet_ext.dataset_conversion.listing import list_cases
 from nnunet_ext.images.geometry import orientation_code, place_in, same_grid
 from nnunet_ext.images.label_maps import read_layers
 from nnunet_ext.images.reading import read_image

@@ -17,7 +17,7 @@ from nnunet_ext.cli.main import _parser, main
 # verb -> module and name of the function it calls
 FUNCTIONS = {
     "phantom": ("nnunet_ext.phantom.making", "make_phantoms"),
-    "convert": ("nnunet_ext.dataset_conversion.triplets", "convert"),
+    "convert": ("nnunet_ext.dataset_conversion.convert", "convert"),
     "predict": ("nnunet_ext.prediction.predicting", "predict"),
     "rtstruct": ("nnunet_ext.dicom.rtstruct_writer", "rtstruct"),
     "evaluate": ("nnunet_ext.evaluation.evaluating", "evaluate"),

@@ -19,11 +19,12 @@ from nnunet_ext.cases import preparing as channels
 from nnunet_ext.cases.dicom_cases import find_cases
 from nnunet_ext.cases.key_file import read_key, write_key
 from nnunet_ext.cli.main import main
-from nnunet_ext.dataset_conversion.triplets import convert, list_cases
-from nnunet_ext.dicom.finding import find_series
+from nnunet_ext.dataset_conversion.convert import convert
+from nnunet_ext.dataset_conversion.listing import list_cases
+from nnunet_ext.dicom.model import Series
 from nnunet_ext.dicom.rtstruct_reader import trace_mask
 from nnunet_ext.dicom.rtstruct_writer import write_contours
-from nnunet_ext.dicom.series import Series
+from nnunet_ext.dicom.series import find_series
 from nnunet_ext.dicom.series_writer import Study, write_series
 from nnunet_ext.images.geometry import index_to_world, to_canonical
 from nnunet_ext.images.reading import read_image

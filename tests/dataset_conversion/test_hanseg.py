@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_ext.dataset_conversion.triplets import convert, list_cases
+from nnunet_ext.dataset_conversion.convert import convert
+from nnunet_ext.dataset_conversion.listing import list_cases
 from nnunet_ext.images.reading import read_image
 
 SHAPE, SPACING_MM = (20, 24, 28), (9.0, 8.0, 7.0)

@@ -8,7 +8,7 @@ import pytest
 import SimpleITK as sitk
 from fault_inputs import set_raw
 
-from nnunet_ext.dicom.finding import find_series
+from nnunet_ext.dicom.model import Series
 from nnunet_ext.dicom.rtstruct_reader import (
     Contour,
     Roi,
@@ -19,7 +19,7 @@ from nnunet_ext.dicom.rtstruct_reader import (
     trace_mask,
 )
 from nnunet_ext.dicom.rtstruct_writer import write_contours
-from nnunet_ext.dicom.series import Series
+from nnunet_ext.dicom.series import find_series
 from nnunet_ext.dicom.series_writer import Study, write_series
 from nnunet_ext.dicom.text import decode_text
 

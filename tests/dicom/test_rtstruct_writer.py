@@ -19,11 +19,11 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage
 
 from nnunet_ext.cli.main import main
-from nnunet_ext.dicom.finding import find_series
+from nnunet_ext.dicom.model import Series
 from nnunet_ext.dicom.reading import read_series
 from nnunet_ext.dicom.rtstruct_reader import fill_polygon, rasterise, read_rtstruct, trace_mask
 from nnunet_ext.dicom.rtstruct_writer import write_contours, write_rtstruct
-from nnunet_ext.dicom.series import Series
+from nnunet_ext.dicom.series import find_series
 from nnunet_ext.dicom.series_writer import Study, write_series
 from nnunet_ext.dicom.stack import series_grid
 from nnunet_ext.labels.colours import colours

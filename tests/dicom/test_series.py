@@ -10,9 +10,9 @@ import SimpleITK as sitk
 
 from nnunet_ext.dicom.contrast import classify
 from nnunet_ext.dicom.files import has_dicom, is_dicom
-from nnunet_ext.dicom.finding import find_series
 from nnunet_ext.dicom.personal import without_personal
 from nnunet_ext.dicom.reading import read_series
+from nnunet_ext.dicom.series import find_series
 from nnunet_ext.dicom.series_writer import Study, write_series
 from nnunet_ext.dicom.stack import check_series, series_grid
 from nnunet_ext.images.geometry import index_to_world, same_grid, to_canonical

@@ -220,7 +220,7 @@ def test_chinese_names_are_cases_of_their_own_to_the_end(converter, phantom_file
     for folder, name in (("imagesTr", "__0000.nii.gz"), ("labelsTr", "_.nii.gz")):
         shutil.copy(next((converter.dataset / folder).iterdir()), converter.dataset / folder / name)
     (converter.dataset / "provenance" / "_.json").write_text(json.dumps(record))
-    from nnunet_ext.dataset_conversion.triplets import convert
+    from nnunet_ext.dataset_conversion.convert import convert
 
     options = {"n4": False, "clean_ct": False, "preview": False, "n_processes": 1, "show_progress": False}
     assert convert(source, dataset_id=901, name="Faults", **options).skipped == ["张三", "李四"]

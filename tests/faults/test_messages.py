@@ -428,12 +428,12 @@ def fail(*_args: object, **_more: object) -> Sequence:
 def test_a_case_that_our_own_mistake_stops_is_named_and_the_others_are_converted(
     converter, phantom_dicom, tmp_path: Path, monkeypatch
 ):
-    from nnunet_ext.dataset_conversion import triplets
+    from nnunet_ext.dataset_conversion import one_case
 
-    real = triplets.prepare_channels
+    real = one_case.prepare_channels
     calls = []
     monkeypatch.setattr(
-        triplets, "prepare_channels", lambda *a, **k: real(*a, **k) if calls.append(1) or len(calls) > 1 else fail()
+        one_case, "prepare_channels", lambda *a, **k: real(*a, **k) if calls.append(1) or len(calls) > 1 else fail()
     )
     done = converter(copy_cases(phantom_dicom, tmp_path / "src", CASES))
     assert done.code == 1

@@ -19,7 +19,7 @@ from fault_inputs import CASES, copy_cases, scored, write_like
 from worker_functions import is_running, until
 
 from nnunet_ext.cli.main import main
-from nnunet_ext.dataset_conversion.triplets import convert
+from nnunet_ext.dataset_conversion.convert import convert
 from nnunet_ext.folder_lock import LOCK, owned_file, owned_folder
 
 HELPERS = Path(__file__).parents[1] / "helpers"
@@ -30,9 +30,9 @@ STOPPING = """
 import os, sys
 from pathlib import Path
 from worker_functions import wait_for_ever
-from nnunet_ext.dataset_conversion import triplets
+from nnunet_ext.dataset_conversion import one_case
 if __name__ != "__main__":
-    triplets._move_case = lambda *_: wait_for_ever(Path(os.environ["STARTED"]))
+    one_case._move_case = lambda *_: wait_for_ever(Path(os.environ["STARTED"]))
 else:
     from nnunet_ext.cli.main import command
     command()
@@ -229,7 +229,7 @@ def test_headers_and_masks_that_two_patients_share_make_them_no_one_patient(smal
 
 
 def test_a_case_that_cannot_be_read_now_keeps_its_earlier_conversion(two_hospitals, tmp_path: Path, monkeypatch):
-    from nnunet_ext.dataset_conversion import triplets
+    from nnunet_ext.dataset_conversion import one_case
 
     first, _, dataset = two_hospitals
     before = content(dataset / "imagesTr") | content(dataset / "labelsTr")
@@ -237,7 +237,7 @@ def test_a_case_that_cannot_be_read_now_keeps_its_earlier_conversion(two_hospita
     def away(path: Path):
         raise OSError(5, "Input/output error", str(path))
 
-    monkeypatch.setattr(triplets, "_sha256", away)
+    monkeypatch.setattr(one_case, "_sha256", away)
     assert into(tmp_path / "raw", first).failed["patient_01"].endswith("its earlier conversion is kept")
     assert content(dataset / "imagesTr") | content(dataset / "labelsTr") == before
 

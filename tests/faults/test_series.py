@@ -13,7 +13,7 @@ from fault_inputs import CASES, copy_cases, edit, slices
 from pydicom.uid import generate_uid
 
 from nnunet_ext.dicom.contrast import classify
-from nnunet_ext.dicom.finding import find_series
+from nnunet_ext.dicom.series import find_series
 from nnunet_ext.dicom.stack import series_grid
 
 

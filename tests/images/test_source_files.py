@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from nnunet_ext.cases.prediction_cases import find_cases
 from nnunet_ext.cases.source_layout import source_layout
-from nnunet_ext.dataset_conversion.triplets import list_cases
+from nnunet_ext.dataset_conversion.listing import list_cases
 from nnunet_ext.dicom.files import has_dicom, holds_dicom
-from nnunet_ext.dicom.finding import find_series
+from nnunet_ext.dicom.series import find_series
 from nnunet_ext.dicom.series_writer import Study, write_series
 from nnunet_ext.images import source_files
 from nnunet_ext.images.source_files import (
@@ -177,7 +177,7 @@ def test_both_kinds_of_cases_are_refused_until_the_layout_is_named(tmp_path: Pat
 
 
 def test_dicom_files_that_cannot_be_read_are_no_other_files_and_their_case_is_told(tmp_path: Path, monkeypatch):
-    from nnunet_ext.dicom import finding
+    from nnunet_ext.dicom import series
 
     write_dicom(tmp_path / "p")
     (tmp_path / "p" / "structures").write_bytes(b"x")
@@ -188,7 +188,7 @@ def test_dicom_files_that_cannot_be_read_are_no_other_files_and_their_case_is_to
             raise PermissionError(13, "Permission denied")
         return inner(path)
 
-    monkeypatch.setattr(finding, "holds_dicom", closed)
+    monkeypatch.setattr(series, "holds_dicom", closed)
     assert find_series(tmp_path).ignored == {UNREADABLE: 1}
     lines = list_cases(tmp_path, show_progress=False).lines
     assert any("1 files beside its images cannot be read, images or labels may be among them" in line for line in lines)

@@ -28,10 +28,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_ext.cascade import roi
 from nnunet_ext.cascade.plausibility import PLANS_KEY, fit_ranges
 from nnunet_ext.cli.main import main
-from nnunet_ext.dicom.finding import find_series
 from nnunet_ext.dicom.reading import read_series
 from nnunet_ext.dicom.rtstruct_reader import rasterise, read_rtstruct
 from nnunet_ext.dicom.rtstruct_writer import write_contours, write_rtstruct
+from nnunet_ext.dicom.series import find_series
 from nnunet_ext.dicom.series_writer import Study, write_series
 from nnunet_ext.folder_lock import FolderInUse
 from nnunet_ext.images.reading import read_image

@@ -9,16 +9,10 @@ import SimpleITK as sitk
 
 from nnunet_ext.cases.preparing import ChannelOptions, prepare_channels
 from nnunet_ext.cli.main import main
-from nnunet_ext.dataset_conversion.triplets import convert
+from nnunet_ext.dataset_conversion.convert import convert
 from nnunet_ext.end_to_end.registration_benchmark import target_error_mm
 from nnunet_ext.registration import elastix
-from nnunet_ext.registration.registering import (
-    RegistrationOptions,
-    _chain,
-    _frames,
-    mutual_information,
-    register,
-)
+from nnunet_ext.registration.registering import RegistrationOptions, _chain, _frames, mutual_information, register
 
 TEMPLATES = Path(__file__).parents[3] / "shared" / "data" / "template_triplet"
 RIGID = RegistrationOptions(elastic=False)

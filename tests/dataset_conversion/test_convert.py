@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_ext.dataset_conversion.triplets import convert, list_cases
+from nnunet_ext.dataset_conversion.convert import convert
+from nnunet_ext.dataset_conversion.listing import list_cases
 from nnunet_ext.images.geometry import orientation_code, same_grid, to_canonical
 from nnunet_ext.images.reading import read_image
 from nnunet_ext.labels.organs import ORGANS
@@ -625,20 +626,20 @@ import os
 def convert_case(job):
     if job.case.identifier == "b":
         os._exit(9)  # what a process that takes too much memory looks like from outside
-    from nnunet_ext.dataset_conversion import triplets
-    return triplets._convert_case(job)
+    from nnunet_ext.dataset_conversion import one_case
+    return one_case._convert_case(job)
 """
 
 
 def test_a_killed_process_is_a_failed_case_and_the_others_finish(tmp_path: Path, monkeypatch):
-    from nnunet_ext.dataset_conversion import triplets
+    from nnunet_ext.dataset_conversion import one_case
 
     for name in "abc":
         write_case(tmp_path / "src" / name)
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "killer_of_b.py").write_text(KILLER)
     monkeypatch.syspath_prepend(tmp_path / "modules")
-    monkeypatch.setattr(triplets, "_convert_case", importlib.import_module("killer_of_b").convert_case)
+    monkeypatch.setattr(one_case, "_convert_case", importlib.import_module("killer_of_b").convert_case)
     summary = run(tmp_path / "src", n_processes=2)
     assert summary.written == ["a", "c"]
     assert "its process was killed, probably out of memory" in summary.failed["b"]

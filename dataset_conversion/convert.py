@@ -1,0 +1,271 @@
+"""Sources to nnU-Net's raw format.
+
+Each case is written as a whole or not at all, and again only when its files or the options change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nnunet_ext.cases.key_file import check_key, write_key
+from nnunet_ext.cases.preparing import ChannelOptions
+from nnunet_ext.dataset_conversion.dataset import (
+    check_other_cases,
+    check_writable,
+    dataset_folder_of,
+    is_of_kind,
+    outdated_cases,
+    read_record,
+    remove_case,
+    remove_empty_folders,
+    remove_renamed,
+    side_warnings,
+    write_dataset_json,
+    write_page,
+)
+from nnunet_ext.dataset_conversion.listing import list_cases
+from nnunet_ext.dataset_conversion.one_case import Failed, Job, hashed_source, run_jobs
+from nnunet_ext.dataset_conversion.settings import (
+    Settings,
+    checked_modalities,
+    checked_window,
+    default_modalities,
+    label_table_of,
+)
+from nnunet_ext.dataset_conversion.sources import find_layout, gather
+from nnunet_ext.folder_lock import holding, owned_folder
+from nnunet_ext.images.source_files import FileCount, total
+from nnunet_ext.registration.registering import RegistrationOptions
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class ConversionSummary:
+    """What `convert` did.
+
+    Attributes:
+        dataset_folder: `nnUNet_raw/DatasetID_NAME`.
+        written: Cases converted now.
+        skipped: Cases that were there already, from the same files with the same options.
+        failed: Case -> reason, one line. It says whether the files of an earlier conversion were taken out or are kept;
+            nothing else of these cases is in the dataset.
+        warnings: Case -> lines worth reading, for the cases written now.
+        listing: After a dry run, what would be taken for what.
+        files: What became of every file below the source.
+    """
+
+    dataset_folder: Path
+    written: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    warnings: dict[str, list[str]] = field(default_factory=dict)
+    listing: list[str] = field(default_factory=list)
+    files: FileCount = field(default_factory=FileCount)
+
+
+def convert(
+    source: Path,
+    *,
+    dataset_id: int,
+    name: str,
+    modalities: Sequence[str] | None = None,
+    labels_file: Path | None = None,
+    test_cases: Sequence[str] = (),
+    layout: str = "auto",
+    series_file: Path | None = None,
+    key_file: Path | None = None,
+    unlabelled: bool = False,
+    dry_run: bool = False,
+    n_processes: int = 2,
+    allow_non_hu: bool = False,
+    window_hu: tuple[float, float] | None = None,
+    clean_ct: bool = True,
+    n4: bool = True,
+    register: bool = False,
+    register_backend: str = "simpleitk",
+    raw_folder: Path | None = None,
+    show_progress: bool = True,
+    preview: bool = True,
+) -> ConversionSummary:
+    """Folder of cases or DICOM tree -> nnU-Net raw dataset with `dataset.json` and a provenance file per case.
+
+    Every image is turned to `LPS` axes without interpolation; channels on other grids than the CT (the first channel
+    where there is no CT) are resampled onto it by cubic B-splines. Label maps must lie on the grid of that channel, or
+    of another channel of the case: then each label is resampled on its own. A case that fails is left out as a whole and
+    the others are finished. Running again converts only what is new, changed or failed.
+
+    Args:
+        source: Folder with one folder per case, or a DICOM tree of any nesting.
+        dataset_id: nnU-Net's dataset number, 1..999.
+        name: Dataset name: `Dataset501_NAME`.
+        modalities: Channels in nnU-Net's order; file names are looked up by `find_channel_files`. `CT` is treated as CT.
+            CT, T1, T2 if None; CT, T1 for HaN-Seg.
+        labels_file: TOML label table (`load_label_table`); the seven organs of `ORGANS` if None. What it says about left
+            and right goes into `dataset.json`.
+        test_cases: Names of cases that go to `imagesTs` (and `labelsTs`). So do cases without labels.
+        layout: `folders`, `dicom`, `hanseg`, or `auto` to look what is there (`source_layout`).
+        series_file: DICOM only: TOML file that says which series is which channel (see `dicom_cases`).
+        key_file: DICOM only: the private file that says which patient each case is; `DatasetID_NAME.key.csv` beside the
+            dataset folder if None.
+        unlabelled: A case without recognised labels goes to the test set even if files beside its images could be labels.
+        dry_run: Only say what would be taken for what (`list_cases`); nothing is written, `raw_folder` need not be set.
+        n_processes: Cases converted at the same time. More than one starts new Python processes, so a script needs
+            `if __name__ == "__main__":`.
+        allow_non_hu: Accept a CT whose values are not HU.
+        window_hu: Clip the CT to this window.
+        clean_ct: Replace couch and fixation mask by air.
+        n4: Remove the bias field of channels that are not CT.
+        register: Register the other channels to the CT (the first channel where there is no CT); the warnings say where
+            elastic registration was not kept.
+        register_backend: Whose optimiser: `simpleitk`, or `elastix` (the package `itk-elastix`).
+        raw_folder: nnU-Net's raw folder; the environment variable `nnUNet_raw` if None.
+        show_progress: Show a progress bar.
+        preview: Draw a picture of every step of every case, and `conversion.html` that shows them.
+
+    Returns:
+        Which cases were written, skipped or failed, and why.
+
+    Raises:
+        ValueError: If an argument is wrong, before anything is written.
+        FileNotFoundError: If `source` or the label table does not exist.
+        OSError: If the output folder cannot be written, or another run works in it (`folder_lock.FolderInUse`).
+    """
+    source = Path(source)
+    layout = find_layout(source, modalities) if layout == "auto" else layout
+    settings = Settings(
+        checked_modalities(default_modalities(layout) if modalities is None else modalities),
+        label_table_of(layout, labels_file),
+        ChannelOptions(
+            clean_ct,
+            n4,
+            None if window_hu is None else checked_window(window_hu),
+            allow_non_hu,
+            register,
+            register_backend,
+        ),
+    )
+    if register:
+        RegistrationOptions(backend=register_backend)  # an unknown or missing backend is no fault of every case
+    elif register_backend != "simpleitk":
+        raise ValueError(f"registration backend {register_backend!r} without registration: add --register")
+    if dry_run:
+        if key_file is None and (raw_folder is not None or os.environ.get("nnUNet_raw")):  # noqa: SIM112 nnU-Net's spelling
+            dataset = dataset_folder_of(raw_folder, dataset_id, name)
+            key_file = dataset.with_name(f"{dataset.name}.key.csv")
+        listing = list_cases(
+            source,
+            modalities=settings.modalities,
+            labels_file=labels_file,
+            test_cases=test_cases,
+            layout=layout,
+            series_file=series_file,
+            key_file=key_file,
+            unlabelled=unlabelled,
+            show_progress=show_progress,
+        )
+        return ConversionSummary(
+            Path(f"Dataset{dataset_id:03d}_{name}"),
+            failed=listing.failed,
+            listing=listing.lines,
+            files=listing.files,
+        )
+    dataset = dataset_folder_of(raw_folder, dataset_id, name)
+    if n_processes < 1:
+        raise ValueError(f"n_processes is {n_processes}; at least 1 is needed")
+    if key_file is None:
+        key_file = dataset.with_name(f"{dataset.name}.key.csv")
+    return _convert_into(
+        dataset,
+        source,
+        name,
+        layout,
+        settings,
+        test_cases,
+        series_file,
+        key_file,
+        unlabelled,
+        n_processes,
+        show_progress,
+        preview,
+    )
+
+
+@holding(owned_folder, "dataset")
+def _convert_into(
+    dataset: Path,
+    source: Path,
+    name: str,
+    layout: str,
+    settings: Settings,
+    test_cases: Sequence[str],
+    series_file: Path | None,
+    key_file: Path,
+    unlabelled: bool,
+    n_processes: int,
+    show_progress: bool,
+    preview: bool,
+) -> ConversionSummary:
+    """What `convert` does once its arguments make sense; nobody else writes to the dataset meanwhile."""
+    if layout == "dicom":
+        numbered = any((dataset / "provenance").glob("case_*.json"))
+        check_key(Path(key_file), dataset, numbered=numbered)
+    gathered = gather(source, layout, settings, test_cases, series_file, Path(key_file), unlabelled, show_progress)
+
+    summary = ConversionSummary(dataset, failed=dict(gathered.failed))
+    hashed = hashed_source(source, dataset)
+    check_other_cases(dataset, set(gathered.identifiers.values()), settings, hashed)
+    check_writable(dataset)
+    remove_renamed(dataset, gathered.identifiers)
+    if layout == "dicom":
+        write_key(gathered.key_rows, Path(key_file))
+    jobs = [Job(case, settings, dataset, preview, hashed) for case in gathered.cases]
+    for line in gathered.leftover:
+        log.info(line)
+    for line in side_warnings(settings.table, dataset):
+        log.warning(line)
+
+    outdated = outdated_cases(dataset, gathered, hashed)
+    try:
+        with contextlib.closing(run_jobs(jobs, n_processes, show_progress)) as outcomes:
+            for job, outcome in outcomes:
+                case_name = job.case.name
+                if isinstance(outcome, Failed):
+                    summary.failed[case_name] = outcome.reason
+                    outdated |= {case_name} if outcome.outdated else set()
+                elif outcome is None:
+                    summary.skipped.append(case_name)
+                else:
+                    summary.written.append(case_name)
+                    if outcome:
+                        summary.warnings[case_name] = outcome
+        for failed, reason in summary.failed.items():
+            identifier = gathered.identifiers.get(failed)
+            if identifier is None:
+                continue
+            earlier = read_record(dataset / "provenance" / f"{identifier}.json")
+            take_out = failed in outdated or earlier is None or not is_of_kind(earlier, settings)
+            if earlier is not None:
+                done = "was taken out" if take_out else "is kept"
+                summary.failed[failed] = f"{reason}; its earlier conversion {done}"
+            if take_out:  # without a record at most half a case, of a run that was killed
+                remove_case(dataset, identifier)
+        write_dataset_json(dataset, name, settings)
+        summary.files = total(gathered.counts, gathered.beside, summary.failed)
+        write_page(dataset, summary.failed, settings, summary.files)
+    finally:
+        shutil.rmtree(dataset / ".partial", ignore_errors=True)
+        remove_empty_folders(dataset)
+    summary.written.sort()
+    summary.skipped.sort()
+    summary.failed = dict(sorted(summary.failed.items()))
+    for case_name, lines in sorted(summary.warnings.items()):
+        for line in lines:
+            log.warning("case '%s': %s", case_name, line)
+    return summary

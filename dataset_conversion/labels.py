@@ -1,0 +1,115 @@
+"""The label map of a case, checked and brought onto its grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import SimpleITK as sitk
+
+from nnunet_ext.cases.case import Case
+from nnunet_ext.images.channels import is_ct, reference_channel
+from nnunet_ext.images.geometry import (
+    describe_grid,
+    grid_difference,
+    grid_tolerance_mm,
+    resample_labels,
+    same_grid,
+    to_canonical,
+)
+from nnunet_ext.labels.table import LabelTable
+from nnunet_ext.labels.values import pair_values
+from nnunet_ext.labels.volumes import check_organs
+
+#: An organ with more than this share beyond a channel's field of view fails the case.
+LARGEST_ORGAN_SHARE_OUTSIDE = 0.5
+
+
+def labels_of(
+    case: Case,
+    images: Mapping[str, sitk.Image],
+    reference: sitk.Image,
+    table: LabelTable,
+    warnings: list[str],
+    *,
+    registered: bool,
+) -> tuple[sitk.Image, dict]:
+    """Label map on the reference's grid, and voxels per organ in the files and in the map."""
+    drawn, before = case.read_labels(images, table, warnings)
+    canonical = to_canonical(drawn)
+    if same_grid(canonical, reference):
+        canonical.CopyInformation(reference)
+        labels = canonical
+    else:
+        others = {modality: to_canonical(image) for modality, image in images.items()}
+        owner = next((m for m, image in others.items() if same_grid(canonical, image)), None)
+        if owner is None:
+            raise ValueError(
+                f"labels do not lie on the grid of a channel (within {grid_tolerance_mm(canonical, reference):g} mm): "
+                f"{grid_difference(canonical, reference)}; export them on the grid of the {reference_channel(list(images))}"
+            )
+        if registered:
+            raise ValueError(
+                f"labels are drawn on the grid of {owner}, which --register moves; draw them on the "
+                f"{reference_channel(list(images))}, or convert without --register"
+            )
+        labels = resample_labels(canonical, reference)
+        warnings.append(f"labels are drawn on the grid of {owner} and were resampled: {describe_grid(canonical)}")
+        _report_cut_labels(canonical, labels, table, warnings)
+    array = sitk.GetArrayViewFromImage(labels)
+    after = voxels_per_organ(array, table)
+    for organ, n in before.items():
+        if n and not after[organ]:
+            raise ValueError(f"{organ} has {n} voxels as drawn and none on the grid of the images; check where it lies")
+    missing = [organ for organ, n in after.items() if not n]
+    if missing:
+        warnings.append(f"no voxel is labelled {', '.join(missing)}: nnU-Net will learn that it is not there")
+    _check_sides(array, table, warnings)
+    values = sitk.GetArrayViewFromImage(reference)
+    in_hu = is_ct(reference_channel(list(images))) and values.min() <= -500
+    spacing_mm = reference.GetSpacing()[::-1]
+    warnings += check_organs(array, table.values, spacing_mm=spacing_mm, ct_hu=values if in_hu else None)
+    pixel = sitk.sitkUInt8 if len(table.names) < 256 else sitk.sitkUInt16
+    return sitk.Cast(labels, pixel), {"before": before, "after": after}
+
+
+def _report_cut_labels(drawn: sitk.Image, labels: sitk.Image, table: LabelTable, warnings: list[str]) -> None:
+    """Warn where resampling changed an organ's volume by more than a tenth: cut at the border, or finer than a voxel."""
+    voxel = [float(np.prod(image.GetSpacing())) for image in (drawn, labels)]
+    before, after = (voxels_per_organ(sitk.GetArrayViewFromImage(image), table) for image in (drawn, labels))
+    for organ in table.names:
+        volume = before[organ] * voxel[0], after[organ] * voxel[1]
+        if volume[0] and abs(volume[1] / volume[0] - 1) > 0.1:
+            warnings.append(f"{organ} went from {volume[0]:.0f} to {volume[1]:.0f} mm3 on the grid of the images")
+
+
+def voxels_per_organ(array: np.ndarray, table: LabelTable) -> dict[str, int]:
+    counts = np.bincount(array.ravel().astype(np.intp), minlength=len(table.names) + 1)
+    return {organ: int(counts[value]) for organ, value in table.values.items()}
+
+
+def _check_sides(array: np.ndarray, table: LabelTable, warnings: list[str]) -> None:
+    """Warn where a left organ lies to the right of its partner: swapped names or a flipped image. x runs to the left."""
+    names = list(table.names)
+    for left, right in pair_values(table.pairs, table.values):
+        x = [np.nonzero((array == value).any(axis=(0, 1)))[0] for value in (left, right)]
+        if x[0].size and x[1].size and x[0].mean() < x[1].mean():
+            warnings.append(f"{names[left - 1]} lies to the right of {names[right - 1]}: are the sides swapped?")
+
+
+def check_organs_covered(
+    organs: np.ndarray, fields_of_view: Mapping[str, np.ndarray], table: LabelTable, warnings: list[str]
+) -> None:
+    for modality, inside in fields_of_view.items():
+        total = np.bincount(organs.ravel(), minlength=len(table.names) + 1)
+        outside = np.bincount(organs[~inside], minlength=len(table.names) + 1)
+        for organ, value in table.values.items():
+            if not outside[value]:
+                continue
+            share = outside[value] / total[value]
+            if share > LARGEST_ORGAN_SHARE_OUTSIDE:
+                raise ValueError(
+                    f"{share:.0%} of {organ} lies outside the field of view of {modality}; register {modality}, or leave "
+                    "it out with --modalities"
+                )
+            warnings.append(f"{share:.0%} of {organ} lies outside the field of view of {modality}")
