@@ -342,8 +342,8 @@ def test_an_interrupted_command_ends_with_its_code_while_a_thread_is_inside_a_li
     script = tmp_path / "interrupted.py"
     script.write_text(
         "import time\n"
-        "from nnunet_ext.cli.main import main as cli\n"
-        "from nnunet_ext.prediction.predicting import in_background\n"
+        "from nnunet_ext.cli import main as cli\n"
+        "from nnunet_ext.processes import in_background\n"
         "def main():\n"
         "    in_background(time.sleep, 60)\n"
         "    print('left', flush=False)\n"
