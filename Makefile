@@ -7,6 +7,9 @@ TEST_PROCESSES = 2
 BIN = $(VENV)/bin
 # -qq: errors only
 PIP = $(BIN)/python -m pip --disable-pip-version-check
+# Of the installed package, so in a folder without one: `trainers`, `plans` and `dataset_conversion` are in it only there.
+FLOORS = cd tests && $(abspath $(BIN))/lint-imports --no-cache --no-logo ../pyproject.toml
+LINT = $(BIN)/ruff check . && $(BIN)/ruff format --check . && ($(FLOORS))
 SOURCES = nnunet_ext dataset_conversion trainers plans
 # With the folders themselves, so that a deleted file counts as a change.
 SOURCE_FILES = $(shell find $(SOURCES) -name __pycache__ -prune -o \( -type d -o -type f \) -print)
@@ -15,8 +18,8 @@ SOURCE_FILES = $(shell find $(SOURCES) -name __pycache__ -prune -o \( -type d -o
 
 help:
 	@echo "make demo     synthetic cases through convert, plan, train, predict and evaluate, into demo/"
-	@echo "make test     ruff and the tests, against the installed package"
-	@echo "make check    ruff and the quick unit tests, for every small step"
+	@echo "make test     lint, floors of imports and all tests, against the installed package"
+	@echo "make check    the same without the slow tests, for every small step"
 	@echo "make install  only set up $(VENV)"
 	@echo "make clean    remove $(VENV), demo/ and what building leaves behind"
 	@echo "Variables: PYTHON=$(PYTHON) (3.10 or newer), VENV=$(VENV), TEST_PROCESSES=$(TEST_PROCESSES), PYTEST_ARGS=..."
@@ -29,16 +32,14 @@ demo: install
 test: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS),1)
 test: export OMP_WAIT_POLICY := $(or $(OMP_WAIT_POLICY),passive)
 test: install
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(LINT)
 	$(BIN)/pytest -q --durations=15 -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
-# The same ruff, and the tests without `slow`.
+# Lint, the floors of imports, and the tests without `slow`.
 check: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS),1)
 check: export OMP_WAIT_POLICY := $(or $(OMP_WAIT_POLICY),passive)
 check: install
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(LINT)
 	$(BIN)/pytest -q -n $(TEST_PROCESSES) --dist loadfile -m "not slow" $(PYTEST_ARGS)
 
 install: $(VENV)/installed
