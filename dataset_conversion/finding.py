@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from nnunet_ext.cases.folder_case import LABEL_MAP_NAMES, FolderCase, drawn_name, is_slicer, names_of_case
 from nnunet_ext.cases.label_files import (
     is_channel_name,
     is_unread_label_file,
@@ -15,13 +16,6 @@ from nnunet_ext.cases.label_files import (
     without_label_words,
 )
 from nnunet_ext.cases.organ_masks import check_files_drawn_once
-from nnunet_ext.dataset_conversion.case_folder import (
-    LABEL_MAP_NAMES,
-    FolderCase,
-    drawn_name,
-    is_slicer,
-    names_of_case,
-)
 from nnunet_ext.dataset_conversion.settings import Settings
 from nnunet_ext.dicom.files import label_modality
 from nnunet_ext.images.file_names import broken_link, find_channel_files, image_files, image_stem, refuse_no_file

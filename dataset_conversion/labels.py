@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_ext.cases.case import Case
+from nnunet_ext.cases.case import SourceCase
+from nnunet_ext.cases.organ_masks import voxels_per_organ
 from nnunet_ext.images.channels import is_ct, reference_channel
 from nnunet_ext.images.geometry import (
     describe_grid,
@@ -25,18 +27,37 @@ from nnunet_ext.labels.volumes import check_organs
 LARGEST_ORGAN_SHARE_OUTSIDE = 0.5
 
 
-def labels_of(
-    case: Case,
+@dataclass
+class PlacedLabels:
+    """Labels of a case on the grid of its reference channel.
+
+    Attributes:
+        label_map: Values of the label table.
+        voxels: Voxels per organ, `before` in the files and `after` in the map.
+        warnings: Lines about them that are worth reading.
+    """
+
+    label_map: sitk.Image
+    voxels: dict[str, dict[str, int]]
+    warnings: list[str]
+
+
+def place_labels(
+    case: SourceCase,
     images: Mapping[str, sitk.Image],
     reference: sitk.Image,
     table: LabelTable,
-    warnings: list[str],
     *,
     registered: bool,
-) -> tuple[sitk.Image, dict]:
-    """Label map on the reference's grid, and voxels per organ in the files and in the map."""
-    drawn, before = case.read_labels(images, table, warnings)
-    canonical = to_canonical(drawn)
+) -> PlacedLabels:
+    """The labels of a case, read, checked and brought onto the grid of the canonical reference image.
+
+    Raises:
+        ValueError: If they lie on no channel's grid, or an organ is lost on the way.
+    """
+    drawn = case.read_labels(images, table)
+    warnings = drawn.warnings
+    canonical = to_canonical(drawn.label_map)
     if same_grid(canonical, reference):
         canonical.CopyInformation(reference)
         labels = canonical
@@ -55,51 +76,54 @@ def labels_of(
             )
         labels = resample_labels(canonical, reference)
         warnings.append(f"labels are drawn on the grid of {owner} and were resampled: {describe_grid(canonical)}")
-        _report_cut_labels(canonical, labels, table, warnings)
+        warnings += _cut_labels(canonical, labels, table)
     array = sitk.GetArrayViewFromImage(labels)
     after = voxels_per_organ(array, table)
-    for organ, n in before.items():
+    for organ, n in drawn.voxels.items():
         if n and not after[organ]:
             raise ValueError(f"{organ} has {n} voxels as drawn and none on the grid of the images; check where it lies")
     missing = [organ for organ, n in after.items() if not n]
     if missing:
         warnings.append(f"no voxel is labelled {', '.join(missing)}: nnU-Net will learn that it is not there")
-    _check_sides(array, table, warnings)
+    warnings += _swapped_sides(array, table)
     values = sitk.GetArrayViewFromImage(reference)
     in_hu = is_ct(reference_channel(list(images))) and values.min() <= -500
     spacing_mm = reference.GetSpacing()[::-1]
     warnings += check_organs(array, table.values, spacing_mm=spacing_mm, ct_hu=values if in_hu else None)
     pixel = sitk.sitkUInt8 if len(table.names) < 256 else sitk.sitkUInt16
-    return sitk.Cast(labels, pixel), {"before": before, "after": after}
+    return PlacedLabels(sitk.Cast(labels, pixel), {"before": drawn.voxels, "after": after}, warnings)
 
 
-def _report_cut_labels(drawn: sitk.Image, labels: sitk.Image, table: LabelTable, warnings: list[str]) -> None:
-    """Warn where resampling changed an organ's volume by more than a tenth: cut at the border, or finer than a voxel."""
+def _cut_labels(drawn: sitk.Image, labels: sitk.Image, table: LabelTable) -> list[str]:
+    """Organs whose volume resampling changed by more than a tenth: cut at the border, or finer than a voxel."""
+    warnings = []
     voxel = [float(np.prod(image.GetSpacing())) for image in (drawn, labels)]
     before, after = (voxels_per_organ(sitk.GetArrayViewFromImage(image), table) for image in (drawn, labels))
     for organ in table.names:
         volume = before[organ] * voxel[0], after[organ] * voxel[1]
         if volume[0] and abs(volume[1] / volume[0] - 1) > 0.1:
             warnings.append(f"{organ} went from {volume[0]:.0f} to {volume[1]:.0f} mm3 on the grid of the images")
+    return warnings
 
 
-def voxels_per_organ(array: np.ndarray, table: LabelTable) -> dict[str, int]:
-    counts = np.bincount(array.ravel().astype(np.intp), minlength=len(table.names) + 1)
-    return {organ: int(counts[value]) for organ, value in table.values.items()}
-
-
-def _check_sides(array: np.ndarray, table: LabelTable, warnings: list[str]) -> None:
-    """Warn where a left organ lies to the right of its partner: swapped names or a flipped image. x runs to the left."""
+def _swapped_sides(array: np.ndarray, table: LabelTable) -> list[str]:
+    """Left organs that lie to the right of their partner: swapped names or a flipped image. x runs to the left."""
+    warnings = []
     names = list(table.names)
     for left, right in pair_values(table.pairs, table.values):
         x = [np.nonzero((array == value).any(axis=(0, 1)))[0] for value in (left, right)]
         if x[0].size and x[1].size and x[0].mean() < x[1].mean():
             warnings.append(f"{names[left - 1]} lies to the right of {names[right - 1]}: are the sides swapped?")
+    return warnings
 
 
-def check_organs_covered(
-    organs: np.ndarray, fields_of_view: Mapping[str, np.ndarray], table: LabelTable, warnings: list[str]
-) -> None:
+def check_organs_covered(organs: np.ndarray, fields_of_view: Mapping[str, np.ndarray], table: LabelTable) -> list[str]:
+    """Organs that lie beyond a channel's field of view in part.
+
+    Raises:
+        ValueError: If more than `LARGEST_ORGAN_SHARE_OUTSIDE` of one does.
+    """
+    warnings = []
     for modality, inside in fields_of_view.items():
         total = np.bincount(organs.ravel(), minlength=len(table.names) + 1)
         outside = np.bincount(organs[~inside], minlength=len(table.names) + 1)
@@ -113,3 +137,4 @@ def check_organs_covered(
                     "it out with --modalities"
                 )
             warnings.append(f"{share:.0%} of {organ} lies outside the field of view of {modality}")
+    return warnings

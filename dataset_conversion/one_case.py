@@ -12,11 +12,11 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from nnunet_ext.cases.case import Case
+from nnunet_ext.cases.case import SourceCase
 from nnunet_ext.cases.preparing import prepare_channels
 from nnunet_ext.dataset_conversion.dataset import read_record, remove_case, versions
 from nnunet_ext.dataset_conversion.finding import HEADERS
-from nnunet_ext.dataset_conversion.labels import check_organs_covered, labels_of
+from nnunet_ext.dataset_conversion.labels import PlacedLabels, check_organs_covered, place_labels
 from nnunet_ext.dataset_conversion.preview import FOLDER as PREVIEWS
 from nnunet_ext.dataset_conversion.preview import draw_previews
 from nnunet_ext.dataset_conversion.settings import FILE_ENDING, Settings
@@ -24,7 +24,6 @@ from nnunet_ext.files import in_one_line, write_json
 from nnunet_ext.images.channels import reference_channel
 from nnunet_ext.images.checks import check_images
 from nnunet_ext.images.geometry import orientation_code, to_canonical
-from nnunet_ext.images.notes import collected_notes
 from nnunet_ext.images.writing import write_image
 from nnunet_ext.processes import KILLED, run_in_processes
 from nnunet_ext.steps import OTHER, step
@@ -33,13 +32,13 @@ from nnunet_ext.steps import OTHER, step
 FORMAT = 4
 
 
-def split_of(case: Case) -> str:
+def split_of(case: SourceCase) -> str:
     return "Ts" if case.test or not case.has_labels else "Tr"
 
 
 @dataclass(frozen=True)
 class Job:
-    case: Case
+    case: SourceCase
     settings: Settings
     dataset: Path
     preview: bool = False
@@ -172,30 +171,28 @@ def _check_earlier(job: Job, hashes: Mapping[str, str], earlier: Mapping) -> lis
 def _build(job: Job, partial: Path) -> tuple[list[str], dict]:
     """Write a case's channels and labels below `partial`; names of the files in the dataset, and the record."""
     case, settings = job.case, job.settings
-    warnings: list[str] = []
-    labels = counts = None
-    with collected_notes(warnings):
-        with step("read"):
-            read = case.read_images(warnings)
-        images = {modality: image for modality, (image, _) in read.items()}
-        check_images(images)
-        name = reference_channel(list(images))
-        reference = to_canonical(images[name])
-        if case.has_labels:
-            with step("labels"):
-                labels, counts = labels_of(
-                    case, images, reference, settings.table, warnings, registered=settings.channels.register
-                )
-    organs = None if labels is None else sitk.GetArrayFromImage(labels)
+    labels: PlacedLabels | None = None
+    with step("read"):
+        read = case.read_images()
+    images = read.images
+    warnings = [*case.notes, *read.warnings]
+    check_images(images)
+    name = reference_channel(list(images))
+    if case.has_labels:
+        with step("labels"):
+            reference = to_canonical(images[name])
+            labels = place_labels(case, images, reference, settings.table, registered=settings.channels.register)
+        warnings += labels.warnings
+    organs = None if labels is None else sitk.GetArrayFromImage(labels.label_map)
     channels = prepare_channels(
         images,
         settings.channels,
         keep=None if organs is None else organs > 0,
-        same_frame=case.same_frame(),
+        same_frame=read.same_frame,
     )
     warnings += channels.warnings
     if organs is not None:
-        check_organs_covered(organs, channels.fields_of_view, settings.table, warnings)
+        warnings += check_organs_covered(organs, channels.fields_of_view, settings.table)
     files = []
     with step("write"):
         for number, image in enumerate(channels.images.values()):
@@ -205,7 +202,7 @@ def _build(job: Job, partial: Path) -> tuple[list[str], dict]:
         if labels is not None:
             file = f"labels{split_of(case)}/{case.identifier}{FILE_ENDING}"
             (partial / "label").mkdir(exist_ok=True)
-            write_image(labels, partial / "label" / Path(file).name)
+            write_image(labels.label_map, partial / "label" / Path(file).name)
             files.append(file)
     if job.preview:
         try:
@@ -217,7 +214,7 @@ def _build(job: Job, partial: Path) -> tuple[list[str], dict]:
     record = {
         "channels": {
             modality: {
-                "file": read[modality][1],
+                "file": read.sources[modality],
                 "size": list(image.GetSize()),
                 "spacing_mm": [round(mm, 6) for mm in image.GetSpacing()],
                 "orientation": orientation_code(image),
@@ -227,8 +224,8 @@ def _build(job: Job, partial: Path) -> tuple[list[str], dict]:
             for modality, image in images.items()
         },
         "reference_channel": name,
-        "label_voxels": counts,
-        "ignored_files": case.ignored,
+        "label_voxels": None if labels is None else labels.voxels,
+        "ignored_files": list(case.ignored),
         "files": case.files.as_dict(),
         "warnings": warnings,
     }
@@ -249,7 +246,7 @@ def hashed_source(source: Path, dataset: Path) -> str:
     return hashlib.pbkdf2_hmac("sha256", path.encode(errors="surrogateescape"), dataset.name.encode(), 100_000).hex()
 
 
-def _fingerprint(case: Case, settings: Settings, hashes: Mapping[str, str]) -> str:
+def _fingerprint(case: SourceCase, settings: Settings, hashes: Mapping[str, str]) -> str:
     """Hash of all that decides what a case's files hold and where they go."""
     content = {
         "format": FORMAT,
@@ -261,7 +258,7 @@ def _fingerprint(case: Case, settings: Settings, hashes: Mapping[str, str]) -> s
     return hashlib.sha256(json.dumps(content, sort_keys=False).encode()).hexdigest()
 
 
-def _is_done(dataset: Path, case: Case, fingerprint: str) -> bool:
+def _is_done(dataset: Path, case: SourceCase, fingerprint: str) -> bool:
     provenance = read_record(dataset / "provenance" / f"{case.identifier}.json")
     if not provenance or provenance.get("fingerprint") != fingerprint:
         return False

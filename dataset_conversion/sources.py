@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nnunet_ext.cases import dicom_cases
-from nnunet_ext.cases.case import Case
+from nnunet_ext.cases.case import SourceCase
 from nnunet_ext.cases.label_files import words_of
 from nnunet_ext.cases.source_layout import source_layout
 from nnunet_ext.dataset_conversion.finding import find_case
@@ -35,7 +35,7 @@ class Gathered:
     of no case.
     """
 
-    cases: list[Case] = field(default_factory=list)
+    cases: list[SourceCase] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     identifiers: dict[str, str] = field(default_factory=dict)
     leftover: list[str] = field(default_factory=list)

@@ -1,8 +1,9 @@
-"""What every kind of source hands over per case."""
+"""A case, whichever source it is from: what conversion and prediction need of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -12,19 +13,97 @@ from nnunet_ext.images.source_files import FileCount
 from nnunet_ext.labels.table import LabelTable
 
 
-class Case(Protocol):
-    """What a kind of source (folders, DICOM) hands over per case; also runs in worker processes, so it pickles.
+@dataclass
+class ReadImages:
+    """Images of a case as read.
 
-    `name` is what messages call the case, `identifier` what nnU-Net calls it, `ignored` what was found beside its
-    images and not used, `files` the count of its files. No attribute or result that is written or printed may name a
-    patient.
+    Attributes:
+        images: Channel -> image, in channel order.
+        sources: Channel -> where it is from, in a word or two.
+        warnings: Lines about them that are worth reading.
+        same_frame: Channels in groups that share a frame of reference. None where the files do not say.
+        may_be_apart: Whether the source has a word for frames of reference, and does not say that there is one only.
     """
 
-    name: str
-    identifier: str
-    test: bool
-    ignored: list[str]
-    files: FileCount
+    images: dict[str, sitk.Image]
+    sources: dict[str, str]
+    warnings: list[str] = field(default_factory=list)
+    same_frame: list[list[str]] | None = None
+    may_be_apart: bool = False
+
+    def hand_over(self) -> dict[str, sitk.Image]:
+        """The images, which are no longer held here: whoever takes them can free each one after its use."""
+        images, self.images = self.images, {}
+        return images
+
+
+@dataclass
+class DrawnLabels:
+    """Labels of a case as drawn.
+
+    Attributes:
+        label_map: Values of the label table, on the grid they were drawn on.
+        voxels: Organ -> voxels as drawn, before overlaps were settled.
+        warnings: Lines about them that are worth reading.
+    """
+
+    label_map: sitk.Image
+    voxels: dict[str, int]
+    warnings: list[str] = field(default_factory=list)
+
+
+class Case(Protocol):
+    """One case before anything is read. It is sent to worker processes, so it pickles.
+
+    No attribute or result that is written or printed may name a patient.
+
+    Attributes:
+        name: What messages call it.
+        ignored: What was found beside its images and is not used.
+        notes: Lines that are known before anything is read.
+        as_trained: Whether its images have the form of the training images already.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def ignored(self) -> Sequence[str]: ...
+
+    @property
+    def notes(self) -> Sequence[str]: ...
+
+    @property
+    def as_trained(self) -> bool: ...
+
+    def read_images(self) -> ReadImages:
+        """The images, each with what is odd about it.
+
+        Raises:
+            ValueError: If one cannot be read as what it should be.
+        """
+
+    def public(self, text: str) -> str:
+        """A message without what only the owner of the data may see."""
+
+
+class SourceCase(Case, Protocol):
+    """A case that can be converted.
+
+    Attributes:
+        identifier: What nnU-Net calls it.
+        test: Whether it goes to the test set.
+        files: The count of its files.
+    """
+
+    @property
+    def identifier(self) -> str: ...
+
+    @property
+    def test(self) -> bool: ...
+
+    @property
+    def files(self) -> FileCount: ...
 
     @property
     def has_labels(self) -> bool: ...
@@ -33,21 +112,10 @@ class Case(Protocol):
         """Every file that is read, under the name that the provenance gives it."""
 
     def roles(self) -> dict:
-        """Plain JSON: which input is which channel or organ; with the inputs' content it decides the result."""
+        """Plain JSON: which input is which channel or organ. With the inputs' content it decides the result."""
 
-    def read_images(self, warnings: list[str]) -> dict[str, tuple[sitk.Image, str]]:
-        """Channel -> image, and where it is from in a word or two, in channel order."""
-
-    def same_frame(self) -> list[list[str]] | None:
-        """Channels in groups that share a frame of reference; None where the files do not say."""
-
-    def read_labels(
-        self, images: Mapping[str, sitk.Image], table: LabelTable, warnings: list[str]
-    ) -> tuple[sitk.Image, dict[str, int]]:
-        """Label map as drawn, and voxels per organ before overlaps were settled."""
+    def read_labels(self, images: Mapping[str, sitk.Image], table: LabelTable) -> DrawnLabels:
+        """The labels as drawn."""
 
     def describe(self, table: LabelTable) -> list[str]:
         """Lines for the dry run: what is taken for what, what is left over."""
-
-    def public(self, text: str) -> str:
-        """A message without what only the owner of the data may see."""

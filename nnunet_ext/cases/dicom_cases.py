@@ -36,10 +36,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_ext.cases.case import DrawnLabels, ReadImages
 from nnunet_ext.cases.key_file import numbered, read_key, same_patient
 from nnunet_ext.cases.label_files import is_channel_name, may_be_labels
 from nnunet_ext.cases.organ_masks import merge_masks, unite_parts
@@ -73,6 +75,7 @@ class DicomCase:
     notes: tuple[str, ...]
     personal: frozenset[str]
     files: FileCount = field(default_factory=FileCount)
+    as_trained: ClassVar[bool] = False
 
     @property
     def has_labels(self) -> bool:
@@ -94,28 +97,29 @@ class DicomCase:
             "labels": "RTSTRUCT" if self.has_labels else "",
         }
 
-    def read_images(self, warnings: list[str]) -> dict[str, tuple[sitk.Image, str]]:
-        warnings += self.notes
-        images = {}
+    @property
+    def reference_series(self) -> Series:
+        """The CT (else the first channel), on whose images the case is contoured."""
+        return self.series[reference_channel(list(self.series))]
+
+    def read_images(self) -> ReadImages:
+        found = ReadImages({}, {channel: series.label for channel, series in self.series.items()})
+        frames: dict[str, list[str]] = {}
         for channel, series in self.series.items():
             notes: list[str] = []
             try:
-                images[channel] = (read_series(series, notes), series.label)
+                found.images[channel] = read_series(series, notes)
             except ValueError as error:
                 raise ValueError(f"{channel}, {series.label}: {error}") from None
-            warnings += [f"{channel}: {note}" for note in notes]
-        return images
-
-    def same_frame(self) -> list[list[str]] | None:
-        frames: dict[str, list[str]] = {}
-        for channel, series in self.series.items():
+            found.warnings += [f"{channel}: {note}" for note in notes]
             frames.setdefault(series.frame_of_reference_uid, []).append(channel)
-        return None if "" in frames else list(frames.values())
+        found.same_frame = None if "" in frames else list(frames.values())
+        found.may_be_apart = "" in frames or len(frames) > 1
+        return found
 
-    def read_labels(
-        self, images: Mapping[str, sitk.Image], table: LabelTable, warnings: list[str]
-    ) -> tuple[sitk.Image, dict[str, int]]:
+    def read_labels(self, images: Mapping[str, sitk.Image], table: LabelTable) -> DrawnLabels:
         assert self.structure is not None
+        warnings: list[str] = []
         reference = reference_channel(list(self.series))
         image = images[reference]
         drawn: dict[str, dict[str, np.ndarray]] = {}
@@ -143,7 +147,7 @@ class DicomCase:
             raise ValueError(
                 "the RTSTRUCT is empty: no organ of the label table has a contour; leave it out, or draw it"
             )
-        return merge_masks(masks, image, table, warnings)
+        return DrawnLabels(*merge_masks(masks, image, table, warnings), warnings)
 
     def describe(self, table: LabelTable) -> list[str]:
         lines = [f"{channel} <- {series.label}, {series.reason}" for channel, series in self.series.items()]
@@ -154,7 +158,8 @@ class DicomCase:
                 names = [f"{name} ({n} contours)" for name, n, of in self.drawn if of == organ]
                 lines.append(f"{organ} <- {' + '.join(names)}" if names else f"{organ} is not in the RTSTRUCT")
             reference = reference_channel(list(self.series))
-            self.read_labels({reference: series_grid(self.series[reference])[0]}, table, lines)  # as `convert` will
+            grid = series_grid(self.series[reference])[0]
+            lines += self.read_labels({reference: grid}, table).warnings  # as `convert` will
         lines += list(self.notes)
         return lines + ([f"left over: {', '.join(self.ignored)}"] if self.ignored else [])
 

@@ -97,3 +97,8 @@ def check_files_drawn_once(files: Iterable[tuple[str, Path]], table: LabelTable)
         check(files)
     except ValueError:  # masks are read only now, when it matters
         check((name, path) for name, path in files if np.any(sitk.GetArrayFromImage(read_image(path))))
+
+
+def voxels_per_organ(array: np.ndarray, table: LabelTable) -> dict[str, int]:
+    counts = np.bincount(array.ravel().astype(np.intp), minlength=len(table.names) + 1)
+    return {organ: int(counts[value]) for organ, value in table.values.items()}

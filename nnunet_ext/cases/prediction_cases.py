@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar
 
 from nnunet_ext.cases import dicom_cases
-from nnunet_ext.cases.preparing import ChannelOptions
+from nnunet_ext.cases.case import Case, ReadImages
+from nnunet_ext.cases.folder_case import FolderCase
 from nnunet_ext.cases.source_layout import source_layout
 from nnunet_ext.dicom.files import has_dicom
-from nnunet_ext.dicom.model import Series
-from nnunet_ext.images.channels import reference_channel
 from nnunet_ext.images.file_names import ENDINGS, find_channel_files, image_files, image_stem, refuse_no_file
+from nnunet_ext.images.notes import collected_notes
+from nnunet_ext.images.reading import read_image
 from nnunet_ext.images.source_files import (
     BESIDE,
     FileCount,
@@ -26,24 +27,6 @@ from nnunet_ext.images.source_files import (
     walk,
 )
 from nnunet_ext.nnunet_folders import channel_number, numbered_files
-from nnunet_ext.prediction.cascade_predictor import CascadePredictor, PreparedCase
-
-
-class PredictionCase(Protocol):
-    """One case, before anything is read. No text that leaves it may name a patient.
-
-    `left_over` names what lies beside its images and is not used.
-    """
-
-    name: str
-    notes: Sequence[str]
-    left_over: Sequence[str]
-
-    def prepare(self, predictor: CascadePredictor, options: ChannelOptions | None) -> PreparedCase:
-        """Read the case and do all that needs no network; `options` None: it has the form of the training images."""
-
-    def public(self, text: str) -> str:
-        """A message without what only the owner of the data may see."""
 
 
 @dataclass(frozen=True)
@@ -55,71 +38,42 @@ class FilesCase:
 
     name: str
     files: tuple[Path, ...]
-    notes = ()
-    left_over = ()
+    channels: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+    notes: ClassVar[tuple[str, ...]] = ()
+    ignored: ClassVar[tuple[str, ...]] = ()
+    as_trained: ClassVar[bool] = True
 
-    def prepare(self, predictor: CascadePredictor, options: ChannelOptions | None) -> PreparedCase:
-        return predictor.prepare(channel_files(self.name, self.files, predictor.channels))
-
-    def public(self, text: str) -> str:
-        return text
-
-
-@dataclass(frozen=True)
-class FolderCase:
-    """A folder with one image per channel, as `nnunet_ext convert` reads it."""
-
-    name: str
-    files: dict[str, Path]
-    left_over: tuple[str, ...] = ()
-    notes = ()
-
-    def prepare(self, predictor: CascadePredictor, options: ChannelOptions | None) -> PreparedCase:
-        return predictor.prepare(self.files, options=options)
-
-    def public(self, text: str) -> str:
-        return text
-
-
-@dataclass(frozen=True)
-class SeriesCase:
-    """One case of a DICOM tree, under a number."""
-
-    case: dicom_cases.DicomCase
-
-    @property
-    def name(self) -> str:
-        return self.case.name
-
-    @property
-    def notes(self) -> Sequence[str]:
-        return self.case.notes
-
-    @property
-    def left_over(self) -> Sequence[str]:
-        return self.case.ignored
-
-    @property
-    def reference_series(self) -> Series:
-        """The CT (else the first channel), on whose images the case is contoured."""
-        return self.case.series[reference_channel(list(self.case.series))]
-
-    def prepare(self, predictor: CascadePredictor, options: ChannelOptions | None) -> PreparedCase:
-        assert options is not None
+    def read_images(self) -> ReadImages:
+        files = channel_files(self.name, self.files, self.channels)
+        check_channels({channel: file.name for channel, file in files.items()}, self.channels, self.optional)
         warnings: list[str] = []
-        images = {channel: image for channel, (image, _) in self.case.read_images(warnings).items()}
-        warnings = [line for line in warnings if line not in self.notes]
-        groups = self.case.same_frame()
-        if not options.register and (groups is None or len(groups) > 1):
-            warnings.append(
-                "its series do not share a frame of reference and were not registered: check that they match, or add "
-                "--register"
-            )
-        prepared = predictor.prepare(images, options=options, same_frame=groups)
-        return replace(prepared, warnings=[*warnings, *prepared.warnings])
+        with collected_notes(warnings):
+            images = {channel: read_image(file) for channel, file in files.items()}
+        return ReadImages(images, {channel: file.name for channel, file in files.items()}, warnings)
 
     def public(self, text: str) -> str:
-        return self.case.public(text)
+        return text
+
+
+def check_channels(there: Mapping[str, str], channels: Sequence[str], optional: Sequence[str]) -> None:
+    """Refuse a case that lacks a channel of the model.
+
+    Args:
+        there: Channel -> what messages call its image.
+        channels: Of the model.
+        optional: Those that a case may lack.
+
+    Raises:
+        ValueError: Naming the channels that are not there.
+    """
+    needed = [channel for channel in channels if channel not in optional and channel not in there]
+    if needed:
+        raise ValueError(
+            f"the model was trained on {', '.join(channels)}; there is no file of {', '.join(needed)}, only "
+            f"{', '.join(there.values())}"
+            + ("" if optional else " (with modality dropout in its recipe a model also does without some)")
+        )
 
 
 @dataclass
@@ -137,7 +91,7 @@ class FoundCases:
     """
 
     kind: str
-    cases: dict[str, PredictionCase]
+    cases: dict[str, Case]
     failed: dict[str, str] = field(default_factory=dict)
     others: dict[str, str] = field(default_factory=dict)
     key_rows: list[dict[str, str]] = field(default_factory=list)
@@ -194,7 +148,7 @@ def find_cases(
         )
         return FoundCases(
             "dicom",
-            {case.name: SeriesCase(case) for case in found.cases},
+            {case.name: case for case in found.cases},
             found.failed,
             {},
             found.key_rows,
@@ -219,13 +173,13 @@ def find_cases(
         try:
             for path in paths:
                 refuse_no_file(path)
-            result.cases[name] = FilesCase(name, tuple(paths))
+            result.cases[name] = FilesCase(name, tuple(paths), tuple(channels), tuple(optional))
         except ValueError as error:
             result.failed[name] = str(error)
     for folder in folders:
         try:
             found_files = find_channel_files(folder, channels, optional=optional)
-            result.cases[folder.name] = FolderCase(folder.name, found_files)
+            result.cases[folder.name] = FolderCase(folder, folder.name, True, found_files, {}, [])
             used[folder.name] = _all_files(found_files.values())
         except (ValueError, OSError) as error:
             dicom = "; it holds DICOM, which --layout dicom reads" if has_dicom(folder) else ""
@@ -264,7 +218,7 @@ def _count_files(found: FoundCases, source: Path, folders: Sequence[Path], used:
         found.counts[name] = count = count_files(place, walked.get(name, ()), channels=paths)
         if isinstance(case := found.cases.get(name), FolderCase):
             names = sorted(name for names in count.names.values() for name in names)
-            found.cases[name] = replace(case, left_over=tuple(names))
+            found.cases[name] = replace(case, ignored=names)
     for folder in folders:
         if folder.name not in used:
             found.counts[folder.name] = count_files(folder, walked[folder.name], reason=reason_of_failed)

@@ -25,6 +25,7 @@ from nnunet_ext.cascade import roi
 from nnunet_ext.cascade.plausibility import PLANS_KEY, PlausibleRanges, implausible
 from nnunet_ext.cascade.preprocessor import BOX_REQUEST_KEY, PROPERTIES_KEY, CascadeOARPreprocessor
 from nnunet_ext.cascade.resampling import label_map_of_logits
+from nnunet_ext.cases.prediction_cases import check_channels
 from nnunet_ext.cases.preparing import ChannelOptions, prepare_channels
 from nnunet_ext.files import first_line, misfit, read_json
 from nnunet_ext.images.channels import reference_channel
@@ -368,14 +369,8 @@ class CascadePredictor:
         Raises:
             ValueError: If a channel is missing, damaged, something else than one 3D image, blank, or on another grid.
         """
-        needed = [c for c in self.channels if c not in self.optional and c not in images]
-        if needed:
-            there = (image.name if isinstance(image, Path) else name for name, image in images.items())
-            raise ValueError(
-                f"the model was trained on {', '.join(self.channels)}; there is no file of {', '.join(needed)}, only "
-                f"{', '.join(there)}"
-                + ("" if self.optional else " (with modality dropout in its recipe a model also does without some)")
-            )
+        there = {name: image.name if isinstance(image, Path) else name for name, image in images.items()}
+        check_channels(there, self.channels, self.optional)
         present = [c for c in self.channels if c in images]
         odd: list[str] = []
         with collected_notes(odd):

@@ -18,8 +18,10 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from nnunet_ext._version import __version__
+from nnunet_ext.cases.case import Case
+from nnunet_ext.cases.dicom_cases import DicomCase
 from nnunet_ext.cases.key_file import check_key, write_key
-from nnunet_ext.cases.prediction_cases import FoundCases, PredictionCase, SeriesCase, find_cases
+from nnunet_ext.cases.prediction_cases import FoundCases, find_cases
 from nnunet_ext.cases.preparing import ChannelOptions
 from nnunet_ext.files import check_folder, check_output_folder, in_one_line, write_json
 from nnunet_ext.folder_lock import holding, owned_part
@@ -251,7 +253,7 @@ class _Run:
             else:
                 self.summary.warnings[file] = [line]
         earlier = read_manifest(self.out / MANIFEST)["cases"]
-        todo: list[PredictionCase] = []
+        todo: list[Case] = []
         for name in sorted({*found.cases, *found.failed})[part]:
             if overwrite:
                 self.remove(name)
@@ -264,7 +266,7 @@ class _Run:
             else:
                 todo.append(found.cases[name])
         ahead = in_background(timed, self.prepare, todo[0]) if todo else None
-        behind: tuple[PredictionCase, dict, Future] | None = None
+        behind: tuple[Case, dict, Future] | None = None
         try:
             for at, case in enumerate(tqdm(todo, desc="Predicting", unit="case", disable=not show_progress)):
                 self.remove(case.name)  # half of what is wanted, or refused by strict
@@ -288,10 +290,20 @@ class _Run:
             self.summary.files = found.count(failed)
             write_json({**manifest, "files": self.summary.files.as_dict()}, self.out / MANIFEST, ensure_ascii=False)
 
-    def prepare(self, case: PredictionCase) -> PreparedCase:
-        return case.prepare(self.predictor, self.options)
+    def prepare(self, case: Case) -> PreparedCase:
+        """Read a case and do all that needs no network."""
+        options = None if case.as_trained else self.options
+        read = case.read_images()
+        warnings = read.warnings
+        if options is not None and not options.register and read.may_be_apart:
+            warnings.append(
+                "its series do not share a frame of reference and were not registered: check that they match, or add "
+                "--register"
+            )
+        prepared = self.predictor.prepare(read.hand_over(), options=options, same_frame=read.same_frame)
+        return replace(prepared, warnings=[*warnings, *prepared.warnings])
 
-    def segment(self, case: PredictionCase, prepared: Future) -> tuple[dict, sitk.Image | None]:
+    def segment(self, case: Case, prepared: Future) -> tuple[dict, sitk.Image | None]:
         """Record and mask of a case that is read; no mask where it failed."""
         try:
             prepared_case, prepare_s = prepared.result()
@@ -305,24 +317,24 @@ class _Run:
             self.fail(case.name, case.public(in_one_line(error)))
             return {}, None
 
-    def describe(self, case: PredictionCase, prediction: CasePrediction, **seconds: float) -> dict:
+    def describe(self, case: Case, prediction: CasePrediction, **seconds: float) -> dict:
         """What the manifest says about a case, as plain JSON."""
         return {
             **prediction.record(),
             "notes": list(case.notes),
-            **({"left_over": list(case.left_over)} if case.left_over else {}),
+            **({"left_over": list(case.ignored)} if case.ignored else {}),
             "warnings": [case.public(line) for line in prediction.warnings],
             **{name: round(value, 2) for name, value in seconds.items()},
             "peak_memory_mb": peak_memory_mb(),
         }
 
-    def write(self, case: PredictionCase, mask: sitk.Image) -> list[str]:
+    def write(self, case: Case, mask: sitk.Image) -> list[str]:
         """The case's files; the label map last, so that where it is, the case is finished. What was left out of them."""
         notes: list[str] = []
         if self.rtstruct:
             from nnunet_ext.dicom.rtstruct_writer import write_rtstruct
 
-            assert isinstance(case, SeriesCase)
+            assert isinstance(case, DicomCase)
             labels = self.predictor.dataset_json["labels"]
             organs = {n: v for n, v in labels.items() if v != 0 and n not in self.predictor.left_out}
             described = f"{self.predictor.models[-1].name} {self.model_sha256[:12]}"
@@ -332,7 +344,7 @@ class _Run:
         write_image(mask, self.outputs(case.name)[-1])
         return notes
 
-    def finish(self, case: PredictionCase, record: dict, written: Future) -> None:
+    def finish(self, case: Case, record: dict, written: Future) -> None:
         """Wait until a case is written, and say so."""
         try:
             notes, write_s = written.result()

@@ -449,7 +449,7 @@ def test_the_series_file_chooses_an_echo(echoes: Path, tmp_path: Path, section: 
     assert result.failed == {}
     (case,) = result.cases
     assert case.series["T1"].part == ("echo 2",)
-    values = sitk.GetArrayFromImage(case.read_images([])["T1"][0])
+    values = sitk.GetArrayFromImage(case.read_images().images["T1"])
     np.testing.assert_array_equal(values, volumes(1)["T1"] + 1)
     assert "echo 1 (MR, TE 1.69 ms, 24 images): the series file chooses another part of it" in " ".join(case.ignored)
 
@@ -534,7 +534,7 @@ def test_images_that_only_their_numbers_tell_apart_can_be_chosen(tmp_path: Path)
     assert "2 different images at one position" in reason
     assert 'it can be "2, part 1" (images 1 to 24, 24 images) and "2, part 2" (images 25 to 48, 24 images)' in reason
     (case,) = found(root, '[case_001]\nCT = "2, part 2"\n', tmp_path).cases
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(case.read_images([])["CT"][0]), volumes(1)["CT"] - 1)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(case.read_images().images["CT"]), volumes(1)["CT"] - 1)
 
 
 # ------------------------------------------------------------------------------------------- bad input

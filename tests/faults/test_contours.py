@@ -46,14 +46,13 @@ def read(patient: Path) -> SimpleNamespace:
     if found.failed:
         return SimpleNamespace(failed=found.failed["case_001"], case=None)
     (case,) = found.cases
-    warnings: list[str] = []
     try:
-        labels, _ = case.read_labels({"CT": series_grid(case.series["CT"])[0]}, table, warnings)
+        drawn = case.read_labels({"CT": series_grid(case.series["CT"])[0]}, table)
     except ValueError as error:
         return SimpleNamespace(failed=case.public(str(error)), case=case)
-    array = sitk.GetArrayFromImage(labels)
+    array = sitk.GetArrayFromImage(drawn.label_map)
     voxels = {organ: int((array == value).sum()) for organ, value in LABELS.items() if value}
-    return SimpleNamespace(failed="", case=case, labels=array, voxels=voxels, warnings=warnings)
+    return SimpleNamespace(failed="", case=case, labels=array, voxels=voxels, warnings=drawn.warnings)
 
 
 def contours(data: pydicom.Dataset) -> list[pydicom.Dataset]:

@@ -13,10 +13,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_ext.cases.case import DrawnLabels, ReadImages
 from nnunet_ext.cases.label_files import (
     SLICER_ENDING,
     label_stem,
@@ -24,15 +26,11 @@ from nnunet_ext.cases.label_files import (
     read_slicer_labels,
     without_label_words,
 )
-from nnunet_ext.cases.organ_masks import merge_masks, unite_parts
-from nnunet_ext.dataset_conversion.labels import voxels_per_organ
-from nnunet_ext.images.file_names import (
-    MODALITY_ALIASES,
-    image_files,
-    image_stem,
-)
+from nnunet_ext.cases.organ_masks import merge_masks, unite_parts, voxels_per_organ
+from nnunet_ext.images.file_names import MODALITY_ALIASES, image_files, image_stem
 from nnunet_ext.images.geometry import grid_difference, orientation_code, place_in, same_grid, to_canonical
 from nnunet_ext.images.label_maps import label_map_of, shown_values, whole_labels
+from nnunet_ext.images.notes import collected_notes
 from nnunet_ext.images.reading import read_image
 from nnunet_ext.images.source_files import OTHER_IMAGES, FileCount
 from nnunet_ext.labels.table import LabelTable
@@ -52,6 +50,7 @@ class FolderCase:
     ignored: list[str]
     notes: tuple[str, ...] = ()
     files: FileCount = field(default_factory=FileCount)
+    as_trained: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -77,17 +76,20 @@ class FolderCase:
             "labels": {str(organ): [path.name for path in paths] for organ, paths in self.label_files.items()},
         }
 
-    def read_images(self, warnings: list[str]) -> dict[str, tuple[sitk.Image, str]]:
-        warnings += self.notes
-        return {
-            modality: (read_image(path), path.relative_to(self.folder).as_posix())
-            for modality, path in self.images.items()
-        }
+    def read_images(self) -> ReadImages:
+        warnings: list[str] = []
+        with collected_notes(warnings):
+            images = {modality: read_image(path) for modality, path in self.images.items()}
+        sources = {modality: path.relative_to(self.folder).as_posix() for modality, path in self.images.items()}
+        return ReadImages(images, sources, warnings)  # NIfTI, NRRD and MetaImage have no word for a frame of reference
 
-    def same_frame(self) -> None:
-        return None  # NIfTI, NRRD and MetaImage have no word for it
+    def read_labels(self, images: Mapping[str, sitk.Image], table: LabelTable) -> DrawnLabels:
+        warnings: list[str] = []
+        with collected_notes(warnings):
+            label_map, voxels = self._read_labels(images, table, warnings)
+        return DrawnLabels(label_map, voxels, warnings)
 
-    def read_labels(
+    def _read_labels(
         self, images: Mapping[str, sitk.Image], table: LabelTable, warnings: list[str]
     ) -> tuple[sitk.Image, dict[str, int]]:
         if None not in self.label_files:
