@@ -23,8 +23,10 @@ SLOW = {
     "test_report_page.py",
 }  # fmt: skip
 #: Of these, the longest come first, so that several test processes end together.
-LONGEST = ("test_end_to_end.py", "test_guides.py", "test_cascade_oar_trainer.py", "test_registration.py",
-           "test_cleaning.py", "test_dicom.py", "test_phantom.py", "test_any_organs.py")  # fmt: skip
+LONGEST = (
+    "test_end_to_end.py", "test_guides.py", "test_dicom.py", "test_registration.py", "test_cleaning.py",
+    "test_cascade_oar_planner.py", "test_phantom.py", "test_triplets.py", "test_any_organs.py", "test_report.py",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
