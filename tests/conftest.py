@@ -25,8 +25,10 @@ SLOW = (
     "reporting/test_page.py",
 )  # fmt: skip
 #: Of these, the longest come first, so that several test processes end together.
-LONGEST = ("test_end_to_end.py", "test_guides.py", "test_cascade_oar_trainer.py", "test_registering.py",
-           "test_body.py", "test_dicom.py", "test_making.py", "test_any_organs.py")  # fmt: skip
+LONGEST = (
+    "test_end_to_end.py", "test_guides.py", "test_dicom.py", "test_registering.py", "test_body.py",
+    "test_cascade_oar_planner.py", "test_making.py", "test_convert.py", "test_any_organs.py", "test_reporting.py",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

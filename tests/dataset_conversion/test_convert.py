@@ -59,7 +59,8 @@ def write_case(folder: Path, *, seed: int = 0, code: str = "LPS", ending: str = 
 
 
 def run(source: Path, **options):
-    options = {"dataset_id": 501, "name": "Heads", "n4": False, "n_processes": 1, "show_progress": False, **options}
+    quick = {"n4": False, "preview": False, "n_processes": 1, "show_progress": False}
+    options = {"dataset_id": 501, "name": "Heads", **quick, **options}
     return convert(source, raw_folder=source.parent / "raw", **options)
 
 
@@ -195,7 +196,7 @@ def test_provenance_says_what_went_in_and_holds_no_machine_path(tmp_path: Path):
 def test_pictures_and_the_page_come_with_a_case_and_go_with_it(tmp_path: Path):
     write_case(tmp_path / "src" / "a")
     write_case(tmp_path / "src" / "b", skip=("T2",))
-    summary = run(tmp_path / "src")
+    summary = run(tmp_path / "src", preview=True)
     dataset = summary.dataset_folder
     pictures = {path.name for path in (dataset / "preview" / "a").iterdir()}
     assert pictures == {"1_couch_and_mask.png", "4_alignment.png", "5_labels.png"}
@@ -203,10 +204,10 @@ def test_pictures_and_the_page_come_with_a_case_and_go_with_it(tmp_path: Path):
     page = (dataset / "conversion.html").read_text()
     assert "channel T2 is missing" in page
     assert "preview/a/5_labels.png" in page
-    assert run(tmp_path / "src").skipped == ["a"]
+    assert run(tmp_path / "src", preview=True).skipped == ["a"]
     shutil.rmtree(dataset / "preview")
     assert run(tmp_path / "src", preview=False).skipped == ["a"]  # nothing is missing that was asked for
-    assert run(tmp_path / "src").written == ["a"]
+    assert run(tmp_path / "src", preview=True).written == ["a"]
     assert (dataset / "preview" / "a").is_dir()
 
 
@@ -591,9 +592,9 @@ def test_a_case_that_moves_to_the_test_set_leaves_no_training_file(tmp_path: Pat
 def test_a_case_that_turned_bad_is_taken_out(tmp_path: Path):
     for name in "ab":
         write_case(tmp_path / "src" / name)
-    run(tmp_path / "src")
+    run(tmp_path / "src", preview=True)
     truncate(tmp_path / "src" / "b" / "CT.nii.gz")
-    summary = run(tmp_path / "src")
+    summary = run(tmp_path / "src", preview=True)
     assert (summary.skipped, list(summary.failed)) == (["a"], ["b"])
     assert not [file for file in files_of(summary.dataset_folder, "b") if "/b" in file]
 
