@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from nnunet_ext.cases.preparing import Channels
-from nnunet_ext.cleaning.body import AIR_HU, FAINT_HU, body_mask_array
+from nnunet_ext.cleaning.body import AIR_HU, FAINT_HU
 from nnunet_ext.files import write_text, written_whole
 from nnunet_ext.images.channels import is_ct
 from nnunet_ext.images.geometry import resample_to, same_grid, to_canonical
@@ -30,6 +30,7 @@ from nnunet_ext.pictures.overlays import (
     PLANES,
     draw_case,
     draw_marks,
+    draw_outline,
     draw_picture,
     picture_spacing_mm,
     slice_picture,
@@ -185,7 +186,7 @@ def _show(
     draw_picture(axes, picture, pixel_mm, window)
     draw_marks(axes, plane, (0.0, picture.shape[1] * pixel_mm[1], 0.0, picture.shape[0] * pixel_mm[0]))
     if title:
-        axes.set_title(title, color="white", fontsize=9.5, pad=3)
+        axes.set_title(title, color="white", fontsize=9.5, pad=3, y=1.0)  # given: looked for, it takes long
 
 
 def _tint(axes: Axes, mask: np.ndarray, pixel_mm: tuple[float, float], colour: tuple[float, float, float]) -> None:
@@ -203,7 +204,7 @@ def _tint(axes: Axes, mask: np.ndarray, pixel_mm: tuple[float, float], colour: t
 def _outline(axes: Axes, mask: np.ndarray, pixel_mm: tuple[float, float], colour: str, width: float = 0.9) -> None:
     if mask.any() and not mask.all():
         x_mm, y_mm = np.arange(mask.shape[1]) * pixel_mm[1], np.arange(mask.shape[0]) * pixel_mm[0]
-        axes.contour(x_mm, y_mm, mask.astype(np.float32), levels=[0.5], colors=[colour], linewidths=width)
+        draw_outline(axes, x_mm, y_mm, mask, colors=[colour], linewidths=width)
 
 
 def _grey_window(values: np.ndarray) -> tuple[float, float]:
@@ -281,7 +282,7 @@ def _draw_bias(case: str, channels: Channels) -> Figure:
     for row, name in zip(axes, names, strict=True):
         before, after = (sitk.GetArrayViewFromImage(image) for image in channels.n4_pairs[name])
         index = before.shape[0] // 2
-        body = body_mask_array(after, spacing_mm=spacings[name], is_ct=False)
+        body = channels.n4_bodies[name]
         old, new = (np.asarray(a[index], np.float32) for a in (before, after))
         window = _grey_window(before)
         pixel_mm = picture_spacing_mm(spacings[name], "axial")

@@ -70,6 +70,7 @@ class Channels:
         record: What was done and found per channel, plain JSON.
         warnings: One line each, for the user.
         n4_pairs: Channel name -> image before and after N4, on its own canonical grid.
+        n4_bodies: Channel name -> body that N4 looked at, bool `(Z, Y, X)` on that grid.
     """
 
     images: dict[str, sitk.Image]
@@ -78,6 +79,7 @@ class Channels:
     record: dict[str, dict]
     warnings: list[str]
     n4_pairs: dict[str, tuple[sitk.Image, sitk.Image]] = field(default_factory=dict)
+    n4_bodies: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def prepare_channels(
@@ -182,7 +184,8 @@ def prepare_channels(
         with step("clean CT"):
             body = _clean_again(images[name], done, body, fields_of_view, options, keep, record[name], warnings)
     images = {modality: done[modality] for modality in images}
-    return Channels(images, body, fields_of_view, record, warnings, n4_pairs)
+    n4_bodies = {modality: bodies.get(modality, body) for modality in n4_pairs}
+    return Channels(images, body, fields_of_view, record, warnings, n4_pairs, n4_bodies)
 
 
 def _register(

@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
+from contourpy import LineType, contour_generator
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
@@ -177,7 +180,7 @@ def _draw(
                 whole.set_anchor("N")
                 position = _position(grid, view)
                 whole.set_title(
-                    f"{view.shows}\n{view.plane}, {position}", color="white", fontsize=10, loc="left", pad=3
+                    f"{view.shows}\n{view.plane}, {position}", color="white", fontsize=10, loc="left", pad=3, y=1.0
                 )
             axes = figure.add_subplot(grid_spec[row, 1 + number])
             draw_picture(axes, picture, pixel_mm, column.window)
@@ -192,7 +195,7 @@ def _draw(
                 )
                 _draw_scores(axes, [organ for organ in view.organs if organ in organs], column.scores, found, colour)
             if row == 0:
-                axes.set_title(column.title, color="white", fontsize=13, pad=4)
+                axes.set_title(column.title, color="white", fontsize=13, pad=4, y=1.0)
     figure.suptitle(title, color="white", fontsize=15, x=0.008, ha="left", y=1 - 0.1 / figure.get_figheight(), va="top")
     _draw_legend(figure, organs, colour, reference, first, scores, one_prediction=columns[0].scores is None)
     return figure
@@ -323,8 +326,7 @@ def draw_picture(axes: Axes, picture: np.ndarray, pixel_mm: tuple[float, float],
     axes.imshow(
         picture, cmap="gray", vmin=window[0], vmax=window[1], extent=extent, interpolation="bilinear", aspect="equal"
     )
-    axes.set(facecolor="black", xticks=[], yticks=[])
-    axes.spines[:].set_visible(False)
+    axes.set_axis_off()
 
 
 def _draw_contours(
@@ -341,9 +343,15 @@ def _draw_contours(
                 padded = np.pad(mask, 1).astype(float)  # closes contours at the image border
                 x_mm = (np.arange(padded.shape[1]) - 1) * pixel_mm[1]
                 y_mm = (np.arange(padded.shape[0]) - 1) * pixel_mm[0]
-                lines = axes.contour(x_mm, y_mm, padded, levels=[0.5], colors=[colour[organ]], **style)
+                lines = draw_outline(axes, x_mm, y_mm, padded, colors=[colour[organ]], **style)
                 if by_organ is masks[1]:
                     lines.set(path_effects=[patheffects.withStroke(linewidth=3.0, foreground="black")])
+
+
+def draw_outline(axes: Axes, x_mm: np.ndarray, y_mm: np.ndarray, mask: np.ndarray, **style: Any) -> LineCollection:
+    """Contour of a mask at one half: what `Axes.contour` draws, without its search for levels, colours and limits."""
+    lines = contour_generator(x_mm, y_mm, mask.astype(np.float32), line_type=LineType.Separate).lines(0.5)
+    return axes.add_collection(LineCollection(lines, **style), autolim=False)
 
 
 def _zoom_mm(
