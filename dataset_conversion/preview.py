@@ -20,7 +20,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from nnunet_ext.cases.preparing import Channels
-from nnunet_ext.cleaning.body import AIR_HU, FAINT_HU
+from nnunet_ext.cleaning.ct import FAINT_HU
+from nnunet_ext.cleaning.thresholds import AIR_HU
 from nnunet_ext.files import write_text, written_whole
 from nnunet_ext.images.channels import is_ct
 from nnunet_ext.images.geometry import resample_to, same_grid, to_canonical

@@ -11,20 +11,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_ext.cleaning.body import (
-    CORE_THRESHOLD_HU,
-    body_mask_array,
-    body_seen_by_mr,
-    body_thresholds,
-    check_body,
-    clean_ct,
-    clip_padding,
-    hu_problem,
-    metal,
-    n4,
-    window,
-    without_mr_padding,
-)
+from nnunet_ext.cleaning.bias_field import n4
+from nnunet_ext.cleaning.body import body_mask_array, check_body
+from nnunet_ext.cleaning.ct import clean_ct, clip_padding, hu_problem, metal, window
+from nnunet_ext.cleaning.mr_padding import without_mr_padding
+from nnunet_ext.cleaning.skin_from_mr import body_seen_by_mr
+from nnunet_ext.cleaning.thresholds import CORE_THRESHOLD_HU, body_thresholds
 from nnunet_ext.images.channels import image_like, is_ct, reference_channel, voxel_ml
 from nnunet_ext.images.checks import SMALLEST_BODY_ML, check_images, lost_slices, report_lost_slices, shown
 from nnunet_ext.images.geometry import describe_grid, field_of_view, resample_to, same_grid, to_canonical

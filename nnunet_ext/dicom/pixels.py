@@ -19,6 +19,8 @@ AIR_PADDING_HU = -900.0
 PADDED_SHARE = (2e-3, 0.95)
 _UNCOMPRESSED = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.5"}
 
+AIR_HU = -1000.0
+
 
 def pixels_of(
     slices: Sequence[Slice], size: tuple[int, int], padded: list[np.ndarray] | None = None
@@ -144,6 +146,3 @@ def _decompress(path: Path) -> sitk.Image:
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileName(str(path))
     return reader.Execute()
-
-
-AIR_HU = -1000.0

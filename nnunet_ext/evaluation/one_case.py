@@ -19,6 +19,10 @@ from nnunet_ext.images.label_maps import label_map_of, shown_values
 from nnunet_ext.images.reading import read_image
 from nnunet_ext.processes import KILLED, run_in_processes
 
+KILLED_REASON = (
+    "a scoring process ended (out of memory? a script without `if __name__ == '__main__'`?); use n_processes=1"
+)
+
 
 def on_grid_of(prediction: sitk.Image, reference: sitk.Image) -> sitk.Image:
     """The prediction with axes ordered and flipped as the reference's; the voxels themselves stay what they are.
@@ -169,8 +173,3 @@ def _union(boxes: list[tuple[slice, ...]]) -> tuple[slice, ...]:
     if not boxes:
         return (slice(0, 1),) * 3  # neither mask holds the organ: any voxel shows that
     return tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*boxes, strict=True))
-
-
-KILLED_REASON = (
-    "a scoring process ended (out of memory? a script without `if __name__ == '__main__'`?); use n_processes=1"
-)

@@ -8,6 +8,16 @@ import numpy as np
 
 Statistics = dict[str, float]  # mean, sd, median, n
 
+#: Metrics that get a mean over cases, with the decimals of our tables.
+SUMMARISED = {
+    "dsc_percent": 2,
+    "hd95_mm": 2,
+    "surface_dice": 3,
+    "mean_surface_distance_mm": 2,
+    "volume_difference_ml": 3,
+    "volume_difference_percent": 1,
+}
+
 
 def statistics(values: Iterable[float]) -> Statistics:
     """Mean, sample SD (ddof = 1) and median of the values that are not NaN, and how many these are."""
@@ -27,14 +37,3 @@ def plus_minus(found: Statistics, decimals: int) -> str:
         return "-"
     sd = "-" if np.isnan(found["sd"]) else f"{found['sd']:.{decimals}f}"
     return f"{found['mean']:.{decimals}f} +- {sd}"
-
-
-#: Metrics that get a mean over cases, with the decimals of our tables.
-SUMMARISED = {
-    "dsc_percent": 2,
-    "hd95_mm": 2,
-    "surface_dice": 3,
-    "mean_surface_distance_mm": 2,
-    "volume_difference_ml": 3,
-    "volume_difference_percent": 1,
-}

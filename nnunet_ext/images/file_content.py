@@ -13,6 +13,28 @@ from nnunet_ext.images.notes import note
 GZIP = b"\x1f\x8b"
 _CHUNK_BYTES = 1 << 16  # as much as 64 MB when unpacked
 
+#: How files begin that are found under the name of an image, what they are, and what to do with them.
+_OTHER_CONTENT = (
+    (b"(\xb5/\xfd", "packed with zstd", "unpack it first"),
+    (b"BZh", "packed with bzip2", "unpack it first"),
+    (b"\xfd7zXZ", "packed with xz", "unpack it first"),
+    (b"\x04\x22M\x18", "packed with lz4", "unpack it first"),
+    (GZIP, "packed with gzip", "unpack it once more"),
+    (b"PK\x03\x04", "a zip archive", "unpack it first"),
+    (b"7z\xbc\xaf", "a 7z archive", "unpack it first"),
+    (b"Rar!", "a rar archive", "unpack it first"),
+    (b"NRRD", "a NRRD file", "name it .nrrd"),
+    (b"ObjectType", "a MetaImage file", "name it .mha, or .mhd where it is a header alone"),
+    (b"NDims", "a MetaImage file", "name it .mha, or .mhd where it is a header alone"),
+    (b"\x89HDF", "an HDF5 file", "export it as NIfTI"),
+    (b"CDF", "a NetCDF (MINC) file", "export it as NIfTI"),
+    (b"\x89PNG", "a PNG picture", "export the volume as NIfTI"),
+    (b"%PDF", "a PDF document", "export the volume as NIfTI"),
+    (b"/annex/objects", "a git-annex pointer", "fetch its content with `git annex get`"),
+    (b"<", "a web page or XML", "the download or export failed: repeat it"),
+    (b"{", "a JSON text", "the download or export failed: repeat it"),
+)
+
 
 def decompressed(data: Path, skip: int, encoding: str) -> Iterator[bytes]:
     """What a packed stream holds, piece by piece, its checksum checked. Several gzip or bzip2 streams in a row are one.
@@ -45,29 +67,6 @@ def without_padding(file: IO[bytes], start: bytes) -> bytes:
     while len(rest) < 3 and (more := file.read(_CHUNK_BYTES)):
         rest = (rest + more).lstrip(b"\0")
     return rest
-
-
-#: How files begin that are found under the name of an image, what they are, and what to do with them.
-_OTHER_CONTENT = (
-    (b"(\xb5/\xfd", "packed with zstd", "unpack it first"),
-    (b"BZh", "packed with bzip2", "unpack it first"),
-    (b"\xfd7zXZ", "packed with xz", "unpack it first"),
-    (b"\x04\x22M\x18", "packed with lz4", "unpack it first"),
-    (GZIP, "packed with gzip", "unpack it once more"),
-    (b"PK\x03\x04", "a zip archive", "unpack it first"),
-    (b"7z\xbc\xaf", "a 7z archive", "unpack it first"),
-    (b"Rar!", "a rar archive", "unpack it first"),
-    (b"NRRD", "a NRRD file", "name it .nrrd"),
-    (b"ObjectType", "a MetaImage file", "name it .mha, or .mhd where it is a header alone"),
-    (b"NDims", "a MetaImage file", "name it .mha, or .mhd where it is a header alone"),
-    (b"\x89HDF", "an HDF5 file", "export it as NIfTI"),
-    (b"CDF", "a NetCDF (MINC) file", "export it as NIfTI"),
-    (b"\x89PNG", "a PNG picture", "export the volume as NIfTI"),
-    (b"%PDF", "a PDF document", "export the volume as NIfTI"),
-    (b"/annex/objects", "a git-annex pointer", "fetch its content with `git annex get`"),
-    (b"<", "a web page or XML", "the download or export failed: repeat it"),
-    (b"{", "a JSON text", "the download or export failed: repeat it"),
-)
 
 
 def refuse_other_content(path: Path, start: bytes, expected: str) -> None:

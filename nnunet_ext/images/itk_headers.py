@@ -22,6 +22,13 @@ _NRRD_BYTES = {
         "ulonglong", "unsigned long long", "unsigned long long int", "uint64", "uint64_t", "double"),
 }  # fmt: skip
 
+#: What `space:` may say so that left and right are known; SimpleITK reads these and takes any other for LPS.
+_NRRD_SPACES = {
+    *("right-anterior-superior", "ras", "left-anterior-superior", "las", "left-posterior-superior", "lps"),
+    *("right-anterior-superior-time", "rast", "left-anterior-superior-time", "last"),
+    *("left-posterior-superior-time", "lpst"),
+}
+
 
 def meta_image_header(path: Path) -> tuple[dict[str, str], int]:
     """Fields of a MetaImage header (names in lower case) and where the data starts in the same file."""
@@ -99,14 +106,6 @@ def nrrd_header(path: Path) -> tuple[dict[str, str], int]:
             if separator and not text.startswith("#") and not value.startswith("="):
                 fields[key.strip().lower()] = value.strip()
         return fields, file.tell()
-
-
-#: What `space:` may say so that left and right are known; SimpleITK reads these and takes any other for LPS.
-_NRRD_SPACES = {
-    *("right-anterior-superior", "ras", "left-anterior-superior", "las", "left-posterior-superior", "lps"),
-    *("right-anterior-superior-time", "rast", "left-anterior-superior-time", "last"),
-    *("left-posterior-superior-time", "lpst"),
-}
 
 
 def check_nrrd(path: Path) -> None:

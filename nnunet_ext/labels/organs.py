@@ -11,6 +11,42 @@ from functools import lru_cache
 #: Default labels in label order (value = position + 1), TG-263 names; the eye excludes its lens.
 ORGANS = ("Eye_L", "Eye_R", "Lens_L", "Lens_R", "OpticNrv_L", "OpticNrv_R", "OpticChiasm")
 
+#: What paired organs are called, without the side. Parts are united: `Eye_AL` + `Eye_PL` -> `Eye_L` (`PART_WORDS`).
+PAIRED_ALIASES = {
+    "Eye": ("Eye", "Eyes", "Eyeball", "Globe", "Eye_A", "Eye_P", "Eye_Ant", "Eye_Post", "Bulbus", "OrbitalGlobe",
+            "眼", "眼球", "眼睛", "Auge", "Augapfel", "Oeil", "Œil"),
+    "Lens": ("Lens", "Lenses", "EyeLens", "Eye_Lens", "CrystallineLens", "Lense",
+             "晶体", "晶體", "晶状体", "晶狀體", "水晶体", "水晶體", "眼晶体", "眼晶體", "眼晶状体", "眼晶狀體",
+             "Linse", "Augenlinse", "Cristallin"),
+    "OpticNrv": ("OpticNrv", "OpticNerve", "OpticN", "OptNrv", "OptNerve", "ON", "N_opticus", "NervusOpticus",
+                 "Optic_Nerves", "Nerve_Optic", "视神经", "視神經", "Sehnerv", "Nerf_Optique"),
+}  # fmt: skip
+#: What single organs are called.
+SINGLE_ALIASES = {
+    "OpticChiasm": (
+        "OpticChiasm",
+        "Chiasm",
+        "Chiasma",
+        "OptChiasm",
+        "Optic_Chiasma",
+        "Opt_Chiasm",
+        "ChiasmaOpticum",
+        "OpticChiasma",
+        "Chiasm_Optic",
+        "视交叉",
+        "視交叉",
+        "视神经交叉",
+        "視神經交叉",
+        "Sehnervenkreuzung",
+        "Chiasme",
+        "Chiasme_Optique",
+        "Chiasma_Optique",
+    ),
+}
+#: What a Chinese reader calls them, for display; sides stand before: 左眼球.
+CHINESE_NAMES = {"Eye": "眼球", "Lens": "晶状体", "OpticNrv": "视神经", "OpticChiasm": "视交叉"}
+CHINESE_SIDES = {"L": "左", "R": "右"}
+
 
 @dataclass(frozen=True)
 class SideWords:
@@ -52,38 +88,6 @@ SIDES = {
     "R": tuple(word for words in SIDE_WORDS for word in words.right),
 }
 BEHIND_ONLY = {word for words in SIDE_WORDS if not words.before for word in (*words.left, *words.right)}
-#: What paired organs are called, without the side. Parts are united: `Eye_AL` + `Eye_PL` -> `Eye_L` (`PART_WORDS`).
-PAIRED_ALIASES = {
-    "Eye": ("Eye", "Eyes", "Eyeball", "Globe", "Eye_A", "Eye_P", "Eye_Ant", "Eye_Post", "Bulbus", "OrbitalGlobe",
-            "眼", "眼球", "眼睛", "Auge", "Augapfel", "Oeil", "Œil"),
-    "Lens": ("Lens", "Lenses", "EyeLens", "Eye_Lens", "CrystallineLens", "Lense",
-             "晶体", "晶體", "晶状体", "晶狀體", "水晶体", "水晶體", "眼晶体", "眼晶體", "眼晶状体", "眼晶狀體",
-             "Linse", "Augenlinse", "Cristallin"),
-    "OpticNrv": ("OpticNrv", "OpticNerve", "OpticN", "OptNrv", "OptNerve", "ON", "N_opticus", "NervusOpticus",
-                 "Optic_Nerves", "Nerve_Optic", "视神经", "視神經", "Sehnerv", "Nerf_Optique"),
-}  # fmt: skip
-#: What single organs are called.
-SINGLE_ALIASES = {
-    "OpticChiasm": (
-        "OpticChiasm",
-        "Chiasm",
-        "Chiasma",
-        "OptChiasm",
-        "Optic_Chiasma",
-        "Opt_Chiasm",
-        "ChiasmaOpticum",
-        "OpticChiasma",
-        "Chiasm_Optic",
-        "视交叉",
-        "視交叉",
-        "视神经交叉",
-        "視神經交叉",
-        "Sehnervenkreuzung",
-        "Chiasme",
-        "Chiasme_Optique",
-        "Chiasma_Optique",
-    ),
-}
 #: Words that make a name that of a part of an organ, if the organ's own name does not have them.
 PART_WORDS = {
     "left": tuple(word for words in SIDE_WORDS if words.sure == "anywhere" for word in words.left),
@@ -97,9 +101,6 @@ PART_WORDS = {
     "proximal": ("Prox", "Proximal"),
     "distal": ("Dist", "Distal"),
 }
-#: What a Chinese reader calls them, for display; sides stand before: 左眼球.
-CHINESE_NAMES = {"Eye": "眼球", "Lens": "晶状体", "OpticNrv": "视神经", "OpticChiasm": "视交叉"}
-CHINESE_SIDES = {"L": "左", "R": "右"}
 
 
 @lru_cache(maxsize=1 << 15)  # the names of a table, over and over

@@ -19,6 +19,10 @@ from nnunet_ext.labels.pairs import MIRROR_KEY, PAIRS_KEY, check_mirroring, chec
 #: because they do not fit its crop.
 LEFT_OUT_KEY = "left_out_organs"
 
+_PLACE_OF_WORD = {word.casefold(): place for place, words in PART_WORDS.items() for word in words}
+#: A part and a side in one word, as HaN-Seg writes them: `Eye_AL`.
+_PLACE_AND_SIDE = re.compile("([ap])([lr])")
+
 
 @dataclass(frozen=True)
 class LabelTable:
@@ -146,11 +150,6 @@ class LabelTable:
 def _quoted(name: str) -> str:
     """A name as a string of a TOML file."""
     return json.dumps(name, ensure_ascii=False)
-
-
-_PLACE_OF_WORD = {word.casefold(): place for place, words in PART_WORDS.items() for word in words}
-#: A part and a side in one word, as HaN-Seg writes them: `Eye_AL`.
-_PLACE_AND_SIDE = re.compile("([ap])([lr])")
 
 
 def _places(name: str) -> set[str]:

@@ -26,7 +26,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy import ndimage
 
-from nnunet_ext.cleaning.body import AIR_HU, body_mask_array, n4
+from nnunet_ext.cleaning.bias_field import n4
+from nnunet_ext.cleaning.body import body_mask_array
+from nnunet_ext.cleaning.thresholds import AIR_HU
 from nnunet_ext.files import check_output_folder, write_json, written_whole
 from nnunet_ext.folder_lock import holding, owned_folder
 from nnunet_ext.images.channels import voxel_ml

@@ -20,6 +20,9 @@ from nnunet_ext.reporting.content import Experiment
 from nnunet_ext.reporting.tables import file_stem
 from nnunet_ext.reporting.training_curves import TrainingCurve, read_training_curves
 
+#: References of one case whose volumes differ by more than this share are not the same contours.
+REFERENCE_TOLERANCE = 0.01
+
 
 def load_experiment(
     runs: Sequence[tuple[str, Path]],
@@ -139,7 +142,3 @@ def check_comparable(experiments: Sequence[Experiment], common: Sequence[str]) -
                         f"case '{case}': the reference of {organ} has {a:.3f} mL in {first.name} and {b:.3f} mL in "
                         f"{other.name}, so these are not the same contours. Evaluate both against the same references."
                     )
-
-
-#: References of one case whose volumes differ by more than this share are not the same contours.
-REFERENCE_TOLERANCE = 0.01
