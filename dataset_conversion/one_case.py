@@ -189,6 +189,7 @@ def _build(job: Job, partial: Path) -> tuple[list[str], dict]:
         settings.channels,
         keep=None if organs is None else organs > 0,
         same_frame=read.same_frame,
+        keep_steps=job.preview,
     )
     warnings += channels.warnings
     if organs is not None:
@@ -207,7 +208,7 @@ def _build(job: Job, partial: Path) -> tuple[list[str], dict]:
     if job.preview:
         try:
             with step("pictures"):
-                draw_previews(case.identifier, partial / PREVIEWS, originals=images, channels=channels, labels=organs,
+                draw_previews(case.identifier, partial / PREVIEWS, channels=channels, labels=organs,
                               label_values=settings.table.values, pairs=settings.table.pairs)  # fmt: skip
         except Exception as error:  # a picture is no reason to lose a case
             warnings.append(f"not all pictures could be drawn: {in_one_line(error)}")

@@ -19,12 +19,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from nnunet_ext.cases.preparing import Channels
+from nnunet_ext.cases.preparing import CANONICAL, CLEANED, CLEANED_AGAIN, CORRECTED, Channels
 from nnunet_ext.cleaning.ct import FAINT_HU
-from nnunet_ext.cleaning.thresholds import AIR_HU
 from nnunet_ext.files import write_text, written_whole
 from nnunet_ext.images.channels import is_ct
-from nnunet_ext.images.geometry import resample_to, same_grid, to_canonical
+from nnunet_ext.images.geometry import resample_to, same_grid
 from nnunet_ext.images.source_files import FileCount
 from nnunet_ext.pictures.overlays import (
     CT_WINDOW_HU,
@@ -57,7 +56,6 @@ def draw_previews(
     case: str,
     out: Path,
     *,
-    originals: Mapping[str, sitk.Image],
     channels: Channels,
     labels: np.ndarray | None = None,
     label_values: Mapping[str, int] | None = None,
@@ -68,8 +66,7 @@ def draw_previews(
     Args:
         case: Name in the titles.
         out: Folder; made if needed.
-        originals: Channel name -> image as read.
-        channels: What `prepare_channels` made of them.
+        channels: What `prepare_channels` made of the images, with `keep_steps`.
         labels: Label map `(Z, Y, X)` on the grid of the channels, or None.
         label_values: Organ -> label value.
         pairs: Left and right organs, which share slices; None: by name.
@@ -84,23 +81,18 @@ def draw_previews(
     ct = next((name for name in volumes if is_ct(name)), None)
     figures: dict[str, Figure] = {}
     if ct is not None:
-        before = sitk.GetArrayFromImage(to_canonical(originals[ct]))  # a copy: a view would outlive its image
-        cleaned = before
+        before = channels.step(ct, CANONICAL).array
+        cleaned = (channels.step(ct, CLEANED_AGAIN) or channels.step(ct, CLEANED)).array
         if channels.record[ct].get("couch_and_mask_removed_ml") is not None:
-            cleaned = np.where(channels.body, before, np.asarray(min(AIR_HU, before.min()), before.dtype))
-            windowed = channels.record[ct].get("window_hu") is not None
-            shown = cleaned if windowed else volumes[ct]
-            # The skin's soft edge, below -500 HU, is kept and no loss; a window hides what was kept.
-            taken = ~channels.body & (before > FAINT_HU) & ((before > -500) if windowed else (shown < before))
-            figures["1_couch_and_mask"] = _draw_cleaning(case, grid, before, shown, taken, channels, ct, views)
-        if (channels.record[ct].get("window_hu")) is not None:
-            figures["3_window"] = _draw_window(
-                case, grid, cleaned, volumes[ct], channels.record[ct]["window_hu"], views
-            )
-    if channels.n4_pairs:
-        figures["2_bias_field"] = _draw_bias(case, channels)
+            taken = ~channels.body & (before > FAINT_HU) & (cleaned < before)
+            figures["1_couch_and_mask"] = _draw_cleaning(case, grid, before, cleaned, taken, channels, ct, views)
+        if (window_hu := channels.record[ct].get("window_hu")) is not None:
+            figures["3_window"] = _draw_window(case, grid, cleaned, volumes[ct], window_hu, views)
+    corrected = [name for name in volumes if channels.step(name, CORRECTED) is not None]
+    if corrected:
+        figures["2_bias_field"] = _draw_bias(case, channels, corrected)
     if len(volumes) > 1:
-        figures["4_alignment"] = _draw_alignment(case, grid, originals, channels, views)
+        figures["4_alignment"] = _draw_alignment(case, grid, channels, views)
     if labels is not None and label_values:
         present = {organ: value for organ, value in label_values.items() if (labels == value).any()}
         if present:
@@ -268,10 +260,10 @@ def _draw_window(
     return figure
 
 
-def _draw_bias(case: str, channels: Channels) -> Figure:
-    names = list(channels.n4_pairs)
-    shapes = {name: pair[0].GetSize()[::-1] for name, pair in channels.n4_pairs.items()}
-    spacings = {name: pair[0].GetSpacing()[::-1] for name, pair in channels.n4_pairs.items()}
+def _draw_bias(case: str, channels: Channels, names: Sequence[str]) -> Figure:
+    pairs = {name: (channels.step(name, CANONICAL), channels.step(name, CORRECTED)) for name in names}
+    shapes = {name: old.array.shape for name, (old, _) in pairs.items()}
+    spacings = {name: old.image.GetSpacing()[::-1] for name, (old, _) in pairs.items()}
     ranges = ", ".join(
         f"{name} {channels.record[name]['n4_field'][0]:.2f}..{channels.record[name]['n4_field'][1]:.2f}"
         for name in names
@@ -281,9 +273,9 @@ def _draw_bias(case: str, channels: Channels) -> Figure:
         case, title, len(names), 3, aspects=[_aspect(shapes[name], spacings[name], "axial") for name in names]
     )
     for row, name in zip(axes, names, strict=True):
-        before, after = (sitk.GetArrayViewFromImage(image) for image in channels.n4_pairs[name])
+        before, after = (one.array for one in pairs[name])
         index = before.shape[0] // 2
-        body = channels.n4_bodies[name]
+        body = pairs[name][0].body
         old, new = (np.asarray(a[index], np.float32) for a in (before, after))
         window = _grey_window(before)
         pixel_mm = picture_spacing_mm(spacings[name], "axial")
@@ -296,9 +288,7 @@ def _draw_bias(case: str, channels: Channels) -> Figure:
     return figure
 
 
-def _draw_alignment(
-    case: str, grid: sitk.Image, originals: Mapping[str, sitk.Image], channels: Channels, views: list
-) -> Figure:
+def _draw_alignment(case: str, grid: sitk.Image, channels: Channels, views: list) -> Figure:
     """Per channel beside the reference: the reference's outlines on it, and a chess board of both, before and after."""
     names = list(channels.images)
     reference = next((name for name in names if is_ct(name)), names[0])
@@ -318,7 +308,7 @@ def _draw_alignment(
     for name in others:
         image, columns = channels.images[name], []
         if name in registered:
-            before = to_canonical(originals[name])
+            before = channels.step(name, CANONICAL).image
             before = before if same_grid(before, grid) else resample_to(before, grid, interpolation="linear")
             columns.append((before, f"{name} before registration", False))
             columns.append((before, f"{reference} and {name} before, 25 mm squares", True))

@@ -6,7 +6,7 @@ One place for conversion and prediction, so that a new case is treated as the tr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import SimpleITK as sitk
@@ -28,6 +28,10 @@ LEAST_OVERLAP = 0.5
 #: Below this share of the body inside an MR's field of view the case is converted with a warning.
 FULL_COVERAGE = 0.95
 _IN_IMAGE, _IN_BODY, _IN_VIEW = 1, 2, 4
+#: Steps of a CT: cleaned, clipped to a window, cleaned again after a look at the MR.
+CANONICAL, CLEANED, WINDOWED, CLEANED_AGAIN = "canonical", "cleaned", "windowed", "cleaned again"
+#: Steps of other channels after `CANONICAL`: bias field removed, placed on the reference's grid.
+CORRECTED, PLACED = "corrected", "placed"
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,36 @@ class ChannelOptions:
 
 
 @dataclass(frozen=True)
+class Step:
+    """One channel after one step of its preparation.
+
+    Attributes:
+        name: `CANONICAL`, `CLEANED`, `WINDOWED`, `CORRECTED`, `PLACED` or `CLEANED_AGAIN`.
+        image: On the channel's own canonical grid. From `PLACED` on, on the reference's.
+        body: Bool `(Z, Y, X)` on the same grid.
+        view: Bool, same shape: voxels that hold an image. None if all do.
+        record: What was done and found, plain JSON.
+        warnings: One line each, for the user.
+    """
+
+    name: str
+    image: sitk.Image
+    body: np.ndarray
+    view: np.ndarray | None = None
+    record: dict = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def array(self) -> np.ndarray:
+        """The image's values `(Z, Y, X)`, to read only and while this step is held."""
+        return sitk.GetArrayViewFromImage(self.image)
+
+    @property
+    def body_ml(self) -> float:
+        return round(float(np.count_nonzero(self.body)) * voxel_ml(self.image), 1)
+
+
+@dataclass(frozen=True)
 class Channels:
     """A case's channels on one canonical grid.
 
@@ -61,8 +95,7 @@ class Channels:
         fields_of_view: Channel name -> bool `(Z, Y, X)`, for the channels that were resampled or have blank slices.
         record: What was done and found per channel, plain JSON.
         warnings: One line each, for the user.
-        n4_pairs: Channel name -> image before and after N4, on its own canonical grid.
-        n4_bodies: Channel name -> body that N4 looked at, bool `(Z, Y, X)` on that grid.
+        steps: Channel name -> its steps in order, if they were asked for.
     """
 
     images: dict[str, sitk.Image]
@@ -70,8 +103,20 @@ class Channels:
     fields_of_view: dict[str, np.ndarray]
     record: dict[str, dict]
     warnings: list[str]
-    n4_pairs: dict[str, tuple[sitk.Image, sitk.Image]] = field(default_factory=dict)
-    n4_bodies: dict[str, np.ndarray] = field(default_factory=dict)
+    steps: dict[str, list[Step]] = field(default_factory=dict)
+
+    def step(self, channel: str, name: str) -> Step | None:
+        """The last step of a name that a channel went through. None if there is none."""
+        return next((one for one in reversed(self.steps.get(channel, ())) if one.name == name), None)
+
+
+@dataclass(frozen=True)
+class _Moves:
+    """What a registration found: transforms of the channels that it moves, and what to say about each channel."""
+
+    transforms: dict[str, sitk.Transform] = field(default_factory=dict)
+    record: dict[str, dict] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
 
 def prepare_channels(
@@ -81,134 +126,172 @@ def prepare_channels(
     keep: np.ndarray | None = None,
     same_frame: Sequence[Sequence[str]] | None = None,
     optional: Sequence[str] = (),
+    keep_steps: bool = False,
 ) -> Channels:
     """Channels as read -> channels as nnU-Net gets them: one canonical grid, clean CT, MR without bias field.
 
+    The reference channel is made canonical and cleaned. Each other channel is made canonical, its body is found and its
+    bias field removed, all on its own grid. Then they are registered if asked, and placed on the reference's grid. At last
+    the MR shows what on the CT's skin is fixation mask.
+
     Args:
-        images: Channel name -> image as read, in channel order; the CT (else the first) gives the grid.
+        images: Channel name -> image as read, in channel order. The CT (else the first) gives the grid.
         options: What to do.
         keep: Bool `(Z, Y, X)` on the canonical reference grid, voxels the CT cleaning never touches.
         same_frame: Groups of channels that share a frame of reference; None where it is not known. See `register`.
         optional: Channels that a case may lack, for the message where one is blank.
+        keep_steps: Whether the result holds every step of every channel. Pictures need them.
 
     Raises:
         ValueError: If a channel holds nothing or is the copy of another, a CT is not in HU, or a channel lies elsewhere
             in space than the reference.
     """
     check_images(images, optional=optional)
+    images, padding = _without_padding(images)
     name = reference_channel(list(images))
-    record: dict[str, dict] = {modality: {} for modality in images}
-    warnings: list[str] = []
-    images = dict(images)
-    for modality in images:
-        if not is_ct(modality):
-            images[modality], filled = without_mr_padding(images[modality])
-            warnings += [f"{modality}: {filled}"] if filled else []
-    reference = to_canonical(images[name])
-    done, n4_pairs = {}, {}
-    fields_of_view: dict[str, np.ndarray] = {}
-    if is_ct(name):
-        original = reference
-        with step("clean CT"):
-            reference, body = _prepare_ct(original, options, keep, record[name], warnings)
-        _check_ct(name, original, body, record[name]["in_hu"], fields_of_view, warnings)
-        done[name] = reference
-        del original
-    else:
-        body = body_mask_array(
-            sitk.GetArrayViewFromImage(reference), spacing_mm=reference.GetSpacing()[::-1], is_ct=False
-        )
-        warnings += check_body(name, sitk.GetArrayViewFromImage(reference), body, voxel_ml=voxel_ml(reference))
-        _find_lost_slices(name, sitk.GetArrayViewFromImage(reference), body, fields_of_view, warnings)
-        if options.n4:
-            with step("N4"):
-                done[name] = n4(reference, body=body)
-            n4_pairs[name] = reference, done[name]
-            record[name] |= {"n4": True, "n4_field": _field_range(*n4_pairs[name], body)}
-        else:
-            done[name] = reference
-    record[name]["body_ml"] = round(float(np.count_nonzero(body)) * voxel_ml(reference), 1)
+    others = [channel for channel in images if channel != name]
 
-    moving = {modality: to_canonical(image) for modality, image in images.items() if modality not in done}
-    bodies = {}
-    for modality, image in moving.items():
-        with step("MR body"):
-            array = sitk.GetArrayViewFromImage(image)
-            bodies[modality] = body_mask_array(array, spacing_mm=image.GetSpacing()[::-1], is_ct=False)
-        if options.n4:
-            with step("N4"):
-                n4_pairs[modality] = image, n4(image, body=bodies[modality])
-    registered: dict[str, sitk.Transform] = {}
-    if options.register and moving:
-        corrected = {modality: n4_pairs[modality][1] for modality in moving} if options.n4 else moving
+    found = {name: _reference_steps(name, images[name], options, keep)}
+    if not keep_steps:
+        found[name] = _without_earlier_images(found[name])
+    found |= {channel: _own_steps(channel, images[channel], options) for channel in others}
+    n_apart = {channel: len(steps) for channel, steps in found.items()}  # before the channels meet
+    reference = found[name][-1]
+    moves = _Moves()
+    if options.register and others:
         with step("register"):
-            registered = _register(images[name], corrected, bodies, name, options, same_frame, record, warnings)
-    for modality, image in moving.items():
-        entry, own_body, transform = record[modality], bodies[modality], registered.get(modality)
-        warnings += check_body(modality, sitk.GetArrayViewFromImage(image), own_body, voxel_ml=voxel_ml(image))
-        own_view: dict[str, np.ndarray] = {}
-        _find_lost_slices(modality, sitk.GetArrayViewFromImage(image), own_body, own_view, warnings)
-        on_grid = transform is None and same_grid(image, reference)
-        entry["resampled"] = not on_grid
-        if not on_grid:
-            with step("resample"):
-                seen = _on_reference(image, own_body, own_view.get(modality), reference, transform)
-            inside = fields_of_view[modality] = (
-                field_of_view(image, reference) if transform is None else (seen & _IN_IMAGE) > 0
-            )
-            entry["coverage"] = _check_overlap(
-                modality, image, own_body, name, reference, body, inside, (seen & _IN_BODY) > 0, warnings
-            )
-            if own_view:
-                inside &= (seen & _IN_VIEW) > 0
-        else:
-            fields_of_view |= own_view
-        if options.n4:
-            entry |= {"n4": True, "n4_field": _field_range(*n4_pairs[modality], own_body)}
-            image = sitk.Image(n4_pairs[modality][1])
-        if on_grid:
-            image.CopyInformation(reference)
-        else:
-            with step("resample"):
-                image = resample_to(image, reference, interpolation="bspline", transform=transform)
-        done[modality] = image
-    if is_ct(name) and options.clean_ct and record[name]["in_hu"] and not body.all():
+            moves = _register(name, images[name], {c: found[c][-1] for c in others}, options, same_frame)
+    for channel in others:
+        found[channel].append(_place(channel, found[channel][-1], name, reference, moves.transforms.get(channel)))
+        if not keep_steps:
+            found[channel] = _without_earlier_images(found[channel])
+    if others and is_ct(name) and options.clean_ct and reference.record["in_hu"] and not reference.body.all():
+        placed = {channel: found[channel][-1] for channel in others}
         with step("clean CT"):
-            body = _clean_again(images[name], done, body, fields_of_view, options, keep, record[name], warnings)
-    images = {modality: done[modality] for modality in images}
-    n4_bodies = {modality: bodies.get(modality, body) for modality in n4_pairs}
-    return Channels(images, body, fields_of_view, record, warnings, n4_pairs, n4_bodies)
+            found[name] += _clean_again(name, images[name], reference, placed, options, keep)
 
-
-def _register(
-    fixed: sitk.Image,
-    moving: Mapping[str, sitk.Image],
-    bodies: Mapping[str, np.ndarray],
-    name: str,
-    options: ChannelOptions,
-    same_frame: Sequence[Sequence[str]] | None,
-    record: dict[str, dict],
-    warnings: list[str],
-) -> dict[str, sitk.Transform]:
-    """Transforms of the channels that registration moves; what was kept goes to the record and the warnings."""
-    result = register(
-        fixed,
-        moving,
-        fixed_is_ct=is_ct(name),
-        options=RegistrationOptions(backend=options.register_backend),
-        bias_corrected=options.n4,
-        bodies=bodies,
-        same_frame=same_frame,
+    last = {channel: found[channel][-1] for channel in images}
+    record: dict[str, dict] = {}
+    for channel in images:
+        record[channel] = {"registration": moves.record[channel]} if channel in moves.record else {}
+        for one in found[channel]:
+            record[channel] |= one.record
+    record[name]["body_ml"] = last[name].body_ml
+    apart = [line for channel in (name, *others) for one in found[channel][: n_apart[channel]] for line in one.warnings]
+    joined = [
+        line for channel in (*others, name) for one in found[channel][n_apart[channel] :] for line in one.warnings
+    ]
+    return Channels(
+        {channel: last[channel].image for channel in images},
+        last[name].body,
+        {channel: view for channel in images if (view := last[channel].view) is not None},
+        record,
+        [*padding, *apart, *moves.warnings, *joined],
+        found if keep_steps else {},
     )
-    warnings += result.warnings
-    found = result.as_dict()
-    for modality in moving:
-        shared = [group for group in found["together"] if modality in group]
-        record[modality]["registration"] = {
-            **found["images"][modality],
-            "together": shared[0] if shared else [modality],
-        }
-    return {m: channel.transform for m, channel in result.channels.items() if channel.kept != HEADER}
+
+
+def _without_earlier_images(steps: Sequence[Step]) -> list[Step]:
+    """Steps that hold no image but the last, so that the memory of the others is free."""
+    last = steps[-1]
+    return [*(replace(one, image=last.image, body=last.body, view=None) for one in steps[:-1]), last]
+
+
+# ------------------------------------------------------------------------------------------- on a channel's own grid
+
+
+def _without_padding(images: Mapping[str, sitk.Image]) -> tuple[dict[str, sitk.Image], list[str]]:
+    """Images with the padding of MR replaced, and a line for each that had some."""
+    result, lines = dict(images), []
+    for channel, image in images.items():
+        if not is_ct(channel):
+            result[channel], filled = without_mr_padding(image)
+            lines += [f"{channel}: {filled}"] if filled else []
+    return result, lines
+
+
+def _reference_steps(name: str, image: sitk.Image, options: ChannelOptions, keep: np.ndarray | None) -> list[Step]:
+    if not is_ct(name):
+        return _own_steps(name, image, options)
+    canonical = to_canonical(image)
+    with step("clean CT"):
+        cleaned = _clean_ct(canonical, options, keep)
+    # Metal, a top that is cut off and lost slices show in the values as read.
+    view, warnings = _look_at_ct(name, canonical, cleaned.body, cleaned.record["in_hu"])
+    cleaned = replace(cleaned, view=view, warnings=[*cleaned.warnings, *warnings])
+    return [Step(CANONICAL, canonical, cleaned.body, view), cleaned, *_windowed(cleaned, options)]
+
+
+def _windowed(cleaned: Step, options: ChannelOptions) -> list[Step]:
+    """The step of a CT that is clipped to a window, if the options ask for one."""
+    if options.window_hu is None:
+        return []
+    record = {**cleaned.record, "window_hu": list(options.window_hu)}
+    image = window(cleaned.image, options.window_hu)
+    return [replace(cleaned, name=WINDOWED, image=image, record=record, warnings=[])]
+
+
+def _clean_ct(canonical: sitk.Image, options: ChannelOptions, keep: np.ndarray | None) -> Step:
+    """Padding clipped, couch and mask taken off if the options say so."""
+    image, record, warnings = canonical, {}, []
+    problem = hu_problem(image)
+    record["in_hu"] = problem is None
+    if problem is not None:
+        if not options.allow_non_hu:
+            raise ValueError(problem)
+        warnings.append(problem.split(";")[0] + ", accepted by --allow-non-hu")
+    else:
+        image, below = clip_padding(image)
+        if below:
+            record["voxels_clipped_to_-1024_hu"] = below
+    array = sitk.GetArrayViewFromImage(image)
+    body = body_mask_array(array, spacing_mm=image.GetSpacing()[::-1], is_ct=True)
+    if options.clean_ct:
+        tissue = array > (CORE_THRESHOLD_HU if problem is None else body_thresholds(array, is_ct=True)[1])
+        cleaned, body = clean_ct(image, keep=keep, body=body, in_hu=problem is None)
+        record["couch_and_mask_removed_ml"] = round(float(np.count_nonzero(tissue & ~body)) * voxel_ml(image), 1)
+        if body.all():
+            warnings.append("no body was found in the CT, couch and mask are left in it")
+        image = cleaned
+    return Step(CLEANED, image, body, None, record, warnings)
+
+
+def _look_at_ct(name: str, canonical: sitk.Image, body: np.ndarray, in_hu: bool) -> tuple[np.ndarray | None, list[str]]:
+    """Field of view of a CT and what is wrong with it, from its values as read."""
+    if body.all() or np.count_nonzero(body) * voxel_ml(canonical) < SMALLEST_BODY_ML:  # none was found
+        return None, []
+    array = sitk.GetArrayViewFromImage(canonical)
+    warnings = check_body(name, array, body, voxel_ml=voxel_ml(canonical))
+    if in_hu:
+        warnings += metal(array, body, voxel_ml=voxel_ml(canonical))
+        body = array > CORE_THRESHOLD_HU  # a body that blank slices cut is found in part only
+    view, lost = _view(name, array, body)
+    return view, [*warnings, *lost]
+
+
+def _own_steps(channel: str, image: sitk.Image, options: ChannelOptions) -> list[Step]:
+    """A channel that is no CT: canonical, its body found, its bias field removed."""
+    canonical = to_canonical(image)
+    array = sitk.GetArrayViewFromImage(canonical)
+    with step("MR body"):
+        body = body_mask_array(array, spacing_mm=canonical.GetSpacing()[::-1], is_ct=False)
+    warnings = check_body(channel, array, body, voxel_ml=voxel_ml(canonical))
+    view, lost = _view(channel, array, body)
+    steps = [Step(CANONICAL, canonical, body, view, {}, [*warnings, *lost])]
+    if options.n4:
+        with step("N4"):
+            corrected = n4(canonical, body=body)
+        record = {"n4": True, "n4_field": _field_range(canonical, corrected, body)}
+        steps.append(Step(CORRECTED, corrected, body, view, record))
+    return steps
+
+
+def _view(channel: str, array: np.ndarray, body: np.ndarray) -> tuple[np.ndarray | None, list[str]]:
+    """Voxels in no lost slice, None if no slice is lost; and lines about the lost ones."""
+    lost = lost_slices(array, body)
+    if not any(one.any() for one in lost):
+        return None, []
+    return shown(lost), report_lost_slices(channel, lost)
 
 
 def _field_range(before: sitk.Image, after: sitk.Image, body: np.ndarray) -> list[float]:
@@ -218,95 +301,87 @@ def _field_range(before: sitk.Image, after: sitk.Image, body: np.ndarray) -> lis
     return [1.0, 1.0] if not factor.size else [round(float(v), 3) for v in np.percentile(factor, (1, 99))]
 
 
-def _clean_again(
-    original: sitk.Image,
-    done: dict[str, sitk.Image],
-    body: np.ndarray,
-    fields_of_view: Mapping[str, np.ndarray],
+# ------------------------------------------------------------------------------------------- on the reference's grid
+
+
+def _register(
+    name: str,
+    fixed: sitk.Image,
+    moving: Mapping[str, Step],
     options: ChannelOptions,
-    keep: np.ndarray | None,
-    entry: dict,
-    warnings: list[str],
-) -> np.ndarray:
-    """Replace the CT in `done` by one without what the MR shows to be fixation mask on the skin; returns the body."""
-    name = reference_channel(list(done))
-    mr = {modality: image for modality, image in done.items() if modality != name}
-    if not mr:
-        return body
-    image = clip_padding(to_canonical(original))[0]
-    views = [(sitk.GetArrayViewFromImage(mr[m]), fields_of_view.get(m)) for m in mr]
-    seen = body_seen_by_mr(body, sitk.GetArrayViewFromImage(image), views, spacing_mm=image.GetSpacing()[::-1])
-    entry["skin_from_mr"] = seen is not None
-    if seen is None:
-        warnings.append(
-            f"the skin on {' and '.join(mr)} does not lie where it lies on the {name}: a fixation mask on the skin may "
-            "be left; check the registration"
-        )
-        return body
-    cleaned, seen = clean_ct(image, keep=keep, body=seen)
-    taken_ml = float(np.count_nonzero(body & ~seen)) * voxel_ml(image)
-    entry["couch_and_mask_removed_ml"] = round(entry["couch_and_mask_removed_ml"] + taken_ml, 1)
-    entry["mask_on_skin_removed_ml"] = round(taken_ml, 1)
-    entry["body_ml"] = round(float(np.count_nonzero(seen)) * voxel_ml(image), 1)
-    done[name] = cleaned if options.window_hu is None else window(cleaned, options.window_hu)
-    return seen
+    same_frame: Sequence[Sequence[str]] | None,
+) -> _Moves:
+    """How the other channels have to move."""
+    result = register(
+        fixed,
+        {channel: one.image for channel, one in moving.items()},
+        fixed_is_ct=is_ct(name),
+        options=RegistrationOptions(backend=options.register_backend),
+        bias_corrected=options.n4,
+        bodies={channel: one.body for channel, one in moving.items()},
+        same_frame=same_frame,
+    )
+    found = result.as_dict()
+    record = {}
+    for channel in moving:
+        shared = [group for group in found["together"] if channel in group]
+        record[channel] = {**found["images"][channel], "together": shared[0] if shared else [channel]}
+    transforms = {c: one.transform for c, one in result.channels.items() if one.kept != HEADER}
+    return _Moves(transforms, record, list(result.warnings))
 
 
-def _prepare_ct(
-    image: sitk.Image, options: ChannelOptions, keep: np.ndarray | None, entry: dict, warnings: list[str]
-) -> tuple[sitk.Image, np.ndarray]:
-    problem = hu_problem(image)
-    entry["in_hu"] = problem is None
-    if problem is not None:
-        if not options.allow_non_hu:
-            raise ValueError(problem)
-        warnings.append(problem.split(";")[0] + ", accepted by --allow-non-hu")
-    else:
-        image, below = clip_padding(image)
-        if below:
-            entry["voxels_clipped_to_-1024_hu"] = below
-    array = sitk.GetArrayViewFromImage(image)
-    body = body_mask_array(array, spacing_mm=image.GetSpacing()[::-1], is_ct=True)
-    if options.clean_ct:
-        tissue = array > (CORE_THRESHOLD_HU if problem is None else body_thresholds(array, is_ct=True)[1])
-        cleaned, body = clean_ct(image, keep=keep, body=body, in_hu=problem is None)
-        entry["couch_and_mask_removed_ml"] = round(float(np.count_nonzero(tissue & ~body)) * voxel_ml(image), 1)
-        if body.all():
-            warnings.append("no body was found in the CT, couch and mask are left in it")
-        image = cleaned
-    if options.window_hu is not None:
-        image = window(image, options.window_hu)
-        entry["window_hu"] = list(options.window_hu)
-    return image, body
+def _place(channel: str, own: Step, reference_name: str, reference: Step, transform: sitk.Transform | None) -> Step:
+    """A channel on the grid of the reference.
+
+    Raises:
+        ValueError: If it does not lie where the reference lies.
+    """
+    if transform is None and same_grid(own.image, reference.image):
+        image = sitk.Image(own.image)
+        image.CopyInformation(reference.image)
+        return Step(PLACED, image, reference.body, own.view, {"resampled": False})
+    with step("resample"):
+        seen = _on_reference(own.image, own.body, own.view, reference.image, transform)
+    inside = field_of_view(own.image, reference.image) if transform is None else (seen & _IN_IMAGE) > 0
+    coverage, warnings = _overlap(channel, own, reference_name, reference, inside, (seen & _IN_BODY) > 0)
+    if own.view is not None:
+        inside &= (seen & _IN_VIEW) > 0
+    with step("resample"):
+        image = resample_to(own.image, reference.image, interpolation="bspline", transform=transform)
+    return Step(PLACED, image, reference.body, inside, {"resampled": True, "coverage": coverage}, warnings)
 
 
-def _check_ct(
+def _clean_again(
     name: str,
     original: sitk.Image,
-    body: np.ndarray,
-    in_hu: bool,
-    fields_of_view: dict[str, np.ndarray],
-    warnings: list[str],
-) -> None:
-    """Metal, a top that is cut off and lost slices of a CT, from its values as read."""
-    if body.all() or np.count_nonzero(body) * voxel_ml(original) < SMALLEST_BODY_ML:  # none was found
-        return
-    array = sitk.GetArrayViewFromImage(original)
-    warnings += check_body(name, array, body, voxel_ml=voxel_ml(original))
-    if in_hu:
-        warnings += metal(array, body, voxel_ml=voxel_ml(original))
-        body = array > CORE_THRESHOLD_HU  # a body that blank slices cut is found in part only
-    _find_lost_slices(name, array, body, fields_of_view, warnings)
-
-
-def _find_lost_slices(
-    name: str, array: np.ndarray, body: np.ndarray, fields_of_view: dict[str, np.ndarray], warnings: list[str]
-) -> None:
-    """Report lost slices and take them out of the channel's field of view."""
-    lost = lost_slices(array, body)
-    if any(one.any() for one in lost):
-        fields_of_view[name] = shown(lost)
-        warnings += report_lost_slices(name, lost)
+    reference: Step,
+    placed: Mapping[str, Step],
+    options: ChannelOptions,
+    keep: np.ndarray | None,
+) -> list[Step]:
+    """The CT without what the MR shows to be fixation mask on its skin."""
+    image = clip_padding(to_canonical(original))[0]
+    views = [(one.array, one.view) for one in placed.values()]
+    seen = body_seen_by_mr(
+        reference.body, sitk.GetArrayViewFromImage(image), views, spacing_mm=image.GetSpacing()[::-1]
+    )
+    if seen is None:
+        line = (
+            f"the skin on {' and '.join(placed)} does not lie where it lies on the {name}: a fixation mask on the skin may "
+            "be left; check the registration"
+        )
+        record = {**reference.record, "skin_from_mr": False}
+        return [replace(reference, record=record, warnings=[line])]
+    cleaned, seen = clean_ct(image, keep=keep, body=seen)
+    taken_ml = float(np.count_nonzero(reference.body & ~seen)) * voxel_ml(image)
+    record = {
+        **reference.record,
+        "skin_from_mr": True,
+        "couch_and_mask_removed_ml": round(reference.record["couch_and_mask_removed_ml"] + taken_ml, 1),
+        "mask_on_skin_removed_ml": round(taken_ml, 1),
+    }
+    again = Step(CLEANED_AGAIN, cleaned, seen, reference.view, record)
+    return [again, *_windowed(again, options)]
 
 
 def _on_reference(
@@ -328,33 +403,33 @@ def _on_reference(
     return sitk.GetArrayFromImage(there)
 
 
-def _check_overlap(
-    modality: str,
-    image: sitk.Image,
-    own_body: np.ndarray,
-    reference_name: str,
-    reference: sitk.Image,
-    body: np.ndarray,
-    inside: np.ndarray,
-    seen_body: np.ndarray,
-    warnings: list[str],
-) -> float:
-    """Share of the reference's body inside the image's field of view; ValueError where the two hardly meet.
+def _overlap(
+    channel: str, own: Step, reference_name: str, reference: Step, inside: np.ndarray, seen_body: np.ndarray
+) -> tuple[float, list[str]]:
+    """Share of the reference's body inside the image's field of view, and a line if it is small.
 
     A planning CT down to the shoulders holds much more than an MR of the head. So an MR that covers less than half of
     the CT's body passes, with a warning, if at least half of its own body lies within the CT's.
+
+    Args:
+        channel, own: The image, on its own grid.
+        reference_name, reference: What it is placed on.
+        inside: Bool on the reference's grid: its field of view.
+        seen_body: Bool on the reference's grid: its body.
+
+    Raises:
+        ValueError: If the two hardly meet.
     """
-    coverage = float(np.count_nonzero(inside & body)) / max(1, np.count_nonzero(body))
-    if coverage < FULL_COVERAGE:
-        shared = np.count_nonzero(seen_body & body) * voxel_ml(reference)
-        total = np.count_nonzero(own_body) * voxel_ml(image)
-        if coverage < LEAST_OVERLAP and shared < LEAST_OVERLAP * total:
-            raise ValueError(
-                f"{modality} does not lie where the {reference_name} lies: its field of view holds {coverage:.0%} of the "
-                f"{reference_name}'s body ({modality}: {describe_grid(image)}; {reference_name}: "
-                f"{describe_grid(reference)}); register it first"
-            )
-        warnings.append(
-            f"{modality} covers {coverage:.0%} of the {reference_name}'s body; voxels beyond get its minimum"
+    coverage = float(np.count_nonzero(inside & reference.body)) / max(1, np.count_nonzero(reference.body))
+    if coverage >= FULL_COVERAGE:
+        return round(coverage, 4), []
+    shared = np.count_nonzero(seen_body & reference.body) * voxel_ml(reference.image)
+    total = np.count_nonzero(own.body) * voxel_ml(own.image)
+    if coverage < LEAST_OVERLAP and shared < LEAST_OVERLAP * total:
+        raise ValueError(
+            f"{channel} does not lie where the {reference_name} lies: its field of view holds {coverage:.0%} of the "
+            f"{reference_name}'s body ({channel}: {describe_grid(own.image)}; {reference_name}: "
+            f"{describe_grid(reference.image)}); register it first"
         )
-    return round(coverage, 4)
+    line = f"{channel} covers {coverage:.0%} of the {reference_name}'s body; voxels beyond get its minimum"
+    return round(coverage, 4), [line]

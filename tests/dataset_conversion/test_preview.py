@@ -21,10 +21,8 @@ def phantom(shared_phantom) -> Phantom:
 def draw(phantom: Phantom, out: Path, options: ChannelOptions) -> list[str]:
     originals = {"CT": phantom.ct, "T1": phantom.t1}
     labels = sitk.GetArrayFromImage(phantom.label)
-    channels = prepare_channels(originals, options, keep=labels > 0)
-    return draw_previews(
-        "case_1", out, originals=originals, channels=channels, labels=labels, label_values=default_label_table().values
-    )
+    channels = prepare_channels(originals, options, keep=labels > 0, keep_steps=True)
+    return draw_previews("case_1", out, channels=channels, labels=labels, label_values=default_label_table().values)
 
 
 def test_every_step_has_a_small_picture(phantom: Phantom, tmp_path: Path):
@@ -53,9 +51,9 @@ def test_a_registered_case_shows_the_chess_boards_before_and_after_and_bone_unde
     phantom: Phantom, tmp_path: Path
 ):
     originals = {"CT": phantom.ct, "T1": phantom.t1, "T2": phantom.t2}
-    channels = prepare_channels(originals, ChannelOptions(n4=False, window_hu=(-160, 240)))
+    channels = prepare_channels(originals, ChannelOptions(n4=False, window_hu=(-160, 240)), keep_steps=True)
     channels.record["T1"]["registration"] = channels.record["T2"]["registration"] = {"kept": "rigid"}
-    draw_previews("case_1", tmp_path, originals=originals, channels=channels)
+    draw_previews("case_1", tmp_path, channels=channels)
     picture = matplotlib.image.imread(tmp_path / "4_alignment.png")[..., :3]
     assert picture.shape[0] > picture.shape[1]  # two channels of two views, four columns each
     yellow = (picture[..., 0] > 0.6) & (picture[..., 1] > 0.6) & (picture[..., 2] < 0.45)
