@@ -32,6 +32,7 @@ from nnunet_ext.cascade import roi
 from nnunet_ext.cascade.plausibility import PLANS_KEY, fit_ranges, unlike_the_others
 from nnunet_ext.cascade.preprocessor import body_box
 from nnunet_ext.cascade.resampling import resample_image, resample_label_map
+from nnunet_ext.cascade.roi_fitting import RoiFit, fit_roi, too_large
 from nnunet_ext.files import read_json, written_whole
 from nnunet_ext.images.checks import check_arrays
 from nnunet_ext.images.label_maps import shown_values
@@ -175,7 +176,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
       case's own can't hold an organ of one or two voxels;
     - label maps are resampled by `resample_label_map`, so that what small organs lose on the way there comes back;
     - the localizer's spacing is chosen so that every training body fits into one patch;
-    - the ROI's size is measured on the training labels (`cascade.roi.fit_roi`) and becomes the segmenter's patch size;
+    - the ROI's size is measured on the training labels (`cascade.roi_fitting.fit_roi`);
     - left and right labels are paired by name, or as `left_right_pairs` in `dataset.json` says, and stand in the plan.
       A name that looks sided and has not one partner stops planning, unless `mirror_left_right` is false there;
     - no `2d`, and no configuration survives from an older plans file of the same name.
@@ -456,7 +457,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
             "next_stage": SEGMENTER,
         }
 
-    def plan_segmenter(self, spacing_mm: np.ndarray, fit: roi.RoiFit) -> dict:
+    def plan_segmenter(self, spacing_mm: np.ndarray, fit: RoiFit) -> dict:
         """Entries of `3d_cascade_fullres` that differ from `3d_fullres`: the ROI in one patch, or in parts of it.
 
         Where two patches are too large for the GPU memory target, they shrink along their longest axis. A patch smaller than
@@ -529,7 +530,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
             name = f"{SEGMENTER.removesuffix('fullres')}{by(crop)}"
             patch, architecture = self.segmenter_unet(spacing_mm, np.minimum(crop, largest_body).tolist())
             crop_mm = np.multiply(patch, spacing_mm)
-            large = roi.too_large(cases, crop_mm, voxel_mm=spacing_mm, pairs=pairs)
+            large = too_large(cases, crop_mm, voxel_mm=spacing_mm, pairs=pairs)
             for label, needed_mm in large.items():
                 print(
                     f"{name}: {names[label]} is left out: it is {millimetres(needed_mm)}, the crop {millimetres(crop_mm)}"
@@ -574,7 +575,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         fullres["batch_size"] = self.batch_size(patch, fullres["architecture"], wanted=fullres["batch_size"])
         lowres = {**fullres, **self.plan_localizer(spacing, forward)}
         organs = {name: transposed(c.organs, forward) for name, c in cases.items()}
-        fit = roi.fit_roi(organs, margin_mm=self.roi_margin_mm, jitter_mm=self.roi_jitter_mm)
+        fit = fit_roi(organs, margin_mm=self.roi_margin_mm, jitter_mm=self.roi_jitter_mm)
         largest_body = np.max(shapes, axis=0)[forward]
         configurations = {LOCALIZER: lowres, WHOLE_VOLUME: fullres, SEGMENTER: self.plan_segmenter(spacing, fit)}
         configurations.update([self.plan_study_whole_volume(spacing, largest_body)])
@@ -623,7 +624,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         self.save_plans(self.plans)
         return self.plans
 
-    def report(self, fit: roi.RoiFit) -> None:
+    def report(self, fit: RoiFit) -> None:
         """Print what was planned, in a line per configuration, and which of them the GPU memory target has no room for."""
         for name in self.plans["configurations"]:
             c = {**self.plans["configurations"][WHOLE_VOLUME], **self.plans["configurations"][name]}

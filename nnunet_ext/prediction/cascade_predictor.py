@@ -23,7 +23,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunet_ext.cascade import roi
 from nnunet_ext.cascade.plausibility import PLANS_KEY, PlausibleRanges, implausible
-from nnunet_ext.cascade.preprocessor import BOX_REQUEST_KEY, PROPERTIES_KEY, CascadeOARPreprocessor
+from nnunet_ext.cascade.preprocessor import PROPERTIES_KEY, CascadeOARPreprocessor
 from nnunet_ext.cascade.resampling import label_map_of_logits
 from nnunet_ext.cases.preparing import ChannelOptions, prepare_channels
 from nnunet_ext.files import first_line, misfit, read_json
@@ -233,19 +233,21 @@ class CascadePredictor:
         )[None]
 
     def _segment_box(
-        self, images: np.ndarray, located: np.ndarray | None, properties: Mapping
+        self, prepared: PreparedCase, located: np.ndarray | None, *, box: Sequence[Sequence[int]] | None = None
     ) -> tuple[np.ndarray, dict]:
         """The segmenter's label map `(Z, Y, X)` on the case's whole grid, and the properties of the crop.
 
         Args:
-            images: Of the body, shape `(C, *plan_axes)`.
-            located: The localizer's label map, shape `(1, *plan_axes)`; without, the whole body is segmented.
+            prepared: The case.
+            located: The localizer's label map, shape `(1, *plan_axes)`. Without it, the whole body is segmented.
+            box: See `CascadeOARPreprocessor.crop_to_roi`.
         """
+        images, properties = prepared.images, prepared.properties
         stage = self.segmenter
         plans, configuration = stage.plans_manager, stage.configuration_manager
         if located is not None:
             images, located, properties = self.preprocessor.crop_to_roi(
-                images, located, properties, plans, configuration
+                images, located, properties, plans, configuration, box=box
             )
         grids = self.preprocessor.resampling(images.shape[1:], properties, plans, configuration)
         data = configuration.resampling_fn_data(images, *grids)
@@ -266,7 +268,7 @@ class CascadePredictor:
     def segment(self, prepared: PreparedCase) -> CasePrediction:
         """Both stages."""
         located = None if self.localizer is None else self._locate(prepared)
-        label_map, used = self._segment_box(prepared.images, located, prepared.properties)
+        label_map, used = self._segment_box(prepared, located)
         result = CasePrediction(
             label_map, (), channels=prepared.channels, precision=self.precision, warnings=list(prepared.warnings)
         )
@@ -318,8 +320,7 @@ class CascadePredictor:
                 break
             moved.update(side for side in touched if grown[side // 2][side % 2] != box[side // 2][side % 2])
             box = grown
-            request = {**prepared.properties, BOX_REQUEST_KEY: box}
-            result.label_map, used = self._segment_box(prepared.images, located, request)
+            result.label_map, used = self._segment_box(prepared, located, box=box)
         if moved:
             result.regrown = True
             farthest_mm = REGROW_MM * max(moved.values())

@@ -19,8 +19,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_ext.cascade import roi
 from nnunet_ext.cascade.roi import RoiRule, find_roi, label_crop_pass_rate
+from nnunet_ext.cascade.roi_fitting import RoiFit
 from nnunet_ext.plans.cascade_oar_planner import CascadeOARPlanner, CascadeOARPlannerSmall, ScannedCase
 from nnunet_ext.trainers.cascade_oar_trainer import CascadeOARTrainer, CascadeOARTrainerReference
 from nnunet_ext.training.schedule import TrainingSchedule
@@ -415,7 +415,7 @@ def test_the_studys_whole_volume_is_planned_for_the_memory_there_is(planned, mon
         assert entries["patch_size"] == [80, 256, 256]
         whole = {**entries, "spacing": spacing_mm}
         planner.plans = {"configurations": {"3d_fullres": whole, name: entries, "3d_cascade_fullres": roi_entry}}
-        planner.report(roi.RoiFit(None, (1.0, 1.0, 1.0)))
+        planner.report(RoiFit(None, (1.0, 1.0, 1.0)))
         out = capsys.readouterr().out
         assert (
             f"{name}: spacing (1.25, 0.80, 0.80) mm, patch (80, 256, 256), batch size {batch_size}, about {needs} GB"

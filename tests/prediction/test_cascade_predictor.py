@@ -14,6 +14,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ext import CascadePredictor
 from nnunet_ext.cascade import roi
+from nnunet_ext.cascade.roi_fitting import fit_roi
 from nnunet_ext.cases.preparing import ChannelOptions
 from nnunet_ext.prediction import cascade_predictor
 
@@ -76,7 +77,7 @@ class ReadsOrgansOffTheCT:
 def stages(cascade_plans, monkeypatch) -> SimpleNamespace:
     spacing = [SPACING_MM[i] for i in FORWARD]
     extents = roi.organ_extents(label_map().transpose(FORWARD), spacing_mm=spacing)
-    rule = roi.fit_roi({"case": extents}, margin_mm=8.0, jitter_mm=0.0).rule
+    rule = fit_roi({"case": extents}, margin_mm=8.0, jitter_mm=0.0).rule
     plans = PlansManager(
         cascade_plans(
             spacing_mm=spacing,

@@ -27,6 +27,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ext.cascade import roi
 from nnunet_ext.cascade.plausibility import PLANS_KEY, fit_ranges
+from nnunet_ext.cascade.roi_fitting import fit_roi
 from nnunet_ext.cli.main import main
 from nnunet_ext.dicom.finding import find_series
 from nnunet_ext.dicom.reading import read_series
@@ -118,7 +119,7 @@ class ReadsOrgansOffTheCT:
 def stages(cascade_plans, monkeypatch, tmp_path) -> SimpleNamespace:
     """Both stand-ins, used by every `CascadePredictor` of the test; the localizer sees the eyes only."""
     extents = roi.organ_extents(label_map().transpose(FORWARD), spacing_mm=[SPACING_MM[i] for i in FORWARD])
-    rule = roi.fit_roi({"case": extents}, margin_mm=3.0, jitter_mm=0.0).rule
+    rule = fit_roi({"case": extents}, margin_mm=3.0, jitter_mm=0.0).rule
     plans = cascade_plans(
         spacing_mm=[SPACING_MM[i] for i in FORWARD],
         transpose_forward=FORWARD,

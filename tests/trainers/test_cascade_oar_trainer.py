@@ -30,6 +30,7 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunet_ext.cascade import roi
 from nnunet_ext.cascade.preprocessor import PROPERTIES_KEY
 from nnunet_ext.cascade.roi_dataset import InMemoryDataset, RoiDatasets
+from nnunet_ext.cascade.roi_fitting import fit_roi
 from nnunet_ext.labels.table import LEFT_OUT_KEY
 from nnunet_ext.trainers import cascade_oar_trainer
 from nnunet_ext.trainers.cascade_oar_trainer import CascadeOARTrainer, CascadeOARTrainerReference
@@ -52,7 +53,7 @@ def label_map() -> np.ndarray:
 
 def rule(left_out=()) -> roi.RoiRule:
     extents = roi.organ_extents(label_map()[0], spacing_mm=SPACING_MM)
-    fit = roi.fit_roi({"case": extents}, margin_mm=1.0, jitter_mm=2.0).rule
+    fit = fit_roi({"case": extents}, margin_mm=1.0, jitter_mm=2.0).rule
     return roi.RoiRule((32.0, 32.0, 32.0), fit.offset_mm, fit.spread_mm, fit.jitter_mm, left_out)
 
 
