@@ -176,22 +176,6 @@ def test_a_file_ending_that_is_none_is_refused(stages):
         CascadePredictor(Path("T__P__3d_cascade_fullres"), device=torch.device("cpu"))
 
 
-def test_values_that_no_checkpoint_holds_are_computed_also_without_initial_weights():
-    class Rotary(torch.nn.Module):
-        def __init__(self, persistent: bool) -> None:
-            super().__init__()
-            self.layer = torch.nn.Linear(3, 2)
-            self.register_buffer("angles", torch.arange(5.0), persistent=persistent)
-
-    unsaved = cascade_predictor.without_initial_weights(lambda: Rotary(persistent=False))
-    assert unsaved.angles.tolist() == [0, 1, 2, 3, 4]
-    state = Rotary(persistent=True).state_dict()
-    saved = cascade_predictor.without_initial_weights(lambda: Rotary(persistent=True))
-    saved.load_state_dict(state)
-    assert saved.angles.tolist() == [0, 1, 2, 3, 4]
-    assert torch.equal(saved.layer.weight, state["layer.weight"])
-
-
 @pytest.mark.parametrize("options", [None, ChannelOptions(clean_ct=False, n4=False)])
 def test_a_blank_channel_is_refused_although_the_model_does_without_it(predictor, options):
     given = images()
