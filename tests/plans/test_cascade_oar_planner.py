@@ -33,7 +33,8 @@ from nnunet_ext.cascade.roi import RoiRule, find_roi, label_crop_pass_rate
 from nnunet_ext.plans.cascade_oar_planner import CascadeOARPlanner
 from nnunet_ext.plans.cascade_oar_planner_small import CascadeOARPlannerSmall
 from nnunet_ext.plans.training_set import ScannedCase
-from nnunet_ext.trainers.cascade_oar_trainer import CascadeOARTrainer, CascadeOARTrainerReference
+from nnunet_ext.trainers.cascade_oar_trainer import CascadeOARTrainer
+from nnunet_ext.trainers.cascade_oar_trainer_reference import CascadeOARTrainerReference
 from nnunet_ext.training.schedule import TrainingSchedule
 
 # ------------------------------------------------------------------------------------------------ configurations

@@ -26,7 +26,8 @@ from nnunet_ext.cascade.roi_fitting import RoiFit
 from nnunet_ext.plans.cascade_oar_planner import CascadeOARPlanner
 from nnunet_ext.plans.cascade_oar_planner_small import CascadeOARPlannerSmall
 from nnunet_ext.plans.study_configurations import plan_study_whole_volume
-from nnunet_ext.trainers.cascade_oar_trainer import CascadeOARTrainer, CascadeOARTrainerReference
+from nnunet_ext.trainers.cascade_oar_trainer import CascadeOARTrainer
+from nnunet_ext.trainers.cascade_oar_trainer_reference import CascadeOARTrainerReference
 
 
 def test_the_studys_patches_are_exact_where_the_bodies_are_large_enough(planned):
