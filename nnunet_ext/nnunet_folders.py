@@ -361,7 +361,8 @@ def model_folder(
     return dataset / name
 
 
-SEGMENTER = "3d_cascade_fullres"
+#: Configurations of the cascade, beside the whole-volume baseline.
+LOCALIZER, WHOLE_VOLUME, SEGMENTER = "3d_lowres", "3d_fullres", "3d_cascade_fullres"
 
 
 _BOXES_JSON = {

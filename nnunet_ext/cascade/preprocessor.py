@@ -1,4 +1,4 @@
-"""nnU-Net preprocessor of the cascade: crop to the body, and to the ROI when a localizer's label map comes along."""
+"""nnU-Net preprocessor of the cascade: crops to the body, and to the ROI if it is given a localizer's label map."""
 
 from __future__ import annotations
 
@@ -14,12 +14,10 @@ from nnunet_ext.cascade import roi
 from nnunet_ext.cleaning.body import body_extent
 from nnunet_ext.images.channels import ct_channels
 
-#: Kept around the body: room for partial volume at the skin and for a cleaner that took a little too much.
+#: Kept around the body, for partial volume at the skin and for a cleaning that removed a little too much.
 BODY_MARGIN_MM = 10.0
 #: Key under which a case's `properties` say how it was cropped.
 PROPERTIES_KEY = "cascade_oar"
-#: A caller may ask for a box (whole voxels of the uncropped volume, plan axes) in the `properties` it passes in.
-BOX_REQUEST_KEY = "cascade_oar_box"
 
 
 def stored_extents(properties: Mapping) -> dict[int, roi.OrganExtent]:
@@ -32,10 +30,10 @@ def stored_extents(properties: Mapping) -> dict[int, roi.OrganExtent]:
 
 
 def body_box(images: Sequence[np.ndarray], *, spacing_mm: Sequence[float], channel_names: Mapping[str, str]) -> roi.Box:
-    """Bounding box of the patient plus `BODY_MARGIN_MM`: from the CT, or from the first MR where there is no CT.
+    """Bounding box of the patient plus `BODY_MARGIN_MM`, found on the CT, or on the first MR if there is no CT.
 
-    nnU-Net's crop to nonzero does nothing for a CT (air is -1000) and everything for an image whose background was set
-    to zero; this box depends on the patient only.
+    nnU-Net's crop to nonzero does nothing for a CT, in which air is -1000. It removes the whole background of an image if
+    that was set to zero. This box depends on the patient only.
 
     Args:
         images: Of every channel, shape `(Z, Y, X)`, as read.
@@ -43,7 +41,7 @@ def body_box(images: Sequence[np.ndarray], *, spacing_mm: Sequence[float], chann
         channel_names: nnU-Net's `channel_names` of `dataset.json`.
 
     Returns:
-        Box along `(Z, Y, X)`; the whole volume where no body is found.
+        Box along `(Z, Y, X)`, or the whole volume if no body is found.
     """
     ct = ct_channels(channel_names)
     image = images[ct[0] if ct else 0]
@@ -58,27 +56,26 @@ def body_box(images: Sequence[np.ndarray], *, spacing_mm: Sequence[float], chann
 
 
 def shift(box: roi.Box, origin: roi.Box) -> roi.Box:
-    """A box given relative to the lower corner of `origin`, in the coordinates `origin` is given in."""
+    """A box relative to the lower corner of `origin`, moved to the coordinates of `origin`."""
     return tuple((lower + o, upper + o) for (lower, upper), (o, _) in zip(box, origin, strict=True))
 
 
 def clip(box: roi.Box, origin: roi.Box) -> roi.Box:
-    """The part of a box inside `origin`, relative to its lower corner: undoes `shift`."""
+    """The part of a box inside `origin`, relative to its lower corner. Undoes `shift`."""
     return tuple((max(lower, o) - o, min(upper, end) - o) for (lower, upper), (o, end) in zip(box, origin, strict=True))
 
 
 class CascadeOARPreprocessor(DefaultPreprocessor):
     """`DefaultPreprocessor` with another crop, recorded the way nnU-Net records its own.
 
-    Every configuration is cropped to the patient's body (`body_box`). A configuration with a previous stage is, at
-    prediction, cropped further to the box that the previous stage's label map votes for (`roi.find_roi`): intensities are
-    normalised with the statistics of the whole body, then only the crop is resampled. The box is stored as
-    `properties['bbox_used_for_cropping']`, so nnU-Net's own export pastes the result back where it came from.
-    `properties['cascade_oar']` says which organs placed the box; without any, nothing is cropped and the segmenter runs
-    over the whole body by sliding window.
+    Every configuration is cropped to the patient's body (`body_box`). At prediction, a configuration with a previous stage
+    is cropped further to the ROI that the previous stage's label map votes for (`roi.find_roi`). Intensities are
+    normalised with the statistics of the whole body, then only the crop is resampled.
 
-    In training the data of a cascaded configuration are those of its parent, uncropped: `cascade/roi_dataset.py` cuts the
-    box out, so that it can be jittered.
+    The box is stored as `properties['bbox_used_for_cropping']`, so nnU-Net's own export pastes the result back.
+    `properties['cascade_oar']` says which organs placed the box. Without any, the segmenter runs over the whole body.
+
+    In training, a cascaded configuration uses the data of its parent. `cascade/roi_dataset.py` cuts the jittered box out.
     """
 
     def run_case_npy(
@@ -94,9 +91,9 @@ class CascadeOARPreprocessor(DefaultPreprocessor):
 
         Args:
             data: Images, shape `(C, Z, Y, X)`.
-            seg: Shape `(1, Z, Y, X)`: the reference label map in training; the localizer's at prediction of a
-                configuration with a previous stage; or None.
-            properties: From the reader; holds `spacing` in mm along `(Z, Y, X)`. Not modified.
+            seg: Label map, shape `(1, Z, Y, X)`, or None. The reference in training, the localizer's at prediction of a
+                configuration with a previous stage.
+            properties: From the reader, with `spacing` in mm along `(Z, Y, X)`. Not modified.
 
         Returns:
             Images `(C, *plan_axes)` float32, label map `(1, *plan_axes)` (zeros without `seg`), new properties.
@@ -130,7 +127,7 @@ class CascadeOARPreprocessor(DefaultPreprocessor):
         configuration_manager: ConfigurationManager,
         dataset_json: Mapping,
     ) -> tuple[np.ndarray, dict]:
-        """Images of the body, normalised; the same for all configurations of a plan that normalise alike.
+        """Normalised images of the body, the same for all configurations of a plan that normalise alike.
 
         Args:
             images: Of every channel, shape `(Z, Y, X)`. Not modified.
@@ -168,23 +165,27 @@ class CascadeOARPreprocessor(DefaultPreprocessor):
         properties: Mapping,
         plans_manager: PlansManager,
         configuration_manager: ConfigurationManager,
+        *,
+        box: Sequence[Sequence[int]] | None = None,
     ) -> tuple[np.ndarray, np.ndarray, dict]:
-        """The ROI of what `crop_to_body` returned; views, so intensities keep the statistics of the whole body.
+        """The ROI of the images that `crop_to_body` returned, as views.
 
-        An MR z-score of the crop alone would shift with the crop.
+        Intensities keep the statistics of the whole body. An MR z-score of the crop alone would shift with the crop.
 
         Args:
             images: Shape `(C, *plan_axes)`.
             seg: The localizer's label map, shape `(1, *plan_axes)`.
             properties: Not modified.
+            box: Replaces the box that the organs vote for. In voxels of the volume before the crop to the body, along the
+                plan's axes. It is clipped to the body.
         """
         properties = dict(properties)
         body = tuple(tuple(b) for b in properties["bbox_used_for_cropping"])
         rule = roi.RoiRule.from_plan(configuration_manager.configuration["roi"])
         spacing = [properties["spacing"][i] for i in plans_manager.transpose_forward]
         decision = roi.find_roi(seg[0], rule, spacing_mm=spacing)
-        if (request := properties.pop(BOX_REQUEST_KEY, None)) is not None:
-            decision = replace(decision, box=clip(request, body))
+        if box is not None:
+            decision = replace(decision, box=clip(box, body))
         images, seg = (a[(slice(None), *roi.slices(decision.box))] for a in (images, seg))
         properties[PROPERTIES_KEY] = {
             "found": decision.found,
@@ -202,7 +203,7 @@ class CascadeOARPreprocessor(DefaultPreprocessor):
         plans_manager: PlansManager,
         configuration_manager: ConfigurationManager,
     ) -> tuple[np.ndarray, list[float], list[float]]:
-        """New shape, current and new spacing: what nnU-Net's resampling functions take."""
+        """New shape, current spacing and new spacing, as nnU-Net's resampling functions take them."""
         spacing = [properties["spacing"][i] for i in plans_manager.transpose_forward]
         return (
             compute_new_shape(shape, spacing, configuration_manager.spacing),
@@ -219,7 +220,7 @@ class CascadeOARPreprocessor(DefaultPreprocessor):
         configuration_manager: ConfigurationManager,
         dataset_json: dict | str,
     ) -> None:
-        """Preprocess and save one training case: body crop only, reference label map, organ extents in `properties`."""
+        """Preprocess and save one training case, cropped to the body. `properties` hold the organ extents."""
         whole_body = ConfigurationManager({**configuration_manager.configuration, "previous_stage": None})
         try:
             super().run_case_save(
@@ -236,7 +237,7 @@ class CascadeOARPreprocessor(DefaultPreprocessor):
         configuration_manager: ConfigurationManager,
         dataset_json: dict | str,
     ) -> tuple[np.ndarray, np.ndarray, dict]:
-        """See `run_case_npy`; reads the files with the plan's reader, and says aloud when the localizer found nothing."""
+        """Read the files with the plan's reader, then `run_case_npy`. Warns if the localizer found no organ."""
         data, seg, properties = super().run_case(
             image_files, seg_file, plans_manager, configuration_manager, dataset_json
         )

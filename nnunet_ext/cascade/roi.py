@@ -1,18 +1,18 @@
-"""The region of interest of the segmenter: one rule, label map of the localizer -> box.
+"""The region of interest (ROI) of the segmenter: from the localizer's label map to a box.
 
-Every organ found VOTES for the centre of the box: the plan stores how far each organ lies from the centre in the
-training labels, so two eyes suffice to place a box that also holds the chiasm. Used at prediction (preprocessor), in
-training (dataset) and in the end-to-end validation (dataset); nothing else in the package decides where a box lies.
+Every organ found votes for the centre of the box. The plan stores how far each organ lies from the centre in the
+training labels. So two eyes suffice to place a box that also holds the chiasm. The preprocessor uses this rule at
+prediction, and the dataset uses it in training and validation. Nothing else decides where a box lies.
 
-Positions are in mm from the outer edge of the array's first voxel, along the array's own axes: voxel `i` spans
-`[i * spacing, (i + 1) * spacing]`. Edges, not voxel centres, because nnU-Net's resampling keeps the edges of a volume in
-place: a position in mm is then the same on the original and on the resampled grid.
+Positions are in mm from the outer edge of the array's first voxel, along the array's own axes. Voxel `i` spans
+`[i * spacing, (i + 1) * spacing]`. Edges are used because nnU-Net's resampling keeps the edges of a volume in place. A
+position in mm is then the same on the original and on the resampled grid.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from scipy import ndimage
@@ -21,19 +21,16 @@ Box = tuple[tuple[int, int], ...]
 
 #: Components smaller than this share of an organ's largest one are taken for false positives of the localizer.
 MIN_COMPONENT_SHARE = 0.25
-#: Spread given to an organ seen in one case only, and the least spread believed: labels are drawn to about a voxel.
+#: Least spread of an organ's votes, also given to an organ seen in one case. Labels are drawn to about a voxel.
 MIN_SPREAD_MM = 1.0
 #: A vote further from the others than this many spreads (but never nearer than `MIN_OUTLIER_MM`) is dropped.
 OUTLIER_SPREADS = 4.0
 MIN_OUTLIER_MM = 15.0
-#: An organ fits a crop of given size that holds it wholly in this share of the training cases: the typical one. The rare
-#: larger one is not lost, for patches slide over the ROI.
-FITTING_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class OrganExtent:
-    """One organ of one case: centroid and bounding box, each `(3,)` in mm along the array's axes, and its volume."""
+    """Centroid and bounding box of one organ, each `(3,)` in mm along the array's axes, and its volume."""
 
     centroid_mm: tuple[float, ...]
     lower_mm: tuple[float, ...]
@@ -42,7 +39,7 @@ class OrganExtent:
 
 
 def extents_to_numbers(extents: Mapping[int, OrganExtent]) -> dict[int, dict[str, list[float] | float]]:
-    """Extents as plain numbers, for files: label value -> field of `OrganExtent` -> mm or mL."""
+    """Extents as plain numbers for files: label value -> field of `OrganExtent` -> mm or mL."""
     return {
         value: {
             "centroid_mm": [float(x) for x in extent.centroid_mm],
@@ -68,14 +65,14 @@ def extents_from_numbers(stored: Mapping[int, Mapping | OrganExtent]) -> dict[in
 
 @dataclass(frozen=True)
 class RoiRule:
-    """What the plan stores about the ROI; axes are the plan's (after `transpose_forward`).
+    """The plan's `roi` entry. Its axes are the plan's, after `transpose_forward`.
 
     Attributes:
         size_mm: Edge lengths of the box.
         offset_mm: Label value -> organ centroid minus box centre, median over the training cases.
-        spread_mm: Label value -> typical distance of an organ's vote from the box centre; small means reliable.
-        jitter_mm: Largest shift of the box in training along each axis, uniform: the localizer's expected error.
-        left_out: Label values of organs too large for the patch. They vote, but the segmenter takes them for background.
+        spread_mm: Label value -> typical distance of an organ's vote from the box centre. A small one is reliable.
+        jitter_mm: Largest uniform shift of the box along each axis in training: the localizer's expected error.
+        left_out: Label values of organs too large for the patch. They vote, but are background to the segmenter.
     """
 
     size_mm: tuple[float, ...]
@@ -98,7 +95,7 @@ class RoiRule:
         """Read back what `to_plan` wrote.
 
         Raises:
-            ValueError: If a key is missing: the plans were made by another version or edited.
+            ValueError: If a key is missing because the plans were edited or made by another version.
         """
         try:
             return cls(
@@ -117,7 +114,7 @@ class RoiDecision:
     """Where the box lies and why.
 
     Attributes:
-        centre_mm: Centre of the box, or None where no organ was found (the box is then the whole volume).
+        centre_mm: Centre of the box, or None if no organ was found. The box is then the whole volume.
         box: `((lower, upper), ...)` in voxels, upper excluded.
         voters: Label values whose votes were used.
         outliers: Label values found but overruled by the others.
@@ -130,7 +127,7 @@ class RoiDecision:
 
     @property
     def found(self) -> bool:
-        """False where the localizer found no organ, so that the box is the whole volume."""
+        """False if the localizer found no organ. The box is then the whole volume."""
         return self.centre_mm is not None
 
 
@@ -138,12 +135,12 @@ def organ_extents(label_map: np.ndarray, *, spacing_mm: Sequence[float], clean: 
     """Centroid and bounding box of every label present.
 
     Args:
-        label_map: Integer array, shape `(Z, Y, X)` or plan axes; 0 and negative values are background.
+        label_map: Integer array, shape `(Z, Y, X)` or plan axes. 0 and negative values are background.
         spacing_mm: Voxel size along the same axes.
-        clean: Leave out components smaller than `MIN_COMPONENT_SHARE` of the label's largest one (false positives).
+        clean: Leave out components smaller than `MIN_COMPONENT_SHARE` of the label's largest one.
 
     Returns:
-        Label value -> extent; absent labels have no entry.
+        Label value -> extent. Absent labels have no entry.
     """
     label_map = np.asarray(label_map)
     if label_map.dtype.kind != "i":
@@ -175,9 +172,9 @@ def vote_centre(
 ) -> tuple[tuple[float, ...] | None, tuple[int, ...], tuple[int, ...]]:
     """Robust mean of the organs' votes for the box centre.
 
-    Each organ votes `centroid - offset`, weighted by 1 / spread^2. While any vote lies further from the weighted mean of
-    the others than `OUTLIER_SPREADS` spreads of that distance, the worst is dropped (of two that disagree, the less
-    reliable).
+    Each organ votes `centroid - offset`, weighted by 1 / spread^2. A vote is an outlier if it lies further from the
+    weighted mean of the others than `OUTLIER_SPREADS` spreads of that distance. The worst outlier is dropped until there
+    is none. Of two votes that disagree, the less reliable one is dropped.
 
     Returns:
         Centre `(3,)` in mm (None without a vote), labels used, labels dropped.
@@ -210,9 +207,9 @@ def vote_centre(
 def box_around(
     centre_mm: Sequence[float], size_mm: Sequence[float], *, spacing_mm: Sequence[float], shape: Sequence[int]
 ) -> Box:
-    """Box of whole voxels nearest to a box in mm, never larger than it, inside the volume.
+    """Box of whole voxels inside the volume, nearest to a box in mm and never larger than it.
 
-    A box that leaves the volume is moved inside; where the volume is smaller than the box, the box is the volume.
+    A box that leaves the volume is moved inside. If the volume is smaller than the box, the box is the volume.
 
     Args:
         centre_mm, size_mm: Centre and edge lengths of the wanted box.
@@ -220,7 +217,7 @@ def box_around(
     """
     box = []
     for centre, size, spacing, n in zip(centre_mm, size_mm, spacing_mm, shape, strict=True):
-        # The tolerance keeps 40 voxels of 0.8 mm from becoming 39 by rounding; a box is at least one voxel.
+        # The tolerance keeps 40 voxels of 0.8 mm from becoming 39 by rounding. A box is at least one voxel.
         length = min(int(n), max(1, int(np.floor(size / spacing + 1e-4))))
         lower = round(float(centre / spacing - length / 2))
         lower = min(max(lower, 0), int(n) - length)
@@ -234,7 +231,7 @@ def whole(shape: Sequence[int]) -> Box:
 
 
 def find_roi(label_map: np.ndarray, rule: RoiRule, *, spacing_mm: Sequence[float]) -> RoiDecision:
-    """The box for a label map of the localizer; the whole volume where it found no organ.
+    """The box for a label map of the localizer, or the whole volume if the localizer found no organ.
 
     Args:
         label_map: Integer array in plan axes.
@@ -254,7 +251,7 @@ def slices(box: Box) -> tuple[slice, ...]:
 
 
 def label_crop_pass_rate(label_map: np.ndarray, box: Box) -> float:
-    """Share of organ voxels inside the box, in [0, 1]; NaN where the label map holds no organ.
+    """Share of organ voxels inside the box, in [0, 1], or NaN if the label map holds no organ.
 
     Source:
         The reference study's "label crop pass rate", which counts all organs of a case together.
@@ -264,9 +261,13 @@ def label_crop_pass_rate(label_map: np.ndarray, box: Box) -> float:
 
 
 def touches_border(label_map: np.ndarray, box: Box) -> list[int]:
-    """Axes-and-sides on which an organ of `label_map` (shape of the box's volume) reaches the border of the box.
+    """Sides on which an organ reaches the border of the box.
 
-    Sides on the border of the volume itself do not count: there is nothing more to see.
+    Sides on the border of the volume do not count, because the image ends there.
+
+    Args:
+        label_map: Of the whole volume.
+        box: In voxels of `label_map`.
 
     Returns:
         `2 * axis` for the lower and `2 * axis + 1` for the upper side.
@@ -282,127 +283,11 @@ def touches_border(label_map: np.ndarray, box: Box) -> list[int]:
     return sides
 
 
-@dataclass
-class RoiFit:
-    """The rule for a training set and how it came about (`needed_mm`: what the organs alone need)."""
-
-    rule: RoiRule
-    needed_mm: tuple[float, ...]
-    incomplete_cases: list[str] = field(default_factory=list)
-
-
-def fit_roi(cases: Mapping[str, Mapping[int, OrganExtent]], *, margin_mm: float, jitter_mm: float) -> RoiFit:
-    """The box that would have held every organ of every training case, were it placed by its own rule.
-
-    Offsets: in a case where no organ is missing the box centre is the middle of the organs' common bounding box; an
-    organ's offset is the median over those cases. Without one complete case, the case with the most organs is taken.
-    Size: twice the largest distance, over all cases, of an organ's border from the voted centre, plus the margin.
-
-    Args:
-        cases: Case -> extents of its organs, plan axes.
-        margin_mm: Added on every side for the localizer's error and for anatomy unlike the training set's.
-        jitter_mm: Recorded in the rule.
-
-    Raises:
-        ValueError: If no case holds an organ.
-    """
-    cases = {name: organs for name, organs in cases.items() if organs}
-    if not cases:
-        raise ValueError("no training label map holds an organ: the size of the ROI can't be planned. Check labelsTr.")
-    every_label = sorted(set().union(*cases.values()))
-    most = max(len(organs) for organs in cases.values())
-    middles = {
-        name: (
-            np.min([o.lower_mm for o in organs.values()], axis=0)
-            + np.max([o.upper_mm for o in organs.values()], axis=0)
-        )
-        / 2
-        for name, organs in cases.items()
-        if len(organs) == most
-    }
-    offsets: dict[int, tuple[float, ...]] = {}
-    # Labels that the complete cases lack (only where no case has them all) join once the others place the box.
-    while len(offsets) < len(every_label):
-        deviations = {
-            k: [np.subtract(cases[n][k].centroid_mm, c) for n, c in middles.items() if k in cases[n]]
-            for k in every_label
-            if k not in offsets
-        }
-        new = {k: tuple(np.median(d, axis=0)) for k, d in deviations.items() if d}
-        if not new:  # two groups of cases without one organ in common: let the next case place itself
-            name = next(n for n in cases if n not in middles and any(k not in offsets for k in cases[n]))
-            organs = cases[name].values()
-            middles[name] = (
-                np.min([o.lower_mm for o in organs], axis=0) + np.max([o.upper_mm for o in organs], axis=0)
-            ) / 2
-            continue
-        offsets.update(new)
-        rule = RoiRule((0.0,) * len(next(iter(offsets.values()))), offsets, dict.fromkeys(offsets, MIN_SPREAD_MM))
-        for name, organs in cases.items():
-            centre, _, _ = vote_centre(organs, rule)
-            if centre is not None and name not in middles:
-                middles[name] = np.asarray(centre)
-    spreads = {}
-    for k in every_label:
-        off_by = [
-            np.linalg.norm(np.subtract(organs[k].centroid_mm, offsets[k]) - middles[name])
-            for name, organs in cases.items()
-            if k in organs and name in middles
-        ]
-        spreads[k] = float(max(np.sqrt(np.mean(np.square(off_by))), MIN_SPREAD_MM))
-    n_axes = len(offsets[every_label[0]])
-    rule = RoiRule((0.0,) * n_axes, offsets, spreads, jitter_mm)
-    half = np.zeros(n_axes)
-    for organs in cases.values():
-        centre, _, _ = vote_centre(organs, rule)
-        for organ in organs.values():
-            half = np.maximum(
-                half, np.maximum(np.subtract(centre, organ.lower_mm), np.subtract(organ.upper_mm, centre))
-            )
-    size = tuple(float(x) for x in 2 * (half + margin_mm))
-    return RoiFit(
-        rule=RoiRule(size, offsets, spreads, jitter_mm),
-        needed_mm=tuple(float(x) for x in 2 * half),
-        incomplete_cases=sorted(n for n, organs in cases.items() if len(organs) < len(every_label)),
-    )
-
-
-def too_large(
-    cases: Mapping[str, Mapping[int, OrganExtent]],
-    size_mm: Sequence[float],
-    *,
-    voxel_mm: Sequence[float],
-    pairs: Sequence[tuple[int, int]] = (),
-) -> dict[int, tuple[float, ...]]:
-    """Organs that do not fit a crop of given size around them: label value -> edge lengths in mm that they need.
-
-    An organ fits that the crop holds wholly in `FITTING_SHARE` of the cases that have it; half a voxel on each side is
-    lost to placing the crop at whole voxels.
-
-    Args:
-        cases: Case -> extents of its organs, plan axes.
-        size_mm: Edge lengths of the crop.
-        voxel_mm: Voxel size of the grid it is cut from.
-        pairs: Labels of left and right organs. A pair fits together or not at all: training mirrors one into the other.
-    """
-    usable = np.subtract(size_mm, voxel_mm)
-    excess, needed = {}, {}
-    for k in sorted(set().union(*cases.values())):
-        extents = [np.subtract(o[k].upper_mm, o[k].lower_mm) for o in cases.values() if k in o]
-        ratios = np.max(np.divide(extents, usable), axis=1)
-        # The case at the quantile: so many of the cases need no more.
-        case = np.argsort(ratios, kind="stable")[int(np.ceil(FITTING_SHARE * len(ratios))) - 1]
-        excess[k], needed[k] = ratios[case], tuple(float(x) for x in extents[case])
-    large = {k for k in excess if excess[k] > 1 + 1e-6}
-    large |= {k for pair in pairs if large & set(pair) for k in pair if k in needed}
-    return {k: needed[k] for k in sorted(large)}
-
-
 def left_out_labels(configuration: Mapping) -> tuple[int, ...]:
-    """Label values that a configuration of the plan leaves out of its crop; none where it doesn't crop."""
+    """Label values that a configuration of the plan leaves out of its crop. Without a crop there are none."""
     return tuple(int(k) for k in (configuration.get("roi") or {}).get("left_out", ()))
 
 
 def without(label_map: np.ndarray, left_out: Collection[int]) -> np.ndarray:
-    """The label map with some labels taken for background; itself where there are none."""
+    """The label map with some labels set to background, or the label map itself if `left_out` is empty."""
     return np.where(np.isin(label_map, list(left_out)), 0, label_map).astype(label_map.dtype) if left_out else label_map

@@ -11,6 +11,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from scipy import ndimage
 
 from nnunet_ext.cascade import roi
+from nnunet_ext.cascade.boxes import box_record
 from nnunet_ext.cascade.preprocessor import shift, stored_extents
 
 #: Voxels read around a box that is resampled: the support of a cubic spline's prefilter to well below 1 %.
@@ -222,13 +223,8 @@ class RoiDataset(InMemoryDataset):
         reference = roi.without(np.asarray(seg[0]), self.rule.left_out)
         index = np.argwhere(reference > 0) + 0.5
         inside = np.all([(index[:, i] > e[0]) & (index[:, i] < e[1]) for i, e in enumerate(edges)], axis=0)
-        self.records[identifier] = {
-            "localizer_found": sorted(int(v) for v in np.unique(localizer_map) if v > 0),
-            "voters": list(decision.voters),
-            "outliers": list(decision.outliers),
-            "fallback_whole_volume": not decision.found,
-            "label_crop_pass_rate": float(inside.mean()) if len(index) else None,
-        }
+        pass_rate = float(inside.mean()) if len(index) else None
+        self.records[identifier] = box_record(localizer_map, decision, pass_rate)
         localizer_map = localizer_map.reshape(planned_shape)
         if not decision.found:
             return data[:], reference[None], localizer_map if self.guidance else None, properties

@@ -1,30 +1,214 @@
-"""Models made elsewhere, loaded without running code of their maker."""
+"""Trained models, loaded without running code of their maker, and the device that they run on."""
 
 from __future__ import annotations
 
+import contextlib
 import pydoc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
-from nnunet_ext.files import check_whole, first_line
+from nnunet_ext.files import check_whole, first_line, misfit, read_json
+from nnunet_ext.nnunet_folders import need, read_dataset_json
+from nnunet_ext.training.checkpoints import different_weights
 
 #: Packages whose networks a plans file may name, and whose layers it may build them from.
 NETWORK_PACKAGES = ("dynamic_network_architectures", "nnunet_ext")
 LAYER_PACKAGES = ("torch.nn", *NETWORK_PACKAGES)
-#: What nnU-Net's trainer leaves in a checkpoint beside tensors and plain values: scores, as NumPy scalars.
+#: Scores in a checkpoint of nnU-Net's trainer are NumPy scalars. The rest are tensors and plain values.
 NUMPY_SCALARS = [
     np.dtype,
     *(type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int64)),
-    # NumPy 2 moved the function; checkpoints name it as it was called where they were written.
+    # NumPy 2 moved the function. Checkpoints name it as it was called when they were written.
     *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
 ]
-#: What of a checkpoint predicting needs.
+#: Keys of a checkpoint that prediction needs.
 WEIGHT_KEYS = {"network_weights", "trainer_name", "init_args"}
+#: Keys and types that a model's plans must have.
+PLANS_JSON = {
+    "plans_name": str,
+    "dataset_name": str,
+    "image_reader_writer": str,
+    "transpose_forward": [int] * 3,
+    "transpose_backward": [int] * 3,
+    "left_right_axis": int,
+    "configurations": {str: dict},
+}
+#: The same of the configuration in the plans.
+CONFIGURATION = {
+    "patch_size": [int] * 3,
+    "spacing": [float] * 3,
+    "normalization_schemes": [str],
+    "architecture": {"network_class_name": str, "arch_kwargs": dict, "_kw_requires_import": [str]},
+    "recipe?": (dict, None),
+    "roi?": (dict, None),
+    "previous_stage?": (str, None),
+}
+
+
+def load_stage(
+    folder: Path, *, folds: Sequence[int | str] | None, checkpoint: str, device: torch.device
+) -> nnUNetPredictor:
+    """nnU-Net's predictor for one trained configuration, loaded so that no code in the model can run.
+
+    Raises:
+        FileNotFoundError: Naming the folder, fold or file that is not there, and how to train it.
+        ValueError: If weights and plan don't fit, and see `read_weights` and `check_architecture`.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        there = sorted(file.parent.name for file in folder.parent.glob("*__*__*/plans.json"))
+        raise FileNotFoundError(
+            f"no {checkpoint} of {folder.name}: {folder.parent} has no such model. There is "
+            f"{', '.join(there) or 'no trained model'}. Train it with nnUNetv2_train, or name another trainer (-tr), plans "
+            "(-p) or configuration (-c)."
+        )
+    files = checkpoint_files(folder, folds, checkpoint)
+    plans_file, dataset_file = folder / "plans.json", folder / "dataset.json"
+    plans = PlansManager(
+        read_json(
+            plans_file,
+            PLANS_JSON,
+            remedy="only models planned with CascadeOARPlanner are loaded; others predict with nnUNetv2_predict",
+        )
+    )
+    dataset_json = read_dataset_json(dataset_file)
+    for key in ("labels", "channel_names", "file_ending"):
+        need(dataset_json, key, dataset_file)
+    checkpoints = [read_weights(file) for file in files]
+    trainer_name = checkpoints[0]["trainer_name"]
+    configuration = _configuration(plans, checkpoints[0]["init_args"], plans_file)
+    check_architecture(configuration)
+    try:
+        trainer = recursive_find_trainer_class_by_name(trainer_name)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{folder} was trained with {trainer_name}, which is not installed here; install the package it is from"
+        ) from error
+    network = _network(trainer, plans, configuration, dataset_json, plans_file)
+    weights = [c["network_weights"] for c in checkpoints]
+    for file, state in zip(files, weights, strict=True):
+        if difference := different_weights(network.state_dict(), state):
+            raise ValueError(f"{file} holds the weights of another network than its plans.json: {difference}.")
+    if len(weights) == 1:  # the network's values are the checkpoint's, not a copy of them
+        network.load_state_dict(weights[0], assign=True)
+    with contextlib.redirect_stdout(None):  # it prints that a CPU is no GPU
+        predictor = nnUNetPredictor(use_mirroring=False, device=device, allow_tqdm=False, verbose=False)
+    predictor.manual_initialization(network, plans, configuration, weights, dataset_json, trainer_name, None)
+    return predictor
+
+
+def _network(
+    trainer: type,
+    plans: PlansManager,
+    configuration: ConfigurationManager,
+    dataset_json: Mapping,
+    plans_file: Path,
+) -> nn.Module:
+    """The network that a trainer builds from a plans file. Its weights are still to be loaded.
+
+    Raises:
+        ValueError: If the numbers in the plans file make no network.
+    """
+    try:
+        return without_initial_weights(
+            lambda: trainer.build_network_architecture(
+                plans,
+                configuration,
+                determine_num_input_channels(plans, configuration, dataset_json),
+                plans.get_label_manager(dataset_json).num_segmentation_heads,
+                enable_deep_supervision=False,
+            )
+        )
+    except (TypeError, ValueError, KeyError, IndexError, AssertionError) as error:  # of nnU-Net and torch
+        raise ValueError(
+            f"{plans_file}: its network can't be built ({type(error).__name__}: {first_line(error)}); put back the "
+            "plans.json it was trained with"
+        ) from error
+
+
+def _configuration(plans: PlansManager, trained_with: Mapping, plans_file: Path) -> ConfigurationManager:
+    """The configuration that a checkpoint was trained with, as a plans file has it.
+
+    Raises:
+        ValueError: If the plans file lacks it or a part of it.
+    """
+    name = trained_with.get("configuration")
+    remedy = "put back the plans.json it was trained with"
+    try:
+        configuration = plans.get_configuration(name)
+    except (ValueError, KeyError, RuntimeError) as error:
+        raise ValueError(f"{plans_file} has no whole configuration '{name}' ({first_line(error)}); {remedy}") from error
+    if wrong := misfit(configuration.configuration, CONFIGURATION):
+        raise ValueError(f"{plans_file}, configuration '{name}': {wrong}; {remedy}")
+    return configuration
+
+
+def without_initial_weights(build: Callable[[], nn.Module]) -> nn.Module:
+    """A network whose values are still to be loaded. Leaving out the initial ones saves a second.
+
+    A network with values that no checkpoint holds, such as rotary position embeddings, is built as usual.
+    """
+    with torch.device("meta"):
+        network = build()
+    if {name for name, _ in network.named_buffers()} <= network.state_dict().keys():
+        return network.to_empty(device="cpu")
+    return build()
+
+
+def checkpoint_files(folder: Path, folds: Sequence[int | str] | None, checkpoint: str) -> list[Path]:
+    """Checkpoint files of some folds of a trained configuration. None means all folds of the cross-validation.
+
+    Raises:
+        FileNotFoundError: Naming what is not there.
+    """
+    if folds is None:
+        folds = [f.parent.name.removeprefix("fold_") for f in sorted(folder.glob(f"fold_*/{checkpoint}"))]
+        # A model trained on all cases is not averaged with those of the cross-validation unless asked for.
+        folds = [f for f in folds if f != "all"] or folds
+    files = [folder / f"fold_{fold}" / checkpoint for fold in folds]
+    missing = [file.parent.name.removeprefix("fold_") for file in files if not file.is_file()]
+    if missing or not files:
+        what = f"folds {', '.join(missing)}" if missing else "any fold"
+        there = sorted(
+            f"{f.parent.name.removeprefix('fold_')} ({f.name})" for f in folder.glob("fold_*/checkpoint_*.pth")
+        )
+        raise FileNotFoundError(
+            f"no {checkpoint} for {what} in {folder}. There is {', '.join(there) or 'no trained fold'}. Train it with "
+            "nnUNetv2_train, or name other folds (-f), another checkpoint (-chk), plans (-p) or trainer (-tr)."
+        )
+    return files
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor has instructions to multiply bfloat16 numbers. Others emulate them."""
+    if not hasattr(torch.cpu, "get_capabilities"):  # of an older torch
+        return False
+    return any(torch.cpu.get_capabilities().get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The named device. None means the GPU if there is one, else the CPU.
+
+    Raises:
+        ValueError: If it is not there.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name is None:
+        name = "cuda" if there["cuda"] else "cpu"
+    if not there.get(name.partition(":")[0], False):
+        raise ValueError(
+            f"device '{name}' is not there: {', '.join(one for one, works in there.items() if works)} can be used. "
+            "nnunet_ext doctor says more"
+        )
+    return torch.device(name)
 
 
 def read_weights(file: Path) -> dict:
@@ -32,7 +216,7 @@ def read_weights(file: Path) -> dict:
 
     Raises:
         FileNotFoundError: If there is none.
-        ValueError: If it is damaged, holds objects instead of values, or is something else.
+        ValueError: If it is damaged, holds objects instead of values, or is no checkpoint.
     """
     try:
         check_whole(file)

@@ -28,7 +28,8 @@ from nnunet_ext.folder_lock import holding, owned_part
 from nnunet_ext.images.source_files import FileCount
 from nnunet_ext.images.writing import write_image
 from nnunet_ext.nnunet_folders import model_folder, read_predictions_json
-from nnunet_ext.prediction.cascade_predictor import CascadePredictor, CasePrediction, PreparedCase, choose_device
+from nnunet_ext.prediction.cascade_predictor import CascadePredictor, CasePrediction, PreparedCase
+from nnunet_ext.prediction.loading import choose_device
 from nnunet_ext.processes import in_background, peak_memory_mb, timed
 
 log = logging.getLogger(__name__)

@@ -1,20 +1,23 @@
-"""The loss over several processes as it is over one."""
+"""The organs' weight in the cross entropy, and the loss over several processes as it is over one."""
 
 from __future__ import annotations
 
 import torch
 import torch.distributed as dist
+from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.robust_ce_loss import RobustCrossEntropyLoss
+from torch import nn
 
 
 class GatheredCrossEntropyLoss(RobustCrossEntropyLoss):
     """Weighted cross entropy of one process's part of a batch, such that the mean over the processes is the whole batch's.
 
-    torch divides by the weights of the voxels it sees. A process whose samples hold more organ has more weight, and the
-    plain mean over processes, which DDP takes of loss and gradients, would make its organs cheaper than on one GPU.
+    torch divides by the weights of the voxels it sees. A process whose samples hold more organ has more weight. DDP takes
+    the plain mean of loss and gradients over processes, which would make its organs cheaper than on one GPU.
 
-    Every process must call it equally often, so not with an ignore label: nnU-Net leaves the term out where a process sees
-    nothing else.
+    Every process must call it equally often. So it can't have an ignore label: nnU-Net leaves the term out if a process
+    sees nothing else.
     """
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -24,3 +27,35 @@ class GatheredCrossEntropyLoss(RobustCrossEntropyLoss):
         total = own.clone()
         dist.all_reduce(total)
         return loss * own * dist.get_world_size() / total
+
+
+def weigh_organs(
+    loss: nn.Module,
+    weight: float,
+    *,
+    n_labels: int,
+    ignore_label: int | None,
+    dice_only: bool,
+    gathered: bool,
+    device: torch.device,
+) -> None:
+    """Set the organs' weight in the cross entropy of nnU-Net's loss, or switch the cross entropy off.
+
+    Args:
+        loss: nnU-Net's, which is changed. A loss that is not Dice + cross entropy stays as it is.
+        weight: Of each organ. The background has 1.
+        n_labels: With the background.
+        ignore_label: nnU-Net's.
+        dice_only: Whether the cross entropy is switched off.
+        gathered: Whether several processes share a batch, see `GatheredCrossEntropyLoss`.
+        device: Of the loss.
+    """
+    inner = loss.loss if isinstance(loss, DeepSupervisionWrapper) else loss
+    if not isinstance(inner, DC_and_CE_loss):
+        return
+    weights = torch.full((n_labels,), float(weight))
+    weights[0] = 1.0
+    ignore = {} if ignore_label is None else {"ignore_index": ignore_label}
+    cls = GatheredCrossEntropyLoss if gathered and not ignore else RobustCrossEntropyLoss
+    inner.ce = cls(weight=weights.to(device), **ignore)
+    inner.weight_ce = 0 if dice_only else 1

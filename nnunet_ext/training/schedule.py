@@ -1,12 +1,14 @@
 """When a training ends and how its learning rate falls, as pure functions of the plan and of the training log.
 
-Nothing here keeps a state: a resumed training reads the log stored in its checkpoint and comes to the same answer.
+Nothing here keeps a state. A resumed training reads the log stored in its checkpoint and comes to the same answer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+
+SECONDS_PER_HOUR = 3600.0
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,19 @@ def progress(schedule: TrainingSchedule, *, epoch: float, elapsed_h: float) -> f
     if schedule.time_budget_h is not None:
         share = max(share, elapsed_h / schedule.time_budget_h)
     return min(1.0, max(0.0, share))
+
+
+def elapsed_h(starts_s: Sequence[float], ends_s: Sequence[float], *, now_s: float) -> float:
+    """Hours trained so far.
+
+    Args:
+        starts_s, ends_s: Time at which each epoch of the log began and ended. The last one may still run.
+        now_s: The time.
+    """
+    seconds = sum(end - start for start, end in zip(starts_s, ends_s, strict=False))
+    if len(starts_s) > len(ends_s):
+        seconds += now_s - starts_s[-1]
+    return seconds / SECONDS_PER_HOUR
 
 
 def poly(share: float, *, exponent: float = 0.9) -> float:

@@ -19,7 +19,6 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_ext.cascade import preprocessor, roi
 from nnunet_ext.cascade.preprocessor import (
     BODY_MARGIN_MM,
-    BOX_REQUEST_KEY,
     PROPERTIES_KEY,
     CascadeOARPreprocessor,
     body_box,
@@ -27,6 +26,7 @@ from nnunet_ext.cascade.preprocessor import (
     shift,
     stored_extents,
 )
+from nnunet_ext.cascade.roi_fitting import fit_roi
 
 SHAPE = (31, 53, 47)
 SPACING_MM = (2.3, 1.7, 1.3)  # 71 x 90 x 61 mm
@@ -66,7 +66,7 @@ def rule(forward=(0, 1, 2), margin_mm: float = 3.0) -> dict:
     """The ROI rule fitted to the one case there is, in plan axes."""
     label_map = reference()[0].transpose(forward)
     extents = roi.organ_extents(label_map, spacing_mm=[SPACING_MM[i] for i in forward])
-    return roi.fit_roi({"case": extents}, margin_mm=margin_mm, jitter_mm=0.0).rule.to_plan()
+    return fit_roi({"case": extents}, margin_mm=margin_mm, jitter_mm=0.0).rule.to_plan()
 
 
 def managers(cascade_plans, configuration="3d_cascade_fullres", *, forward=(0, 1, 2), scale=1.0, **options):
@@ -269,14 +269,19 @@ def test_at_prediction_the_file_in_which_nothing_was_found_is_named(cascade_plan
 def test_a_requested_box_overrules_the_vote_and_is_clipped_to_the_body(cascade_plans):
     plans, configuration = managers(cascade_plans, forward=(2, 0, 1))
     request = [[10, 30], [8, 20], [0, 25]]  # plan axes; the body begins at 6 along the last
-    properties = {"spacing": list(SPACING_MM), BOX_REQUEST_KEY: request}
-    data, seg, new = run(plans, configuration, seg=reference(), properties=properties)
+    crops = CascadeOARPreprocessor(verbose=False)
+    data, of_body = crops.crop_to_body(images(), {"spacing": list(SPACING_MM)}, plans, configuration, DATASET)
+    seg = reference().transpose(0, *(i + 1 for i in plans.transpose_forward))
+    seg = seg[(slice(None), *roi.slices(of_body["bbox_used_for_cropping"]))]
+    properties = copy.deepcopy(of_body)
+    data, seg, new = crops.crop_to_roi(data, seg, properties, plans, configuration, box=request)
+    assert properties == of_body
+    grids = crops.resampling(data.shape[1:], new, plans, configuration)
+    data, seg = configuration.resampling_fn_data(data, *grids), configuration.resampling_fn_seg(seg, *grids)
     body = body_box(images(), spacing_mm=SPACING_MM, channel_names=DATASET["channel_names"])
     assert body[1][0] > 0
     assert new["bbox_used_for_cropping"] == [[10, 30], [8, 20], [body[1][0], 25]]
     assert data.shape[1:] == seg.shape[1:] == (20, 12, 25 - body[1][0])
-    assert BOX_REQUEST_KEY in properties
-    assert BOX_REQUEST_KEY not in new
     expected = np.zeros_like(reference()[0])
     inside = np.s_[8:20, body[1][0] : 25, 10:30]
     expected[inside] = reference()[0][inside]

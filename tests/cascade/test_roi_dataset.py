@@ -16,6 +16,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_ext.cascade import roi
 from nnunet_ext.cascade.preprocessor import PROPERTIES_KEY
 from nnunet_ext.cascade.roi_dataset import InMemoryDataset, RoiDatasets, resample_box
+from nnunet_ext.cascade.roi_fitting import fit_roi
 
 SHAPE = (28, 40, 46)  # planned voxels of the body
 SPACING_MM = (2.0, 1.5, 1.25)  # 56 x 60 x 57.5 mm
@@ -37,7 +38,7 @@ def numbered(shape=SHAPE) -> np.ndarray:
 
 
 def rule(jitter_mm: float = 0.0, size_mm=SIZE_MM, left_out=()) -> roi.RoiRule:
-    fit = roi.fit_roi({"case": roi.organ_extents(label_map()[0], spacing_mm=SPACING_MM)}, margin_mm=1, jitter_mm=0)
+    fit = fit_roi({"case": roi.organ_extents(label_map()[0], spacing_mm=SPACING_MM)}, margin_mm=1, jitter_mm=0)
     return roi.RoiRule(size_mm, fit.rule.offset_mm, fit.rule.spread_mm, jitter_mm, left_out)
 
 

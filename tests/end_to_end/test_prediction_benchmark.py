@@ -22,7 +22,7 @@ from nnunet_ext.end_to_end.prediction_benchmark import (
     run_measured,
     table,
 )
-from nnunet_ext.prediction.cascade_predictor import load_stage
+from nnunet_ext.prediction.loading import load_stage
 from nnunet_ext.processes import process_tree
 
 ABOUT = {

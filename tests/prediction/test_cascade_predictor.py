@@ -14,6 +14,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ext import CascadePredictor
 from nnunet_ext.cascade import roi
+from nnunet_ext.cascade.roi_fitting import fit_roi
 from nnunet_ext.cases.preparing import ChannelOptions
 from nnunet_ext.prediction import cascade_predictor
 
@@ -76,7 +77,7 @@ class ReadsOrgansOffTheCT:
 def stages(cascade_plans, monkeypatch) -> SimpleNamespace:
     spacing = [SPACING_MM[i] for i in FORWARD]
     extents = roi.organ_extents(label_map().transpose(FORWARD), spacing_mm=spacing)
-    rule = roi.fit_roi({"case": extents}, margin_mm=8.0, jitter_mm=0.0).rule
+    rule = fit_roi({"case": extents}, margin_mm=8.0, jitter_mm=0.0).rule
     plans = PlansManager(
         cascade_plans(
             spacing_mm=spacing,
@@ -173,22 +174,6 @@ def test_a_file_ending_that_is_none_is_refused(stages):
     stages.segmenter.dataset_json = {**DATASET, "file_ending": "/../x.nii.gz"}
     with pytest.raises(ValueError, match=r"file_ending in dataset\.json is '/\.\./x\.nii\.gz'"):
         CascadePredictor(Path("T__P__3d_cascade_fullres"), device=torch.device("cpu"))
-
-
-def test_values_that_no_checkpoint_holds_are_computed_also_without_initial_weights():
-    class Rotary(torch.nn.Module):
-        def __init__(self, persistent: bool) -> None:
-            super().__init__()
-            self.layer = torch.nn.Linear(3, 2)
-            self.register_buffer("angles", torch.arange(5.0), persistent=persistent)
-
-    unsaved = cascade_predictor.without_initial_weights(lambda: Rotary(persistent=False))
-    assert unsaved.angles.tolist() == [0, 1, 2, 3, 4]
-    state = Rotary(persistent=True).state_dict()
-    saved = cascade_predictor.without_initial_weights(lambda: Rotary(persistent=True))
-    saved.load_state_dict(state)
-    assert saved.angles.tolist() == [0, 1, 2, 3, 4]
-    assert torch.equal(saved.layer.weight, state["layer.weight"])
 
 
 @pytest.mark.parametrize("options", [None, ChannelOptions(clean_ct=False, n4=False)])

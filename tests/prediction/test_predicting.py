@@ -27,6 +27,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ext.cascade import roi
 from nnunet_ext.cascade.plausibility import PLANS_KEY, fit_ranges
+from nnunet_ext.cascade.roi_fitting import fit_roi
 from nnunet_ext.cli.main import main
 from nnunet_ext.dicom.reading import read_series
 from nnunet_ext.dicom.rtstruct_reader import rasterise, read_rtstruct
@@ -37,7 +38,8 @@ from nnunet_ext.folder_lock import FolderInUse
 from nnunet_ext.images.reading import read_image
 from nnunet_ext.labels.table import LEFT_OUT_KEY
 from nnunet_ext.prediction import cascade_predictor
-from nnunet_ext.prediction.cascade_predictor import CascadePredictor, checkpoint_files, has_bfloat16, load_stage
+from nnunet_ext.prediction.cascade_predictor import CascadePredictor
+from nnunet_ext.prediction.loading import has_bfloat16
 from nnunet_ext.prediction.predicting import model_sha256, predict
 from nnunet_ext.reporting.chinese import in_chinese
 
@@ -118,7 +120,7 @@ class ReadsOrgansOffTheCT:
 def stages(cascade_plans, monkeypatch, tmp_path) -> SimpleNamespace:
     """Both stand-ins, used by every `CascadePredictor` of the test; the localizer sees the eyes only."""
     extents = roi.organ_extents(label_map().transpose(FORWARD), spacing_mm=[SPACING_MM[i] for i in FORWARD])
-    rule = roi.fit_roi({"case": extents}, margin_mm=3.0, jitter_mm=0.0).rule
+    rule = fit_roi({"case": extents}, margin_mm=3.0, jitter_mm=0.0).rule
     plans = cascade_plans(
         spacing_mm=[SPACING_MM[i] for i in FORWARD],
         transpose_forward=FORWARD,
@@ -1011,21 +1013,3 @@ def test_without_the_models_folder_the_variable_is_named(run, tmp_path, monkeypa
     monkeypatch.delenv("nnUNet_results")
     with pytest.raises(FileNotFoundError, match="nnUNet_results is not set"):
         run()
-
-
-@pytest.mark.parametrize(("folds", "named"), [([0, 3], "folds 3"), (None, None), (["all"], "folds all")])
-def test_a_fold_that_is_not_trained_is_named(tmp_path, folds, named):
-    if folds is not None:
-        (tmp_path / "fold_0").mkdir()
-        (tmp_path / "fold_0" / "checkpoint_final.pth").touch()
-    with pytest.raises(FileNotFoundError, match=named or "any fold"):
-        load_stage(tmp_path, folds=folds, checkpoint="checkpoint_final.pth", device=torch.device("cpu"))
-
-
-def test_without_named_folds_the_model_of_all_cases_is_not_averaged_with_the_others(tmp_path):
-    found = []
-    for fold in ("all", "1", "0"):
-        (tmp_path / f"fold_{fold}").mkdir()
-        (tmp_path / f"fold_{fold}" / "checkpoint_final.pth").touch()
-        found.append([file.parent.name for file in checkpoint_files(tmp_path, None, "checkpoint_final.pth")])
-    assert found == [["fold_all"], ["fold_1"], ["fold_0", "fold_1"]]

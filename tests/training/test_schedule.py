@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from nnunet_ext.training.schedule import (
     TrainingSchedule,
+    elapsed_h,
     learning_rate_factor,
     poly,
     progress,
@@ -165,3 +166,12 @@ def test_the_start_of_the_wind_down_is_found_again_after_resuming(scores, later)
     start = wind_down_start(scores, 5)
     if start is not None:
         assert wind_down_start(scores + later, 5) == start
+
+
+# ------------------------------------------------------------------------------------------------ time
+
+
+def test_the_time_between_two_runs_does_not_count_and_the_epoch_that_runs_does():
+    assert elapsed_h([0.0, 5000.0], [1800.0, 6800.0], now_s=1e9) == 1.0
+    assert elapsed_h([0.0, 5000.0], [1800.0], now_s=6800.0) == 1.0
+    assert elapsed_h([], [], now_s=1e9) == 0.0

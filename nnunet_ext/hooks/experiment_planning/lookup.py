@@ -8,7 +8,7 @@ from importlib import import_module
 
 LOOKUPS = {
     "CascadeOARPlanner": "nnunet_ext.plans.cascade_oar_planner",
-    "CascadeOARPlannerSmall": "nnunet_ext.plans.cascade_oar_planner",
+    "CascadeOARPlannerSmall": "nnunet_ext.plans.cascade_oar_planner_small",
 }
 
 

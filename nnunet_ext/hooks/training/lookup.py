@@ -8,7 +8,7 @@ from importlib import import_module
 
 LOOKUPS = {
     "CascadeOARTrainer": "nnunet_ext.trainers.cascade_oar_trainer",
-    "CascadeOARTrainerReference": "nnunet_ext.trainers.cascade_oar_trainer",
+    "CascadeOARTrainerReference": "nnunet_ext.trainers.cascade_oar_trainer_reference",
 }
 
 

@@ -1,0 +1,30 @@
+"""Optimizers that a recipe names, and a learning rate that follows a function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+
+from nnunet_ext.training.recipe import ADAM, SGD
+
+
+def make_optimizer(
+    name: str, parameters: Iterable[torch.nn.Parameter], *, lr: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """The optimizer of `TrainingRecipe.optimizer`. `sgd` has nnU-Net's momentum."""
+    options = {"lr": lr, "weight_decay": weight_decay}
+    if name == SGD:
+        return torch.optim.SGD(parameters, momentum=0.99, nesterov=True, **options)
+    return (torch.optim.Adam if name == ADAM else torch.optim.AdamW)(parameters, **options)
+
+
+class ScheduledLR:
+    """Learning rate scheduler that asks a function for the factor on the initial learning rate at every step."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, initial_lr: float, factor: Callable[[], float]) -> None:
+        self.optimizer, self.initial_lr, self.factor = optimizer, initial_lr, factor
+
+    def step(self, _epoch: int | None = None) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.initial_lr * self.factor()

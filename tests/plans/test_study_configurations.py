@@ -1,0 +1,209 @@
+"""The reference study's configurations: their patches, the organs they leave out, and that every one trains."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from planned_heads import (
+    CONFIGURATIONS,
+    FINE_ZYX,
+    LABELS,
+    NAME,
+    STUDY,
+    set_paths,
+)
+
+from nnunet_ext.cascade.roi_fitting import RoiFit
+from nnunet_ext.plans.cascade_oar_planner import CascadeOARPlanner
+from nnunet_ext.plans.cascade_oar_planner_small import CascadeOARPlannerSmall
+from nnunet_ext.plans.study_configurations import plan_study_whole_volume
+from nnunet_ext.trainers.cascade_oar_trainer import CascadeOARTrainer
+from nnunet_ext.trainers.cascade_oar_trainer_reference import CascadeOARTrainerReference
+
+
+def test_the_studys_patches_are_exact_where_the_bodies_are_large_enough(planned):
+    plan = planned(overwrite_target_spacing=FINE_ZYX)
+    complete = plan["configurations"]["3d_cascade_fullres"]["roi"]
+    for name, patch in zip(STUDY, [(80, 256, 256), (32, 128, 128), (32, 96, 96), (16, 64, 64)], strict=True):
+        c = PlansManager(plan).get_configuration(name)
+        assert tuple(c.patch_size) == patch
+        assert c.data_identifier == "CascadeOARPlansSmall_3d_fullres"
+        assert c.spacing == FINE_ZYX
+        assert c.configuration["deep_supervision"] is True
+        cropped = "cascade" in name
+        assert c.previous_stage_name == ("3d_lowres" if cropped else None)
+        like = plan["configurations"]["3d_cascade_fullres" if cropped else "3d_fullres"]
+        assert c.configuration["training"] == like["training"]
+        if cropped:
+            size_mm = np.maximum(complete["size_mm"], np.multiply(patch, FINE_ZYX))
+            assert c.configuration["roi"]["size_mm"] == pytest.approx(size_mm)
+            assert c.configuration["roi"]["offset_mm"] == complete["offset_mm"]
+
+
+def test_the_studys_whole_volume_is_planned_for_the_memory_there_is(planned, monkeypatch, capsys):
+    """16.7 GB for two and 8.4 GB for one were measured, with three channels and seven organs as the study has them."""
+    size = functools.cache(lambda planner, patch, *_: CascadeOARPlanner.feature_map_size(planner, patch, architecture))
+    planner = CascadeOARPlanner(501)
+    planner.dataset_json["channel_names"] = {"0": "CT", "1": "T1", "2": "T2"}
+    planner.dataset_json["labels"] = {"background": 0, **{f"organ_{value}": value for value in range(1, 8)}}
+    spacing_mm = np.array([1.25, 0.8, 0.8])
+    _, architecture = planner.segmenter_unet(spacing_mm, (80, 256, 256))
+    monkeypatch.setattr(planner, "feature_map_size", lambda patch, _: size(planner, tuple(patch)))  # seconds each time
+    roi_entry = {"roi": {"size_mm": (1.0, 1.0, 1.0)}}
+    for target_gb, batch_size, needs in ((20, 2, "16.7"), (16, 1, "8.4"), (8, 1, "8.4")):
+        planner.UNet_vram_target_GB = target_gb
+        name, entries = plan_study_whole_volume(planner, spacing_mm, np.array([80, 256, 256]))
+        assert entries["batch_size"] == batch_size
+        assert entries["patch_size"] == [80, 256, 256]
+        whole = {**entries, "spacing": spacing_mm}
+        planner.plans = {"configurations": {"3d_fullres": whole, name: entries, "3d_cascade_fullres": roi_entry}}
+        planner.report(RoiFit(None, (1.0, 1.0, 1.0)))
+        out = capsys.readouterr().out
+        assert (
+            f"{name}: spacing (1.25, 0.80, 0.80) mm, patch (80, 256, 256), batch size {batch_size}, about {needs} GB"
+            in out
+        )
+        warning = (
+            f"WARNING: {name} needs about 8.4 GB of GPU memory even with a batch size of 1, more than the target of 8 GB. "
+            "Train it on a larger GPU, planned for with -gpu_memory_target 9, or leave it out."
+        )
+        assert (warning in out) == (target_gb == 8)
+        assert ("WARNING" in out) == (target_gb == 8)
+
+
+def test_the_studys_patches_are_never_larger_than_the_largest_body(planned):
+    plan = planned()
+    spacing = plan["configurations"]["3d_fullres"]["spacing"]
+    bodies = [np.multiply(c.body_shape, c.spacing_mm) / spacing for c in CascadeOARPlannerSmall(501).scan().values()]
+    for name in STUDY:
+        c = plan["configurations"][name]
+        divisor = np.prod(c["architecture"]["arch_kwargs"]["strides"], axis=0)
+        assert (np.array(c["patch_size"]) < np.ceil(np.max(bodies, axis=0)) + divisor).all()
+        assert (np.array(c["patch_size"]) % divisor == 0).all()
+
+
+def test_organs_too_large_for_a_crop_are_left_out_and_said(planned, capsys):
+    """Eyes of 9 mm, a chiasm of 7 mm, to about a voxel; 16x64x64 is 11 x 7.7 x 15 mm."""
+    plan = planned(overwrite_target_spacing=[0.7, 0.12, 0.23])
+    said = capsys.readouterr().out
+    left_out = {n: c["roi"]["left_out"] for n, c in plan["configurations"].items() if "roi" in c}
+    assert left_out.pop("3d_cascade_16x64x64") == [1, 2]
+    assert left_out == {"3d_cascade_fullres": [], "3d_cascade_32x128x128": [], "3d_cascade_32x96x96": []}
+    roi_entry = plan["configurations"]["3d_cascade_16x64x64"]["roi"]
+    assert set(roi_entry["offset_mm"]) == {"1", "2", "3"}  # all of them vote
+    assert [line.split(" is left out: it is ")[0] for line in said.splitlines() if "left out" in line] == [
+        "3d_cascade_16x64x64: Eye_L",
+        "3d_cascade_16x64x64: Eye_R",
+    ]
+    assert "the crop 11 x 8 x 15 mm" in said
+
+
+def test_a_crop_that_holds_no_organ_is_not_planned_and_said(planned, capsys):
+    plan = planned(overwrite_target_spacing=[0.7, 0.1, 0.23])  # 16x64x64 is 11 x 6 x 15 mm
+    assert "3d_cascade_16x64x64 is left out: no organ fits it" in capsys.readouterr().out
+    assert list(plan["configurations"]) == CONFIGURATIONS[:-1]
+
+
+SHORT_PLANS = "short_plans.json"
+
+
+@pytest.fixture(scope="module")
+def preprocessed(shared_root) -> Path:
+    """The data of both grids, and a plan with schedules of two iterations."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        set_paths(monkeypatch, shared_root)
+        plan = CascadeOARPlannerSmall(501).plan_experiment()
+        for c in plan["configurations"].values():
+            c["training"].update(num_epochs=1, iterations_per_epoch=2, val_iterations_per_epoch=1)
+        # Not where plans are written: a test that plans again would bring the long schedules back.
+        (shared_root / SHORT_PLANS).write_text(json.dumps(plan))
+        plans, raw = PlansManager(plan), shared_root / "raw" / NAME
+        dataset_json = json.loads((raw / "dataset.json").read_text())
+        for name in ("3d_lowres", "3d_fullres"):
+            configuration = plans.get_configuration(name)
+            folder = shared_root / "preprocessed" / NAME / configuration.data_identifier
+            folder.mkdir()
+            for label in sorted((raw / "labelsTr").glob("*.nii.gz")):
+                case = label.name.removesuffix(".nii.gz")
+                images = [str(raw / "imagesTr" / f"{case}_{i:04d}.nii.gz") for i in range(2)]
+                configuration.preprocessor_class(verbose=False).run_case_save(
+                    str(folder / case), images, str(label), plans, configuration, dataset_json
+                )
+    return shared_root
+
+
+@pytest.fixture
+def train(preprocessed, monkeypatch, tmp_path) -> Callable[..., nnUNetTrainer]:
+    """Trains a configuration of the plan for two iterations; `change` edits the configuration first."""
+    set_paths(monkeypatch, preprocessed)
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    monkeypatch.setattr(nnUNetTrainer, "plot_network_architecture", lambda self: None)
+    monkeypatch.setattr("nnunetv2.training.logging.nnunet_logger.LocalLogger.plot_progress_png", lambda *_: None)
+
+    def run(cls, name: str, change: Callable[[dict], None] = lambda c: None) -> nnUNetTrainer:
+        plan = json.loads((preprocessed / SHORT_PLANS).read_text())
+        change(plan["configurations"][name])
+        plan["continue_training"] = False
+        dataset_json = json.loads((preprocessed / "raw" / NAME / "dataset.json").read_text())
+        trainer = cls(plan, name, 0, dataset_json, torch.device("cpu"))
+        trainer.run_training()
+        assert trainer.current_epoch == 1
+        return trainer
+
+    return run
+
+
+def predictor_of(trainer: nnUNetTrainer) -> nnUNetPredictor:
+    predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(trainer.output_folder_base, (0,), "checkpoint_final.pth")
+    return predictor
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_every_system_of_the_study_trains_by_its_recipe_from_one_plan(train, name):
+    trainer = train(CascadeOARTrainerReference, name)
+    assert trainer.batch_size == 1
+    assert np.isfinite(trainer.logger.get_value("train_losses", step=0))
+    patch = trainer.configuration_manager.patch_size
+    logits = predictor_of(trainer).predict_logits_from_preprocessed_data(torch.zeros(2, *patch))
+    assert tuple(logits.shape) == (len(LABELS), *patch)
+
+
+def plain(configuration: dict) -> None:
+    """Every one of the study's improvements switched off."""
+    configuration["architecture"]["arch_kwargs"].update(residual_blocks=False, downsampling="max_pooling")
+    configuration["deep_supervision"] = False
+
+
+def test_an_ablation_added_under_a_name_of_its_own_shares_data_and_localizer(planned, monkeypatch, tmp_path):
+    plan = json.loads(json.dumps(planned()))
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    plan["configurations"]["3d_cascade_plain"] = {"inherits_from": "3d_cascade_fullres", "deep_supervision": False}
+    dataset_json = {"channel_names": {"0": "CT", "1": "T1"}, "labels": LABELS, "file_ending": ".nii.gz"}
+    both = [
+        CascadeOARTrainer({**plan, "continue_training": False}, name, 0, dataset_json, torch.device("cpu"))
+        for name in ("3d_cascade_plain", "3d_cascade_fullres")
+    ]
+    assert [trainer.enable_deep_supervision for trainer in both] == [False, True]
+    for shared in ("preprocessed_dataset_folder", "folder_with_segs_from_previous_stage"):
+        assert getattr(both[0], shared) == getattr(both[1], shared)
+
+
+def test_the_segmenter_trains_and_predicts_without_the_studys_improvements(train):
+    trainer = train(CascadeOARTrainerReference, "3d_cascade_fullres", plain)
+    assert not trainer.enable_deep_supervision
+    network = predictor_of(trainer).network
+    assert [m for m in network.modules() if isinstance(m, torch.nn.MaxPool3d)]
+    assert not [m for m in network.modules() if type(m).__name__ == "BasicBlockD"]
+    patch = trainer.configuration_manager.patch_size
+    assert predictor_of(trainer).predict_logits_from_preprocessed_data(torch.zeros(2, *patch)).isfinite().all()

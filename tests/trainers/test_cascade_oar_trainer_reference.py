@@ -1,0 +1,95 @@
+"""The reference study's recipe, on a data set of four tiny cases."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
+from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
+from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from tiny_cases import PATCH, STAGES, inner, log_epochs
+
+from nnunet_ext.trainers.cascade_oar_trainer_reference import CascadeOARTrainerReference
+from nnunet_ext.training.mirroring import LeftRightMirrorTransform
+
+
+def test_the_reference_recipe_flips_all_axes_and_adds_noise_only(make):
+    trainer = make(CascadeOARTrainerReference)
+    transforms = trainer.get_training_transforms(PATCH, (0, 0), [[1, 1, 1], [0.5, 0.5, 0.5]], (), False).transforms
+    kinds = [LeftRightMirrorTransform, GaussianNoiseTransform, RemoveLabelTansform, DownsampleSegForDSTransform]
+    assert [type(t) for t in transforms] == kinds
+    assert transforms[0].allowed_axes == (0, 1, 2)
+    torch.manual_seed(0)
+    image = torch.zeros(3, *PATCH)
+    noisy = transforms[1](image=image.clone())["image"]
+    assert 0 < noisy.var() <= 0.11
+
+
+def test_the_loader_gives_the_reference_recipe_the_final_patch_size(make):
+    trainer = make(CascadeOARTrainerReference)
+    trainer.initialize()
+    loader, _ = trainer.get_dataloaders()
+    data_loader = loader.data_loader
+    assert isinstance(data_loader, nnUNetDataLoader)
+    assert tuple(data_loader.patch_size) == PATCH
+
+
+def test_the_reference_recipe_is_soft_dice_with_adam_at_a_constant_2e_4_and_batch_size_1(make):
+    trainer = make(CascadeOARTrainerReference, initial_lr=0.006)
+    trainer.initialize()
+    assert trainer.batch_size == 1
+    assert type(trainer.optimizer) is torch.optim.Adam
+    loss = inner(trainer.loss)
+    assert (loss.weight_ce, loss.weight_dice) == (0, 1)
+    log_epochs(trainer, [0.5] * 5)
+    trainer.lr_scheduler.step()
+    assert trainer.optimizer.param_groups[0]["lr"] == 2e-4
+
+
+@pytest.mark.parametrize("configuration", STAGES)
+def test_the_reference_recipes_loss_is_the_soft_dice_of_the_organs_and_nothing_else(make, configuration):
+    trainer = make(CascadeOARTrainerReference, configuration)
+    loss = inner(trainer._build_loss())
+    target = torch.zeros(1, 1, 4, 4, 4)
+    target[0, 0, 0] = 1  # 16 voxels; labels 2 and 3 are absent
+    logits = torch.zeros(1, 4, 4, 4, 4)
+    logits[:, 0] = 50.0  # all background ...
+    logits[0, 0, 0, :2], logits[0, 1, 0, :2] = 0.0, 50.0  # ... but half of label 1: Dice 2 * 8 / (8 + 16)
+    assert loss(logits, target).item() == pytest.approx(-(2 / 3 + 1 + 1) / 3, abs=1e-4)
+
+
+def test_the_reference_recipe_centres_the_plans_share_of_its_single_patches_on_organs(make):
+    trainer = make(CascadeOARTrainerReference, "3d_fullres", patch=(8, 8, 8), recipe={"organ_patches": 0.5})
+    trainer.initialize()
+    np.random.seed(0)
+    loader = trainer.get_dataloaders()[0].data_loader
+    assert 0.3 < np.mean([loader.get_do_oversample(0) for _ in range(200)]) < 0.7
+
+
+def test_the_reference_recipes_localizer_has_no_deep_supervision_and_its_segmenters_have(make):
+    for configuration in STAGES:
+        trainer = make(CascadeOARTrainerReference, configuration)
+        assert trainer.enable_deep_supervision is (configuration != "3d_lowres")
+        assert make(configuration=configuration).enable_deep_supervision
+
+
+def test_the_reference_recipe_ends_when_patience_runs_out(make):
+    trainer = make(CascadeOARTrainerReference, num_epochs=100, patience_epochs=3)
+    log_epochs(trainer, [0.5] * 3)
+    assert trainer.reason_to_stop() is None
+    log_epochs(trainer, [0.5] * 4)
+    assert trainer.reason_to_stop() == "no better epoch for 3 epochs"
+
+
+def test_the_reference_recipe_is_not_the_plans(make):
+    trainer = make(CascadeOARTrainerReference, recipe={"loss": "dice_ce", "optimizer": "sgd", "modality_dropout": 0.5})
+    assert (trainer.recipe.loss, trainer.recipe.optimizer) == ("dice", "adam")
+    assert trainer.recipe.modality_dropout == 0.5
+
+
+def test_the_reference_recipe_flips_the_other_axes_only_where_the_plan_does_not_mirror_left_and_right(make):
+    trainer = make(CascadeOARTrainerReference, recipe={"mirror_left_right": False})
+    assert trainer.mirror_transform().allowed_axes == (0, 1)
+    assert make(CascadeOARTrainerReference).mirror_transform().allowed_axes == (0, 1, 2)
