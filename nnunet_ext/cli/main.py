@@ -164,9 +164,9 @@ def _report(options: Options) -> int:
 
 
 def _view(options: Options) -> int:
-    from nnunet_ext.reporting.page import write_predictions_page
+    from nnunet_ext.reporting.page import view
 
-    page = write_predictions_page(options.pop("predictions"), options.pop("images"), options.pop("out"), **options)
+    page = view(options.pop("predictions"), options.pop("images"), options.pop("out"), **options)
     print(f"{page.path}: {len(page.case_bytes)} cases to look at, {len(page.left_out)} listed without images")
     return 1 if "failed" in page.left_out.values() else 0  # which and why was logged
 

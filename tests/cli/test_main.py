@@ -22,7 +22,7 @@ FUNCTIONS = {
     "rtstruct": ("nnunet_ext.dicom.rtstruct_writer", "rtstruct"),
     "evaluate": ("nnunet_ext.evaluation.evaluating", "evaluate"),
     "report": ("nnunet_ext.reporting.reporting", "report"),
-    "view": ("nnunet_ext.reporting.page", "write_predictions_page"),
+    "view": ("nnunet_ext.reporting.page", "view"),
     "hook": ("nnunet_ext.installation.hooking", "write_hooks"),
     "doctor": ("nnunet_ext.installation.doctor", "doctor"),
     "demo": ("nnunet_ext.end_to_end.demo", "demo"),
