@@ -24,7 +24,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from nnunet_ext.cli.main import _parser
+from nnunet_ext.cli.main import make_parser
 
 ROOT = Path(__file__).parents[1]
 if not (ROOT / "README.md").is_file():
@@ -227,7 +227,7 @@ def test_what_is_not_run_is_known_to_the_parser():
         for line in commands(document):
             if line.startswith("nnunet_ext benchmark"):
                 words = shlex.split(line, comments=True)
-                _parser().parse_args(words[1:])
+                make_parser().parse_args(words[1:])
     assert {c for c in NOT_RUN if not any(line.startswith(c) for d in DOCUMENTS for line in commands(d))} == set()
 
 
