@@ -123,7 +123,7 @@ def write_report_page(
 
 
 @holding(owned_file, "out")
-def write_predictions_page(
+def view(
     predictions: Path,
     images: Path,
     out: Path,

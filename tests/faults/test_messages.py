@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 from fault_inputs import CASES, LABELS, copy_cases, edit, scored, slices
 
-from nnunet_ext.cli.main import _run, main
+from nnunet_ext.cli.arguments import named_folder
+from nnunet_ext.cli.main import main
 from nnunet_ext.labels.organs import ORGANS
 
 TABLE = "[labels]\n" + "".join(f'{organ} = ["{organ}"]\n' for organ in ORGANS)
@@ -292,7 +293,7 @@ def test_report_takes_a_folder_whose_name_holds_an_equals_sign(tmp_path: Path, m
         "x=y=nowhere": ("x=y", "nowhere"),
         "nowhere": ("nowhere", "nowhere"),
     }.items():
-        assert _run(text) == (expected[0], Path(expected[1])), text
+        assert named_folder(text) == (expected[0], Path(expected[1])), text
 
 
 def test_report_of_a_folder_with_an_equals_sign_is_written(folder: Path, tmp_path: Path):
@@ -449,7 +450,7 @@ def test_a_case_that_our_own_mistake_stops_is_named_and_the_others_are_converted
 
 
 def test_a_case_that_our_own_mistake_keeps_from_being_scored_is_named(folder: Path, capsys, monkeypatch):
-    from nnunet_ext.evaluation import evaluating as module
+    from nnunet_ext.evaluation import one_case as module
 
     monkeypatch.setattr(module, "score_organ", lambda *a, **k: fail())
     assert main([str(word) for word in evaluation(folder)]) == 1

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from nnunet_ext.evaluation.evaluating import evaluate
 from nnunet_ext.labels.colours import colours
 from nnunet_ext.reporting.content import Cell, Experiment, Picture, Report, Table
-from nnunet_ext.reporting.page import write_predictions_page, write_report_page
+from nnunet_ext.reporting.page import view, write_report_page
 from nnunet_ext.reporting.page_parts import without_paths
 from nnunet_ext.reporting.page_reasons import case_reasons, low_dsc_percent
 from nnunet_ext.reporting.screenshots import Browser, find_browser
@@ -401,7 +401,7 @@ def test_language_switches_and_is_remembered(browser, page):
 
 
 def test_predictions_alone_can_be_looked_at(browser, study, page):
-    alone = write_predictions_page(
+    alone = view(
         study / "predictions", study / "imagesTs", study / "view.html", viewer_limit_mb=30, show_progress=False
     )
     assert sorted(alone.case_bytes) == ["case_a", "case_b", "case_c"]

@@ -1,0 +1,20 @@
+"""`nnunet_ext benchmark`: how fast something is; each kind has a file of its own."""
+
+import argparse
+
+from nnunet_ext.cli import benchmark_convert, benchmark_predict, benchmark_train
+from nnunet_ext.cli.arguments import Options, add_verbs
+
+SUMMARY = "measure how fast something is"
+EXAMPLE = ""  # each kind shows its own
+
+KINDS = {"train": benchmark_train, "predict": benchmark_predict, "convert": benchmark_convert}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(title="what to measure", dest="kind", required=True, metavar="WHAT")
+    add_verbs(kinds, KINDS)
+
+
+def run(options: Options) -> int:
+    return KINDS[options.pop("kind")].run(options)

@@ -1,0 +1,71 @@
+"""`nnunet_ext predict`: contours of new cases."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from nnunet_ext.cli.arguments import Options, add_dicom_files, natural_number, positive_int
+from nnunet_ext.cli.printing import counts, report_failed
+
+SUMMARY = "contour new cases: localizer, ROI crop and segmenter in one process"
+EXAMPLE = "nnunet_ext predict -d 501 -i imagesTs -o contours -f 0 1 2 3 4"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("-d", dest="dataset_id", metavar="ID", type=positive_int, help="data set ID")
+    which.add_argument(
+        "-m", dest="model", metavar="FOLDER", type=Path, help="the model itself, its localizer in the folder beside it"
+    )
+    parser.add_argument(
+        "-i",
+        dest="images",
+        metavar="IN",
+        type=Path,
+        required=True,
+        help="what to contour: files as nnU-Net names them, one folder per case, or DICOM",
+    )
+    parser.add_argument("-o", dest="out", metavar="OUT", type=Path, required=True, help="folder for the label maps")
+    parser.add_argument("-c", dest="configuration", metavar="CONFIGURATION", help="without: 3d_cascade_fullres")
+    parser.add_argument(
+        "-f", dest="folds", nargs="+", metavar="FOLD", help="folds to average; without: all that are trained"
+    )
+    parser.add_argument("-tr", dest="trainer", metavar="TRAINER", help="without: CascadeOARTrainer")
+    parser.add_argument("-p", dest="plans", metavar="PLANS", help="without: CascadeOARPlans")
+    parser.add_argument("-chk", dest="checkpoint", metavar="NAME", help="without: checkpoint_final.pth")
+    parser.add_argument("-device", choices=("cuda", "cpu", "mps"), help="without: the GPU, if there is one")
+    parser.add_argument(
+        "--mirror", dest="use_mirroring", action="store_true", help="average over mirrored images: slower"
+    )
+    parser.add_argument(
+        "--full-precision",
+        action="store_true",
+        help="on a CPU: compute in 32 bits even where it has the faster bfloat16",
+    )
+    parser.add_argument("--register", action="store_true", help="register T1 and T2 to the CT first")
+    add_dicom_files(parser)
+    parser.add_argument(
+        "--layout", choices=("auto", "files", "folders", "dicom"), help="kind of IN; without: look what is there"
+    )
+    parser.add_argument("--rtstruct", action="store_true", help="DICOM: write an RTSTRUCT beside each label map")
+    parser.add_argument("--strict", action="store_true", help="a case with a warning fails")
+    parser.add_argument(
+        "-num_parts",
+        metavar="N",
+        type=positive_int,
+        help="share the cases among N processes; this one takes part -part_id",
+    )
+    parser.add_argument("-part_id", metavar="K", type=natural_number, help="0 to N - 1")
+    parser.add_argument("--overwrite", action="store_true", help="redo cases whose label map is there already")
+
+
+def run(options: Options) -> int:
+    from nnunet_ext import predict
+
+    summary = predict(**options)
+    for case, messages in summary.warnings.items():
+        for message in messages:
+            print(f"warning: case '{case}': {message}", file=sys.stderr)
+    print(f"{options['out']}: {counts(summary)}")
+    print(summary.files)
+    return report_failed("predict", summary.failed)

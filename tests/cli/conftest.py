@@ -1,0 +1,34 @@
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+from verb_functions import FUNCTIONS
+
+SUMMARY = {
+    "dataset_folder": Path("Dataset501_Head"),
+    "written": ["a"],
+    "skipped": [],
+    "failed": {},
+    "warnings": {},
+    "table_markdown": "| organ | DSC |",
+    "files": "4 files: 3 used as channels, 1 as labels, 0 left over",
+}
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What each verb's function was called with; the functions are stand-ins that return `calls.summary`."""
+    record = SimpleNamespace(summary=SimpleNamespace(**SUMMARY), raises=None, args=(), kwargs={})
+
+    def stand_in(*args, **kwargs):
+        record.args, record.kwargs = args, kwargs
+        if record.raises is not None:
+            raise record.raises
+        return record.summary
+
+    for module_name, function_name in FUNCTIONS.values():
+        module = ModuleType(module_name)
+        setattr(module, function_name, stand_in)
+        monkeypatch.setitem(sys.modules, module_name, module)
+    return record

@@ -1,0 +1,58 @@
+from pathlib import Path
+
+from verb_functions import run
+
+
+def test_benchmark_train_passes_its_options_on_and_prints_the_table(calls, capsys):
+    calls.summary = "| training | ratio |"
+    command = "benchmark train -d 501 -p P -c 3d_lowres -device cpu -o out --iterations 5 --threads 1 --no-stock"
+    assert run(command) == 0
+    assert calls.kwargs == {
+        "dataset_id": 501,
+        "plans": "P",
+        "configurations": ["3d_lowres"],
+        "device": "cpu",
+        "out": Path("out"),
+        "iterations": 5,
+        "n_threads": 1,
+        "stock": False,
+    }
+    assert "| training | ratio |" in capsys.readouterr().out
+    assert run("benchmark train") == 0
+    assert calls.kwargs == {}
+
+
+def test_benchmark_predict_passes_its_options_on_and_prints_the_table(calls, capsys):
+    calls.summary = "| prediction | s |"
+    options = "-d 501 -i in -p P -f 1 --size tiny --cases 3 -device cuda -o out --no-stock"
+    assert run(f"benchmark predict {options}") == 0
+    assert calls.kwargs == {
+        "dataset_id": 501,
+        "images": Path("in"),
+        "plans": "P",
+        "fold": "1",
+        "size": "tiny",
+        "n_cases": 3,
+        "device": "cuda",
+        "out": Path("out"),
+        "stock": False,
+    }
+    assert capsys.readouterr().out == "| prediction | s |\n"
+
+
+def test_benchmark_convert_passes_its_options_on_and_prints_the_table(calls, capsys):
+    calls.summary = "| step | CPU s |"
+    options = "-i in --modalities CT T1 --size full --cases 3 --unregistered --register --no-preview -o out --no-stock"
+    assert run(f"benchmark convert {options}") == 0
+    assert calls.kwargs == {
+        "source": Path("in"),
+        "modalities": ["CT", "T1"],
+        "size": "full",
+        "n_cases": 3,
+        "unregistered": True,
+        "register": True,
+        "preview": False,
+        "out": Path("out"),
+        "stock": False,
+    }
+    assert capsys.readouterr().out == "| step | CPU s |\n"

@@ -1,0 +1,43 @@
+from pathlib import Path
+
+import pytest
+from verb_functions import run
+
+
+def test_predict_passes_its_options_on_and_prints_warnings(calls, capsys):
+    calls.summary.warnings = {"head_01": ["no organ found"]}
+    assert run("predict -d 501 -i in -o out -c C -f 0 1 -tr T -p P -chk best.pth -device cpu --mirror") == 0
+    assert calls.kwargs == {
+        "dataset_id": 501,
+        "images": Path("in"),
+        "out": Path("out"),
+        "configuration": "C",
+        "folds": ["0", "1"],
+        "trainer": "T",
+        "plans": "P",
+        "checkpoint": "best.pth",
+        "device": "cpu",
+        "use_mirroring": True,
+    }
+    assert "case 'head_01': no organ found" in capsys.readouterr().err
+
+
+def test_predict_takes_a_model_by_its_folder_or_by_its_dataset_not_both(calls, capsys):
+    more = "--register --series s.toml --key k.csv --rtstruct --strict -num_parts 4 -part_id 0 --overwrite"
+    assert run(f"predict -m T__P__C -i in -o out {more}") == 0
+    assert calls.kwargs == {
+        "model": Path("T__P__C"),
+        "images": Path("in"),
+        "out": Path("out"),
+        "register": True,
+        "series_file": Path("s.toml"),
+        "key_file": Path("k.csv"),
+        "rtstruct": True,
+        "strict": True,
+        "num_parts": 4,
+        "part_id": 0,
+        "overwrite": True,
+    }
+    for which in ("", "-d 501 -m T__P__C"):
+        with pytest.raises(SystemExit):
+            run(f"predict {which} -i in -o out")

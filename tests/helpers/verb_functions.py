@@ -1,0 +1,46 @@
+"""The verbs of the command line, their parsers, and the function that each of them calls."""
+
+import argparse
+import shlex
+
+import nnunet_ext
+from nnunet_ext.cli.main import main, make_parser
+
+#: Verb -> public name of the function it calls.
+PUBLIC = {
+    "phantom": "make_phantoms",
+    "convert": "convert",
+    "register": "register_files",
+    "predict": "predict",
+    "rtstruct": "rtstruct",
+    "install": "install_model",
+    "evaluate": "evaluate",
+    "report": "report",
+    "view": "view",
+    "hook": "write_hooks",
+    "doctor": "doctor",
+}
+#: Verb -> module and name of the function it calls.
+FUNCTIONS = {
+    **{verb: (nnunet_ext._MODULES[name], name) for verb, name in PUBLIC.items()},
+    "demo": ("nnunet_ext.end_to_end.demo", "demo"),
+    "benchmark train": ("nnunet_ext.end_to_end.training_benchmark", "benchmark_train"),
+    "benchmark predict": ("nnunet_ext.end_to_end.prediction_benchmark", "benchmark_predict"),
+    "benchmark convert": ("nnunet_ext.end_to_end.conversion_benchmark", "benchmark_convert"),
+}
+
+
+def run(command: str) -> int:
+    """Run a verb, typed without `nnunet_ext`."""
+    return main(shlex.split(command))
+
+
+def verb_parsers() -> dict[str, argparse.ArgumentParser]:
+    """Parsers of the verbs that run, the kinds of a benchmark by both words."""
+    parsers = dict(_choices(make_parser()))
+    kinds = _choices(parsers.pop("benchmark"))
+    return {**parsers, **{f"benchmark {kind}": parser for kind, parser in kinds.items()}}
+
+
+def _choices(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    return parser._subparsers._group_actions[0].choices
