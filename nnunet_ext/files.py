@@ -36,7 +36,7 @@ else:
 #: for these keys.
 Shape = Any
 
-_OS_ERRORS = {
+_OS_ERRORS: dict[int | None, str] = {
     errno.ENOENT: "does not exist",
     errno.EACCES: "may not be read or written by you; change its permissions, or choose another place",
     errno.EPERM: "may not be changed by you; change its permissions, or choose another place",
@@ -49,7 +49,7 @@ _OS_ERRORS = {
     errno.ENAMETOOLONG: "is too long a name for this disk; choose a shorter one",
     errno.ELOOP: "is a link that leads back to itself; remove it",
 }
-_KINDS = {
+_KINDS: dict[type | None, str] = {
     dict: "an object {...}",
     list: "a list [...]",
     str: "a text",
@@ -208,12 +208,12 @@ def misfit(content: object, shape: Shape, place: str = "") -> str:
         return misfit(content, fitting[0], place) if fitting else _is(content, place, " or ".join(map(_kind, shape)))
     if not _fits_kind(content, shape):
         return _is(content, place, _kind(shape))
-    if isinstance(shape, list):
+    if isinstance(shape, list) and isinstance(content, list):
         if len(shape) > 1 and len(content) != len(shape):
             return _is(content, place, f"a list of {len(shape)}")
         items = shape if len(shape) > 1 else shape * len(content)
         below = ((value, item, f"{place}[{at}]") for at, (value, item) in enumerate(zip(content, items, strict=True)))
-    elif isinstance(shape, Mapping):
+    elif isinstance(shape, Mapping) and isinstance(content, dict):
         if lacking := [key for key in shape if key is not str and not key.endswith("?") and key not in content]:
             return f"{place or 'it'} has no '{lacking[0]}'"
         known = {key.removesuffix("?"): item for key, item in shape.items() if key is not str}

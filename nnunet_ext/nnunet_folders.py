@@ -6,7 +6,7 @@ import glob
 import os
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,7 @@ def _is_number(text: object) -> bool:
     return isinstance(text, str) and re.fullmatch(r"\s*[0-9]+\s*", text) is not None
 
 
-def _all_text(values) -> bool:
+def _all_text(values: Iterable[object]) -> bool:
     return all(isinstance(value, str) and not _is_number(value) for value in values)
 
 

@@ -81,7 +81,8 @@ def step(name: str, *, case: str | None = None) -> Iterator[None]:
 @contextmanager
 def recorded_steps() -> Iterator[list[Step]]:
     """Record steps. The list is filled at the end, in the order in which the steps began first."""
-    recorder, found = _Recorder(), []
+    recorder = _Recorder()
+    found: list[Step] = []
     token = _recorder.set(recorder)
     try:
         yield found

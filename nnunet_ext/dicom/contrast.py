@@ -217,7 +217,7 @@ def classify(text: Callable[[str], str], number: Callable[[str], float | None]) 
     if named == "T2" and (gradient or _word(_GRADIENT, words)):
         return "", "its name says T2 but it is a gradient echo (T2*)", []
     if named:
-        if times and ((named == "T1" and te >= 60) or (named == "T2" and te < 30)):
+        if te is not None and times and ((named == "T1" and te >= 60) or (named == "T2" and te < 30)):
             return "", f"its name says {named} but {times} does not", []
         return named, "named so" + (f", {times}" if times else ""), (notes if named == "T1" else []) + fat
     if by_times:

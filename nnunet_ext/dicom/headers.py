@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nnunet_ext.dicom.text import element_text, readable_text
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset, FileDataset
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
@@ -66,7 +70,7 @@ _TEXTS = {
 }  # fmt: skip
 
 
-def start_of_rtstruct(path: Path):
+def start_of_rtstruct(path: Path) -> FileDataset | None:
     """Header of an RTSTRUCT up to its sequences, so that one that is cut off is not overlooked; None of other files."""
     from pydicom.filereader import read_partial
 
@@ -83,7 +87,7 @@ def frames(header: Header, sop_class: str) -> list[tuple[int | None, Header]]:
 
     Also the file's own header where the frames do not say where they lie: it is then refused as a whole.
     """
-    itself = [(None, header)]
+    itself: list[tuple[int | None, Header]] = [(None, header)]
     count = header.number("NumberOfFrames") or 1
     per_frame = header.dataset.get("PerFrameFunctionalGroupsSequence") or ()
     if sop_class not in MULTI_FRAME or len(per_frame) != count:
@@ -109,7 +113,7 @@ def frames(header: Header, sop_class: str) -> list[tuple[int | None, Header]]:
     return frames
 
 
-def functional_groups(groups, shared) -> dict[str, object]:
+def functional_groups(groups: Dataset, shared: Dataset | dict[str, Any]) -> dict[str, Any]:
     """Classic element -> value of one frame; a frame's own group goes before the shared one."""
     values = {}
     for sequence, element, classic in _FUNCTIONAL_GROUPS:
@@ -121,9 +125,9 @@ def functional_groups(groups, shared) -> dict[str, object]:
 
 
 class Header:
-    """A dataset whose values are read without ever raising or warning."""
+    """A dataset whose values are read without ever raising or warning; or values by keyword, as of one frame."""
 
-    def __init__(self, dataset) -> None:
+    def __init__(self, dataset: Dataset | dict[str, Any]) -> None:
         self.dataset = dataset
 
     def text(self, tag: str) -> str:
@@ -145,7 +149,8 @@ class Header:
 
     def numbers(self, tag: str, count: int) -> tuple[float, ...] | None:
         try:
-            if tag == "RawDataType":
+            value: Any
+            if tag == "RawDataType" and not isinstance(self.dataset, dict):
                 creator, element = (self.dataset.get(one) for one in GE_COMPLEX)
                 value = element.value if str(creator.value) == "GEMS_PARM_01" else None
                 value = int.from_bytes(value[:2], "little") if isinstance(value, bytes) else value
@@ -155,6 +160,10 @@ class Header:
         except Exception:
             return None
         return tuple(values) if len(values) == count and np.all(np.isfinite(values)) else None
+
+    def point(self, tag: str) -> tuple[float, float, float] | None:
+        values = self.numbers(tag, 3)
+        return None if values is None else (values[0], values[1], values[2])
 
 
 def median_of_known(values: Iterable[float | None]) -> float | None:

@@ -120,7 +120,14 @@ def split_volumes(
 
 
 class _Images:
-    def __init__(self, along, traits, thickness_mm, spacing_mm, modality) -> None:
+    def __init__(
+        self,
+        along: np.ndarray,
+        traits: Sequence[Traits],
+        thickness_mm: float | None,
+        spacing_mm: float | None,
+        modality: str,
+    ) -> None:
         self.along, self.traits, self.modality = along, traits, modality
         self.thickness_mm, self.spacing_mm = thickness_mm, spacing_mm
         order = np.argsort(along, kind="stable")
@@ -171,11 +178,14 @@ class _Images:
         values = [getattr(self.traits[i], trait) for i in images]
         _, _, least, share = _WORDS[trait]
         groups: list[list[int]] = []
-        last = object()
+        last: object = object()
         for value, i in sorted(zip(values, images, strict=True), key=lambda pair: (pair[0] is not None, pair[0] or 0)
                                if not isinstance(pair[0], str) else (True, pair[0])):  # fmt: skip
-            numbers = isinstance(value, float) and isinstance(last, float)
-            if not groups or not (equal_within_rounding(value, last, least, share) if numbers else value == last):
+            if isinstance(value, float) and isinstance(last, float):
+                equal = equal_within_rounding(value, last, least, share)
+            else:
+                equal = value == last
+            if not groups or not equal:
                 groups.append([])
             groups[-1].append(i)
             last = value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import SimpleITK as sitk
@@ -12,6 +13,9 @@ from scipy import ndimage
 from nnunet_ext.dicom.headers import Header, functional_groups
 from nnunet_ext.dicom.model import Slice
 from nnunet_ext.dicom.text import tolerant_dicom
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
 
 #: A CT's padding below this is air wherever it lies. Padding of other values may also be tissue.
 AIR_PADDING_HU = -900.0
@@ -68,7 +72,7 @@ def _stored(path: Path) -> tuple[np.ndarray, list[tuple[float, float]], tuple[fl
                     padding = low - 0.5 * abs(slope), high + 0.5 * abs(slope)
                 return pixels.reshape(-1, *pixels.shape[-2:]), [(1.0, 0.0)], padding
             if "TransferSyntaxUID" not in dataset.file_meta:
-                dataset.file_meta.TransferSyntaxUID = syntax
+                dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
             shared = (dataset.get("SharedFunctionalGroupsSequence") or [{}])[0]
             headers = [Header(functional_groups(groups, shared)) for groups in per_frame or ()] or [Header(dataset)]
             slopes = [header.number("RescaleSlope") for header in headers]
@@ -89,7 +93,7 @@ def _stored(path: Path) -> tuple[np.ndarray, list[tuple[float, float]], tuple[fl
     return pixels, rescale, padding
 
 
-def _padding(dataset, dtype: np.dtype) -> tuple[float, float] | None:
+def _padding(dataset: Dataset, dtype: np.dtype) -> tuple[float, float] | None:
     """Lowest and highest stored value that PixelPaddingValue and PixelPaddingRangeLimit name; None without.
 
     Headers write a negative value as an unsigned one, and the other way round. So 16 bits are read as the pixels' are.

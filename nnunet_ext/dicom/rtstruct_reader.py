@@ -33,6 +33,8 @@ from nnunet_ext.dicom.text import element_text, readable_text, stated_charsets, 
 from nnunet_ext.images.geometry import index_to_world
 
 if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
     from nnunet_ext.dicom.model import Slice
 
 __all__ = ["Contour", "Roi", "StructureSet", "fill_polygon", "rasterise", "read_rtstruct", "readable_text",
@@ -183,7 +185,7 @@ def read_rtstruct(path: Path) -> StructureSet:
             raise ValueError(f"the RTSTRUCT is damaged ({type(error).__name__}); export it again") from None
 
 
-def _content(dataset) -> StructureSet:
+def _content(dataset: Dataset) -> StructureSet:
     listed: dict[str, References] = {}
     for frame in dataset.get("ReferencedFrameOfReferenceSequence") or ():
         uid = _uid(frame, "FrameOfReferenceUID")
@@ -207,22 +209,23 @@ def _content(dataset) -> StructureSet:
     rois: list[Roi] = []
     for item in items:
         number = _whole(item, "ROINumber")
-        problem = problems.get(number, "")
+        drawn = [] if number is None else contours.get(number, [])
+        problem = "" if number is None else problems.get(number, "")
         if number is None and (without_number or strangers):
             problem = "is a region without a number, so its contours are not known; export it again"
         elif number not in contours and without_number:
             problem = "has no contour, and the RTSTRUCT has a region without a number; export it again"
-        elif count[number] > 1 and (contours.get(number) or problem):
+        elif count[number] > 1 and (drawn or problem):
             problem = f"is one of two regions with the number {number}; export it again"
         frame, name = _uid(item, "ReferencedFrameOfReferenceUID"), element_text(item, "ROIName", charsets)
-        rois.append(Roi(number, name, frame, tuple(contours.get(number, ())), problem))
+        rois.append(Roi(number, name, frame, tuple(drawn), problem))
     leftover = [f"contours of region {number}, which is not in the list of regions" for number in strangers]
     if without_number:
         leftover.append("contours of a region without a number")
     return StructureSet(tuple(rois), listed, tuple(leftover))
 
 
-def _is_cut_off(dataset) -> bool:
+def _is_cut_off(dataset: Dataset) -> bool:
     """Whether the file ends within an element, of which pydicom gives what is there."""
     elements = (dataset.get_item(tag) for tag in dataset.keys())  # noqa: SIM118 a dataset iterates over its elements
     return any(
@@ -232,7 +235,7 @@ def _is_cut_off(dataset) -> bool:
     )
 
 
-def _references(frame) -> References:
+def _references(frame: Dataset) -> References:
     series, sops = set(), set()
     for study in frame.get("RTReferencedStudySequence") or ():
         for one in study.get("RTReferencedSeriesSequence") or ():
@@ -241,7 +244,7 @@ def _references(frame) -> References:
     return References(frozenset(series - {""}), frozenset(sops - {""}))
 
 
-def _contours(item) -> tuple[list[Contour], str]:
+def _contours(item: Dataset) -> tuple[list[Contour], str]:
     """Contours of one region, and what is wrong with the first that cannot be used."""
     drawn: list[Contour] = []
     try:
@@ -258,7 +261,7 @@ def _contours(item) -> tuple[list[Contour], str]:
     return drawn, ""
 
 
-def _contour(contour) -> Contour:
+def _contour(contour: Dataset) -> Contour:
     text = re.sub(r"[^A-Z]", "", str(contour.get("ContourGeometricType") or CLOSED).upper())
     if text not in _KINDS:
         raise _Malformed("is of an unknown type (ContourGeometricType)")
@@ -274,7 +277,7 @@ def _contour(contour) -> Contour:
     return Contour(points, _KINDS[text], tuple(images))
 
 
-def _points(contour) -> np.ndarray:
+def _points(contour: Dataset) -> np.ndarray:
     element = contour.get_item("ContourData") if "ContourData" in contour else None
     value = None if element is None else element.value
     if isinstance(value, bytes):  # as it is in the file: much quicker than pydicom's objects for each number
@@ -293,7 +296,7 @@ def _points(contour) -> np.ndarray:
     return values.reshape(-1, 3)
 
 
-def _whole(item, keyword: str) -> int | None:
+def _whole(item: Dataset, keyword: str) -> int | None:
     """A whole number, the first of several; None where there is none."""
     try:
         return int(np.ravel(item.get(keyword))[0])
@@ -301,7 +304,7 @@ def _whole(item, keyword: str) -> int | None:
         return None
 
 
-def _uid(item, keyword: str) -> str:
+def _uid(item: Dataset, keyword: str) -> str:
     return str(item.get(keyword) or "").strip(" \x00")
 
 
@@ -470,7 +473,7 @@ def _on_images(
         best = here[np.argmin(off[here])]  # of planes finer than the images, one
         kept += [
             (float(images.positions[target]), polygons[at][1], polygons[at][2].kind)
-            for at in here
+            for at in here.tolist()
             if abs(numbers[at] - numbers[best]) <= PLANE_TOLERANCE_SLICES
         ]
     if len(kept) < len(polygons):
@@ -614,15 +617,15 @@ def _edge_loops(mask: np.ndarray) -> list[np.ndarray]:
     padded = np.pad(mask, 1)
     edges: dict[tuple[int, int], list[tuple[int, int]]] = {}
 
-    def add(rows: np.ndarray, columns: np.ndarray, begin: tuple[int, int], end: tuple[int, int]) -> None:
-        for y, x in zip(rows.tolist(), columns.tolist(), strict=True):
+    def add(pixels: np.ndarray, begin: tuple[int, int], end: tuple[int, int]) -> None:
+        for y, x in np.argwhere(pixels).tolist():
             edges.setdefault((x + begin[0], y + begin[1]), []).append((x + end[0], y + end[1]))
 
     inner = padded[1:-1, 1:-1]
-    add(*np.nonzero(inner & ~padded[:-2, 1:-1]), (0, 0), (1, 0))
-    add(*np.nonzero(inner & ~padded[1:-1, 2:]), (1, 0), (1, 1))
-    add(*np.nonzero(inner & ~padded[2:, 1:-1]), (1, 1), (0, 1))
-    add(*np.nonzero(inner & ~padded[1:-1, :-2]), (0, 1), (0, 0))
+    add(inner & ~padded[:-2, 1:-1], (0, 0), (1, 0))
+    add(inner & ~padded[1:-1, 2:], (1, 0), (1, 1))
+    add(inner & ~padded[2:, 1:-1], (1, 1), (0, 1))
+    add(inner & ~padded[1:-1, :-2], (0, 1), (0, 0))
     # Keyholes: from the first pixel of a hole leftwards to the next background, along an edge and back. That background
     # is the outside or a hole that begins further up or left, so every hole is cut open and no piece is cut in two.
     background, _ = ndimage.label(~padded, np.ones((3, 3)))

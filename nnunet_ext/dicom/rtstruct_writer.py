@@ -17,6 +17,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import SimpleITK as sitk
@@ -35,6 +36,10 @@ from nnunet_ext.images.label_maps import label_map_of, read_label_map, shown_val
 from nnunet_ext.labels.table import load_label_table
 from nnunet_ext.nnunet_folders import PREDICTIONS_REMEDY, need, read_dataset_json
 
+if TYPE_CHECKING:
+    from pydicom.dataelem import DataElement, RawDataElement
+    from pydicom.dataset import Dataset
+
 logger = logging.getLogger(__name__)
 
 #: Points are written to 0.1 micrometre: far below a voxel, and short as decimal strings (at most 16 characters).
@@ -44,7 +49,6 @@ LONGEST_NAME = 16
 
 _RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
 _STUDY = "1.2.840.10008.3.1.2.3.1"  # retired, and what planning systems write as the class of the referenced study
-_IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 _UTF_8 = "ISO_IR 192"
 _CHARACTER_SET = 0x00080005
 #: Types whose values have a form that can be checked.
@@ -199,7 +203,7 @@ def _on_grid(label_map: sitk.Image, grid: sitk.Image) -> sitk.Image:
 
 def _contours(organ: str, mask: np.ndarray, grid: sitk.Image, planes: Sequence[Slice | None]) -> list[np.ndarray]:
     """Polygons `(N, 3)` in mm, LPS, each in the plane of its image to the last digit of the image's own position."""
-    between = [int(k) for k in np.flatnonzero(mask.any(axis=(1, 2))) if planes[k] is None]
+    between = [k for k in np.flatnonzero(mask.any(axis=(1, 2))).tolist() if planes[k] is None]
     if between:
         raise ValueError(
             f"{organ} lies on {len(between)} planes between the images: the gaps of the series are uneven, and the mask "
@@ -257,13 +261,13 @@ def write_contours(
 def _structure_set(
     contours: Mapping[str, Sequence[np.ndarray]],
     series: Series,
-    image,
+    image: Dataset,
     labels: Mapping[str, int] | None,
     model: str,
     notes: list[str],
-):
+) -> Dataset:
     from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import generate_uid
+    from pydicom.uid import ImplicitVRLittleEndian, generate_uid
 
     from nnunet_ext.labels.colours import colours
 
@@ -286,7 +290,7 @@ def _structure_set(
 
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = _IMPLICIT_LITTLE_ENDIAN
+    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     _copy_patient_and_study(image, dataset, "".join((*contours, model)), notes)
     now = datetime.now()
     for moment in ("InstanceCreation", "Series", "StructureSet"):
@@ -324,7 +328,7 @@ def _structure_set(
     return dataset
 
 
-def _copy_patient_and_study(image, dataset, our_text: str, notes: list[str]) -> None:
+def _copy_patient_and_study(image: Dataset, dataset: Dataset, our_text: str, notes: list[str]) -> None:
     """Patient and study byte by byte as in the images, or in UTF-8 where our own text may need other letters than theirs."""
     utf_8 = not our_text.isascii()
     left_out = _copy(image, dataset, (*_COPIED, *_COPIED_IF_THERE), stated_charsets(image), utf_8=utf_8)
@@ -336,7 +340,9 @@ def _copy_patient_and_study(image, dataset, our_text: str, notes: list[str]) -> 
     notes += [f"{keyword} of the CT breaks the DICOM standard: left out of the RTSTRUCT" for keyword in left_out]
 
 
-def _copy(source, target, keys: Iterable, charsets: Sequence[str], *, utf_8: bool) -> list[str]:
+def _copy(
+    source: Dataset, target: Dataset, keys: Iterable[str | int], charsets: Sequence[str], *, utf_8: bool
+) -> list[str]:
     """Copy elements whose value is what their type asks for; keywords of the others.
 
     Args:
@@ -382,7 +388,7 @@ def _copy(source, target, keys: Iterable, charsets: Sequence[str], *, utf_8: boo
     return left_out
 
 
-def _check_value(raw, vr: str) -> None:
+def _check_value(raw: DataElement | RawDataElement, vr: str) -> None:
     """ValueError unless the values of an element are what its type asks for: numbers, dates, times, codes."""
     from pydicom.config import RAISE
     from pydicom.valuerep import validate_value
@@ -390,11 +396,11 @@ def _check_value(raw, vr: str) -> None:
     values = raw.value
     if isinstance(values, bytes):
         values = values.decode("ascii").strip(" \x00").split("\\")
-    for value in [values] if isinstance(values, str) or not hasattr(values, "__iter__") else values:
+    for value in [values] if values is None or isinstance(values, str) or not hasattr(values, "__iter__") else values:
         validate_value(vr, str(value if value is not None else "").strip(), RAISE)
 
 
-def _references(series: Series, sop_class: str):
+def _references(series: Series, sop_class: str) -> Dataset:
     """Frame of reference, study, series and all its images; a multi-frame object once, for all its frames."""
     from pydicom.dataset import Dataset
 
@@ -410,7 +416,7 @@ def _references(series: Series, sop_class: str):
     return frame
 
 
-def _reference(sop_uid: str, sop_class: str, frame: int | None = None):
+def _reference(sop_uid: str, sop_class: str, frame: int | None = None) -> Dataset:
     from pydicom.dataset import Dataset
 
     item = Dataset()

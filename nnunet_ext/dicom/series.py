@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -37,6 +38,9 @@ from nnunet_ext.dicom.text import tolerant_dicom
 from nnunet_ext.images.file_names import image_stem
 from nnunet_ext.images.reading import SMALLEST_SPACING_MM
 from nnunet_ext.images.source_files import EMPTY, UNREADABLE, is_system, reason_of, walk
+
+if TYPE_CHECKING:
+    from pydicom.dataset import FileDataset
 
 __all__ = ["check_series", "classify", "find_series", "read_series", "series_grid"]
 
@@ -67,7 +71,9 @@ def find_series(folder: Path, progress: Callable[[Iterable[Path]], Iterable[Path
         progress: Wraps the iteration over files, for a progress bar.
     """
     import pydicom
+    from pydicom.tag import Tag
 
+    tags = [*map(Tag, TAGS), *map(Tag, GE_COMPLEX)]
     tree = Tree()
     groups: dict[tuple, list[_Members]] = {}
     seen: dict[tuple, tuple] = {}
@@ -85,13 +91,15 @@ def find_series(folder: Path, progress: Callable[[Iterable[Path]], Iterable[Path
                 tree.volumes += [path] if image_stem(path) else []
                 continue
             try:
-                header = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=[*TAGS, *GE_COMPLEX])
+                dataset: FileDataset | None = pydicom.dcmread(
+                    path, stop_before_pixels=True, force=True, specific_tags=tags
+                )
             except Exception:
-                header = start_of_rtstruct(path)
-            if header is None:
+                dataset = start_of_rtstruct(path)
+            if dataset is None:
                 tree.set_aside(path, "DICOM files that cannot be read")
                 continue
-            header = Header(header)
+            header = Header(dataset)
             sop_class = header.text("SOPClassUID")
             patient = patient_of(header)
             words = tree.personal.get(patient.key, frozenset()) | personal_words(header, patient)
@@ -135,8 +143,8 @@ def find_series(folder: Path, progress: Callable[[Iterable[Path]], Iterable[Path
                     )
                 for one in _series(members, tree):
                     if len(one.slices) < FEWEST_SLICES and not one.problem:
-                        for image in one.slices:
-                            tree.set_aside(image.path, "single images and localizers")
+                        for single in one.slices:
+                            tree.set_aside(single.path, "single images and localizers")
                     else:
                         tree.images.append(one)
     order = {"CT": 0, "T1": 1, "T2": 2, "": 3}
@@ -161,7 +169,7 @@ class _Members:
     problem: str = ""
 
     def add(self, header: Header, path: Path, sop: str, frame: int | None, direction: np.ndarray) -> None:
-        position = header.numbers("ImagePositionPatient", 3) or (0.0, 0.0, 0.0)
+        position = header.point("ImagePositionPatient") or (0.0, 0.0, 0.0)
         thickness, between = header.number("SliceThickness"), header.number("SpacingBetweenSlices")
         traits = _traits(header, frame)
         self.slices.append(Slice(path, sop, position, thickness, frame, traits, between))

@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import SimpleITK as sitk
 
 from nnunet_ext.images.geometry import index_to_world
 
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
 _CLASS = {"CT": "1.2.840.10008.5.1.4.1.1.2", "MR": "1.2.840.10008.5.1.4.1.1.4"}
-_EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 
 
 @dataclass(frozen=True)
@@ -93,13 +96,15 @@ def write_series(
     return files
 
 
-def _dataset(sop_class: str, sop_uid: str, study: Study, modality: str):
+def _dataset(sop_class: str, sop_uid: str, study: Study, modality: str) -> Dataset:
     from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import UID, ExplicitVRLittleEndian
 
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = _EXPLICIT_LITTLE_ENDIAN
-    dataset.file_meta.MediaStorageSOPClassUID, dataset.file_meta.MediaStorageSOPInstanceUID = sop_class, sop_uid
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = UID(sop_class)
+    dataset.file_meta.MediaStorageSOPInstanceUID = UID(sop_uid)
     dataset.SpecificCharacterSet = "ISO_IR 192"
     dataset.SOPClassUID, dataset.SOPInstanceUID = sop_class, sop_uid
     dataset.PatientID, dataset.PatientName = study.patient_id, study.patient_name

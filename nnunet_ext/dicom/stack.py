@@ -154,7 +154,8 @@ def _without_twins(slices: Sequence[Slice], size: tuple[int, int], normal: np.nd
     dropped = 0
     for one in slices:
         if kept and abs(np.dot(np.subtract(one.position_mm, kept[-1].position_mm), normal)) < GAP_TOLERANCE_MM:
-            if not np.array_equal(*pixels_of([one, kept[-1]], size)):
+            these, others = pixels_of([one, kept[-1]], size)
+            if not np.array_equal(these, others):
                 count = sum(abs(np.dot(np.subtract(o.position_mm, one.position_mm), normal)) < GAP_TOLERANCE_MM
                             for o in slices)  # fmt: skip
                 raise ValueError(
@@ -199,7 +200,7 @@ def _gap_mm(
         rounding_mm < 1 or any(equal_within_rounding(fitted, mm, 0, GAP_TOLERANCE) for mm in said)
     ):
         return float(fitted), True
-    thinner = [min(pair) if None not in pair else None for pair in pairwise(thickness_mm)]
+    thinner = [None if a is None or b is None else min(a, b) for a, b in pairwise(thickness_mm)]
     near = np.array([
         gap < 0.5 * usual and (mm is None or gap < 0.5 * mm) for gap, mm in zip(gaps, thinner, strict=True)
     ])  # fmt: skip

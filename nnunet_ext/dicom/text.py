@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import re
 import warnings as python_warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
 
 
 @contextmanager
-def tolerant_dicom():
+def tolerant_dicom() -> Iterator[None]:
     """Read DICOM files whose values break the standard (UUIDs in dates), and keep their values out of warnings."""
     import pydicom.config
 
@@ -104,7 +108,7 @@ def _decode_part(part: bytes, first: str) -> str:
     return _ESCAPE_SEQUENCE.sub("", text)
 
 
-def element_text(dataset, key: str | int, charsets: Sequence[str] | None = None) -> str:
+def element_text(dataset: Dataset, key: str | int, charsets: Sequence[str] | None = None) -> str:
     """Text of one element, all its values with backslashes between; empty where it is missing or no text.
 
     Args:
@@ -126,13 +130,13 @@ def element_text(dataset, key: str | int, charsets: Sequence[str] | None = None)
     return _decoded_again(str(value), charsets)
 
 
-def stated_charsets(dataset) -> list[str]:
+def stated_charsets(dataset: Dataset | dict[str, Any]) -> list[str]:
     """The values of SpecificCharacterSet; empty where there is none."""
     value = dataset.get("SpecificCharacterSet")
     return [value] if isinstance(value, str) and value else [str(one) for one in value or ()]
 
 
-def readable_text(value: object, dataset) -> str:
+def readable_text(value: object, dataset: Dataset | dict[str, Any]) -> str:
     """As `decode_text`, for a value that pydicom has decoded, by the character set that `dataset` states."""
     return _decoded_again(str(value or ""), stated_charsets(dataset))
 

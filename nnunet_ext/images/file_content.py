@@ -71,7 +71,7 @@ def without_padding(file: IO[bytes], start: bytes) -> bytes:
 
 def refuse_other_content(path: Path, start: bytes, expected: str) -> None:
     """ValueError where a file begins as another kind does: `NRRD`, `MetaImage` or `NIfTI` is expected."""
-    what = None
+    what: tuple[str, str] | None = None
     if start[128:132] == b"DICM":
         what = "a DICOM file", "give the folder of its series instead, or export it as NIfTI"
     elif start[257:262] == b"ustar":
@@ -80,7 +80,7 @@ def refuse_other_content(path: Path, start: bytes, expected: str) -> None:
         what = "a NIfTI file", "name it .nii"
     else:
         text = start.lstrip(b"\xef\xbb\xbf \r\n\t")
-        what = next((kind for mark, *kind in _OTHER_CONTENT if text.startswith(mark)), None)
+        what = next(((kind, remedy) for mark, kind, remedy in _OTHER_CONTENT if text.startswith(mark)), None)
     if what and expected not in what[0]:
         raise ValueError(f"{path.name} is {what[0]}, not what its ending says; {what[1]}")
 

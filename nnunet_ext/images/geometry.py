@@ -139,7 +139,7 @@ def grid_difference(a: sitk.Image, b: sitk.Image) -> str:
         f"spacing differs by {_millimetres(spacing)}": np.linalg.norm(spacing * last),
         "direction differs": np.linalg.norm(np.abs(turns[0] - turns[1]) @ (last * b.GetSpacing())),
     }
-    most = max(shifts_mm, key=shifts_mm.get)
+    most = max(shifts_mm, key=lambda what: shifts_mm[what])
     return f"{describe_grid(a)} against {describe_grid(b)} ({most}, corners up to {distance:.3g} mm apart)"
 
 

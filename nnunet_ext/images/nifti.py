@@ -7,12 +7,16 @@ import math
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import SimpleITK as sitk
 
 from nnunet_ext.images.file_content import GZIP, cut_off, decompressed, one_line, refuse_other_content
 from nnunet_ext.images.notes import note
+
+if TYPE_CHECKING:
+    from nibabel import Nifti1Header
 
 #: Cosine between two axes of an sform above which it is sheared: 0.06 degrees, 0.25 mm over a head.
 SHEAR_TOLERANCE = 1e-3
@@ -129,7 +133,7 @@ def _nifti_shape(path: Path, dim: Sequence[int]) -> tuple[int, ...]:
     return shape
 
 
-def _nifti_affine(path: Path, header) -> tuple[np.ndarray, str]:
+def _nifti_affine(path: Path, header: Nifti1Header) -> tuple[np.ndarray, str]:
     """Voxel index to RAS in the header's unit, shape `(4, 4)`, and which form says so: the sform, else the qform.
 
     Tools that have only a qform may claim an sform and leave it empty. The qform counts then, as in ITK, and is logged.
@@ -157,7 +161,7 @@ def _nifti_affine(path: Path, header) -> tuple[np.ndarray, str]:
     return forms[good[0]], good[0]
 
 
-def _qform(header) -> np.ndarray:
+def _qform(header: Nifti1Header) -> np.ndarray:
     """Affine of the qform, NaN where its quaternion is none. Rounding may leave it longer than 1: that is half a turn."""
     from nibabel.quaternions import quat2mat
 

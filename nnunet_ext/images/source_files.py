@@ -48,7 +48,8 @@ def walk(folder: Path) -> Iterator[tuple[Path, str]]:
     A folder that is not entered counts as one file. Whether a file may be opened is not tried.
     """
     seen = {_identity(folder)}
-    real, linked = [(folder, _above(folder))], deque()
+    real = [(folder, _above(folder))]
+    linked: deque[tuple[Path, frozenset[tuple[int, int]]]] = deque()
     while real or linked:
         if not real:  # links come last, so that what lies below the source is read under its real path
             here, above = linked.popleft()

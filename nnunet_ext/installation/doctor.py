@@ -42,7 +42,7 @@ def doctor() -> list[Finding]:
         ("folders", _folders),
         ("classes", _classes),
     ]
-    findings = []
+    findings: list[Finding] = []
     for topic, check in checks:
         try:
             findings += check()

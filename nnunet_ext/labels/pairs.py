@@ -49,7 +49,8 @@ def pair_names(names: Iterable[str]) -> NamedPairs:
                     series |= {left, right}
                 else:
                     partners |= {left: right, right: left}
-    unclear, proposed = [], []
+    unclear: list[str] = []
+    proposed: list[tuple[str, str]] = []
     for name, reading in readings.items():
         if name in partners or not reading.sure:
             continue
@@ -105,9 +106,10 @@ def plan_pairs(plans: Mapping, labels: Mapping[str, int]) -> list[tuple[str, str
     Raises:
         ValueError: If the plan's pairs are not of these labels.
     """
-    if plans.get(PAIRS_KEY) is not None:
-        where = f"plans {plans.get('plans_name', '')}"
-        return list(check_pairs(plans[PAIRS_KEY], labels, where=where, remedy="Plan the dataset again."))
+    where = f"plans {plans.get('plans_name', '')}"
+    stated = check_pairs(plans.get(PAIRS_KEY), labels, where=where, remedy="Plan the dataset again.")
+    if stated is not None:
+        return list(stated)
     return [(n, n[:-2] + "_R") for n in labels if n.endswith("_L") and n[:-2] + "_R" in labels]
 
 
@@ -157,8 +159,7 @@ def check_pairs(
     if stated is None:
         return None
     remedy = remedy or f'Write {PAIRS_KEY} = [["left name", "right name"], ...] with names of the labels.'
-    is_list = isinstance(stated, (list, tuple)) and all(isinstance(pair, (list, tuple)) for pair in stated)
-    if not is_list or not all(len(pair) == 2 and all(isinstance(name, str) for name in pair) for pair in stated):
+    if not isinstance(stated, (list, tuple)) or not all(map(_is_pair_of_names, stated)):
         raise ValueError(f"{where}: {PAIRS_KEY} is {stated!r}, not a list of pairs of names. {remedy}")
     seen: set[str] = set()
     for pair in stated:
@@ -175,6 +176,10 @@ def check_pairs(
                 f"{where}: {PAIRS_KEY} names {list(pair)} with the right one first; write {list(pair)[::-1]}."
             )
     return tuple((left, right) for left, right in stated)
+
+
+def _is_pair_of_names(stated: object) -> bool:
+    return isinstance(stated, (list, tuple)) and len(stated) == 2 and all(isinstance(name, str) for name in stated)
 
 
 def check_mirroring(content: Mapping, *, where: str) -> bool:

@@ -147,7 +147,7 @@ def _marks(name: str) -> list[_Mark]:
 @cache
 def _known_words() -> dict[str, tuple[str, str]]:
     """Normalised name -> side and word, for the paired organs that the package knows, as the label table reads them."""
-    known = {}
+    known: dict[str, tuple[str, str]] = {}
     for words in PAIRED_ALIASES.values():
         for side, marks in SIDES.items():
             for word in words:
@@ -186,8 +186,9 @@ def chinese_name(organ: str) -> str | None:
     if organ in CHINESE_NAMES:
         return CHINESE_NAMES[organ]
     side = side_of(organ)
-    is_chinese = _CASELESS.search(organ) is not None
-    chinese = None if side is None or is_chinese else CHINESE_NAMES.get(organ_word(organ))
+    if side is None or _CASELESS.search(organ) is not None:  # in Chinese letters already
+        return None
+    chinese = CHINESE_NAMES.get(organ_word(organ))
     return chinese and CHINESE_SIDES[side.side] + chinese
 
 

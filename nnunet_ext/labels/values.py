@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-
-import numpy as np
+from collections.abc import Iterable, Mapping
 
 
 def organ_values(labels: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
@@ -23,8 +21,8 @@ def organ_values(labels: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
     return organs
 
 
-def values_of(label: int | Sequence[int]) -> tuple[int, ...]:
-    return (int(label),) if np.isscalar(label) else tuple(int(v) for v in label)
+def values_of(label: int | list[int] | tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(int(v) for v in label) if isinstance(label, (list, tuple)) else (int(label),)
 
 
 def pair_values(pairs: Iterable[tuple[str, str]], labels: Mapping[str, int]) -> list[tuple[int, int]]:

@@ -54,7 +54,10 @@ def check_organs(
     voxel_ml = float(np.prod(spacing_mm)) / 1000
     refuse_whole_image(label_map, labels)
     boxes = ndimage.find_objects(label_map, max_label=max(labels.values(), default=0))
-    wrong, odd, cut, in_air = [], [], [], []
+    wrong: list[str] = []
+    odd: list[str] = []
+    cut: list[str] = []
+    in_air: list[str] = []
     for organ, value in labels.items():
         box = boxes[value - 1]
         if box is None:
@@ -93,7 +96,7 @@ def impossible_volumes(volumes_ml: Mapping[str, float]) -> list[str]:
     """A line per organ that measures `FAR` times too much or too little. Organs that the package does not know are not."""
     lines = []
     for organ, ml in volumes_ml.items():
-        low, high = PLAUSIBLE_ML.get(_kind(organ), (0.0, np.inf))
+        low, high = PLAUSIBLE_ML.get(_kind(organ) or "", (0.0, np.inf))
         if not low / FAR <= ml <= high * FAR:
             lines.append(f"{organ} measures {ml:.3g} ml, plausible are {low:g} to {high:g} ml")
     return lines

@@ -34,20 +34,20 @@ class SparseSpatialTransform(SpatialTransform):
         n_axes = len(self.patch_size)
         return torch.zeros(*[1] * n_axes, n_axes)
 
-    def get_parameters(self, **data_dict) -> dict:
-        params = super().get_parameters(**data_dict)
+    def get_parameters(self, *, image: torch.Tensor, **data_dict: object) -> dict:
+        params = super().get_parameters(image=image, **data_dict)
         if params["affine"] is None:
             return params
-        image = data_dict["image"]
         with image.device:  # what torch creates in here lies there
             grid = _create_centered_identity_grid2(self.patch_size)
         affine = torch.as_tensor(params["affine"].T, dtype=grid.dtype, device=image.device)
         return {**params, "grid": _convert_my_grid_to_grid_sample_grid(grid @ affine, image.shape[1:])}
 
-    def _apply_to_segmentation(self, segmentation: torch.Tensor, **params) -> torch.Tensor:
-        grid = params["grid"]
+    def _apply_to_segmentation(
+        self, segmentation: torch.Tensor, *, grid: torch.Tensor | None, **params: object
+    ) -> torch.Tensor:
         if grid is None or self.align_corners:
-            return super()._apply_to_segmentation(segmentation, **params)
+            return super()._apply_to_segmentation(segmentation, grid=grid, **params)
         sampled = torch.zeros(
             (len(segmentation), *grid.shape[:-1]), dtype=segmentation.dtype, device=segmentation.device
         )
@@ -90,7 +90,7 @@ class SparseSpatialTransform(SpatialTransform):
 class ImageDeviceBlurTransform(GaussianBlurTransform):
     """Gaussian blur whose kernels are made where the image lies."""
 
-    def _apply_to_image(self, img: torch.Tensor, **params) -> torch.Tensor:
+    def _apply_to_image(self, img: torch.Tensor, **params: object) -> torch.Tensor:
         with img.device:
             return super()._apply_to_image(img, **params)
 

@@ -45,6 +45,6 @@ class LeftRightMirrorTransform(MirrorTransform):
         self.left_right_axis = left_right_axis
         self.pairs = tuple(pairs)
 
-    def _apply_to_segmentation(self, segmentation: torch.Tensor, **params) -> torch.Tensor:
-        mirrored = super()._apply_to_segmentation(segmentation, **params)
-        return swap_labels(mirrored, self.pairs) if self.left_right_axis in params["axes"] else mirrored
+    def _apply_to_segmentation(self, segmentation: torch.Tensor, *, axes: Sequence[int]) -> torch.Tensor:
+        mirrored = super()._apply_to_segmentation(segmentation, axes=axes)
+        return swap_labels(mirrored, self.pairs) if self.left_right_axis in axes else mirrored

@@ -31,7 +31,7 @@ class ModalityDropoutTransform(ImageOnlyTransform):
         super().__init__()
         self.channels, self.probability = tuple(channels), probability
 
-    def get_parameters(self, **_data_dict) -> dict:
+    def get_parameters(self, **_data_dict: object) -> dict[str, list[int]]:
         return {"dropped": [c for c in self.channels if torch.rand(1).item() < self.probability]}
 
     def _apply_to_image(self, img: torch.Tensor, *, dropped: Sequence[int]) -> torch.Tensor:
