@@ -41,7 +41,7 @@ from nnunet_ext.dataset_conversion.settings import (
 from nnunet_ext.dataset_conversion.sources import find_layout, gather
 from nnunet_ext.folder_lock import holding, owned_folder
 from nnunet_ext.images.source_files import FileCount, total
-from nnunet_ext.registration.registering import RegistrationOptions
+from nnunet_ext.registration.options import RegistrationOptions
 
 log = logging.getLogger(__name__)
 

@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from nnunet_ext.phantom.making import make_phantoms
     from nnunet_ext.prediction.cascade_predictor import CascadePredictor
     from nnunet_ext.prediction.predicting import predict
-    from nnunet_ext.registration.registering import register, register_files
+    from nnunet_ext.registration.registering import register
+    from nnunet_ext.registration.to_files import register_files
     from nnunet_ext.reporting.page import view
     from nnunet_ext.reporting.reporting import report
 
@@ -64,7 +65,7 @@ _MODULES = {
     "predict": "nnunet_ext.prediction.predicting",
     "read_evaluation": "nnunet_ext.evaluation.score_files",
     "register": "nnunet_ext.registration.registering",
-    "register_files": "nnunet_ext.registration.registering",
+    "register_files": "nnunet_ext.registration.to_files",
     "report": "nnunet_ext.reporting.reporting",
     "rtstruct": "nnunet_ext.dicom.rtstruct_writer",
     "score_organ": "nnunet_ext.evaluation.metrics",

@@ -318,9 +318,6 @@ def _counted(tree: Tree) -> str:
     return ", ".join(f"{count} {what}" for what, count in sorted(tree.ignored.items()))
 
 
-# ----------------------------------------------------------------------------------------- the series file
-
-
 # --------------------------------------------------------------------------------------- patients and numbers
 
 

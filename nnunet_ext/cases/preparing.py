@@ -20,7 +20,9 @@ from nnunet_ext.cleaning.thresholds import CORE_THRESHOLD_HU, body_thresholds
 from nnunet_ext.images.channels import image_like, is_ct, reference_channel, voxel_ml
 from nnunet_ext.images.checks import SMALLEST_BODY_ML, check_images, lost_slices, report_lost_slices, shown
 from nnunet_ext.images.geometry import describe_grid, field_of_view, resample_to, same_grid, to_canonical
-from nnunet_ext.registration.registering import HEADER, RegistrationOptions, register
+from nnunet_ext.registration.options import RegistrationOptions
+from nnunet_ext.registration.registering import register
+from nnunet_ext.registration.result import HEADER
 from nnunet_ext.steps import step
 
 #: Less than this share of the reference's body inside an MR, and of the MR's body inside the reference's: not one patient.

@@ -123,9 +123,3 @@ class Tree:
         """Count an image or file that is in no series."""
         self.ignored[reason] += 1
         self.left_over.setdefault(path, reason)
-
-
-# --------------------------------------------------------------------------------------------- finding
-
-
-# --------------------------------------------------------------------------------------------- reading

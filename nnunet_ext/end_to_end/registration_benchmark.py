@@ -20,7 +20,8 @@ import SimpleITK as sitk
 from nnunet_ext.images.label_maps import read_label_map
 from nnunet_ext.images.reading import read_image
 from nnunet_ext.phantom.making import FILES, TRANSFORM_FILE, make_phantoms
-from nnunet_ext.registration.registering import BACKENDS, RegistrationOptions, register
+from nnunet_ext.registration.options import BACKENDS, RegistrationOptions
+from nnunet_ext.registration.registering import register
 
 #: Mean error over the organs that a case may have.
 TARGET_MM = 1.0

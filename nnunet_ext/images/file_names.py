@@ -42,7 +42,9 @@ def image_files(path: Path) -> list[Path]:
 
 
 def refuse_pointer(path: Path) -> None:
-    """ValueError for an empty file and for what git leaves in place of a large file it has not fetched."""
+    """ValueError for an empty file, a pipe or device, and for what git leaves in place of a file it has not fetched."""
+    if path.exists():
+        refuse_no_file(path)
     with path.open("rb") as file:
         start = file.read(64)
     if not start:

@@ -78,9 +78,6 @@ def read_image(path: Path) -> sitk.Image:
     return image
 
 
-# ---------------------------------------------------------------------------------------------------- NIfTI
-
-
 # -------------------------------------------------------------------------------------- NRRD and MetaImage
 
 
@@ -118,6 +115,3 @@ def _read_with_itk(path: Path) -> sitk.Image:
     direction = np.reshape(image.GetDirection(), (3, 3))
     image.SetDirection(rotation_of(direction, f"{path.name}: its direction").ravel().tolist())
     return sitk.Cast(image, sitk.sitkFloat32) if image.GetPixelID() == sitk.sitkFloat64 else image
-
-
-# ------------------------------------------------------------------------------------------------- messages

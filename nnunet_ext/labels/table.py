@@ -229,9 +229,3 @@ def _side_lines(content: Mapping, *, where: str) -> dict:
                     raise ValueError(f"{where}: {key}, {place}, {problem}")
                 found[known] = value
     return found
-
-
-# ------------------------------------------------------------------------------------------------ left and right
-
-
-# -------------------------------------------------------------------------------------------- how a name is read

@@ -235,6 +235,3 @@ def _experiment(experiment: Experiment, organs: Sequence[str]) -> dict:
         "not_segmented": [o for o in organs if o in scores.not_segmented or o not in scores.labels],
         "tolerance_mm": scores.tolerance_mm,
     }
-
-
-# Page -----------------------------------------------------------------------------------------------------------------

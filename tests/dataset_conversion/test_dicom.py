@@ -29,7 +29,7 @@ from nnunet_ext.dicom.series_writer import Study, write_series
 from nnunet_ext.images.geometry import index_to_world, to_canonical
 from nnunet_ext.images.reading import read_image
 from nnunet_ext.labels.organs import ORGANS
-from nnunet_ext.registration.registering import RegistrationOptions
+from nnunet_ext.registration.options import RegistrationOptions
 
 SHAPE, SPACING_MM = (24, 30, 36), (7.5, 6.6, 5.2)
 NAME, ID, BIRTH = "Zhangsan^Wei", "MRN0042817", "19610327"

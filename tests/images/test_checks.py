@@ -13,7 +13,8 @@ from nnunet_ext.cases.preparing import ChannelOptions, prepare_channels
 from nnunet_ext.cleaning.body import check_body
 from nnunet_ext.images.checks import check_arrays, check_images, lost_slices, report_lost_slices
 from nnunet_ext.images.reading import read_image
-from nnunet_ext.registration.registering import register, register_files
+from nnunet_ext.registration.registering import register
+from nnunet_ext.registration.to_files import register_files
 from nnunet_ext.reporting.chinese import in_chinese
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

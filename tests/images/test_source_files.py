@@ -194,6 +194,19 @@ def test_dicom_files_that_cannot_be_read_are_no_other_files_and_their_case_is_to
     assert any("1 files beside its images cannot be read, images or labels may be among them" in line for line in lines)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_named_like_an_image_fails_its_case_and_is_not_waited_for(tmp_path: Path):
+    sitk.WriteImage(sitk.Image(5, 7, 11, sitk.sitkInt16), str(tmp_path / "a_0000.nii.gz"))
+    os.mkfifo(tmp_path / "b_0000.nii.gz")
+    (tmp_path / "c_0000.nii.gz").symlink_to(tmp_path / "b_0000.nii.gz")
+    found = find_cases(tmp_path, channels=["CT"], optional=(), show_progress=False)
+    assert list(found.cases) == ["a"]
+    assert {name: reason.partition("; ")[0] for name, reason in found.failed.items()} == {
+        "b": "b_0000.nii.gz is no regular file",
+        "c": "c_0000.nii.gz is no regular file",
+    }
+
+
 # ------------------------------------------------------------------------------------------------ it adds up
 
 NAMES = st.sampled_from([

@@ -13,14 +13,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from planned_heads import (
-    CONFIGURATIONS,
-    FINE_ZYX,
-    LABELS,
-    NAME,
-    STUDY,
-    set_paths,
-)
+from planned_heads import CONFIGURATIONS, FINE_ZYX, LABELS, NAME, STUDY, set_paths
 
 from nnunet_ext.cascade.roi_fitting import RoiFit
 from nnunet_ext.plans.cascade_oar_planner import CascadeOARPlanner

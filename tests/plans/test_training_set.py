@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import pytest
 import SimpleITK as sitk
-from planned_heads import (
-    SPACINGS_MM,
-    head,
-    write_case,
-    write_dataset_json,
-)
+from planned_heads import SPACINGS_MM, head, write_case, write_dataset_json
 
 from nnunet_ext.plans.cascade_oar_planner_small import CascadeOARPlannerSmall
 

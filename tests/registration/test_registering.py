@@ -12,7 +12,10 @@ from nnunet_ext.cli.main import main
 from nnunet_ext.dataset_conversion.convert import convert
 from nnunet_ext.end_to_end.registration_benchmark import target_error_mm
 from nnunet_ext.registration import elastix
-from nnunet_ext.registration.registering import RegistrationOptions, _chain, _frames, mutual_information, register
+from nnunet_ext.registration.options import RegistrationOptions
+from nnunet_ext.registration.registering import _frames, register
+from nnunet_ext.registration.similarity import mutual_information
+from nnunet_ext.registration.transforms import chained
 
 TEMPLATES = Path(__file__).parents[3] / "shared" / "data" / "template_triplet"
 RIGID = RegistrationOptions(elastic=False)
@@ -106,7 +109,7 @@ def test_header_is_kept_where_registration_does_not_raise_the_mutual_information
 
 def test_a_chain_with_an_elastic_transform_can_be_written_and_maps_as_read(unregistered, tmp_path):
     link = _known_move()
-    chain = _chain(link, unregistered.mr_to_ct)
+    chain = chained(link, unregistered.mr_to_ct)
     sitk.WriteTransform(chain, str(tmp_path / "T2.tfm"))
     read = sitk.ReadTransform(str(tmp_path / "T2.tfm"))
     point = unregistered.ct.TransformIndexToPhysicalPoint([40, 41, 42])
