@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_ext.dataset_conversion.preview import FOLDER as PREVIEWS
-from nnunet_ext.dataset_conversion.preview import PAGE, write_conversion_page
+from nnunet_ext.dataset_conversion.conversion_page import FOLDER as PREVIEWS
+from nnunet_ext.dataset_conversion.conversion_page import PAGE, write_conversion_page
 from nnunet_ext.dataset_conversion.settings import FILE_ENDING, Settings
 from nnunet_ext.dataset_conversion.sources import Gathered
 from nnunet_ext.files import check_output_folder, read_json

@@ -14,10 +14,10 @@ import SimpleITK as sitk
 
 from nnunet_ext.cases.case import SourceCase
 from nnunet_ext.cases.preparing import prepare_channels
+from nnunet_ext.dataset_conversion.conversion_page import FOLDER as PREVIEWS
 from nnunet_ext.dataset_conversion.dataset import read_record, remove_case, versions
 from nnunet_ext.dataset_conversion.finding import HEADERS
 from nnunet_ext.dataset_conversion.labels import PlacedLabels, check_organs_covered, place_labels
-from nnunet_ext.dataset_conversion.preview import FOLDER as PREVIEWS
 from nnunet_ext.dataset_conversion.preview import draw_previews
 from nnunet_ext.dataset_conversion.settings import FILE_ENDING, Settings
 from nnunet_ext.files import in_one_line, write_json

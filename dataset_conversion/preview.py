@@ -6,11 +6,9 @@ pictures follow `overlays`: radiological view, directions at the edges, a scale 
 
 from __future__ import annotations
 
-import html
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import SimpleITK as sitk
@@ -21,30 +19,17 @@ from PIL import Image
 
 from nnunet_ext.cases.preparing import CANONICAL, CLEANED, CLEANED_AGAIN, CORRECTED, Channels
 from nnunet_ext.cleaning.ct import FAINT_HU
-from nnunet_ext.files import write_text, written_whole
+from nnunet_ext.files import written_whole
 from nnunet_ext.images.channels import is_ct
 from nnunet_ext.images.geometry import resample_to, same_grid
-from nnunet_ext.images.source_files import FileCount
-from nnunet_ext.pictures.overlays import (
-    CT_WINDOW_HU,
-    PLANES,
-    draw_case,
-    draw_marks,
-    draw_outline,
-    draw_picture,
-    picture_spacing_mm,
-    slice_picture,
-)
+from nnunet_ext.pictures.case_figure import draw_case
+from nnunet_ext.pictures.contours import draw_marks, draw_outline, draw_picture
+from nnunet_ext.pictures.views import PLANES, picture_spacing_mm, slice_picture
+from nnunet_ext.pictures.volumes import CT_WINDOW_HU
 
-FOLDER = "preview"
-PAGE = "conversion.html"
 #: Air, foam, mask and skin differ; bone need not.
 WIDE_WINDOW_HU = (-1000.0, 300.0)
 BONE_HU = 250.0
-#: A label volume is marked where it is this far from the median of the cases: in robust standard deviations, and as a share.
-FAR_DEVIATIONS, FAR_SHARE = 3.5, 0.25
-#: Volumes are compared from this many cases on.
-LEAST_CASES = 5
 _DPI = 72
 _GREEN, _YELLOW = "#5cff6a", "#fff04d"
 
@@ -346,182 +331,3 @@ def _draw_alignment(case: str, grid: sitk.Image, channels: Channels, views: list
 
 
 # ------------------------------------------------------------------------------------------- the page of all cases
-
-
-def write_conversion_page(
-    dataset: Path,
-    *,
-    cases: Sequence[Mapping],
-    failed: Mapping[str, str],
-    label_names: Sequence[str] = (),
-    files: FileCount | None = None,
-) -> Path:
-    """Write `conversion.html` at the top of a dataset: failures and warnings first, then one row per case.
-
-    The page needs no network; it shows the pictures of `draw_previews` in `preview/CASE/` where they are.
-
-    Args:
-        dataset: The dataset's folder.
-        cases: Provenance of the converted cases, as the converter writes it.
-        failed: Case -> reason.
-        label_names: Organs in label order.
-        files: What became of every file below the source.
-
-    Returns:
-        The page.
-    """
-    volumes = {record["identifier"]: _label_volumes_ml(record) for record in cases}
-    marks = _far_volumes(volumes, label_names)
-    notes = {
-        record["identifier"]: [*record.get("warnings", ()), *marks.get(record["identifier"], {}).values()]
-        for record in cases
-    }
-    ordered = sorted(cases, key=lambda record: (-len(notes[record["identifier"]]), record["identifier"]))
-    n_noted = sum(bool(lines) for lines in notes.values())
-    parts = [
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
-        f"<title>{_text(dataset.name)}: conversion</title><style>{_STYLE}</style>",
-        f"<h1>{_text(dataset.name)}</h1><p class=sum><b>{len(cases)}</b> cases converted, "
-        f"<b class={'bad' if failed else 'good'}>{len(failed)} failed</b>, "
-        f"<b class={'warn' if n_noted else 'good'}>{n_noted} with something to look at</b>. Worst first. "
-        "Click a picture to enlarge it. Patient's right is on the left.</p>",
-    ]
-    if files is not None:
-        parts.append(f"<p class=sum>{_text(files)}</p>")
-    if failed:
-        rows = "".join(f"<tr><td><b>{_text(case)}</b><td>{_text(reason)}" for case, reason in failed.items())
-        parts.append(f"<h2 class=bad>Failed: not converted</h2><table class=list>{rows}</table>")
-    if n_noted:
-        rows = "".join(
-            f"<tr><td><a href='#{_text(name)}'>{_text(name)}</a><td>{'<br>'.join(map(_text, lines))}"
-            for name, lines in ((record["identifier"], notes[record["identifier"]]) for record in ordered)
-            if lines
-        )
-        parts.append(f"<h2 class=warn>Look at these</h2><table class=list>{rows}</table>")
-    parts.append("<h2>All cases</h2>")
-    parts += [
-        _case_html(
-            dataset,
-            record,
-            notes[record["identifier"]],
-            volumes[record["identifier"]],
-            marks.get(record["identifier"], {}),
-        )
-        for record in ordered
-    ]
-    path = dataset / PAGE
-    write_text("\n".join(parts) + "\n", path)
-    return path
-
-
-def _label_volumes_ml(record: Mapping) -> dict[str, float]:
-    """Organ -> mL on the grid of the images; empty without labels."""
-    counts = (record.get("label_voxels") or {}).get("after", {})
-    spacing_mm = record["channels"][record["reference_channel"]]["spacing_mm"]
-    return {organ: n * float(np.prod(spacing_mm)) / 1000 for organ, n in counts.items()}
-
-
-def _far_volumes(volumes: Mapping[str, Mapping[str, float]], organs: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Case -> organ -> what is odd about its volume, against the median of all cases that have the organ."""
-    marks: dict[str, dict[str, str]] = {}
-    for organ in organs:
-        found = {case: v[organ] for case, v in volumes.items() if v.get(organ, 0) > 0}
-        if len(found) < LEAST_CASES:
-            continue
-        middle = median(found.values())
-        spread = 1.4826 * median(abs(v - middle) for v in found.values())
-        for case, v in found.items():
-            if abs(v - middle) > max(FAR_DEVIATIONS * spread, FAR_SHARE * middle):
-                marks.setdefault(case, {})[organ] = (
-                    f"{organ} has {v:.2f} mL, the median of the cases is {middle:.2f} mL"
-                )
-    return marks
-
-
-def _case_html(
-    dataset: Path, record: Mapping, notes: Sequence[str], volumes: Mapping[str, float], marks: Mapping[str, str]
-) -> str:
-    name = record["identifier"]
-    split = "training" if any(file.startswith("labelsTr/") for file in record["outputs"]) else "test"
-    lines = "".join(f"<li>{_text(note)}" for note in notes)
-    channels = "".join(_channel_row(channel, entry) for channel, entry in record["channels"].items())
-    organs = "".join(
-        f"<td class={'bad' if organ in marks or not v else 'ok'}><small>{_text(organ)}</small><br>"
-        + (f"{v:.2f}" if v else "none")
-        for organ, v in volumes.items()
-    )
-    pictures = "".join(
-        f"<a href='{FOLDER}/{_text(name)}/{path.name}'><img loading=lazy src='{FOLDER}/{_text(name)}/{path.name}' "
-        f"alt='{_text(path.stem)}'><br><small>{_text(path.stem.replace('_', ' '))}</small></a>"
-        for path in sorted((dataset / FOLDER / name).glob("*.png"))
-    )
-    return (
-        f"<section id='{_text(name)}' class={'noted' if notes else 'fine'}><h3>{_text(name)} <small>{split}</small></h3>"
-        f"<ul class=warn>{lines}</ul><div class=row><div class=facts>"
-        "<table><tr><th>channel<th>voxels<th>mm<th>what was done</tr>" + channels + "</table>"
-        + (f"<table class=organs><tr><th>mL{organs}</table>" if organs else "")
-        + f"</div><div class=pictures>{pictures}</div></div></section>"
-    )  # fmt: skip
-
-
-def _channel_row(channel: str, entry: Mapping) -> str:
-    done = []
-    if "couch_and_mask_removed_ml" in entry:
-        on_skin = (
-            f", {entry['mask_on_skin_removed_ml']:.0f} of it on the skin" if "mask_on_skin_removed_ml" in entry else ""
-        )
-        done.append(f"couch and mask {entry['couch_and_mask_removed_ml']:.0f} mL{on_skin}")
-    if "body_ml" in entry:
-        done.append(f"body {entry['body_ml']:.0f} mL")
-    if entry.get("voxels_clipped_to_-1024_hu"):
-        done.append(f"{entry['voxels_clipped_to_-1024_hu']} voxels of padding clipped")
-    if "window_hu" in entry:
-        done.append("window {:g}..{:g} HU".format(*entry["window_hu"]))
-    if "registration" in entry:
-        moved = entry["registration"].get("moved_mm")
-        done.append(f"{entry['registration']['kept']} alignment" + (f", moved {moved['mean']:.1f} mm" if moved else ""))
-    if "n4_field" in entry:
-        done.append("N4 field {:.2f}..{:.2f}".format(*entry["n4_field"]))
-    if "coverage" in entry:
-        share = entry["coverage"]
-        done.append(f"<span class={'bad' if share < 0.95 else 'ok'}>covers {share:.0%} of the body</span>")
-    size, spacing = ("x".join(map(str, entry["size"])), "x".join(f"{mm:.3g}" for mm in entry["spacing_mm"]))
-    return f"<tr><th>{_text(channel)}<td>{size}<td>{spacing}<td>{'; '.join(done) or 'as read'}"
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value), quote=True)
-
-
-_STYLE = """
-body{font:14px/1.4 system-ui,sans-serif;margin:14px 16px;color:#1b1f24;background:#fff}
-h1{margin:0;font-size:22px}
-h2{font-size:17px;margin:18px 0 6px}
-h3{margin:0;font-size:15px}
-h3 small{color:#667;font-weight:400}
-.sum{margin:4px 0 12px}
-.bad{color:#b3151b;font-weight:600}
-.warn{color:#8a5200}
-.good{color:#15722e}
-table{border-collapse:collapse}
-th,td{border:1px solid #d8dce2;padding:2px 7px;text-align:left;vertical-align:top;font-weight:400}
-th{background:#f3f5f8;font-weight:600}
-table.list td:first-child{white-space:nowrap}
-section{border:1px solid #d8dce2;border-left:6px solid #2f9e4f;border-radius:4px;padding:8px 10px;margin:8px 0}
-section.noted{border-left-color:#e08a00}
-section ul{margin:2px 0 6px 18px;padding:0}
-section ul:empty{display:none}
-.row{display:flex;flex-wrap:wrap;gap:12px}
-.facts{flex:0 0 350px;font-size:12px}
-.organs{margin-top:6px}
-.organs td,.organs th{padding:1px 3px;font-size:11px}
-.pictures{display:flex;flex:1 1 700px;gap:6px;flex-wrap:wrap;align-content:flex-start}
-.pictures a{color:#556;text-decoration:none;text-align:center}
-.pictures img{height:165px;background:#000;border-radius:2px}
-@media(prefers-color-scheme:dark){body{background:#14171b;color:#dde}
-th{background:#23272e}
-th,td,section{border-color:#3a4048}
-.warn{color:#ffb44d}
-.bad{color:#ff7b72}
-.good{color:#5fd584}}
-"""

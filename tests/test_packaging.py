@@ -138,6 +138,12 @@ def test_wheel_holds_what_the_report_page_is_made_of(wheel_files):
         assert wheel_files[f"nnunet_ext/reporting/assets/{path.name}"] == path.read_bytes()
 
 
+def test_wheel_holds_the_template_of_the_conversion_page_and_the_marker_of_types(wheel_files):
+    template = ROOT / "dataset_conversion" / "conversion.html.j2"
+    assert wheel_files["nnunet_ext/dataset_conversion/conversion.html.j2"] == template.read_bytes()
+    assert "nnunet_ext/py.typed" in wheel_files
+
+
 @pytest.mark.parametrize("folder", LOOKUP_FOLDERS)
 def test_lookup_names_the_classes_that_commands_use(folder):
     assert import_module(f"nnunet_ext.hooks.{folder}.lookup").LOOKUPS.keys() == OURS[folder]

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from nnunet_ext.cleaning.body import body_mask_array
 from nnunet_ext.images.geometry import to_canonical
-from nnunet_ext.pictures.overlays import PLANES, picture_spacing_mm, slice_picture
+from nnunet_ext.pictures.views import PLANES, picture_spacing_mm, slice_picture
 from nnunet_ext.registration.result import HEADER, LEVEL_NAMES, RegistrationResult
 from nnunet_ext.registration.volumes import HEAD_MM
 

@@ -17,8 +17,9 @@ from tqdm import tqdm
 from nnunet_ext.evaluation.summary import EvaluationSummary
 from nnunet_ext.evaluation.table import HEADS
 from nnunet_ext.files import written_whole
-from nnunet_ext.pictures.overlays import draw_case, draw_comparison, read_case
+from nnunet_ext.pictures.case_figure import draw_case, draw_comparison
 from nnunet_ext.pictures.surfaces import draw_surfaces
+from nnunet_ext.pictures.volumes import read_case
 from nnunet_ext.reporting import reference_study
 from nnunet_ext.reporting.content import Experiment, Picture, Report
 from nnunet_ext.reporting.tables import file_stem

@@ -21,7 +21,7 @@ from skimage.measure import marching_cubes
 from nnunet_ext.images.geometry import index_to_world
 from nnunet_ext.images.label_maps import read_label_map
 from nnunet_ext.images.reading import read_image
-from nnunet_ext.pictures.overlays import display_window, on_grid
+from nnunet_ext.pictures.volumes import display_window, on_grid
 
 MARGIN_MM = 15.0  # around the organs: enough to see where they lie
 SURFACE_SPACING_MM = 1.0  # surfaces are made on a cubic grid of this size

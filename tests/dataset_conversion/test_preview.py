@@ -8,7 +8,8 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_ext.cases.preparing import ChannelOptions, prepare_channels
-from nnunet_ext.dataset_conversion.preview import draw_previews, write_conversion_page
+from nnunet_ext.dataset_conversion.conversion_page import write_conversion_page
+from nnunet_ext.dataset_conversion.preview import draw_previews
 from nnunet_ext.labels.table import default_label_table
 from nnunet_ext.phantom.making import Phantom
 
@@ -91,8 +92,8 @@ def record(name: str, eye: int = 1000, warnings: tuple[str, ...] = ()) -> dict:
 def test_the_page_puts_failures_first_then_warnings_then_the_rest(tmp_path: Path):
     cases = [record("quiet"), record("noisy", warnings=("T1 covers 90% of the CT's body",))]
     page = write_conversion_page(tmp_path, cases=cases, failed={"lost": "no <CT>"}, label_names=["Eye_L"]).read_text()
-    assert [page.index(word) for word in ("lost", "id='noisy'", "id='quiet'")] == sorted(
-        page.index(word) for word in ("lost", "id='noisy'", "id='quiet'")
+    assert [page.index(word) for word in ("lost", 'id="noisy"', 'id="quiet"')] == sorted(
+        page.index(word) for word in ("lost", 'id="noisy"', 'id="quiet"')
     )
     assert "no &lt;CT&gt;" in page
     assert "no <CT>" not in page
@@ -107,7 +108,7 @@ def test_a_volume_far_from_the_other_cases_is_marked(tmp_path: Path):
     cases = [record(f"case_{n}", eye=1000 + 10 * n) for n in range(6)] + [record("odd", eye=1500)]
     page = write_conversion_page(tmp_path, cases=cases, failed={}, label_names=["Eye_L"]).read_text()
     assert "Eye_L has 9.00 mL, the median of the cases is 6.18 mL" in page
-    assert page.count("class=bad><small>") == 1
+    assert page.count('class="bad"><small>') == 1
     few = write_conversion_page(tmp_path, cases=cases[-3:], failed={}, label_names=["Eye_L"]).read_text()
     assert "class=bad><small>" not in few
 

@@ -14,8 +14,10 @@ from matplotlib.image import imread
 from nnunet_ext.images.geometry import to_canonical
 from nnunet_ext.images.reading import read_image
 from nnunet_ext.labels.colours import COLOURS, colours
-from nnunet_ext.pictures import overlays
-from nnunet_ext.pictures.overlays import View, choose_views, draw_case, read_case, slice_picture
+from nnunet_ext.pictures.case_figure import draw_case, draw_comparison
+from nnunet_ext.pictures.contours import SMALLEST_VIEW_MM, VIEW_ASPECT, zoom_mm
+from nnunet_ext.pictures.views import View, choose_views, picture_spacing_mm, slice_picture
+from nnunet_ext.pictures.volumes import display_window, on_grid, read_case
 
 SHAPE = (12, 40, 60)
 SPACING_MM = (3.0, 0.8, 0.7)
@@ -93,7 +95,7 @@ def test_picture_spacing_follows_the_plane():
         ("sagittal", (12, 40), (3.0, 0.8)),
     ]:
         assert slice_picture(volume, plane, 0).shape == shape
-        assert overlays.picture_spacing_mm(SPACING_MM, plane) == spacing_mm
+        assert picture_spacing_mm(SPACING_MM, plane) == spacing_mm
 
 
 def test_views_go_through_lenses_and_chiasm():
@@ -156,9 +158,9 @@ def test_zoom_holds_the_organ_and_its_neighbours_only():
     lens[100:104, 100:110] = True
     eye[96:120, 90:120] = True
     far[10:14, 10:14] = True
-    left, right, top, bottom = overlays._zoom_mm([{"lens": lens, "eye": eye, "far": far}, None], ["lens"], pixel_mm)
-    assert (right - left) / (bottom - top) == pytest.approx(overlays.VIEW_ASPECT)
-    assert right - left == pytest.approx(overlays.SMALLEST_VIEW_MM)
+    left, right, top, bottom = zoom_mm([{"lens": lens, "eye": eye, "far": far}, None], ["lens"], pixel_mm)
+    assert (right - left) / (bottom - top) == pytest.approx(VIEW_ASPECT)
+    assert right - left == pytest.approx(SMALLEST_VIEW_MM)
     assert left < 90 * 0.7 - 6.0
     assert right > 120 * 0.7 + 6.0 - 0.7
     assert top < 96 * 0.8 - 6.0
@@ -170,11 +172,11 @@ def test_display_window_of_mr_ignores_outliers_and_of_ct_is_fixed():
     volume = np.linspace(100, 200, 10_000).reshape(10, 100, 10)
     volume[0, 0, 0] = 1e6
     everything = (slice(None),) * 3
-    assert overlays.display_window("CT", volume, everything) == (-135.0, 215.0)
-    low, high = overlays.display_window("T1", volume, everything)
+    assert display_window("CT", volume, everything) == (-135.0, 215.0)
+    low, high = display_window("T1", volume, everything)
     assert low == pytest.approx(101, abs=0.1)
     assert high == pytest.approx(199.5, abs=0.1)
-    assert overlays.display_window("T2", np.full((2, 2, 2), 7.0), everything) == (7.0, 8.0)
+    assert display_window("T2", np.full((2, 2, 2), 7.0), everything) == (7.0, 8.0)
 
 
 def test_colours_are_fixed_by_the_place_in_the_labels_and_differ():
@@ -236,15 +238,17 @@ def test_mask_on_another_grid_is_drawn_where_it_lies(case_files, tmp_path):
         (0.5, 0.5, 1.5), TURN.GetMatrix(),
     )  # fmt: skip
     image = to_canonical(read_image(write(tmp_path, "fine", fine)))
-    on_grid = overlays.on_grid(image, lps_image(label_map()), interpolation="nearest")
-    drawn = sitk.GetArrayFromImage(on_grid)
+    placed = on_grid(image, lps_image(label_map()), interpolation="nearest")
+    drawn = sitk.GetArrayFromImage(placed)
     for value in (1, 2):
         truth = np.argwhere(label_map() == value).mean(axis=0)
         assert np.abs(np.argwhere(drawn == value).mean(axis=0) - truth).max() < 0.6
 
 
 def test_import_leaves_pyplot_and_its_backend_alone():
-    code = "import sys, nnunet_ext.pictures.overlays; print('matplotlib.pyplot' in sys.modules, 'torch' in sys.modules)"
+    code = (
+        "import sys, nnunet_ext.pictures.case_figure; print('matplotlib.pyplot' in sys.modules, 'torch' in sys.modules)"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["False", "False"]
 
@@ -254,7 +258,7 @@ def test_comparison_draws_each_experiments_prediction_in_its_column():
     predictions = {"ours": reference, "theirs": np.where(reference == 3, 0, reference), "none": None}
     scores = {"ours": {"Lens_L": 100.0, "Lens_R": 100.0, "OpticChiasm": 100.0}, "theirs": {"OpticChiasm": 0.0}}
     volume = np.random.default_rng(0).normal(40, 60, SHAPE)
-    figure = overlays.draw_comparison(
+    figure = draw_comparison(
         "case_1", lps_image(reference), "CT", volume, reference, predictions, labels=LABELS, scores=scores
     )
     columns = {axes.get_title(): number for number, axes in enumerate(figure.axes) if axes.get_title() in predictions}
