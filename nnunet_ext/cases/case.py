@@ -20,11 +20,20 @@ class Case(Protocol):
     patient.
     """
 
-    name: str
-    identifier: str
-    test: bool
-    ignored: list[str]
-    files: FileCount
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def identifier(self) -> str: ...
+
+    @property
+    def test(self) -> bool: ...
+
+    @property
+    def ignored(self) -> list[str]: ...
+
+    @property
+    def files(self) -> FileCount: ...
 
     @property
     def has_labels(self) -> bool: ...

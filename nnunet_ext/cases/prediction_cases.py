@@ -35,9 +35,14 @@ class PredictionCase(Protocol):
     `left_over` names what lies beside its images and is not used.
     """
 
-    name: str
-    notes: Sequence[str]
-    left_over: Sequence[str]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def notes(self) -> Sequence[str]: ...
+
+    @property
+    def left_over(self) -> Sequence[str]: ...
 
     def prepare(self, predictor: CascadePredictor, options: ChannelOptions | None) -> PreparedCase:
         """Read the case and do all that needs no network; `options` None: it has the form of the training images."""

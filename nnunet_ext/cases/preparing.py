@@ -349,7 +349,7 @@ def _check_overlap(
     A planning CT down to the shoulders holds much more than an MR of the head. So an MR that covers less than half of
     the CT's body passes, with a warning, if at least half of its own body lies within the CT's.
     """
-    coverage = float(np.count_nonzero(inside & body)) / max(1, np.count_nonzero(body))
+    coverage = float(np.count_nonzero(inside & body)) / max(1, int(np.count_nonzero(body)))
     if coverage < FULL_COVERAGE:
         shared = np.count_nonzero(seen_body & body) * voxel_ml(reference)
         total = np.count_nonzero(own_body) * voxel_ml(image)
