@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -52,11 +53,13 @@ def read_case(
     images: Mapping[str, Path], label_maps: Sequence[Path | None]
 ) -> tuple[sitk.Image, dict[str, np.ndarray], list[np.ndarray | None]]:
     """Images and label maps of a case as arrays `(Z, Y, X)` on one LPS grid, that of the first image, which comes first."""
-    grid, volumes = None, {}
+    grid: sitk.Image | None = None
+    volumes = {}
     for name, path in images.items():
         image = to_canonical(read_image(path))
         grid = image if grid is None else grid
         volumes[name] = sitk.GetArrayFromImage(on_grid(image, grid))
+    assert grid is not None  # of the first image
     maps = [
         None
         if path is None
@@ -188,7 +191,7 @@ def _draw(
                 found = (
                     {}
                     if column.prediction is None
-                    else {o: np.isin(column.prediction, organs[o]).any() for o in organs}
+                    else {o: bool(np.isin(column.prediction, organs[o]).any()) for o in organs}
                 )
                 _draw_scores(axes, [organ for organ in view.organs if organ in organs], column.scores, found, colour)
             if row == 0:
@@ -331,7 +334,7 @@ def _draw_contours(
     axes: Axes, masks: Sequence[dict[str, np.ndarray] | None], pixel_mm: tuple[float, float], colour: Mapping[str, str]
 ) -> None:
     """Reference solid and wide, prediction dashed and narrow on a dark line, so both show where they coincide."""
-    styles = (
+    styles: tuple[dict[str, Any], ...] = (
         {"linewidths": 2.2, "linestyles": "solid", "alpha": 0.85},
         {"linewidths": 1.5, "linestyles": [(0, (3.0, 2.0))]},
     )
@@ -383,7 +386,7 @@ def _draw_frame(axes: Axes, window_mm: tuple[float, float, float, float]) -> Non
 
 def draw_marks(axes: Axes, plane: str, window_mm: tuple[float, float, float, float]) -> None:
     """Patient directions at the edges and a scale bar of about a fifth of the width."""
-    style = {
+    style: dict[str, Any] = {
         "color": "white",
         "transform": axes.transAxes,
         "path_effects": [patheffects.withStroke(linewidth=2.5, foreground="black")],
@@ -441,9 +444,13 @@ def _draw_legend(
     """Organs with their DSC, or what became of them; above, which line is whose."""
     handles = []
     for organ, values in organs.items():
-        found = [None if m is None else bool(np.isin(m, values).any()) for m in (reference, prediction)]
-        notes = {(True, False): "  missed", (False, True): "  invented", (False, False): "  absent"}
-        note = notes.get(tuple(found), "") if one_prediction else ""
+        found = tuple(None if m is None else bool(np.isin(m, values).any()) for m in (reference, prediction))
+        notes: dict[tuple[bool | None, ...], str] = {
+            (True, False): "  missed",
+            (False, True): "  invented",
+            (False, False): "  absent",
+        }
+        note = notes.get(found, "") if one_prediction else ""
         dsc = scores.get(organ, float("nan"))
         text = f"{organ}  DSC {dsc:.1f}" if not np.isnan(dsc) else organ
         handles.append(Line2D([], [], color=colour[organ], linewidth=3.0, label=text + note))
