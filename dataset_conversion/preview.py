@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -112,8 +113,10 @@ def draw_previews(
 
 def _save(figure: Figure, path: Path, *, dpi: int) -> None:
     figure.set_dpi(dpi)
-    figure.canvas.draw()
-    picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])
+    canvas = figure.canvas
+    assert isinstance(canvas, FigureCanvasAgg)
+    canvas.draw()
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
     with written_whole(path) as temporary:
         # 128 colours are a third of the size and look the same: nearly all of it is grey.
         picture.quantize(128, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(temporary, format="PNG")
@@ -142,7 +145,7 @@ def _sheet(
         n_rows, n_columns, height_ratios=heights, left=0.005, right=0.995, bottom=0.006, top=1 - 0.98 / height,
         wspace=0.015, hspace=0.26 * n_rows / sum(heights),
     )  # fmt: skip
-    style = {"color": "white", "ha": "left", "va": "top", "x": 0.008}
+    style: dict[str, Any] = {"color": "white", "ha": "left", "va": "top", "x": 0.008}
     figure.text(y=1 - 0.06 / height, s=case, fontsize=12, fontweight="bold", **style)
     figure.text(y=1 - 0.3 / height, s=textwrap.fill(title, round(13.5 * figure.get_figwidth())), fontsize=10, **style)
     return figure, [[figure.add_subplot(spec[r, c]) for c in range(n_columns)] for r in range(n_rows)]
