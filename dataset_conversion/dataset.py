@@ -43,10 +43,11 @@ def side_warnings(table: LabelTable, dataset: Path | None = None) -> list[str]:
     stated = table.side_entries
     unclear = None if stated else unclear_sides(table.names)
     warnings = [f"planning will refuse these labels: {unclear}"] if unclear else []
+    if dataset is None:
+        return warnings
     before: dict = {}
-    if dataset is not None:
-        with contextlib.suppress(OSError, ValueError):  # none yet, or a damaged one, which is written again
-            before = read_json(dataset / "dataset.json", dict)
+    with contextlib.suppress(OSError, ValueError):  # none yet, or a damaged one, which is written again
+        before = read_json(dataset / "dataset.json", dict)
     lost = {key: before[key] for key in (PAIRS_KEY, MIRROR_KEY) if key in before and key not in stated}
     warnings += [
         f"{dataset.name}/dataset.json had {key} = {json.dumps(value, ensure_ascii=False)}, which the label table does not "
@@ -79,7 +80,7 @@ def dataset_folder_of(raw_folder: Path | None, dataset_id: int, name: str) -> Pa
 def remove_renamed(dataset: Path, identifiers: Mapping[str, str]) -> None:
     """Remove what an earlier version wrote for these cases under another name: letters beyond ASCII were `_`."""
     for path in sorted((dataset / "provenance").glob("*.json")):
-        case = (read_record(path) or {}).get("case")
+        case = (read_record(path) or {}).get("case", "")
         if case in identifiers and identifiers[case] != path.stem and path.stem not in identifiers.values():
             remove_case(dataset, path.stem)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from nnunet_ext.cases.folder_case import LABEL_MAP_NAMES, FolderCase, drawn_name, is_slicer, names_of_case
@@ -60,14 +60,16 @@ def find_case(
 def _find_labels(folder: Path, images: set[Path], table: LabelTable) -> tuple[dict[str | None, list[Path]], list[str]]:
     """Label files of a case and the names of images that are neither channel nor organ."""
     here = sorted(folder.iterdir())
-    free = [path for path in here if not path.is_dir() and image_stem(path) and path not in images]
-    maps = [path for path in free if image_stem(path).lower() in LABEL_MAP_NAMES]
+    free = {path: stem for path, stem in _stems(here).items() if path not in images}
+    maps = [path for path, stem in free.items() if stem.lower() in LABEL_MAP_NAMES]
     masks = [path for path in here if path.is_dir() and path.name.lower() in MASK_FOLDERS]
-    drawn = [path for sub in masks for path in sorted(sub.iterdir()) if not path.is_dir() and image_stem(path)]
+    drawn = {path: stem for sub in masks for path, stem in _stems(sorted(sub.iterdir())).items()}
     organs: dict[str | None, list[Path]] = {}
     unknown = []
-    for path in [*(path for path in free if path not in maps), *drawn]:
-        organ = table.organ(image_stem(path))
+    for path, stem in (free | drawn).items():
+        if path in maps:
+            continue
+        organ = table.organ(stem)
         if organ is None:
             unknown.append(path)
         else:
@@ -87,10 +89,15 @@ def _find_labels(folder: Path, images: set[Path], table: LabelTable) -> tuple[di
         raise ValueError(f"there is a label map, {maps[0].name}, and masks per organ, {names_of(masks)}; keep one kind")
     if drawn and not organs and not maps:
         raise ValueError(
-            f"none of the masks {names_of(drawn)} is in the label table ({', '.join(table.names)}); "
+            f"none of the masks {names_of([*drawn])} is in the label table ({', '.join(table.names)}); "
             "add their names as aliases"
         )
     return ({None: maps} if maps else organs), ignored
+
+
+def _stems(paths: Iterable[Path]) -> dict[Path, str]:
+    """Image files -> name without ending."""
+    return {path: stem for path in paths if not path.is_dir() and (stem := image_stem(path))}
 
 
 def _by_other_names(

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +59,7 @@ class _OtherCase(ValueError):
 
 def run_jobs(
     jobs: Sequence[Job], n_processes: int, show_progress: bool
-) -> Iterator[tuple[Job, Failed | list[str] | None]]:
+) -> Generator[tuple[Job, Failed | list[str] | None], None, None]:
     """Each job with its outcome, as they finish: why it failed, None if nothing was to do, else its warnings."""
     from tqdm import tqdm
 

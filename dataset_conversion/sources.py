@@ -87,7 +87,7 @@ def gather(
             unlabelled=unlabelled,
             show_progress=show_progress,
         )
-        gathered = Gathered(list(found.cases), found.failed, {}, found.leftover, found.key_rows)
+        gathered = Gathered([*found.cases], found.failed, {}, found.leftover, found.key_rows)
         gathered.counts, gathered.beside = found.counts, found.beside
         gathered.identifiers = {case.name: case.identifier for case in found.cases}
         gathered.identifiers |= {name: name for name in found.failed}
@@ -137,7 +137,7 @@ def _by_folder(
 ) -> tuple[dict[Path, list[tuple[Path, str]]], list[tuple[Path, str]]]:
     """Files of every case folder as `walk` gives them, and those of none."""
     files: dict[Path, list[tuple[Path, str]]] = {folder: [] for folder in folders}
-    beside = []
+    beside: list[tuple[Path, str]] = []
     for path, problem in walk(source):
         # A folder that is closed is its own file.
         folder = next((place for place in (path, *path.parents) if place in files), None)

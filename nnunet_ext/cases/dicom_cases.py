@@ -256,26 +256,25 @@ def _count_files(found: Found, tree: Tree, names: Sequence[str], groups: Sequenc
     """Put every file of the tree down to a case or to none; without names, which may be personal."""
     cases = {case.name: case for case in found.cases}
     place = {path: name for name, group in zip(names, groups, strict=True) for s in group for path in s.paths}
-    structures = {path for structure in tree.structures for path in structure.paths}
+    drawings = {path for one in tree.structures for path in one.paths}
     used: set[Path] = set()
     for name in names:
         count = found.counts[name] = FileCount()
         if name in cases:
             channels = {path for series in cases[name].series.values() for path in series.paths}
-            labels = set() if cases[name].structure is None else set(cases[name].structure.paths)
+            structure = cases[name].structure
+            labels = set() if structure is None else set(structure.paths)
             count.channels, count.labels = len(channels), len(labels)
             used |= channels | labels
     for path in tree.files:
         if path in used:
             continue
-        name = place.get(path)
-        if name is None:
-            unused = (
-                "RTSTRUCTs that are not used" if path in structures else "DICOM files that are no images of a series"
-            )
+        owner = place.get(path)
+        if owner is None:
+            unused = "RTSTRUCTs that are not used" if path in drawings else "DICOM files that are no images of a series"
             found.beside.leave(tree.left_over.get(path, unused))
         else:
-            found.counts[name].leave("images of series that are no channel" if name in cases else OF_FAILED)
+            found.counts[owner].leave("images of series that are no channel" if owner in cases else OF_FAILED)
     found.cases = [replace(case, files=found.counts[case.name]) for case in found.cases]
 
 
@@ -388,10 +387,10 @@ def _case(
         structure, content = pick_structure(
             name, claims, chosen[reference], rules.get("RTSTRUCT"), reference, notes, table, group
         )
-    drawn = ()
+    drawn: tuple[tuple[str, int, str | None], ...] = ()
     ignored = [f"{s.label}: {s.reason}" if not s.channel else s.label for s in group
                if all(s.slices is not one.slices for one in chosen.values())]  # fmt: skip
-    if content is not None:
+    if content is not None and table is not None:
         shown = [without_personal(roi.name, words, short=True) or f"number {roi.number}" for roi in content.rois]
         drawn = tuple(
             (text, len(roi.contours), table.organ(roi.name)) for text, roi in zip(shown, content.rois, strict=True)
@@ -418,7 +417,7 @@ def _pick(
     channel: str,
     group: Sequence[Series],
     reference: Series | None,
-    claims: Sequence[tuple[Series, StructureSet | None, str]],
+    claims: Sequence[tuple[Series, StructureSet, str]],
     notes: list[str],
 ) -> Series:
     candidates = [series for series in group if series.channel == channel]

@@ -62,13 +62,12 @@ class FolderCase:
 
     def inputs(self) -> dict[str, Path]:
         paths = [*self.images.values(), *(path for paths in self.label_files.values() for path in paths)]
-        files = sorted({file for path in paths for file in image_files(path)})
-        return {path.relative_to(self.folder).as_posix(): path for path in files}
+        return {path.relative_to(self.folder).as_posix(): path for path in sorted(_files_of(paths))}
 
     def used_files(self) -> tuple[set[Path], set[Path]]:
         """Files of the channels, files of the labels."""
         labels = [path for paths in self.label_files.values() for path in paths]
-        return tuple({file for path in paths for file in image_files(path)} for paths in (self.images.values(), labels))
+        return _files_of(self.images.values()), _files_of(labels)
 
     def roles(self) -> dict:
         return {
@@ -95,13 +94,15 @@ class FolderCase:
         if None not in self.label_files:
             return merged_masks(self, table, warnings)
         path = self.label_files[None][0]
+        stem = image_stem(path)
+        assert stem is not None  # of a file that was found by its ending
         segments = is_slicer(path) and read_segments(path)
         labels, counts = read_slicer_labels(path, table, warnings) if segments else label_map_of_case(self, table)
         drawn = [organ for organ, voxels in counts.items() if voxels]
-        if not segments and image_stem(path).lower() not in LABEL_MAP_NAMES and len(drawn) == 1 < len(table.names):
+        if not segments and stem.lower() not in LABEL_MAP_NAMES and len(drawn) == 1 < len(table.names):
             raise ValueError(
                 f"{path.name} holds one value, that of {drawn[0]}, so it could be the mask of anything; name it "
-                f"{drawn[0]}{path.name[len(image_stem(path)) :]}, or label{path.name[len(image_stem(path)) :]}"
+                f"{drawn[0]}{path.name[len(stem) :]}, or label{path.name[len(stem) :]}"
             )
         if not is_slicer(path):
             return labels, counts
@@ -123,6 +124,10 @@ class FolderCase:
 
     def public(self, text: str) -> str:
         return text
+
+
+def _files_of(paths: Iterable[Path]) -> set[Path]:
+    return {file for path in paths for file in image_files(path)}
 
 
 def is_slicer(path: Path) -> bool:
@@ -188,4 +193,5 @@ def merged_masks(case: FolderCase, table: LabelTable, warnings: list[str]) -> tu
             drawn[name] = drawn.get(name, np.zeros(array.shape, dtype=bool)) | (array != 0)
         if drawn:
             masks[organ] = unite_parts(organ, drawn, table)
+    assert grid is not None  # there are masks, each of an organ of the table
     return merge_masks(masks, grid, table, warnings)

@@ -63,9 +63,9 @@ def numbered(groups: Sequence[Sequence[Series]], modalities: Sequence[str], rows
     for at, group in enumerate(groups):
         if names[at] is None:
             number += 1
-            names[at] = f"case_{number:03d}"
+            name = names[at] = f"case_{number:03d}"
             patient, (study, frame) = group[0].patient, anchor_of(group, modalities)
-            values = (names[at], patient.key, patient.patient_id, patient.name, patient.birth_date, study, frame)
+            values = (name, patient.key, patient.patient_id, patient.name, patient.birth_date, study, frame)
             rows.append(dict(zip(_KEY_FIELDS, values, strict=True)))
     return [str(name) for name in names]
 

@@ -109,7 +109,11 @@ def claims_of(
             related.append((group, min(reasons, key=len)))
             if "" in reasons:
                 fits.append(group)
-        several = len(fits) > 1 and not replace(content, rois=drawn_organs(content, table)).contour_sop_uids
+        several = (
+            content is not None
+            and len(fits) > 1
+            and not replace(content, rois=drawn_organs(content, table)).contour_sop_uids
+        )
         for group, reason in related:
             if not fits or group in fits:
                 unclear = (

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -19,6 +20,9 @@ from nnunet_ext.files import check_output_folder, read_json
 from nnunet_ext.folder_lock import holding, owned_folder
 from nnunet_ext.labels.organs import ORGANS
 from nnunet_ext.processes import KILL_WITH_PARENT, ended
+
+if TYPE_CHECKING:
+    from nnunet_ext.evaluation.summary import EvaluationSummary
 
 DATASET_ID, NAME = 501, "DemoHead"
 DATASET = f"Dataset{DATASET_ID}_{NAME}"
@@ -84,6 +88,7 @@ class Demo:
         )
         bar = tqdm(total=n_epochs, unit="epoch", disable=n_epochs is None)
         with ended(process), log_file.open("w") as log, bar:
+            assert process.stdout is not None  # it is a pipe
             for line in process.stdout:
                 log.write(line)
                 tail.append(line)
@@ -222,7 +227,7 @@ def demo(out: Path = Path("demo")) -> Path:
     return results
 
 
-def verdict(summary) -> None:
+def verdict(summary: EvaluationSummary) -> None:
     """Say whether the demo, by its `EvaluationSummary`, reached what it must.
 
     Raises:

@@ -272,8 +272,8 @@ def save_untrained(*, dataset_id: int, trainer: str, plans: str, configuration: 
     from nnunetv2.run.run_training import get_trainer_from_args
     from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 
-    fold = fold if fold == "all" else int(fold)
-    training = get_trainer_from_args(str(dataset_id), configuration, fold, trainer, plans, device=torch.device("cpu"))
+    number = fold if fold == "all" else int(fold)
+    training = get_trainer_from_args(str(dataset_id), configuration, number, trainer, plans, device=torch.device("cpu"))
     # Not `initialize`: it looks for preprocessed cases, which no prediction needs.
     network = training.build_network_architecture(
         training.plans_manager,

@@ -33,6 +33,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from filelock import FileLock
@@ -40,6 +41,11 @@ from filelock import FileLock
 from nnunet_ext.end_to_end.demo import PLANNER, TRAINER, Demo
 from nnunet_ext.labels.organs import ORGANS
 from nnunet_ext.processes import KILL_WITH_PARENT
+
+if TYPE_CHECKING:
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    from nnunet_ext.trainers.cascade_oar_trainer import CascadeOARTrainer
 
 ID, NAME = 503, "Recipes"
 DATASET = f"Dataset{ID}_{NAME}"
@@ -239,12 +245,13 @@ def train_localizers(study: Study, folds: Sequence[int]) -> None:
     return None
 
 
-def until(trainer, seconds: float) -> None:
+def until(trainer: CascadeOARTrainer, seconds: float) -> None:
     """Let a training of ours end, its learning rate annealed, after some seconds."""
     trainer.num_epochs = 10**6
     trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = EPOCH_GPU
-    limits = {"num_epochs": 10**6, "time_budget_h": seconds / 3600, "patience_epochs": None}
-    trainer.schedule = dataclasses.replace(trainer.schedule, **limits)
+    trainer.schedule = dataclasses.replace(
+        trainer.schedule, num_epochs=10**6, time_budget_h=seconds / 3600, patience_epochs=None
+    )
 
 
 def train_and_score(study: Study, variant: str, seed: int, default_iterations: int) -> dict:
@@ -286,13 +293,13 @@ def train_and_score(study: Study, variant: str, seed: int, default_iterations: i
     return record | _scores(study, predictions)
 
 
-def _trainer_of_equal_cost(study: Study, variant: str, seed: int, iterations: float):
+def _trainer_of_equal_cost(study: Study, variant: str, seed: int, iterations: float) -> nnUNetTrainer:
     # A network so large that few epochs fit gets shorter ones; stock's learning rate falls by the epoch.
     per_epoch = max(1, min(25, int(iterations / FEWEST_EPOCHS)))
     return _trainer(study, variant, seed, epochs=max(1, round(iterations / per_epoch)), iterations=per_epoch)
 
 
-def _trainer_by_the_clock(study: Study, variant: str, seed: int):
+def _trainer_by_the_clock(study: Study, variant: str, seed: int) -> nnUNetTrainer:
     """Ours ends on time by its plan; stock, which can't, gets as many epochs as fit by the time its iterations take."""
     if variant not in (STOCK_PLAN, STOCK_RECIPE):
         trainer = _trainer(study, variant, seed)
@@ -308,7 +315,7 @@ def _trainer_by_the_clock(study: Study, variant: str, seed: int):
     return trainer
 
 
-def _counted(trainer) -> Callable[[], int]:
+def _counted(trainer: nnUNetTrainer) -> Callable[[], int]:
     """How many training steps a trainer has made."""
     n, step = [0], trainer.train_step
 
@@ -320,7 +327,7 @@ def _counted(trainer) -> Callable[[], int]:
     return lambda: n[0]
 
 
-def _trainer(study: Study, variant: str, seed: int, *, epochs: int = 1, iterations: int = 25):
+def _trainer(study: Study, variant: str, seed: int, *, epochs: int = 1, iterations: int = 25) -> nnUNetTrainer:
     """The variant's trainer, from a plans file of its own."""
     import torch
     from nnunetv2.run.run_training import get_trainer_from_args
@@ -364,7 +371,7 @@ def _resolved(plans: Mapping, configuration: str) -> dict:
 
 
 def _seconds_per_iteration(
-    *trainers, n: int = TIMED_ITERATIONS, clock: Callable[[], float] = time.process_time
+    *trainers: nnUNetTrainer, n: int = TIMED_ITERATIONS, clock: Callable[[], float] = time.process_time
 ) -> list[float]:
     """Time of an iteration with its share of the validation, per trainer; all take turns."""
     train_s: list[list[float]] = [[] for _ in trainers]
@@ -392,7 +399,7 @@ def _seconds_per_iteration(
     return [float(average(t[n:])) + v for t, v in zip(train_s, val_s, strict=True)]
 
 
-def _predict_stock(study: Study, out: Path, trainer) -> None:
+def _predict_stock(study: Study, out: Path, trainer: nnUNetTrainer) -> None:
     import torch
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 

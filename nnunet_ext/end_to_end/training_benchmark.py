@@ -171,11 +171,11 @@ def measure(
     from nnunetv2.run.run_training import get_trainer_from_args
     from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
-    device = torch.device(device)
-    torch.set_num_threads((n_threads or os.cpu_count() or 1) if device.type == "cpu" else 1)  # as `nnUNetv2_train`
+    chip = torch.device(device)
+    torch.set_num_threads((n_threads or os.cpu_count() or 1) if chip.type == "cpu" else 1)  # as `nnUNetv2_train`
     split = Path(nnUNet_preprocessed, maybe_convert_to_dataset_name(dataset_id), "splits_final.json")
     fold = 0 if split.is_file() else "all"  # fold 0 would write the file
-    training = get_trainer_from_args(str(dataset_id), configuration, fold, trainer, plans, device=device)
+    training = get_trainer_from_args(str(dataset_id), configuration, fold, trainer, plans, device=chip)
     training.disable_checkpointing = True
     training.on_train_start()
     training.on_train_epoch_start()
@@ -185,7 +185,7 @@ def measure(
 
     def step(batch: dict) -> None:
         training.train_step(batch)
-        if device.type == "cuda":
+        if chip.type == "cuda":
             torch.cuda.synchronize()
 
     batch = next(loader)
@@ -193,7 +193,7 @@ def measure(
     if on_device is not None:
         from nnunet_ext.training.augmentation import augment_batch
 
-        batch, training.device_transforms = augment_batch(batch, on_device, device), None
+        batch, training.device_transforms = augment_batch(batch, on_device, chip), None
     _timed(lambda: step(batch), WARM_UP_ITERATIONS, longest_s=LONGEST_WARM_UP_S)
     cpu = process_time()
     cached = _timed(lambda: step(batch), iterations)
@@ -217,9 +217,7 @@ def measure(
         "trainer": trainer,
         "plans": plans,
         "configuration": configuration,
-        "device": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"{device.type}, {platform.processor()}",
+        "device": torch.cuda.get_device_name(chip) if chip.type == "cuda" else f"{chip.type}, {platform.processor()}",
         "augmentation": "device" if on_device is not None else "workers",
         "patch_size": [int(n) for n in training.configuration_manager.patch_size],
         "batch_size": training.batch_size,
@@ -233,7 +231,7 @@ def measure(
         "network_cpu_s": network_cpu_s,
         "loader_cpu_s": (process_time() - cpu) / len(loading),
         "memory_mb": used_mb,
-        "gpu_memory_mb": torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else None,
+        "gpu_memory_mb": torch.cuda.max_memory_allocated(chip) / 1e6 if chip.type == "cuda" else None,
     }
 
 

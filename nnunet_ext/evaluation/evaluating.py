@@ -23,6 +23,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -86,9 +87,10 @@ def evaluate(
     check_output_folder(out)
     folders = find_folders(Path(predictions), references)
     labels = dict(labels) if labels is not None else labels_from_dataset_json(folders.dataset, folders.references)
-    options = {"labels": labels, "tolerance_mm": tolerance_mm, "n_processes": n_processes}
-    options["show_progress"] = show_progress
-    summary = _score(folders, title="Scoring", **options)
+    score = partial(
+        _score, labels=labels, tolerance_mm=tolerance_mm, n_processes=n_processes, show_progress=show_progress
+    )
+    summary = score(folders, title="Scoring")
     localizer = localizer or folders.localizer
     if localizer is not None:
         try:
@@ -100,7 +102,7 @@ def evaluate(
         else:
             cases = folders.reference_of.keys() & before.reference_of.keys()
             before = replace(before, reference_of={case: before.reference_of[case] for case in cases})
-            summary = replace(summary, localizer=_score(before, title="Scoring the localizer", **options))
+            summary = replace(summary, localizer=score(before, title="Scoring the localizer"))
     write_evaluation(summary, Path(out))
     return summary
 

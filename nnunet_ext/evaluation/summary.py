@@ -52,7 +52,7 @@ class EvaluationSummary:
         tolerance_mm: Organ -> tolerance of the surface dice.
         rows: One dict per case and organ, with `case`, `organ`, `METRICS`, `tolerance_mm` and `flag` (empty, or one of
             missed, invented, left_out, not_segmented, failed). NaN where there is no number.
-        files: Case -> prediction (None where there is none) and reference.
+        files: Case -> prediction and reference, None where there is none.
         failed: Case -> why it could not be scored.
         ignored: Predictions without a reference.
         not_compared: What else lies in the folders of predictions and references and is no label map, as `folder/name`.
@@ -68,7 +68,7 @@ class EvaluationSummary:
     labels: dict[str, int]
     tolerance_mm: dict[str, float]
     rows: list[dict] = field(repr=False)
-    files: dict[str, tuple[Path | None, Path]] = field(default_factory=dict, repr=False)
+    files: dict[str, tuple[Path | None, Path | None]] = field(default_factory=dict, repr=False)
     failed: dict[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
     not_compared: tuple[str, ...] = ()

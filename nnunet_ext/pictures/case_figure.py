@@ -142,7 +142,7 @@ def _draw(
                 found = (
                     {}
                     if column.prediction is None
-                    else {o: np.isin(column.prediction, organs[o]).any() for o in organs}
+                    else {o: bool(np.isin(column.prediction, organs[o]).any()) for o in organs}
                 )
                 _draw_scores(axes, [organ for organ in view.organs if organ in organs], column.scores, found, colour)
             if row == 0:
@@ -194,9 +194,13 @@ def _draw_legend(
     """Organs with their DSC, or what became of them; above, which line is whose."""
     handles = []
     for organ, values in organs.items():
-        found = [None if m is None else bool(np.isin(m, values).any()) for m in (reference, prediction)]
-        notes = {(True, False): "  missed", (False, True): "  invented", (False, False): "  absent"}
-        note = notes.get(tuple(found), "") if one_prediction else ""
+        found = tuple(None if m is None else bool(np.isin(m, values).any()) for m in (reference, prediction))
+        notes: dict[tuple[bool | None, ...], str] = {
+            (True, False): "  missed",
+            (False, True): "  invented",
+            (False, False): "  absent",
+        }
+        note = notes.get(found, "") if one_prediction else ""
         dsc = scores.get(organ, float("nan"))
         text = f"{organ}  DSC {dsc:.1f}" if not np.isnan(dsc) else organ
         handles.append(Line2D([], [], color=colour[organ], linewidth=3.0, label=text + note))

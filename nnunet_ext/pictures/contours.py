@@ -33,7 +33,7 @@ def draw_contours(
     axes: Axes, masks: Sequence[dict[str, np.ndarray] | None], pixel_mm: tuple[float, float], colour: Mapping[str, str]
 ) -> None:
     """Reference solid and wide, prediction dashed and narrow on a dark line, so both show where they coincide."""
-    styles = (
+    styles: tuple[dict[str, Any], ...] = (
         {"linewidths": 2.2, "linestyles": "solid", "alpha": 0.85},
         {"linewidths": 1.5, "linestyles": [(0, (3.0, 2.0))]},
     )
@@ -85,7 +85,7 @@ def draw_frame(axes: Axes, window_mm: tuple[float, float, float, float]) -> None
 
 def draw_marks(axes: Axes, plane: str, window_mm: tuple[float, float, float, float]) -> None:
     """Patient directions at the edges and a scale bar of about a fifth of the width."""
-    style = {
+    style: dict[str, Any] = {
         "color": "white",
         "transform": axes.transAxes,
         "path_effects": [patheffects.withStroke(linewidth=2.5, foreground="black")],

@@ -7,6 +7,7 @@ LPS, in mm; seen from the front and from below the patient's right is on the pic
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -18,6 +19,9 @@ from scipy import ndimage
 from skimage.measure import marching_cubes
 
 from nnunet_ext.labels.values import organ_values
+
+if TYPE_CHECKING:
+    from mpl_toolkits.mplot3d import Axes3D
 
 BOTH, MISSED, EXTRA = "in both", "missed", "extra"
 #: Told apart also by readers who can't tell red from green.
@@ -62,7 +66,7 @@ def draw_surfaces(
     seen_mm = [np.ptp(vertices.reshape(-1, 3) @ _camera(*angles)[:2].T, axis=0).max() for angles in VIEWS.values()]
     zoom = 0.9 * float(np.linalg.norm(high - low) / max(seen_mm))
     for number, (name, (elevation, azimuth)) in enumerate(VIEWS.items()):
-        axes = figure.add_axes((number / 3 + 0.004, 0.09, 0.325, 0.78), projection="3d", computed_zorder=False)
+        axes: Axes3D = figure.add_axes((number / 3 + 0.004, 0.09, 0.325, 0.78), projection="3d", computed_zorder=False)
         axes.set_proj_type("ortho")
         axes.view_init(elevation, azimuth)
         axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), zlim=(low[2], high[2]), facecolor=BACKGROUND)
@@ -121,7 +125,8 @@ def _scene(
         meshes += _organ(masks[0][box], masks[1][box], spacing_mm, offset_mm)
     if not meshes:
         raise ValueError("neither reference nor prediction holds an organ, so there is nothing to draw.")
-    return tuple(np.concatenate(arrays) for arrays in zip(*meshes, strict=True))
+    triangles, normals, colours = (np.concatenate(arrays) for arrays in zip(*meshes, strict=True))
+    return triangles, normals, colours
 
 
 def _organ(

@@ -22,11 +22,13 @@ def read_case(
     images: Mapping[str, Path], label_maps: Sequence[Path | None]
 ) -> tuple[sitk.Image, dict[str, np.ndarray], list[np.ndarray | None]]:
     """Images and label maps of a case as arrays `(Z, Y, X)` on one LPS grid, that of the first image, which comes first."""
-    grid, volumes = None, {}
+    grid: sitk.Image | None = None
+    volumes = {}
     for name, path in images.items():
         image = to_canonical(read_image(path))
         grid = image if grid is None else grid
         volumes[name] = sitk.GetArrayFromImage(on_grid(image, grid))
+    assert grid is not None  # of the first image
     maps = [
         None
         if path is None

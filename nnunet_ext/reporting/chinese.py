@@ -29,8 +29,8 @@ def in_chinese(text: str) -> str | None:
     first, end, rest = text.partition(". ")
     if not end:
         return None
-    translated = in_chinese(f"{first}."), in_chinese(rest)
-    return None if None in translated else "".join(translated)
+    beginning, remainder = in_chinese(f"{first}."), in_chinese(rest)
+    return None if beginning is None or remainder is None else beginning + remainder
 
 
 @cache

@@ -68,7 +68,9 @@ def _images(scores: EvaluationSummary, folder: Path | None) -> dict[str, dict[st
     found = {}
     channels: dict[Path, Mapping[str, str]] = {}
     for case, (_, reference) in scores.files.items():
-        images = Path(folder) if folder is not None else _images_beside(reference.parent)
+        images = Path(folder) if folder is not None else None
+        if images is None and reference is not None:
+            images = _images_beside(reference.parent)
         if images is None:
             continue
         if images not in channels:

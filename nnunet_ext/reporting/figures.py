@@ -156,10 +156,12 @@ def draw_training_curves(curves: Sequence[TrainingCurve]) -> Figure:
         of_model = [curve for curve in curves if curve.model == model]
         losses = figure.add_subplot(2, len(models), column + 1)
         for number, curve in enumerate(of_model):
-            label = {"label": "training"} if number == 0 else {}
-            losses.plot(curve.epochs, curve.train_loss, color=PALETTE[0], linewidth=1.2, **label)
-            label = {"label": "validation"} if number == 0 else {}
-            losses.plot(curve.epochs, curve.validation_loss, color=PALETTE[4], linewidth=1.2, **label)
+            for label, loss, colour in (
+                ("training", curve.train_loss, PALETTE[0]),
+                ("validation", curve.validation_loss, PALETTE[4]),
+            ):
+                # One entry in the legend for all folds.
+                losses.plot(curve.epochs, loss, color=colour, linewidth=1.2, label="" if number else label)
         folds = ", ".join(curve.fold for curve in of_model)
         losses.set_title(f"{of_model[0].configuration}, fold{'s' * (len(of_model) > 1)} {folds}", fontsize=12)
         losses.set_ylabel("loss")
@@ -208,6 +210,7 @@ def _comparison(report: Report, case: str) -> Iterator[Picture]:
     channel, path = next(iter(first.images[case].items()))
     maps = [first.scores.files[case][1], *(e.scores.files[case][0] for e in report.experiments)]
     grid, volumes, (reference, *predictions) = read_case({channel: path}, maps)
+    assert reference is not None  # compared are cases with a reference
     figure = draw_comparison(
         case,
         grid,
@@ -224,11 +227,13 @@ def _comparison(report: Report, case: str) -> Iterator[Picture]:
 
 def _surface(report: Report, case: str, experiment: Experiment) -> Iterator[Picture]:
     prediction, reference = experiment.scores.files[case]
-    if prediction is None:
+    if prediction is None or reference is None:
         return
-    grid, _, maps = read_case({"reference": reference}, (reference, prediction))
+    grid, _, (drawn, predicted) = read_case({"reference": reference}, (reference, prediction))
+    assert drawn is not None  # the maps of the two files
+    assert predicted is not None
     title = f"{case}, {experiment.name}"
-    figure = draw_surfaces(title, grid.GetSpacing()[::-1], *maps, labels=experiment.scores.labels)
+    figure = draw_surfaces(title, grid.GetSpacing()[::-1], drawn, predicted, labels=experiment.scores.labels)
     stem = f"surface_{file_stem(case)}_{file_stem(experiment.name)}"
     yield _save(figure, report.out, stem, "surface", title, case=case, experiment=experiment.name)
 
@@ -279,10 +284,10 @@ def _save(
     folder.mkdir(parents=True, exist_ok=True)
     for ending in ("png", "svg"):
         # Without a date and with fixed ids the same scores give the same file.
-        metadata = {"metadata": {"Date": None}} if ending == "svg" else {}
+        metadata = {"Date": None} if ending == "svg" else None
         with (
             written_whole(folder / f"{stem}.{ending}", ending=f".{ending}") as temporary,
             matplotlib.rc_context({"svg.hashsalt": stem}),
         ):
-            figure.savefig(temporary, facecolor=figure.get_facecolor(), **metadata)
+            figure.savefig(temporary, facecolor=figure.get_facecolor(), metadata=metadata)
     return Picture(stem, kind, title, f"{FOLDER}/{stem}.png", f"{FOLDER}/{stem}.svg", case, experiment)

@@ -43,8 +43,9 @@ def pictures_of(report: Report) -> list[dict]:
     """Figures as data URIs; plots, which are lines and letters, as vectors."""
     pictures = []
     for picture in report.pictures:
-        vector = picture.svg is not None and picture.kind in ("box", "curves")
-        file, kind = (picture.svg, "svg+xml") if vector else (picture.png, "png")
+        file, kind = picture.png, "png"
+        if picture.svg is not None and picture.kind in ("box", "curves"):
+            file, kind = picture.svg, "svg+xml"
         text = base64.b64encode((report.out / file).read_bytes()).decode()
         pictures.append({"title": picture.title, "kind": picture.kind, "source": f"data:image/{kind};base64,{text}"})
     return pictures

@@ -52,7 +52,7 @@ def case_reasons(
             o for o, s in scores.items() if not s["flag"] and s["hd95_mm"] is not None and s["hd95_mm"] > FAR_HD95_MM
         ],
     }
-    reasons = [{"kind": "failed"}] if failed else []
+    reasons: list[dict] = [{"kind": "failed"}] if failed else []
     reasons += [{"kind": kind, "organs": found[kind]} for kind in ("missed", "invented") if found[kind]]
     reasons += [{"kind": "fallback"}] if record.get("fallback_whole_volume") else []
     reasons += [{"kind": kind, "organs": found[kind]} for kind in ("low", "far") if found[kind]]

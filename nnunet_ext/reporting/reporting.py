@@ -116,7 +116,7 @@ def _hardest(compared: Sequence[EvaluationSummary], organs: Sequence[str]) -> st
         found = [s.per_organ[organ]["dsc_percent"]["mean"] for s in compared if organ in s.organs]
         found = [mean for mean in found if not np.isnan(mean)]
         means[organ] = float(np.mean(found)) if found else float("inf")
-    return min(means, key=means.get)
+    return min(means, key=lambda organ: means[organ])
 
 
 def _worst_median_best(compared: Sequence[EvaluationSummary], cases: Sequence[str]) -> list[str]:

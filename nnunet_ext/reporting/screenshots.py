@@ -19,6 +19,7 @@ from collections import deque
 from pathlib import Path
 from select import select
 from time import monotonic, sleep
+from typing import Any
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 MOST_BYTES = 300_000  # of a picture; a larger one is reduced to 256 colours
@@ -60,7 +61,9 @@ class Browser:
         )
         os.close(to_browser)
         os.close(from_browser)
-        self._buffer, self._waiting, self._number, self._session = b"", deque(), 0, None
+        self._buffer, self._number = b"", 0
+        self._waiting: deque[bytes] = deque()
+        self._session: str | None = None
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
@@ -123,8 +126,8 @@ class Browser:
         self.call("Page.navigate", url=page.resolve().as_uri())
         self.wait("document.readyState === 'complete'")
 
-    def evaluate(self, script: str) -> object:
-        """Value of an expression in the page; promises are awaited."""
+    def evaluate(self, script: str) -> Any:
+        """Value of an expression in the page, as JSON has it; promises are awaited."""
         answer = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         if "exceptionDetails" in answer:
             raise RuntimeError(answer["exceptionDetails"].get("exception", {}).get("description", script))
@@ -172,8 +175,8 @@ def take_pictures(page: Path, out: Path) -> list[Path]:
         sleep(0.3)  # a frame or two
         file = out / f"{name}.png"
         file.write_bytes(browser.picture())
-        with Image.open(file) as picture:
-            picture = picture.convert("RGB")
+        with Image.open(file) as taken:
+            picture = taken.convert("RGB")
         picture.save(file, optimize=True)
         if file.stat().st_size > MOST_BYTES:
             picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(file, optimize=True)

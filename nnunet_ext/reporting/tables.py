@@ -64,7 +64,7 @@ def make_tables(
         tables.append(_metric_table(compared, organs, metric, tests, published))
         if tests and metric in ("dsc_percent", "hd95_mm"):
             tables.append(_test_table(list(compared), tests, metric))
-    tables += [_localizer_table(name, summary) for name, summary in compared.items() if summary.localizer is not None]
+    tables += [_localizer_table(name, s, s.localizer) for name, s in compared.items() if s.localizer is not None]
     tables.append(_organ_table(compared, box_organ, with_study=with_study))
     remark = (
         f"No p-value for some comparisons: Wilcoxon's test shows nothing with fewer than {LEAST_PAIRS} cases that have a "
@@ -91,8 +91,8 @@ def paired_tests(
             median = float(np.median(differences)) if len(differences) else float("nan")
             p = _wilcoxon(differences) if len(differences) >= LEAST_PAIRS else None
             tests[name, organ] = PairedTest(len(differences), median, p)
-    tested = [key for key, test in tests.items() if test.p is not None]
-    corrected = holm([tests[key].p for key in tested])
+    tested = {key: test.p for key, test in tests.items() if test.p is not None}
+    corrected = holm(list(tested.values()))
     return tests | {key: replace(tests[key], p=p) for key, p in zip(tested, corrected, strict=True)}
 
 
@@ -137,8 +137,10 @@ def _overview(experiments: Sequence[Experiment], compared: Mapping[str, Evaluati
                 f"{100 * np.mean(rates):.2f} % ({100 * min(rates):.2f} %)" if rates else "-",
             )
         )
-    header = ("experiment", "what", "channels", "cases compared", "all organs DSC %", f"{box_organ} DSC %")
-    header += ("missed", "invented", "failed cases", "label crop pass rate")
+    header = (
+        *("experiment", "what", "channels", "cases compared", "all organs DSC %", f"{box_organ} DSC %"),
+        *("missed", "invented", "failed cases", "label crop pass rate"),
+    )
     return Table(
         "overview",
         "The experiments",
@@ -210,9 +212,9 @@ def _test_table(names: Sequence[str], tests: Mapping[tuple[str, str], PairedTest
     )
 
 
-def _localizer_table(name: str, summary: EvaluationSummary) -> Table:
-    both = [case for case in summary.localizer.cases if case in summary.cases]
-    stages = {"localizer": summary.localizer.only(both), "segmenter": summary.only(both)}
+def _localizer_table(name: str, summary: EvaluationSummary, localizer: EvaluationSummary) -> Table:
+    both = [case for case in localizer.cases if case in summary.cases]
+    stages = {"localizer": localizer.only(both), "segmenter": summary.only(both)}
     metrics = ("dsc_percent", "hd95_mm")
     rows = []
     for organ in (*summary.organs, ALL_ORGANS):

@@ -62,12 +62,13 @@ def pack_case(case: str, images: Mapping[str, Path], label_maps: Mapping[str, La
 
 
 def _pack(images: Mapping[str, Path], label_maps: Mapping[str, LabelMap]) -> bytes:
-    grid = None
+    grid: sitk.Image | None = None
     volumes = {}
     for name, path in images.items():
         image = sitk.DICOMOrient(read_image(path), AXES)
         grid = image if grid is None else grid
         volumes[name] = sitk.GetArrayFromImage(on_grid(image, grid))
+    assert grid is not None  # `pack_case` refuses a case without images
     maps, meanings = {}, {}
     for name, label_map in label_maps.items():
         labels = on_grid(sitk.DICOMOrient(read_label_map(label_map.path), AXES), grid, interpolation="nearest")
@@ -90,11 +91,11 @@ def _pack(images: Mapping[str, Path], label_maps: Mapping[str, LabelMap]) -> byt
         greys, window = _greys(volume[crop], display_window(name, volume, organ_box))
         channels.append({"name": name, "window": window})
         parts.append(greys.tobytes())
-    for label_map in maps.values():
-        parts.append(label_map[crop].tobytes())
-    for name, label_map in maps.items():
+    for packed in maps.values():
+        parts.append(packed[crop].tobytes())
+    for name, packed in maps.items():
         for organ, values in meanings[name].items():
-            mask = np.isin(label_map[crop], values)
+            mask = np.isin(packed[crop], values)
             if mask.any():
                 vertices_mm, triangles = organ_surface(mask, affine)
                 steps = np.rint((vertices_mm - centre_mm) / VERTEX_STEP_MM).astype("<i2")
