@@ -674,7 +674,7 @@ class CascadeOARTrainer(nnUNetTrainer):
                     f"Training anew. The checkpoints of an earlier training are now {', '.join(old)}."
                 )
             return
-        if self._checkpoint("final").is_file():  # no longer; `--c` would prefer it to what is trained from now on
+        if self._checkpoint("final").is_file():  # no longer final, and `--c` would prefer it to later ones
             os.replace(self._checkpoint("final"), self._checkpoint("latest"))
         if self.scores()[-1:] == [self._best_ema]:  # the run may have been killed before it wrote this one
             self.current_epoch -= 1  # nnU-Net counts the epoch after saving

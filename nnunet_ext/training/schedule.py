@@ -13,14 +13,14 @@ SECONDS_PER_HOUR = 3600.0
 
 @dataclass(frozen=True)
 class TrainingSchedule:
-    """The plan's `training` entry of a configuration; None switches a limit off.
+    """The plan's `training` entry of a configuration. None switches a limit off.
 
     Attributes:
         num_epochs: Epochs at most.
         iterations_per_epoch, val_iterations_per_epoch: Batches per epoch.
         patience_epochs: Epochs without a better validation score after which the training winds down.
         time_budget_h: Hours of training (validation epochs included) at most, over all resumptions.
-        initial_lr: Learning rate after the warm-up; None leaves it to the trainer. In the plan, because the rate that suits
+        initial_lr: Learning rate after the warm-up. None leaves it to the trainer. In the plan, because the rate that suits
             a network depends on its size.
     """
 
@@ -33,10 +33,10 @@ class TrainingSchedule:
 
     @classmethod
     def from_plan(cls, plan: Mapping | None, *, where: str = "the plan") -> TrainingSchedule:
-        """Read the plan's entry; missing keys take the defaults.
+        """Read the plan's entry. Missing keys take the defaults.
 
         Raises:
-            ValueError: On an unknown key or a number out of range; a misspelt limit would be ignored in silence.
+            ValueError: On an unknown key, because a misspelt limit would be ignored, or on a number out of range.
         """
         plan = dict(plan or {})
         known = {f.name for f in fields(cls)}
@@ -64,7 +64,7 @@ def wind_down_start(scores: Sequence[float], patience_epochs: int | None) -> int
     """First epoch of the wind-down, or None while patience lasts.
 
     Args:
-        scores: Validation score (nnU-Net's EMA pseudo Dice) of every finished epoch; larger is better.
+        scores: Validation score (nnU-Net's EMA pseudo Dice) of every finished epoch. Larger is better.
         patience_epochs: Epochs without a new best that are waited for.
     """
     if patience_epochs is None:
@@ -82,7 +82,7 @@ def progress(schedule: TrainingSchedule, *, epoch: float, elapsed_h: float) -> f
     """Share of the training that is over, in [0, 1]: of the epochs or of the time budget, whichever is larger.
 
     Args:
-        epoch: Epochs done; a fraction within an epoch.
+        epoch: Epochs done, with a fraction within an epoch.
         elapsed_h: Hours trained, earlier runs of a resumed training included.
     """
     share = epoch / schedule.num_epochs
