@@ -18,7 +18,6 @@ from nnunet_ext.dataset_conversion.conversion_page import FOLDER as PREVIEWS
 from nnunet_ext.dataset_conversion.dataset import read_record, remove_case, versions
 from nnunet_ext.dataset_conversion.finding import HEADERS
 from nnunet_ext.dataset_conversion.labels import PlacedLabels, check_organs_covered, place_labels
-from nnunet_ext.dataset_conversion.preview import draw_previews
 from nnunet_ext.dataset_conversion.settings import FILE_ENDING, Settings
 from nnunet_ext.files import in_one_line, write_json
 from nnunet_ext.images.channels import reference_channel
@@ -208,6 +207,8 @@ def _build(job: Job, partial: Path) -> tuple[list[str], dict]:
     if job.preview:
         try:
             with step("pictures"):
+                from nnunet_ext.dataset_conversion.preview import draw_previews  # needs matplotlib, which arrays do not
+
                 draw_previews(case.identifier, partial / PREVIEWS, channels=channels, labels=organs,
                               label_values=settings.table.values, pairs=settings.table.pairs)  # fmt: skip
         except Exception as error:  # a picture is no reason to lose a case

@@ -53,3 +53,10 @@ def test_importing_the_package_imports_nothing_heavy():
 def test_a_name_that_is_not_public_is_refused():
     with pytest.raises(AttributeError, match="module 'nnunet_ext' has no attribute 'prediction_of_the_future'"):
         nnunet_ext.prediction_of_the_future  # noqa: B018
+
+
+@pytest.mark.parametrize("module", ["nnunet_ext.dataset_conversion.convert", "nnunet_ext.cases.preparing"])
+def test_preparing_arrays_imports_neither_matplotlib_nor_torch(module):
+    code = f"import sys, {module}; print(sorted({{'matplotlib', 'torch', 'nnunetv2'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
