@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -95,7 +94,7 @@ def _case(dataset: Path, record: Mapping, volumes_ml: Mapping[str, float], marks
         "volumes_ml": volumes_ml,
         "marks": marks,
         "pictures": [
-            {"path": f"{FOLDER}/{quote(name)}/{path.name}", "name": path.stem, "title": path.stem.replace("_", " ")}
+            {"path": f"{FOLDER}/{name}/{path.name}", "name": path.stem, "title": path.stem.replace("_", " ")}
             for path in sorted((dataset / FOLDER / name).glob("*.png"))
         ],
     }

@@ -56,7 +56,7 @@ def test_a_name_that_is_not_public_is_refused():
 
 
 @pytest.mark.parametrize("module", ["nnunet_ext.dataset_conversion.convert", "nnunet_ext.cases.preparing"])
-def test_preparing_arrays_imports_neither_matplotlib_nor_torch(module):
+def test_preparing_arrays_imports_neither_matplotlib_nor_torch(module, tmp_path):
     code = f"import sys, {module}; print(sorted({{'matplotlib', 'torch', 'nnunetv2'}} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout.strip() == "[]"

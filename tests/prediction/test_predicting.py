@@ -28,6 +28,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_ext.cascade import roi
 from nnunet_ext.cascade.plausibility import PLANS_KEY, fit_ranges
 from nnunet_ext.cascade.roi_fitting import fit_roi
+from nnunet_ext.cases.folder_case import FolderCase
 from nnunet_ext.cli.main import main
 from nnunet_ext.dicom.reading import read_series
 from nnunet_ext.dicom.rtstruct_reader import rasterise, read_rtstruct
@@ -944,10 +945,13 @@ def test_the_next_case_is_read_while_the_networks_run_and_no_more_than_that(run,
     for i in range(5):
         write_case(tmp_path / "in", f"head_{i}")
     begun, alive, segmented = [threading.Event() for _ in range(5)], [], []
-    prepare, segment = CascadePredictor.prepare, CascadePredictor.segment
+    read, prepare, segment = FolderCase.read_images, CascadePredictor.prepare, CascadePredictor.segment
+
+    def watched_read(self):
+        begun[int(self.name[5])].set()
+        return read(self)
 
     def watched_prepare(self, images, **options):
-        begun[int(images["CT"].name[5])].set()
         case = prepare(self, images, **options)
         alive.append(weakref.ref(case))
         return case
@@ -960,6 +964,7 @@ def test_the_next_case_is_read_while_the_networks_run_and_no_more_than_that(run,
         assert sum(ref() is not None for ref in alive) <= 2
         return segment(self, case)
 
+    monkeypatch.setattr(FolderCase, "read_images", watched_read)
     monkeypatch.setattr(CascadePredictor, "prepare", watched_prepare)
     monkeypatch.setattr(CascadePredictor, "segment", watched_segment)
     assert run().failed == {}
