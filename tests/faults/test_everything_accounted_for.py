@@ -212,7 +212,7 @@ def test_chinese_names_are_cases_of_their_own_to_the_end(converter, phantom_file
     assert done.code == 0, done.text
     assert converter.files("labelsTr") == ["张三.nii.gz", "李四.nii.gz"]
     assert sorted(get_filenames_of_train_images_and_targets(str(converter.dataset))) == ["张三", "李四"]
-    assert counts((converter.dataset / "conversion.html").read_text().replace("<p class=sum>", "\n")) == (10, 6, 2, 2)
+    assert counts((converter.dataset / "conversion.html").read_text().replace('<p class="sum">', "\n")) == (10, 6, 2, 2)
     record = converter.record("张三")
     assert record["files"]["left_over_files"] == {"files that are no images": ["phantom.json"]}
     # An earlier version called both `_`, and a case Müller `M_ller`.
