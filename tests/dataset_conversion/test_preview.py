@@ -110,7 +110,7 @@ def test_a_volume_far_from_the_other_cases_is_marked(tmp_path: Path):
     assert "Eye_L has 9.00 mL, the median of the cases is 6.18 mL" in page
     assert page.count('class="bad"><small>') == 1
     few = write_conversion_page(tmp_path, cases=cases[-3:], failed={}, label_names=["Eye_L"]).read_text()
-    assert "class=bad><small>" not in few
+    assert 'class="bad"><small>' not in few
 
 
 def test_the_page_shows_the_pictures_that_are_there_lazily(tmp_path: Path):
