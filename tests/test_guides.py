@@ -29,7 +29,7 @@ if not (ROOT / "README.md").is_file():
     pytest.skip("the tests do not lie in a checkout", allow_module_level=True)
 NNUNET = "nnUNet_"  # of its environment variables
 README, CHINESE = "README.md", "README.zh.md"
-DICOM, TRAINING, STUDY = "docs/dicom_to_rtstruct.md", "docs/training.md", "docs/reproduce_the_study.md"
+DICOM, TRAINING, STUDY = (f"docs/how-to/{name}.md" for name in ("dicom_to_rtstruct", "training", "reproduce_the_study"))
 API = "docs/api.md"
 DOCUMENTS = (README, DICOM, TRAINING, STUDY)
 
