@@ -26,6 +26,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from reference_tables import check_file
 
 from nnunet_ext.cascade import roi
 from nnunet_ext.cascade.preprocessor import PROPERTIES_KEY
@@ -1322,3 +1323,4 @@ def test_the_report_of_the_boxes_gives_the_mean_and_names_the_cases_that_fall_sh
     assert "Label crop pass rate: 96.67 % (mean over 3 cases)" in log
     assert "The localizer missed 1 of 4 cases: d." in log
     assert report["missed"] == ["d"]
+    check_file(report, "label_crop_pass_rate.json")
