@@ -9,6 +9,7 @@ import pytest
 
 from nnunet_ext._version import __version__
 from nnunet_ext.cli.main import main
+from nnunet_ext.files import read_toml
 
 ROOT = Path(__file__).parents[1]
 if not (ROOT / "README.md").is_file():
@@ -60,3 +61,11 @@ def test_every_change_is_a_matter_of_one_to_three_files():
 
 def test_the_citation_names_the_version():
     assert f"version: {__version__}\n" in read("CITATION.cff")
+
+
+def test_architecture_has_the_packages_and_the_floors():
+    text = read("ARCHITECTURE.md")
+    packages = {path.parent.name for path in ROOT.glob("nnunet_ext/*/__init__.py")}
+    assert set(re.findall(r"^  (\w+)/ ", text, flags=re.MULTILINE)) == packages
+    floors = read_toml(ROOT / "pyproject.toml", called="pyproject.toml")["tool"]["importlinter"]["contracts"][0]
+    assert "```\n" + "\n".join(floors["layers"]) + "\n```" in text
