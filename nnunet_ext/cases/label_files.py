@@ -24,12 +24,12 @@ from nnunet_ext.labels.table import LabelTable
 
 SLICER_ENDING = ".seg.nrrd"
 
-#: A name of these and of the case or a channel alone can only mean labels: `CASE_seg`, `CT-label`, `segmentation_1`.
+#: A name of these words, with or without the name of the case or of a channel, means labels: `CASE_seg`, `CT-label`.
 _LABEL_WORDS = (
     "labels?|labelmaps?|dseg|segm?|segs|segmentations?|gt|groundtruth|masks?|contours?|rois?|annotations?|delineations?|"
     "rtstruct|rtss|structures?|structureset|标签|标注|分割|勾画|轮廓|掩膜|掩码"
 )
-#: They say who drew it or which version it is.
+#: Words that say who drew the labels, or which version they are.
 _OTHER_WORDS = (
     "manual|final|corrected|approved|expert|reader|rater|observer|v|ver|version|map|set|truth|ground|desc|ses|copy"
 )
@@ -39,8 +39,8 @@ _UNREAD_ENDINGS = (
     ".mgz", ".mgh", ".img", ".hdr", ".nhdr", ".gipl", ".gipl.gz", ".mnc", ".npy", ".npz", ".h5", ".hdf5", ".mat", ".vtk",
     ".vti", ".vtp", ".stl", ".obj", ".nia", ".zip", ".nii.zip", ".nii.bz2", ".am",
 )  # fmt: skip
-#: Of neighbours in the foreground, this share or more has one value in a label map: at least 86 % in parcellations of the
-#: brain, at most 32 % in images, also in those of 8 bits. Probabilities are told by zeros nearly everywhere.
+#: In a label map at least this share of neighbours in the foreground have one value. Parcellations of the brain have 86 %
+#: or more, images 32 % or less, also those of 8 bits. Probabilities are told by zeros nearly everywhere.
 _LABEL_NEIGHBOURS_EQUAL, _LABEL_ZEROS = 0.5, 0.95
 
 

@@ -17,9 +17,9 @@ import SimpleITK as sitk
 from nnunet_ext.images.reading import read_image
 from nnunet_ext.labels.table import LabelTable
 
-#: Overlap of two masks that is a matter of drawing, not of a wrong file: voxels, and share of the smaller mask.
+#: Overlap of two masks that comes from drawing and not from a wrong file, in voxels and as a share of the smaller mask.
 OVERLAP_VOXELS, OVERLAP_SHARE = 10, 0.05
-#: From this share of the smaller mask on, it is meant to lie inside the larger one.
+#: If the larger mask holds this share of the smaller one, the smaller one is meant to lie inside.
 NESTED_SHARE = 0.5
 
 

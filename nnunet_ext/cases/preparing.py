@@ -25,7 +25,8 @@ from nnunet_ext.registration.registering import register
 from nnunet_ext.registration.result import HEADER
 from nnunet_ext.steps import step
 
-#: Less than this share of the reference's body inside an MR, and of the MR's body inside the reference's: not one patient.
+#: Two images are not of one patient if the MR shows less than this share of the reference's body, and the reference's body
+#: holds less than this share of the MR's body.
 LEAST_OVERLAP = 0.5
 #: Below this share of the body inside an MR's field of view the case is converted with a warning.
 FULL_COVERAGE = 0.95

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 #: Words that may stand before T1 or T2 without a blank: `AXT1`, `3DT1`, `sT1W`.
 _BEFORE = r"ax(?:i|ial)?|sag|cor|tra|obl|[23]d|wip|iso|ir|fs|t?se|fse|pre|post|ce|gd|pd|dp|ds|s"
-#: What a name calls a series that is neither a plain T1 nor a plain T2: kind, words. All are whole words.
+#: Names of series that are neither a plain T1 nor a plain T2, as kind and words. All are whole words.
 _SPECIAL = {
     "field map": r"field ?map\w*|fmaps?|d?b0|b1(?! ?(?:corr|filt))|b[01] ?map\w*|afi|phase ?diff\w*|shim(?:ming)?|场图",
     "diffusion": r"\w*dwi\w*|\w*adc|adc\w*|b[1-9]\d{2,3}|diff\w*|apparent diff\w*|trace\w*|\w*dti|dki|ivim|hardi|noddi|"
@@ -43,7 +43,7 @@ _SPECIAL = {
     "fluid": r"mrcp|myelo\w*|hydrogr\w*|水成像",
     "fusion": r"fusion|fused|融合",
 }  # fmt: skip
-#: Of a Dixon series only: its names for fat and opposed phase, and for water.
+#: Names of the images of a Dixon series, first for fat and opposed phase, then for water.
 _DIXON = r"\w*dixon\w*|ideal|\w*flex|w ?f ?ip ?op"
 _DIXON_FAT, _WATER = r"f|op|out|ff", r"w|water(?! ?(?:ex|sat|sup))|水像"
 #: Phases that are no part of a complex image.
@@ -54,12 +54,12 @@ _PLAIN_PHASE = (
 _PHASE = r"phase\w*|phs|pha"
 _PROTON_DENSITY = r"pd|pd ?wi?|proton\w*|dp|质子"
 _FLAIR = r"\w*flair\w*|tirm|da(?:rk)? ?fl(?:uid)?|压水|水抑制"
-#: Sequences that weight a T2 by susceptibility; of a T1 they are a plain name.
+#: Sequences that weight a T2 by susceptibility. A T1 of such a sequence is a plain one.
 _GRADIENT = r"\w*gre|eg|ffe|grass|flash|fl[23]d\w*|f[eg][23]d|field echo|(?:echo )?(?:de )?gradient\w*|\w*spgr"
 #: These names say nothing beside T1 or T2, and are no plain image by themselves.
 _WEAK = r"fa|r1|r2|mtc?|magnitude\d?|asset"
 _T1_SEQUENCE = r"\w*mp ?rage\w*|mp2rage|\w*spgr|bravo|\w*vibe|lava\w*|e?thrive|tfl3d\w*"  # `cube t1` says T1 itself
-#: FLAIR nulls the fluid with an inversion time above this; STIR nulls fat with a shorter one.
+#: FLAIR nulls the fluid with a longer inversion time. STIR nulls fat with a shorter one.
 _FLUID_INVERSION_MS = 1500
 
 _MEDIUM = (
@@ -86,7 +86,7 @@ _FAT_SATURATED = (
     r"fs|fat ?s(?:at|up)\w*|fat s|fatnull\w*|spir|a?spair|chess|we|water ex\w*|watex|proset|sat graisse|"
     r"fett ?(?:ges|sat|unter)\w*|抑脂|压脂|脂肪抑制|脂肪饱和"
 )
-#: Values of ImageType and its like (in lower case, `_` as blank) for what is computed, or weighted otherwise.
+#: Values of ImageType and its like of computed images, or of another weighting. They are in lower case, `_` is a blank.
 _OTHER_TYPES = (
     r"fluid attenuated|[tr]2 ?(?:\*|star).*|proton density|stir|e?adc.*|diffusion.*|trace\w*|fa|(?:.* )?maps?|mip|minip|"
     r"mnip|max ip|min ip|projection image|vrt|perfusion.*|asl|r?cb[fv]|mtt|ttp|pbp|angio.*|mra|tof|flow encoded|velocity.*|"

@@ -7,7 +7,7 @@ from pathlib import Path
 from nnunet_ext.dicom.text import tolerant_dicom
 from nnunet_ext.images.source_files import is_system, walk
 
-#: Files with these endings are no DICOM where it is to be found out quickly whether there is any.
+#: Files with these endings are not opened when a folder is searched for any DICOM file.
 _OTHER_ENDINGS = frozenset({
     ".nii", ".gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff",
     ".svg", ".mp4", ".avi", ".txt", ".csv", ".tsv", ".json", ".xml", ".html", ".htm", ".css", ".js", ".md", ".rst",

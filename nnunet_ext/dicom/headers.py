@@ -23,7 +23,7 @@ MULTI_FRAME = {
     f"{MR_IMAGE}.3": "an enhanced colour MR",
     f"{MR_IMAGE}.4": "a legacy converted enhanced MR",
 }
-#: Where a frame of an enhanced object keeps what a classic image has in its header: sequence, element, classic element.
+#: Headers of a classic image as a frame of an enhanced object has them: sequence, element, classic element.
 _FUNCTIONAL_GROUPS = (
     ("PlanePositionSequence", "ImagePositionPatient", "ImagePositionPatient"),
     ("PlaneOrientationSequence", "ImageOrientationPatient", "ImageOrientationPatient"),
@@ -61,9 +61,9 @@ TAGS = [
     "ConvolutionKernel", "StackID", "AcquisitionNumber", "AcquisitionTime", "AcquisitionDateTime", "ContentTime",
     "TemporalPositionIdentifier", "TriggerTime", "ScanOptions", "SpacingBetweenSlices",
 ]  # fmt: skip
-#: Private elements of GE: creator, and whether an image is magnitude (0), phase, real or imaginary part (1 to 3).
+#: Private elements of GE: the creator, and a number for magnitude (0), phase, real or imaginary part (1 to 3).
 GE_COMPLEX = (0x00430010, 0x0043102F)
-#: Those of them that are text in the character set of the file.
+#: Elements of `TAGS` that are text in the character set of the file.
 _TEXTS = {
     "AccessionNumber", "AcquisitionContrast", "ContrastBolusAgent", "OtherPatientIDs", "PatientID", "PatientName",
     "ProtocolName", "SequenceName", "SeriesDescription", "StructureSetLabel", "StudyID",

@@ -18,7 +18,7 @@ import numpy as np
 
 #: Positions that differ by less are one place. Archives round positions to 0.1 mm.
 PLACE_TOLERANCE_MM = 0.1
-#: Slices that lie nearer to another volume's than this share of their thickness were not meant to fill its gaps.
+#: Slices that fill the gaps of another volume lie at least this share of their thickness away from its slices.
 LARGEST_OVERLAP = 0.8
 #: Fewer images are no volume of their own.
 FEWEST_SLICES = 3
@@ -89,7 +89,7 @@ _WORDS: dict[str, tuple[str, str, float, float]] = {
     "time": ("time", "", 0.5, 0.0),
 }
 PART_WORDS = (*dict.fromkeys(word for word, *_ in _WORDS.values()), "part")
-#: Of these, images of one volume may differ. Volumes that lie between each other are told apart by them alone.
+#: Images of one volume may differ in these traits. They alone tell volumes apart whose slices lie between each other.
 _RUNS = ("acquisition", "temporal", "stack", "time")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from nnunet_ext.dicom.headers import Header
 from nnunet_ext.dicom.model import Patient
 
-#: In a sentence of ours, shorter numbers are a count, a size or a case's number, whoever's ID they may be.
+#: Shorter numbers in a message are a count, a size or a case's number, even if they are someone's ID.
 LEAST_DIGITS_OF_AN_ID = 6
 _DATE = re.compile(
     r"(?<!\d)(?:(?:19|20)\d\d[-/. ]?(?:0[1-9]|1[0-2])[-/. ]?(?:0[1-9]|[12]\d|3[01])|\d{1,2}[-/.]\d{1,2}[-/.](?:19|20)\d\d)"

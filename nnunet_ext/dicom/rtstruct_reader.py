@@ -40,15 +40,15 @@ if TYPE_CHECKING:
 __all__ = ["Contour", "Roi", "StructureSet", "fill_polygon", "rasterise", "read_rtstruct", "readable_text",
            "tolerant_dicom", "trace_mask"]  # fmt: skip
 
-#: Contours of one plane: within this many slices of each other. A planar contour leaves its plane by less.
+#: Contours within so many slices of each other lie in one plane. A planar contour leaves its plane by less.
 PLANE_TOLERANCE_SLICES = 0.1
-#: A contour this far off its image is still the image's: half a slice, and what the rounding of positions adds.
+#: A contour this far off an image still belongs to it. This is half a slice, and a little for the rounding of positions.
 FURTHEST_SLICES, HALF_TOLERANCE_SLICES = 0.5, 0.02
-#: Where uneven gaps were interpolated, a plane of the image this near to contours takes them as they are.
+#: If uneven gaps were interpolated, a plane of the image so near to contours takes them as they are.
 ON_SLICE_SLICES = 0.25
-#: As many slices in a row may be skipped between two contours and be filled.
+#: Up to so many slices in a row are filled if they have no contour and lie between two contours.
 MOST_SKIPPED_SLICES = 2
-#: Coordinates are compared at this precision; decimal strings of a file carry rounding below it.
+#: Coordinates are compared at this precision. The decimal strings of a file are rounded more finely.
 ROUNDING_VOXELS = 1e-4
 #: An open line whose ends are this near to each other, in mm, is closed.
 CLOSED_MM = 1e-3
@@ -58,7 +58,7 @@ CLOSED, CLOSED_XOR = "CLOSED_PLANAR", "CLOSEDPLANAR_XOR"
 _CLOSED = (CLOSED, CLOSED_XOR, "INTERPOLATED_PLANAR")
 _OPEN = "OPEN_PLANAR"
 _KINDS = {re.sub("_", "", kind): kind for kind in (*_CLOSED, _OPEN, "OPEN_NONPLANAR", "POINT")}
-#: What pydicom raises for values that are missing, or no sequence where one is due.
+#: Errors of pydicom for a value that is missing, or that is no sequence although one is due.
 DAMAGE = (TypeError, AttributeError, LookupError, OSError, EOFError, NotImplementedError, OverflowError, struct.error)
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 

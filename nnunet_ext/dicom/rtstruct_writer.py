@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Points are written to 0.1 micrometre: far below a voxel, and short as decimal strings (at most 16 characters).
+#: Points are written to 0.1 micrometre. This is far below a voxel, and fits a decimal string of 16 characters.
 POINT_DECIMALS = 4
 #: Some planning systems cut the names of structures here, and TG-263 keeps to it.
 LONGEST_NAME = 16
@@ -54,7 +54,7 @@ _CHARACTER_SET = 0x00080005
 #: Types whose values have a form that can be checked.
 _FORMATTED = {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI", "UR"}
 
-#: Patient and study as the images have them: what must be there, empty where unknown, and what may be left out.
+#: Patient and study as the images have them. The first must be there, empty if unknown. The others may be left out.
 _COPIED = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "ReferringPhysicianName",
     "StudyID", "AccessionNumber", "PositionReferenceIndicator",

@@ -44,9 +44,10 @@ if TYPE_CHECKING:
 
 __all__ = ["check_series", "classify", "find_series", "read_series", "series_grid"]
 
-#: Cosines of one series agree to this; images that differ by more and less than the second were meant to agree.
+#: Direction cosines of one series agree to the first value. If they differ by more, but by less than the second value, they
+#: were meant to agree.
 DIRECTION_TOLERANCE, OTHER_DIRECTION = 1e-3, 0.1
-#: Pixel spacings that differ by less differ by rounding: archives keep two decimals.
+#: Pixel spacings that differ by less differ by rounding, because archives keep two decimals.
 SPACING_ROUNDING_MM = 0.005
 
 

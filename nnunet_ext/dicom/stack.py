@@ -14,17 +14,17 @@ from nnunet_ext.dicom.model import Series, Slice
 from nnunet_ext.dicom.parts import FEWEST_SLICES, equal_within_rounding
 from nnunet_ext.dicom.pixels import pixels_of
 
-#: Gaps between slices may differ by this share, or this many mm, and count as even: headers round positions.
+#: Gaps between slices that differ by less than this share, or so many mm, are even, because headers round positions.
 GAP_TOLERANCE, GAP_TOLERANCE_MM = 0.01, 0.02
-#: Gaps that are even one by one, but add up to more than this share of a gap off the straight line, are uneven.
+#: Even gaps are uneven all the same if their sum is off the straight line by more than this share of a gap.
 LARGEST_DRIFT = 0.25
-#: Uneven gaps up to this ratio are interpolated; larger ones only where the slice thickness covers them.
+#: Uneven gaps up to this ratio are interpolated. Larger ones are only if the slice thickness covers them.
 LARGEST_GAP_RATIO = 1.2
 #: Slices nearer to each other on average were meant in metres.
 SMALLEST_GAP_MM = 0.1
 #: Slices that leave the straight line through the first by more than this belong to a tilted gantry.
 SHEAR_TOLERANCE_MM = 0.1
-#: An even grid with more planes per image than this would be mostly made up.
+#: An even grid may have so many planes per image. More of them would be mostly made up.
 MOST_PLANES_PER_IMAGE = 1.5
 #: Cosines whose lengths or right angle are off by more were rounded to a few decimals.
 LARGEST_COSINE_ROUNDING = 1e-4

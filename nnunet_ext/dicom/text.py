@@ -31,17 +31,17 @@ def tolerant_dicom() -> Iterator[None]:
         pydicom.config.settings.reading_validation_mode = before
 
 
-#: Padding of values: blanks by the standard, NUL by some systems.
+#: Characters that pad values. The standard has blanks, some systems have NUL.
 _PADDING = " \t\r\n\x00"
-#: An escape sequence, ISO 2022: intermediate bytes, then a final byte.
+#: An escape sequence of ISO 2022 has intermediate bytes and then a final byte.
 _ESCAPE_SEQUENCE = re.compile("\x1b[\x20-\x2f]*[\x30-\x7e]?")
-#: Escape sequences after which no delimiter ends the set: these bytes mean nothing else, and systems forget to repeat it.
+#: After these escape sequences no delimiter ends the set. The bytes mean nothing else, and systems forget to repeat it.
 _KEPT_AFTER_DELIMITERS = {b"\x1b$)A": "gb18030", b"\x1b$)C": "euc_kr"}
-#: What puts the stated character set back: line ends, and the delimiters of a person's name.
+#: Line ends and the delimiters of a person's name put the stated character set back.
 _DELIMITERS = re.compile(rb"(?=[\r\n\t\f^=])")
 _SINGLE_BYTE_LATIN = {"iso8859", "latin_1"}
 _MULTI_BYTE = {"iso_ir_58": "gb18030", "GB2312": "gb18030", "GBK": "gb18030", "GB18030": "gb18030", "euc_kr": "euc_kr"}
-#: GB 2312 text read as Latin-1: pairs whose first byte is that of a common character, which no Western word looks like.
+#: GB 2312 text that was read as Latin-1. The pairs begin with the byte of a common character, and no Western word does.
 _GB2312_AS_LATIN = re.compile("(?:[\x00-\x7f]|[\xb0-\xd7][\xa1-\xfe])+")
 
 

@@ -13,7 +13,7 @@ from nnunet_ext.evaluation.cross_validation import read_cross_validation, refere
 from nnunet_ext.images.file_names import ENDINGS, image_files, image_stem
 from nnunet_ext.nnunet_folders import dataset_json_of, find_label_maps, is_model, read_predictions_json
 
-#: What nnU-Net and this package write beside label maps.
+#: Endings of the files that nnU-Net and this package write beside label maps.
 COMPANIONS = (".json", ".npz", ".pkl")
 
 

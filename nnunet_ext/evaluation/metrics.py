@@ -41,8 +41,8 @@ METRICS = (
     "volume_difference_percent",
 )
 
-#: Tolerances of the surface dice in mm, by TG-263 name without its side: how far experts lie apart on CT, from Nikolov et
-#: al. 2021, doi:10.2196/26151. The paper has no chiasm; it gets what its nerves get.
+#: Tolerances of the surface dice in mm, by TG-263 name without its side. They say how far experts lie apart on CT, from
+#: Nikolov et al. 2021, doi:10.2196/26151. The paper has no chiasm, which gets the tolerance of its nerves.
 TOLERANCES_MM = {
     "Eye": 1.65,
     "Lens": 0.98,
@@ -57,7 +57,7 @@ TOLERANCES_MM = {
     "SpinalCord": 2.93,
     "Glnd_Submand": 2.02,
 }
-#: For every organ that is not in the table.
+#: Tolerance of every organ that is not in the table.
 OTHER_TOLERANCE_MM = 1.0
 
 

@@ -16,16 +16,16 @@ from scipy import ndimage
 from nnunet_ext.images.channels import is_ct
 from nnunet_ext.images.geometry import to_canonical
 
-#: With fewer values than this an MR is a mask or a label map; images of 8 bits hold about 250. A CT may be computed from a
-#: few materials, with two values it is a mask too.
+#: With fewer values than this an MR is a mask or a label map. Images of 8 bits hold about 250. A CT may be computed from a
+#: few materials, but with two values it is a mask too.
 FEWEST_VALUES, FEWEST_VALUES_OF_CT = 17, 3
-#: Beside blank slices a body with more than this share of its largest cross-section goes on. A crown tapers to less.
+#: If the slice beside blank slices has more than this share of the body's largest area, the body goes on. A crown has less.
 TAPERED_SHARE = 0.15
-#: Blank slices at an end are reported above this share of all: registered images often lack a few.
+#: Blank slices at an end are reported above this share of all, because registered images often lack a few.
 FEW_SLICES_SHARE = 0.1
 #: Slices across the axes `(Z, Y, X)` of a canonical image.
 PLANES = ("axial", "coronal", "sagittal")
-#: Values looked at where all would take seconds.
+#: Number of values that are looked at, because all of them would take seconds.
 _SAMPLE = 1_000_000
 
 
@@ -163,5 +163,5 @@ def shown(lost: Sequence[np.ndarray]) -> np.ndarray:
     return z[:, None, None] & y[None, :, None] & x[None, None, :]
 
 
-#: A body smaller than this is not believed: the image is left as it is.
+#: A body smaller than this is not believed, and the image is left as it is.
 SMALLEST_BODY_ML = 20.0

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from nnunet_ext.images.itk_headers import meta_image_header, nrrd_header
 
-#: File endings that are read, longest first so that `.nii.gz` is not taken for `.gz`.
+#: File endings that are read. Longer ones come first, so that `.nii.gz` is not taken for `.gz`.
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
-#: Other names of a channel. Names that are not listed stand for themselves; case never matters.
+#: Other names of a channel. A name that is not listed stands for itself. Case never matters.
 MODALITY_ALIASES = {
     "CT": ("CT", "CT_plan", "planCT", "planning_CT", "pCT"),
     "T1": ("T1", "T1w", "MR_T1", "MRI_T1", "T1_MR"),

@@ -14,9 +14,9 @@ import SimpleITK as sitk
 
 #: Direction in which the three array axes of a canonical image run.
 CANONICAL = "LPS"
-#: Grids whose corners lie within this distance, in voxels of the shortest edge, are one grid; see `grid_tolerance_mm`.
+#: Two grids are one if their corners lie within this distance, in voxels of the shortest edge. See `grid_tolerance_mm`.
 GRID_TOLERANCE_VOXELS = 0.25
-#: But never further apart than this.
+#: The distance is never larger than this.
 GRID_TOLERANCE_MM = 0.25
 
 _INTERPOLATORS = {"bspline": sitk.sitkBSpline, "linear": sitk.sitkLinear, "nearest": sitk.sitkNearestNeighbor}

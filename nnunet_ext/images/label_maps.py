@@ -14,7 +14,7 @@ from nnunet_ext.images.itk_headers import check_nrrd
 from nnunet_ext.images.nifti import rotation_of
 from nnunet_ext.images.reading import read_image
 
-#: A label this near to a whole number is that number: what scaling and resampling in 32-bit float leave of it.
+#: A label this near to a whole number is that number. Scaling and resampling in 32-bit float change it by less.
 LABEL_TOLERANCE = 1e-3
 
 

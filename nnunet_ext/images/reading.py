@@ -19,9 +19,9 @@ from nnunet_ext.images.file_names import ENDINGS, image_stem, refuse_no_file, re
 from nnunet_ext.images.itk_headers import check_meta_image, check_nrrd
 from nnunet_ext.images.nifti import read_nifti, rotation_of
 
-#: Voxels whose longest side is shorter than this were meant in metres: no clinical scanner goes below 0.1 mm.
+#: If the longest side of a voxel is shorter, the header is in metres. No clinical scanner goes below 0.1 mm.
 SMALLEST_SPACING_MM = 0.02
-#: Voxels with a longer side are those of a header that says metres and means millimetres.
+#: If a side of a voxel is longer, the header says metres and means millimetres.
 LARGEST_SPACING_MM = 100.0
 
 

@@ -28,7 +28,7 @@ DICOM = "DICOM files (--layout dicom reads them)"
 OF_FAILED = "files of cases that failed"
 BESIDE = "files beside the cases"
 
-#: What Windows, macOS and Synology leave in folders; names that begin with a dot are hidden anyway.
+#: Files that Windows, macOS and Synology leave in folders. Names that begin with a dot are hidden anyway.
 _SYSTEM_NAMES = {
     "thumbs.db",
     "ehthumbs.db",
@@ -38,7 +38,7 @@ _SYSTEM_NAMES = {
     "system volume information",
     "@eadir",
 }
-#: So many names are shown per reason on the console and on the page; a case's provenance lists all.
+#: So many names are shown per reason on the console and on the page. A case's provenance lists all.
 _NAMES_SHOWN = 3
 
 

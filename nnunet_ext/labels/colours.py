@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from nnunet_ext.labels.values import organ_values
 
-#: One colour per label in label order: bright on grey images, neighbours and left/right partners far apart.
+#: One colour per label in label order. All are bright on grey images. Neighbours and left/right partners differ clearly.
 COLOURS = ("#35d0ff", "#ff9a1f", "#fff04d", "#ff6ad5", "#5cff6a", "#ff5a4f", "#b98cff")
-#: For further labels: the categorical palette `tab20` of matplotlib, which is not imported for it.
+#: Further labels take the palette `tab20` of matplotlib. It is copied here, so that matplotlib need not be imported.
 FURTHER_COLOURS = (
     "#1f77b4", "#aec7e8", "#ff7f0e", "#ffbb78", "#2ca02c", "#98df8a", "#d62728",
     "#ff9896", "#9467bd", "#c5b0d5", "#8c564b", "#c49c94", "#e377c2", "#f7b6d2",

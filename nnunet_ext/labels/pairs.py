@@ -9,7 +9,7 @@ from typing import NamedTuple
 from nnunet_ext.labels.sides import ADJECTIVES, OTHER_SIDE, glued_side, is_series, organ_word, read_name, side_of
 from nnunet_ext.labels.values import pair_values
 
-#: Keys of `dataset.json` and of the label table: all pairs of left and right labels, and whether training mirrors.
+#: Keys of `dataset.json` and of the label table, for all pairs of left and right labels and for whether training mirrors.
 #: The plan holds the pairs under the same key.
 PAIRS_KEY, MIRROR_KEY = "left_right_pairs", "mirror_left_right"
 

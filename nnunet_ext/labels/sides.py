@@ -28,11 +28,11 @@ _ROW_OF = {
     for side, group in (("L", words.left), ("R", words.right))
     for word in group
 }
-#: Words in scripts without capitals stand within others: 左眼球.
+#: In scripts without capitals a word may stand within another one: 左眼球.
 _CASELESS = re.compile("|".join(sorted((w for w in _ROW_OF if w == w.upper()), key=len, reverse=True)))
 #: Anterior and posterior halves: `Eye_AL`.
 _HALVES = ("AL", "AR", "PL", "PR")
-#: In a row of so many letters, `Level_A`, `Level_B`, ..., L and R are letters like the others.
+#: If so many names differ in one letter only (`Level_A`, `Level_B`, ...), L and R are letters like the others.
 LETTERS_OF_A_SERIES = 3
 
 

@@ -16,20 +16,20 @@ from scipy import ndimage
 from nnunet_ext.labels.organs import normalise_name
 from nnunet_ext.labels.table import default_label_table
 
-#: Plausible volumes in mL by TG-263 name without side. Wide on purpose, around what was counted on label maps of ten real
-#: heads (globes 4.6 to 7.5, chiasm 0.18 to 0.33, nerves at least 0.26 to 0.52) and on 35 pairs of clinical contours (eyes
-#: up to 8.6, lens 0.20, nerve 0.75). Below: children, and short contours. Above: high myopia, and drawn with a margin.
+#: Plausible volumes in mL by TG-263 name without side. The ranges are wide on purpose. Label maps of ten real heads have
+#: globes of 4.6 to 7.5, a chiasm of 0.18 to 0.33 and nerves of at least 0.26 to 0.52. On 35 pairs of clinical contours, eyes
+#: reach 8.6, a lens 0.20 and a nerve 0.75. Children and short contours have less, high myopia and margins have more.
 PLAUSIBLE_ML = {"Eye": (3.0, 12.0), "Lens": (0.08, 0.5), "OpticNrv": (0.2, 2.0), "OpticChiasm": (0.08, 1.2)}
-#: Refused this many times above or below.
+#: An organ so many times larger or smaller than its range is refused.
 FAR = 5.0
-#: Longest extent along an axis in mm: eyes and lenses are 28 and 11 in phantoms and on real heads, nerves 49, a chiasm 21.
-#: A mask that holds both sides, or a stray voxel, is longer.
+#: Longest extent along an axis in mm. In phantoms and on real heads, eyes have 28, lenses 11, nerves 49 and a chiasm 21. A
+#: mask is longer if it holds both sides, or a single voxel far away.
 LONGEST_MM = {"Eye": 45.0, "Lens": 25.0, "OpticNrv": 60.0, "OpticChiasm": 50.0}
-#: No organ fills this share of an image. A mask with the image's corners in it, which are air, is refused above the second.
+#: No organ fills the first share of an image. The second limit is for a mask that holds the image's corners, which are air.
 LARGEST_SHARE, LARGEST_SHARE_WITH_CORNERS = 0.9, 0.5
 #: Names that may fill an image cropped to the head.
 WHOLE_BODY = {"body", "external", "externe", "skin", "outline", "patient", "head", "体表", "外轮廓"}
-#: An organ whose median is below this is air. One may be: gas is put into eyes in surgery.
+#: An organ with a median below this lies in air. One organ may, because gas is put into eyes in surgery.
 AIR_BELOW_HU = -500.0
 
 

@@ -13,7 +13,7 @@ from importlib import resources
 
 from nnunet_ext.labels.sides import chinese_name
 
-#: Places that hold more than one word; places that hold names of organs.
+#: Names of places in braces. The first may hold more than one word, the second hold names of organs.
 _LONG = {"case", "cases", "channels", "first", "lacking", "name", "names", "organs", "sentence"}
 _ORGANS = {"organ", "other", "organs"}
 _STAGES = {"localizer": "定位网络", "segmenter": "分割网络"}

@@ -26,9 +26,9 @@ from nnunet_ext.reporting.tables import file_stem
 from nnunet_ext.reporting.training_curves import TrainingCurve
 
 FOLDER = "figures"
-#: Okabe and Ito's colours, dark grey for their yellow: told apart also by colour-blind readers.
+#: Okabe and Ito's colours, which colour-blind readers can tell apart, with dark grey instead of their yellow.
 PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#444444", "#999999")
-#: Scores of fewer cases than this are drawn as points alone; a box of three points hides more than it shows.
+#: Scores of fewer cases are drawn as points alone. A box of three points hides more than it shows.
 LEAST_FOR_BOX = 5
 
 

@@ -55,7 +55,7 @@ from nnunet_ext.reporting.volumes import LabelMap, pack_case
 logger = logging.getLogger(__name__)
 
 
-#: The viewer's data in a page, unless told otherwise: what a browser opens without a long wait.
+#: Default limit of the viewer's data in a page. A browser opens so much without a long wait.
 VIEWER_LIMIT_MB = 400.0
 
 #: Name of the reference's label map in the viewer, beside those of the experiments.

@@ -13,7 +13,7 @@ from importlib import resources
 from nnunet_ext.nnunet_folders import read_predictions_json
 from nnunet_ext.reporting.content import Experiment, Report, Table
 
-#: Paths and image files in messages: they can name a patient. From the first slash of a path to the end of its last part.
+#: Paths and image files in messages, which can name a patient. A path goes from its first slash to the end of its last part.
 _PATHS = re.compile(
     r"(?<![\w)])(?:[A-Za-z]:)?[\\/](?:.*[\\/])?[^\s'\",;:()]*|\S*\.(?:nii|nrrd|mha|mhd|dcm|json|csv)\b\S*",
     re.IGNORECASE,

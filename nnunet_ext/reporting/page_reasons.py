@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-#: What makes a reader look at a case first.
+#: Limits of the reasons to look at a case first.
 LOW_DSC_PERCENT = 50.0
 OUTLIER_GAP_PERCENT = (
     5.0  # an outlier is also this far below the median: where all cases agree, a hair's breadth is none

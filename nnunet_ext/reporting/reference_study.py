@@ -59,7 +59,7 @@ SYSTEMS = (
     ),
 )
 
-#: Mean DSC in % of the chiasm: the study's segmenter at 32x96x96 by its channels, and the systems it compares with.
+#: Mean DSC of the chiasm in %, of the study's segmenter at 32x96x96 by its channels and of the systems it compares with.
 CHIASM_DSC_PERCENT = MappingProxyType(
     {
         "study: 32x96x96, CT only": 61.93,

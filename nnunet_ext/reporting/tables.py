@@ -20,11 +20,11 @@ from nnunet_ext.reporting import reference_study
 from nnunet_ext.reporting.content import Cell, Experiment, Table
 from nnunet_ext.reporting.reference_study import Published
 
-#: With five pairs the smallest two-sided p-value of the signed-rank test is 2 / 2^5 = 0.06: it can't show anything.
+#: With five pairs the smallest two-sided p-value of the signed-rank test is 2 / 2^5 = 0.06, so it can't show anything.
 LEAST_PAIRS = 6
 SIGNIFICANT = 0.05
 ALL_ORGANS = "all organs"
-#: Metrics of which the larger value is better; of the volume difference the one nearest to 0 is, of the others the smaller.
+#: Of these metrics the larger value is better, of the volume difference the one nearest to 0, of the others the smaller one.
 LARGER_IS_BETTER = ("dsc_percent", "surface_dice")
 TITLES = {
     "dsc_percent": "Dice similarity coefficient (DSC), %",

@@ -9,6 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from reference_tables import check_file
 
 from nnunet_ext.dataset_conversion.convert import convert
 from nnunet_ext.dataset_conversion.listing import list_cases
@@ -111,6 +112,8 @@ def test_dataset_json_names_channels_labels_reader_and_options(tmp_path: Path):
     assert (options["clean_ct"], options["n4"], options["orientation"]) == (True, False, "LPS")
     assert list(options["label_table"]) == list(ORGANS)
     assert {"nnunet_ext", "nnunetv2", "SimpleITK"} <= set(options["versions"])
+    check_file(content, "dataset.json")
+    check_file(json.loads((summary.dataset_folder / "provenance" / "a.json").read_text()), "provenance/CASE.json")
     ct = array(summary.dataset_folder / "imagesTr" / "a_0000.nii.gz")
     assert (ct.min(), ct.max()) == (-160, 49)
     assert sorted(p.name for p in summary.dataset_folder.glob("labelsT*/*")) == ["a.nii.gz", "b.nii.gz"]
@@ -160,6 +163,7 @@ def test_an_mr_on_its_own_grid_lands_on_the_ct(tmp_path: Path):
     assert np.all(np.abs(inside - 125) < 25)
     record = json.loads((summary.dataset_folder / "provenance" / "a.json").read_text())
     assert record["channels"]["T1"]["orientation"] == "RIA"
+    check_file(record, "provenance/CASE.json")
     assert 0.9 < record["channels"]["T1"]["coverage"] <= 1
 
 

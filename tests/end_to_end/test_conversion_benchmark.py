@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from reference_tables import check_file
 
 from nnunet_ext.end_to_end.conversion_benchmark import table
 
@@ -53,6 +54,7 @@ def test_the_command_measures_every_step_of_a_phantom_and_stock_nnunet_on_the_sa
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "conversion.json").read_text())
+    check_file(record, "conversion.json")
     assert (tmp_path / "conversion.md").read_text() in done.stdout + "\n"
     found = {kind: {step["name"]: step for step in record[kind]} for kind in ("made", "converted", "stock")}
     assert {step["case"] for steps in found.values() for step in steps.values()} == {"phantom_000"}

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from reference_tables import check_file
 
 from nnunet_ext.evaluation.evaluating import evaluate
 from nnunet_ext.evaluation.one_case import on_grid_of
@@ -598,6 +599,7 @@ def test_csv_and_json_hold_the_same_numbers(folders):
     assert content["per_organ"]["OpticChiasm"]["dsc_percent"]["sd"] is None
     assert content["failed"] == {"case_2": "no prediction"}
     assert content["left_out"] == [{"case": "case_1", "organ": "OpticChiasm"}]
+    check_file(content, "evaluation.json")
     assert content["tolerance_mm"] == {"Lens_L": 1.0, "OpticChiasm": 1.0}
     assert "95th percentiles" in content["definitions"]["hd95_mm"]
     assert content["versions"]["surface-distance"]

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from reference_tables import check_file
 from scipy import ndimage
 
 from nnunet_ext.labels.organs import ORGANS
@@ -68,6 +69,11 @@ def test_files_of_a_case_share_one_grid_away_from_the_origin(cases):
         assert np.linalg.norm(ct.GetOrigin()) > 10
         assert ct.GetPixelID() == sitk.sitkInt16
         assert case["label"].GetPixelID() == sitk.sitkUInt8
+
+
+def test_records_hold_the_documented_keys(cases, unregistered):
+    for record in (next(iter(cases.values()))["record"], json.loads((unregistered / "phantom.json").read_text())):
+        check_file(record, "phantom.json")
 
 
 def test_cases_have_different_grids(cases):

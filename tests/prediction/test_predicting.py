@@ -24,6 +24,7 @@ import torch
 from fault_inputs import set_raw
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from reference_tables import check_file
 
 from nnunet_ext.cascade import roi
 from nnunet_ext.cascade.plausibility import PLANS_KEY, fit_ranges
@@ -719,6 +720,7 @@ def test_a_broken_rtstruct_does_not_stop_it_and_what_the_new_one_leaves_out_is_a
     assert (summary.written, summary.failed, summary.warnings) == (["case_001"], {}, {"case_001": said})
     manifest = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert manifest["cases"]["case_001"]["warnings"] == said
+    check_file(manifest, "predictions.json")
 
 
 def test_an_rtstruct_without_dicom_is_refused_before_anything_is_written(run, tmp_path):

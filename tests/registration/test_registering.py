@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from reference_tables import check_file
 
 from nnunet_ext.cases.preparing import ChannelOptions, prepare_channels
 from nnunet_ext.cli.main import main
@@ -150,7 +151,9 @@ def test_command_writes_images_transforms_report_and_picture(unregistered, tmp_p
     ]  # fmt: skip
     assert _mean_error_mm(unregistered, sitk.ReadTransform(str(out / "T1.tfm"))) <= 1.0
     assert sitk.ReadImage(str(out / "T1_registered.nii.gz")).GetSize() == unregistered.ct.GetSize()
-    assert json.loads((out / "registration.json").read_text())["images"]["T1"]["kept"] == "rigid"
+    record = json.loads((out / "registration.json").read_text())
+    assert record["images"]["T1"]["kept"] == "rigid"
+    check_file(record, "registration.json")
 
 
 def test_images_may_share_a_transform_only_within_their_frame_of_reference():

@@ -1112,6 +1112,7 @@ def test_the_report_of_the_boxes_is_written_and_logged(make):
     report = json.loads((folder / "label_crop_pass_rate.json").read_text())
     assert report == {"mean": pytest.approx(0.95), "missed": [], "cases": records}
     log = Path(trainer.log_file).read_text()
+    check_file(report, "label_crop_pass_rate.json")
     assert "b: the ROI holds only 90.00 %" in log
     assert "Label crop pass rate: 95.00 % (mean over 2 cases)" in log
     assert "The localizer missed 0 of 2 cases." in log
