@@ -24,7 +24,7 @@ from nnunet_ext.images.checks import check_images
 from nnunet_ext.images.geometry import to_canonical
 from nnunet_ext.registration.options import RegistrationOptions
 from nnunet_ext.registration.result import ChannelRegistration, RegistrationResult
-from nnunet_ext.registration.rigid import links_between
+from nnunet_ext.registration.rigid import links_between, rigid_transform
 from nnunet_ext.registration.selection import register_group
 from nnunet_ext.registration.volumes import Source, Target
 
@@ -75,7 +75,7 @@ def register(
         found_bodies = bodies or {}
         made = pool.map(lambda m: Source.of(*m, bias_corrected, found_bodies.get(m[0])), moving.items())
         sources = dict(zip(moving, made, strict=True))
-        rigid = dict(zip(moving, pool.map(lambda s: rigid(target, s, options), sources.values()), strict=True))
+        rigid = dict(zip(moving, pool.map(lambda s: rigid_transform(target, s, options), sources.values()), strict=True))
         found: dict[str, ChannelRegistration] = {}
         together: list[list[str]] = []
         for names in _frames(moving, same_frame) if options.together else [[name] for name in moving]:

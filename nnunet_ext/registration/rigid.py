@@ -65,7 +65,7 @@ def _fit_rigid(
     return transform
 
 
-def rigid(target: Target, source: Source, options: RegistrationOptions) -> sitk.Euler3DTransform:
+def rigid_transform(target: Target, source: Source, options: RegistrationOptions) -> sitk.Euler3DTransform:
     """The most promising of many starts, refined level by level; a level that is not better is not kept.
 
     Starts: header, middles of the heads, crowns, each also shifted along the body: of a slab, or of a head that does not
