@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -125,7 +125,8 @@ class _CoarseMap:
         for axis in range(3):
             hit = np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis)))
             slices.append(slice(int(hit[0]), int(hit[-1]) + 1))
-        return tuple(slices)
+        z, y, x = slices
+        return z, y, x
 
     def distances_mm(self, shape: Shape, block: tuple[slice, slice, slice]) -> np.ndarray:
         """Signed distances of the shape at the nodes of a block."""
@@ -223,11 +224,11 @@ class Painter:
         to_head_mm: Callable[[np.ndarray], np.ndarray],
         *,
         channels: Sequence[int],
-        tissues: dict[str, Sequence[float]] = TISSUES,
+        tissues: Mapping[str, Sequence[float]] = TISSUES,
         accessories: bool = False,
     ) -> None:
         self.anatomy, self.grid, self.channels = anatomy, grid, list(channels)
-        self.tissues = {name: np.float32([v[c] for c in self.channels]) for name, v in tissues.items()}
+        self.tissues = {name: np.array([v[c] for c in self.channels], np.float32) for name, v in tissues.items()}
         # Distances are interpolated between nodes; for a ball the size of a globe this is off by step^2 / (8 radius),
         # 0.1 mm at 3 mm and 0.2 mm at 4 mm, well below the voxels.
         step_mm = 3.0 if min(grid.spacing_mm) < 2 else 4.0
@@ -270,7 +271,8 @@ class Painter:
         for layer, block in self.coarse_layers:
             if block is None:
                 continue
-            fields, rows, cols = [], None, None
+            fields: list[np.ndarray] = []
+            rows, cols = None, None
             for shape in layer.shapes:
                 values = self.coarse.distances_mm(shape, block)
                 if not fields and _misses(values, plane, block, self.coarse):
@@ -316,20 +318,23 @@ class Painter:
                 total += canvas
             total /= len(across)
             total = total.reshape(len(total), len(y_mm) // n, n, len(x_mm) // n, n).mean(axis=(2, 4))
-            image[(slice(None), start[0] + k, *inside)] = total[:n_tissue]
+            image[:, start[0] + k, inside[0], inside[1]] = total[:n_tissue]
             coverage[:, k] = total[n_tissue:]
         return Organs(coverage, start) if with_organs else None
 
     def _paint_fine(self, canvas: np.ndarray, plane: _Plane, values: dict[tuple[str, int], np.ndarray]) -> None:
         for layer, block in self.fine_layers:
-            found = None if block is None else plane.interpolate(self.coarse.head_mm[block], block, self.coarse)
+            if block is None:
+                continue
+            found = plane.interpolate(self.coarse.head_mm[block], block, self.coarse)
             if found is None:
                 continue
             points, rows, cols = found
             distance = layer.combine(*(s.distance_mm(points) for s in layer.shapes))
             if layer.under_skin_mm is not None:
-                skin = plane.interpolate(self.coarse.distances_mm(self.anatomy.skin, block), block, self.coarse)[0]
-                distance = np.maximum(distance, skin + np.float32(layer.under_skin_mm))
+                skin = plane.interpolate(self.coarse.distances_mm(self.anatomy.skin, block), block, self.coarse)
+                assert skin is not None  # the same block and plane as above
+                distance = np.maximum(distance, skin[0] + np.float32(layer.under_skin_mm))
             _paint(canvas[:, rows, cols], distance, values[layer.tissue, layer.organ], plane.samples.pixel_mm)
 
     def _fine_box(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
@@ -342,7 +347,8 @@ class Painter:
             world = self.grid.coordinates_mm(2 - axis)
             start.append(int(np.searchsorted(world, low)))
             stop.append(int(np.searchsorted(world, high, side="right")))
-        return tuple(start), tuple(stop)
+        (z, y, x), (z_end, y_end, x_end) = start, stop
+        return (z, y, x), (z_end, y_end, x_end)
 
 
 def _box(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
@@ -425,7 +431,7 @@ def label_map(organs: Organs, grid: Grid, centrelines_mm: dict[int, np.ndarray])
         crossed[tuple(index.T)] = True
         score[label - 1] += crossed & (score[label - 1] > 0)
     volumes_voxels = organs.coverage.sum(axis=(1, 2, 3))
-    box = np.zeros(score.shape[1:], np.uint8)
+    box: np.ndarray = np.zeros(score.shape[1:], np.uint8)
     for organ in np.argsort(volumes_voxels, kind="stable"):
         free = (score[organ] > 0) & (box == 0)
         box[_one_piece(score[organ], free, round(float(volumes_voxels[organ])))] = organ + 1
@@ -479,10 +485,10 @@ def couch_background(grid: Grid, *, top_mm: float, middle_mm: float, rng: np.ran
     pixel = grid.spacing_mm[0]
     canvas = np.full((1, y.size, x.size), AIR_HU, np.float32)
     rest = np.maximum(np.abs(x) - 75 - 0.5 * (y - top_mm + 60), np.abs(y - top_mm + 27) - 27)
-    _paint(canvas, rest, np.float32([-930]), pixel)
+    _paint(canvas, rest, np.array([-930], np.float32), pixel)
     slab = np.maximum(np.abs(curved - top_mm - thickness_mm / 2) - thickness_mm / 2, np.abs(x) - half_width_mm)
-    _paint(canvas, slab, np.float32([-60]), pixel)
-    _paint(canvas, slab + 2.0, np.float32([-940]), pixel)
+    _paint(canvas, slab, np.array([-60], np.float32), pixel)
+    _paint(canvas, slab + 2.0, np.array([-940], np.float32), pixel)
     return canvas
 
 
@@ -506,12 +512,12 @@ def add_streaks(ct_hu: np.ndarray, grid: Grid, metal_mm: np.ndarray, rng: np.ran
         for k in np.flatnonzero(weight > 0.02):
             ct_hu[k] += np.float32(weight[k]) * rays * (ct_hu[k] > -700)
             to_metal = np.hypot(radius, grid.coordinates_mm(2)[k] - np.float32(center[2])) - METAL_RADIUS_MM
-            _paint(ct_hu[None, k], to_metal, np.float32([3071]), grid.spacing_mm[0])
+            _paint(ct_hu[None, k], to_metal, np.array([3071], np.float32), grid.spacing_mm[0])
 
 
 def add_ct_noise(ct_hu: np.ndarray, rng: np.random.Generator, *, sigma_hu: float) -> None:
     """Noise of a given standard deviation, correlated between neighbouring pixels, in place."""
-    kernel = np.float32([0.25, 0.5, 0.25])
+    kernel = np.array([0.25, 0.5, 0.25], np.float32)
     for plane in ct_hu:
         noise = rng.standard_normal(plane.shape, dtype=np.float32)
         for axis in (0, 1):
@@ -539,8 +545,9 @@ def mr_bias(
     step = [max(1, int(8 // mm)) for mm in grid.spacing_mm]
     coarse = tuple(slice(None, None, s) for s in step[::-1])
     inside = image[coarse] > 2 * TISSUES["air"][T1]
-    middle = np.float32(
-        [axes[a][:: step[a]][inside.any(axis=tuple(b for b in range(3) if b != 2 - a))].mean() for a in range(3)]
+    middle = np.array(
+        [axes[a][:: step[a]][inside.any(axis=tuple(b for b in range(3) if b != 2 - a))].mean() for a in range(3)],
+        np.float32,
     )
     c = rng.uniform(-1, 1, 9).astype(np.float32)
     n = int(rng.integers(4, 7))

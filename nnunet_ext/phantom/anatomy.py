@@ -28,6 +28,7 @@ from nnunet_ext.phantom.shapes import (
     tube,
     union,
     unit,
+    vector,
 )
 
 LEFT, RIGHT = "left", "right"
@@ -74,7 +75,8 @@ class HeadParameters:
         length = np.clip(47.5 * common + rng.normal(0, 0.4), 46.3, 48.8)
 
         def pair(value: float, spread: float) -> tuple[float, float]:
-            return tuple(float(v) for v in value + rng.uniform(-spread, spread, 2))
+            left, right = (value + rng.uniform(-spread, spread, 2)).tolist()
+            return left, right
 
         return cls(
             scale=tuple(scale.tolist()),
@@ -227,7 +229,7 @@ def _skin(cavity: Shape, parameters: HeadParameters) -> Shape:
     ears = _both(ellipsoid((75, 10, -8), (5, 15, 29)))
     neck = Shape(
         lambda p: np.maximum(
-            ellipsoid((0, 26, 0), (56, 52, FAR_MM)).distance_mm(p * np.float32([1, 1, 0])), p[..., 2] + 35
+            ellipsoid((0, 26, 0), (56, 52, FAR_MM)).distance_mm(p * vector([1, 1, 0])), p[..., 2] + 35
         ),
         np.array([-56, -26, -FAR_MM]),
         np.array([56, 78, -35]),
@@ -253,7 +255,9 @@ def _mask(skin: Shape, rng: np.random.Generator) -> Layer:
     thickness_mm = float(rng.uniform(2.0, 3.0))
     edge_mm = float(rng.uniform(5, 30))
 
-    def combine(skin_mm, gap, x_mm, y_mm, z_mm):
+    def combine(
+        skin_mm: np.ndarray, gap: np.ndarray, x_mm: np.ndarray, y_mm: np.ndarray, z_mm: np.ndarray
+    ) -> np.ndarray:
         gap_mm = np.clip(1.5 + gap, 0, 3)
         sheet = np.abs(skin_mm - gap_mm - thickness_mm / 2) - thickness_mm / 2
         hole = 1.5 - 4 * np.sin(x_mm * 0.9) * np.sin(z_mm * 0.9)
@@ -316,7 +320,7 @@ def _skull_and_brain(cavity: Shape, parameters: HeadParameters, rng: np.random.G
     fissure_mm = float(rng.uniform(0.6, 1.4))
     atrophy_mm = float(rng.uniform(0.0, 1.2))
 
-    def surface(brain_mm, fold, x_mm, callosum_mm):
+    def surface(brain_mm: np.ndarray, fold: np.ndarray, x_mm: np.ndarray, callosum_mm: np.ndarray) -> np.ndarray:
         """Brain with sulci down to 16 mm and the fissure between the hemispheres; outside the callosum."""
         # |fold| / slope estimates the distance to the fold's midline; it widens outwards.
         depth = np.clip(1 + brain_mm / 16, 0, 1)
@@ -326,7 +330,7 @@ def _skull_and_brain(cavity: Shape, parameters: HeadParameters, rng: np.random.G
 
     middle_fossa = _both(ellipsoid((38, 2, 6), (26, 41, 25))).scaled(scale)
 
-    def open_below(shell_mm, y_mm, z_mm, middle_fossa_mm):
+    def open_below(shell_mm: np.ndarray, y_mm: np.ndarray, z_mm: np.ndarray, middle_fossa_mm: np.ndarray) -> np.ndarray:
         """The roofs of the orbits are thinner than the vault, and the skull ends at the foramen magnum."""
         roof = np.minimum(-22 - y_mm, 4.5 - 0.2 * y_mm - z_mm)
         return np.maximum(np.minimum(np.maximum(shell_mm, roof), middle_fossa_mm), -40 - z_mm)
@@ -394,22 +398,22 @@ def _skull_base_and_airways(parameters: HeadParameters, rng: np.random.Generator
     teeth = [_both(_bent([[x, y, z] for x, y, _ in arch], r)) for z, r in ((-64.0, 4.2), (-76.0, 4.0))]
     nose = ellipsoid((0, -60, -27), (13, 32, 21))
 
-    def turbinates(d, x_mm, cell):
+    def turbinates(d: np.ndarray, x_mm: np.ndarray, cell: np.ndarray) -> np.ndarray:
         return np.maximum(np.maximum(d, 1.0 - np.abs(x_mm)), 0.6 - np.abs(cell - 0.3) * 2.2)
 
     spine = curve([[0, 18, -48], [0, 17, -90], [0, 22, -140], [0, 34, -220]], 12)
-    canal = spine + np.float32([0, 17, 0])
+    canal = spine + vector([0, 17, 0])
     bodies, ring = tube(spine, 10.5), tube(canal, 12)
 
-    def discs(d, z_mm):
+    def discs(d: np.ndarray, z_mm: np.ndarray) -> np.ndarray:
         return np.maximum(d, 2.2 - np.abs((z_mm + 58) % 19 - 9.5))
 
-    def arches(d, z_mm):
+    def arches(d: np.ndarray, z_mm: np.ndarray) -> np.ndarray:
         return np.maximum(d, np.abs((z_mm + 58) % 19 - 0.0 - 9.5) - 7.0)
 
     processes = ellipsoid((0, 58, 0), (4, 12, FAR_MM))
     process = Shape(
-        lambda p: processes.distance_mm(p * np.float32([1, 1, 0])), np.array([-4, 46, -FAR_MM]), np.array([4, 70, -62])
+        lambda p: processes.distance_mm(p * vector([1, 1, 0])), np.array([-4, 46, -FAR_MM]), np.array([4, 70, -62])
     )
     throat = union(capsule((0, -16, -34), (0, -12, -80), 8, 7), capsule((0, -12, -80), (0, -8, -220), 7, 9), blend_mm=4)
     mouth = float(rng.uniform(0.5, 3.0))
@@ -583,7 +587,7 @@ def _orbits_and_chiasm(
     orbits = {
         n: union(
             capsule(s.apex_mm, s.globe_mm + 3 * unit(s.globe_mm - s.apex_mm), 4.0, 18.0),
-            sphere(s.globe_mm + np.float32([s.sign * 1.0, 0, 0]), 18.5),
+            sphere(s.globe_mm + vector([s.sign * 1.0, 0, 0]), 18.5),
         )
         for n, s in sides.items()
     }
@@ -619,13 +623,11 @@ def _one_orbit(
     globe = side.globe_mm
     layers = [
         Layer("fat", (orbit,), under_skin_mm=LID_MM),
-        Layer(
-            "gland", (ellipsoid(globe + np.float32([side.sign * 12.5, -1, 10.5]), (3.2, 6, 4.5)),), under_skin_mm=LID_MM
-        ),
+        Layer("gland", (ellipsoid(globe + vector([side.sign * 12.5, -1, 10.5]), (3.2, 6, 4.5)),), under_skin_mm=LID_MM),
         *(Layer("muscle", (m,), under_skin_mm=LID_MM) for m in _recti(side)),
     ]
     if parameters.tumour == "orbit" and name == RIGHT:
-        center = side.apex_mm + 0.45 * (globe - side.apex_mm) + np.float32([side.sign * 8.0, 0, -2.0])
+        center = side.apex_mm + 0.45 * (globe - side.apex_mm) + vector([side.sign * 8.0, 0, -2.0])
         layers.append(Layer("tumour", (ellipsoid(center, rng.uniform(4.5, 6.5, 3)),)))
     return layers
 
@@ -635,30 +637,28 @@ def _suprasellar(parameters: HeadParameters, sides: dict[str, _EyeSide], factor:
     center = np.asarray(parameters.chiasm_center_mm, np.float32)
     axes = _chiasm_axes(parameters)
     cistern = union(
-        ellipsoid(center + np.float32([0, 0, -1]), (14, 10, 7)),
-        ellipsoid(center + np.float32([0, 10, -4]), (10, 8, 8)),
+        ellipsoid(center + vector([0, 0, -1]), (14, 10, 7)),
+        ellipsoid(center + vector([0, 10, -4]), (10, 8, 8)),
         blend_mm=4,
     )
     layers = [
         Layer("cistern", (cistern,)),
-        Layer("pituitary", (ellipsoid(center + np.float32([0, 3, -14]), (6.5, 5, 3.5)),)),
-        Layer("pituitary", (capsule(center + np.float32([0, 2, -1]), center + np.float32([0, 3, -12]), 1.1),)),
+        Layer("pituitary", (ellipsoid(center + vector([0, 3, -14]), (6.5, 5, 3.5)),)),
+        Layer("pituitary", (capsule(center + vector([0, 2, -1]), center + vector([0, 3, -12]), 1.1),)),
     ]
     for side in sides.values():
-        sign = np.float32([side.sign, 1, 1])
-        carotid = center + sign * np.float32([[8.5, 4, -17], [10, -4, -13], [9.5, -5, -8], [12, 0, -1], [21, 3, 0]])
+        sign = vector([side.sign, 1, 1])
+        carotid = center + sign * vector([[8.5, 4, -17], [10.0, -4, -13], [9.5, -5, -8], [12.0, 0, -1], [21.0, 3, 0]])
         layers.append(Layer("vessel", (tube(curve(carotid, 9), [2.3] * 5 + [1.9] * 2 + [1.3] * 2),)))
         layers.append(
-            Layer(
-                "sheath", (tube(curve([side.apex_mm, side.canal_mm, center + sign * np.float32([7, -7, -1])], 5), 2.6),)
-            )
+            Layer("sheath", (tube(curve([side.apex_mm, side.canal_mm, center + sign * vector([7, -7, -1])], 5), 2.6),))
         )
-        start = center + axes @ (np.float32([side.sign * 5.8, 4.3, 0]) * factor)
+        start = center + axes @ (vector([side.sign * 5.8, 4.3, 0]) * factor)
         tract = [
             start,
-            start + sign * np.float32([5, 5, 2.5]),
-            start + sign * np.float32([11, 15, 5]),
-            start + sign * np.float32([13, 24, 8]),
+            start + sign * vector([5, 5, 2.5]),
+            start + sign * vector([11, 15, 5]),
+            start + sign * vector([13, 24, 8]),
         ]
         layers.append(Layer("chiasm", (tube(curve(tract, 8), 1.9),)))
     return layers

@@ -163,7 +163,7 @@ def _is_complete(folder: Path, options: dict) -> bool:
         raise ValueError(
             f"case {folder.name!r}: made with {', '.join(different)}. Use another folder, or delete {folder}."
         )
-    needed = DICOM_FILES if options["dicom"] else FILES
+    needed: tuple[str, ...] = DICOM_FILES if options["dicom"] else FILES
     needed = (*needed, TRANSFORM_FILE) if options["unregistered"] else needed
     return all((folder / name).exists() for name in needed)
 
@@ -406,6 +406,7 @@ def _acquire_ct(
     """CT in HU `(Z, Y, X)` float32, labels uint8, and the volume of each organ in mL before it is cut into voxels."""
     painter = Painter(anatomy, grid, pose.to_head_mm, channels=(CT,), accessories=True)
     image, organs = painter.paint(background, with_organs=True)
+    assert organs is not None  # asked for
     ct = image[0]
     ct -= np.float32(AIR_HU)
     add_texture(ct, grid, rng, amplitude=0.003)
@@ -435,7 +436,7 @@ def _acquire_mr(
     for name, values in TISSUES.items():  # contrast differs a little from scanner to scanner
         jitter = np.exp(rng.normal(0, 0.05, len(values)))
         tissues[name] = tuple(v * j for v, j in zip(values, jitter, strict=True))
-    air = np.float32([tissues["air"][c] for c in channels])[:, None, None]
+    air = np.array([tissues["air"][c] for c in channels], np.float32)[:, None, None]
     image, _ = Painter(anatomy, grid, to_head_mm, channels=channels, tissues=tissues).paint(air)
     fields = []
     for channel in image:

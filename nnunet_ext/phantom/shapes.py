@@ -10,6 +10,8 @@ from scipy.interpolate import CubicSpline
 
 #: Edge of a shape without bounds on that side, in mm; larger than any head.
 FAR_MM = 1e3
+#: Three coordinates, factors or a direction, as `(x, y, z)`.
+Vector = Sequence[float] | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Shape:
         """The same solid with its surface moved outwards by `margin_mm` (inwards where negative)."""
         return Shape(lambda p: self.distance_mm(p) - margin_mm, self.low_mm - margin_mm, self.high_mm + margin_mm)
 
-    def scaled(self, factors: Sequence[float]) -> Shape:
+    def scaled(self, factors: Vector) -> Shape:
         """The solid stretched about the origin by one factor per axis; distances stay right to first order."""
         s = np.asarray(factors, np.float32)
         return Shape(lambda p: self.distance_mm(p / s) * float(s.mean()), self.low_mm * s, self.high_mm * s)
@@ -46,23 +48,28 @@ class Shape:
         )
 
 
+def vector(values: Vector | Sequence[Vector]) -> np.ndarray:
+    """Float32 array of coordinates, or of one row per point."""
+    return np.array(values, np.float32)
+
+
 def _norm(v: np.ndarray) -> np.ndarray:
     return np.sqrt(np.einsum("...i,...i->...", v, v))
 
 
-def unit(v: Sequence[float]) -> np.ndarray:
+def unit(v: Vector) -> np.ndarray:
     """The vector divided by its length, float32."""
-    v = np.asarray(v, np.float64)
-    return (v / np.linalg.norm(v)).astype(np.float32)
+    exact = np.asarray(v, np.float64)
+    return (exact / np.linalg.norm(exact)).astype(np.float32)
 
 
-def sphere(center_mm: Sequence[float], radius_mm: float) -> Shape:
+def sphere(center_mm: Vector, radius_mm: float) -> Shape:
     """A ball."""
     c = np.asarray(center_mm, np.float32)
     return Shape(lambda p: _norm(p - c) - np.float32(radius_mm), c - radius_mm, c + radius_mm)
 
 
-def ellipsoid(center_mm: Sequence[float], radii_mm: Sequence[float]) -> Shape:
+def ellipsoid(center_mm: Vector, radii_mm: Vector) -> Shape:
     """An axis-aligned ellipsoid given by its semi-axes."""
     c, r = np.asarray(center_mm, np.float32), np.asarray(radii_mm, np.float32)
 
@@ -74,9 +81,7 @@ def ellipsoid(center_mm: Sequence[float], radii_mm: Sequence[float]) -> Shape:
     return Shape(distance, c - r, c + r)
 
 
-def capsule(
-    a_mm: Sequence[float], b_mm: Sequence[float], radius_a_mm: float, radius_b_mm: float | None = None
-) -> Shape:
+def capsule(a_mm: Vector, b_mm: Vector, radius_a_mm: float, radius_b_mm: float | None = None) -> Shape:
     """A rod with round ends from `a` to `b`, its radius changing linearly."""
     a, b = np.asarray(a_mm, np.float32), np.asarray(b_mm, np.float32)
     ra = np.float32(radius_a_mm)
@@ -93,7 +98,7 @@ def capsule(
     return Shape(distance, np.minimum(a, b) - r, np.maximum(a, b) + r)
 
 
-def tube(points_mm: np.ndarray, radius_mm: float | np.ndarray) -> Shape:
+def tube(points_mm: np.ndarray, radius_mm: float | Vector) -> Shape:
     """A tube around a polyline.
 
     Args:
@@ -120,7 +125,7 @@ def tube(points_mm: np.ndarray, radius_mm: float | np.ndarray) -> Shape:
     return Shape(distance, points.min(axis=0) - reach, points.max(axis=0) + reach)
 
 
-def flat_tube(points_mm: np.ndarray, half_thickness_mm: float, wide: Sequence[float], ratio: float) -> Shape:
+def flat_tube(points_mm: np.ndarray, half_thickness_mm: float, wide: Vector, ratio: float) -> Shape:
     """A ribbon around a polyline: `ratio` times wider along the unit vector `wide` than it is thick."""
     w = unit(wide)
     squeeze = np.float32(1 - 1 / ratio)
@@ -134,9 +139,7 @@ def flat_tube(points_mm: np.ndarray, half_thickness_mm: float, wide: Sequence[fl
     return Shape(lambda p: inner.distance_mm(squeezed(p)), low, high)
 
 
-def biconvex(
-    center_mm: Sequence[float], axis: Sequence[float], *, radius_mm: float, front_mm: float, back_mm: float
-) -> Shape:
+def biconvex(center_mm: Vector, axis: Vector, *, radius_mm: float, front_mm: float, back_mm: float) -> Shape:
     """A lens: two spherical caps on one equator.
 
     Args:
@@ -146,12 +149,12 @@ def biconvex(
         front_mm: Height of the front cap.
         back_mm: Height of the back cap.
     """
-    c, axis = np.asarray(center_mm, np.float32), unit(axis)
+    c, n = np.asarray(center_mm, np.float32), unit(axis)
     curvature_front_mm = (radius_mm**2 + front_mm**2) / (2 * front_mm)
     curvature_back_mm = (radius_mm**2 + back_mm**2) / (2 * back_mm)
     # The front surface belongs to a ball whose centre lies behind the equator, and the other way round.
-    front = sphere(c - (curvature_front_mm - front_mm) * axis, curvature_front_mm)
-    back = sphere(c + (curvature_back_mm - back_mm) * axis, curvature_back_mm)
+    front = sphere(c - (curvature_front_mm - front_mm) * n, curvature_front_mm)
+    back = sphere(c + (curvature_back_mm - back_mm) * n, curvature_back_mm)
     return Shape(lambda p: np.maximum(front.distance_mm(p), back.distance_mm(p)), c - radius_mm, c + radius_mm)
 
 
@@ -185,7 +188,7 @@ def intersection(shape: Shape, *others: Shape) -> Shape:
     return Shape(distance, shape.low_mm, shape.high_mm)
 
 
-def half_space(point_mm: Sequence[float], outwards: Sequence[float]) -> Shape:
+def half_space(point_mm: Vector, outwards: Vector) -> Shape:
     """Everything on one side of a plane through `point_mm`; `outwards` points away from the solid."""
     c, n = np.asarray(point_mm, np.float32), unit(outwards)
     far = np.full(3, FAR_MM)
@@ -200,7 +203,7 @@ def smooth_minimum(a: np.ndarray, b: np.ndarray, blend_mm: float) -> np.ndarray:
     return np.minimum(a, b) - h * h * np.float32(blend_mm / 4)
 
 
-def curve(points_mm: Sequence[Sequence[float]], n_points: int) -> np.ndarray:
+def curve(points_mm: Sequence[Vector] | np.ndarray, n_points: int) -> np.ndarray:
     """A smooth curve through the points (natural cubic spline over chord length), as `(n_points, 3)` float32."""
     points = np.asarray(points_mm, np.float64)
     chord = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
