@@ -23,6 +23,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from reference_tables import check_file
 from tiny_cases import CASES, DATASET, PATCH, SHAPE, SPACING_MM, STAGES, inner, label_map, log_epochs, rule
 
 from nnunet_ext.cascade.roi_dataset import InMemoryDataset, RoiDatasets
