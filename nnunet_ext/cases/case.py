@@ -1,4 +1,4 @@
-"""A case, whichever source it is from: what conversion and prediction need of it."""
+"""A case of any source, as conversion and prediction need it."""
 
 from __future__ import annotations
 

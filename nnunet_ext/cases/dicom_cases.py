@@ -1,8 +1,8 @@
 """DICOM trees (CT, MR, RTSTRUCT) as cases, under numbers instead of names; for conversion and for prediction.
 
 Series are grouped by patient. A patient with several studies, or frames of reference, that each hold every channel gives
-one case for each; else the patient's series are one case. Channels are recognised from the headers
-(`dicom_series.classify`) or taken from a TOML file:
+one case for each. Otherwise the patient's series are one case. Channels are recognised from the headers
+(`nnunet_ext.dicom.contrast.classify`) or taken from a TOML file:
 
     [series]                       # for every patient: SeriesDescription or ProtocolName, `*` stands for anything
     T1 = ["*MPRAGE*", "ax t1"]
@@ -25,8 +25,8 @@ image that the contours of organs refer to belongs to it. What else it refers to
 regions that are no organ do not matter. Without such references, the series, images or frame of reference it lists must be
 the CT's.
 
-Privacy: cases are `case_001`, `case_002`, ... A key file, readable by its owner only, says which patient each one is;
-it keeps the numbers the same when patients are added. No other output holds a name, an ID, a date, a UID or a path.
+Privacy: cases are `case_001`, `case_002`, ... A key file, readable by its owner only, says which patient each one is. It
+keeps the numbers the same when patients are added. No other output holds a name, an ID, a date, a UID or a path.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """One mask per organ to one label map.
 
-Masks of parts of an organ are united; two versions of it are refused, as nobody can say which is meant.
-Where masks of two organs overlap, the smaller one wins if at least half of it lies in the larger (a lens drawn inside
-an eye: the eye excludes its lens), or if the overlap is at most 10 voxels or 5 % of the smaller. Any other overlap is an
-error.
+Masks of parts of an organ are united. Two versions of an organ are refused, because nobody can say which is meant. If the
+masks of two organs overlap, the smaller one wins if at least half of it lies in the larger one, as a lens drawn inside an
+eye. It also wins if the overlap is at most 10 voxels or 5 % of the smaller one. Any other overlap is an error.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether a folder holds cases as folders of images or as DICOM, by what the folders of the cases hold."""
+"""Whether a folder holds cases as folders of images or as DICOM, by the content of the folders."""
 
 from __future__ import annotations
 

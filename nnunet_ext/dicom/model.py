@@ -1,7 +1,7 @@
 """DICOM series as we know them: patient, slices, channel, and why one cannot be read.
 
-A series is what shares SeriesInstanceUID, frame of reference, slice direction and matrix. One that holds several volumes
-(echoes, acquisitions) is split into them (`parts`). Header values that may be personal stay inside `Series`.
+The images of a series share SeriesInstanceUID, frame of reference, slice direction and matrix. A series that holds several
+volumes (echoes, acquisitions) is split into them (`parts`). Header values that may be personal stay inside `Series`.
 `Series.label` is the only text made for messages.
 """
 

@@ -1,18 +1,18 @@
 """RTSTRUCT contours to masks, on the continuous coordinates of the contours.
 
-A voxel belongs to an organ if its centre lies inside the organ's contours: vertices are never rounded to voxels, so a
+A voxel belongs to an organ if its centre lies inside the organ's contours. Vertices are never rounded to voxels, so a
 mask traced along its voxels' edges comes back identical, and a smooth contour comes back without bias. Contours are
 planar and parallel to the image's slices, in whatever direction these lie in space.
 
-Rules within a plane: a contour inside another one cuts a hole (and one inside the hole is tissue again); contours that
-only cross each other are united; exact copies count once. Contours marked `CLOSEDPLANAR_XOR` are combined by XOR.
+Within a plane, a contour inside another one cuts a hole, and one inside the hole is tissue again. Contours that only
+cross each other are united. Exact copies count once. Contours marked `CLOSEDPLANAR_XOR` are combined by XOR.
 An open line that ends where it begins is an outline that its writer closed by hand, and counts as closed.
-Rules along the slices: a contour belongs to the image it refers to, else to the nearest one, and is moved there. More
+Along the slices, a contour belongs to the image it refers to, else to the nearest one, and is moved there. More
 than half a slice off, it is refused. Of several planes of contours at one image the nearest counts. A slice without a
-contour that lies between contours is filled by shape-based interpolation (signed distances) where at most two slices in
-a row are skipped and the organ continues, else it stays empty. All of this is said.
+contour that lies between contours is filled by shape-based interpolation (signed distances) if at most two slices in a
+row are skipped and the organ continues. Otherwise it stays empty. Notes say so.
 
-A file is read region by region: what is wrong with one region is kept with it, and the others are read.
+A file is read region by region. A problem of one region is kept with it, and the others are read.
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@
 Patient and study are copied from the CT's own headers, in its character set, or in UTF-8 if an organ's name needs other
 letters. An element of the CT whose value breaks the standard is left out and said. The structure set is a new series of the
 same study, in the CT's frame of reference, and refers to every image of the series. Contours run along the edges of the
-voxels, so `rtstruct.rasterise` gives the mask back voxel by voxel. Each lies in the plane of one image, where planning
-systems look for it; also for a tilted gantry, whose images are parallel. A hole is cut by a keyhole: one contour that
-runs inwards and back along one line (PS3.3 C.8.8.6.3). Planning systems disagree on contours within contours, some
-unite and some subtract them; a keyhole is the same for both.
+voxels, so `rasterise` of `rtstruct_reader` gives the mask back voxel by voxel. Each lies in the plane of one image, as
+planning systems expect, also for a tilted gantry, whose images are parallel. A hole is cut by a keyhole, one contour that
+runs inwards and back along one line (PS3.3 C.8.8.6.3). Some planning systems unite contours within contours and some
+subtract them. A keyhole is the same for both.
 
 Written as Implicit VR Little Endian, in which a contour may have more than the 65,534 bytes of an explicit length.
 """

@@ -1,4 +1,4 @@
-"""DICOM series: found in any folder and told apart by their headers. What the rest of the package needs of them.
+"""DICOM series, found in any folder and told apart by their headers.
 
 Files are recognised by content, not by name. Localizers, screen captures and files that hold no image are set aside and
 counted. The frames of an enhanced (multi-frame) CT or MR count as one image each.

@@ -4,18 +4,18 @@ What counts, for each case that has a reference:
 
 - every organ gets the metrics of `nnunet_ext.evaluation.metrics`, whose module text says what an empty mask is worth;
 - a FAILED case (no prediction, a damaged or unreadable file, another grid, an unknown label) is named and scores as if
-  every organ of its reference were missed: DSC 0, HD95 = image diagonal, surface dice 0. What is left of a damaged
-  prediction is never scored, and a lost case must not improve the mean. Only a reference that cannot be read stays out of
-  the means: nobody knows which organs it holds;
-- an organ that the model does not segment, because its crop is too small for it, has no score in any case: `left_out_organs`
-  of the `dataset.json` beside the predictions names them.
+  every organ of its reference were missed: DSC 0, HD95 = image diagonal, surface dice 0. The rest of a damaged prediction
+  is never scored, and a lost case must not improve the mean. A reference that cannot be read stays out of the means,
+  because nobody knows which organs it holds;
+- an organ that the model does not segment, because its crop is too small for it, has no score in any case. The
+  `dataset.json` beside the predictions names these organs in `left_out_organs`.
 
-Means, tables and files are made in `nnunet_ext.evaluation.summary`.
+Means are made in `nnunet_ext.evaluation.summary`, files in `nnunet_ext.evaluation.score_files`.
 
-Label maps are read by `image_io`, as `convert` reads them. Those of one case are compared voxel by voxel, so their grids
-are compared first (`geometry.grid_tolerance_mm`). A prediction on the reference's grid with other axis order or flips
-(another writer's orientation) is reoriented. Any other difference fails the case. Whatever lies in the two folders and is
-not compared is named.
+Label maps are read by `nnunet_ext.images.reading`, as `convert` reads them. Those of one case are compared voxel by voxel,
+so their grids are compared first (`nnunet_ext.images.geometry.grid_tolerance_mm`). A prediction on the reference's grid with
+other axis order or flips (another writer's orientation) is reoriented. Any other difference fails the case. Files and
+folders that are not compared are named.
 """
 
 from __future__ import annotations

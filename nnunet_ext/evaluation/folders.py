@@ -1,4 +1,4 @@
-"""Which label maps are compared with which: two folders, or a trained model's cross-validation."""
+"""The pairs of label maps to compare, from two folders or from a trained model's cross-validation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every number in our tables means: DSC, HD95, surface dice, mean surface distance, volume difference.
+"""The scores in our tables: DSC, HD95, surface dice, mean surface distance, volume difference.
 
 All functions compare two bool masks of one organ, shape `(Z, Y, X)`, with `spacing_mm` in the same axis order. The same
 rule holds for all of them when a mask is empty:
@@ -10,8 +10,8 @@ rule holds for all of them when a mask is empty:
 | empty | present | `invented` | 0 | the image diagonal | 0 | NaN: of what? |
 | empty | empty | `left_out` | NaN | NaN | NaN | NaN |
 
-A finite worst distance keeps a missed organ in the mean; leaving it out would reward the network that misses it. An
-invented organ costs the same: no voxel of it is right.
+A finite worst distance keeps a missed organ in the mean. Leaving it out would reward the network that misses it. An invented
+organ costs the same, because no voxel of it is right.
 
 Surface distances come from google-deepmind's `surface-distance` (checked against 0.1 and its source). Its surface
 elements sit on voxel CORNERS and carry the area of the surface that passes there, so a voxel has 8 elements, and two

@@ -1,6 +1,6 @@
-"""Scores per case and organ -> means over cases, the table papers print, and the files that keep them.
+"""Scores per case and organ, and their means over cases.
 
-Mean, SD (sample SD, ddof = 1) and median are taken over cases; an organ in neither mask is in none of them and is listed.
+Mean, SD (sample SD, ddof = 1) and median are taken over cases. An organ in neither mask is in none of them and is listed.
 """
 
 from __future__ import annotations

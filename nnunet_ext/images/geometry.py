@@ -1,8 +1,8 @@
 """Voxel grids in space: one canonical orientation and back, comparing two grids, resampling onto a grid.
 
-Images are SimpleITK images; world points are in the LPS frame, in mm. Canonical means that the array axes run
-`LPS` (x to the patient's left, y to posterior, z to superior) as nearly as the axes allow: axes are permuted and
-flipped, never interpolated, so an oblique image stays oblique and every voxel value survives.
+Images are SimpleITK images. World points are in the LPS frame, in mm. Canonical means that the array axes run `LPS` (x to
+the patient's left, y to posterior, z to superior) as nearly as the axes allow. Axes are permuted and flipped, never
+interpolated, so an oblique image stays oblique and every voxel value survives.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def grid_tolerance_mm(a: sitk.Image, b: sitk.Image) -> float:
 
     The package's only rule. It is in voxels, because mistakes are: a grid whose origin is meant at a corner of the voxel
     lies half a voxel off. What headers of one grid differ by is less: positions rounded to 0.01 mm, spacings rounded to
-    four decimals (0.03 mm at the far corner of a 512 x 512 CT), quaternions in 32 bit, and a shear that `image_io` takes
-    out and another tool keeps (`SHEAR_TOLERANCE`: 0.2 mm over a head). It ends at 0.25 mm, so that thick voxels hide no
+    four decimals (0.03 mm at the far corner of a 512 x 512 CT), quaternions in 32 bit, and a shear that reading takes out
+    and another tool keeps (`SHEAR_TOLERANCE`: 0.2 mm over a head). It ends at 0.25 mm, so that thick voxels hide no
     shift that shows in a surface distance. Of the two rules before, 0.05 voxels refused the rounded CT at 0.5 mm, and 0.1 mm
     was half a voxel at 0.2 mm; both refused the shear.
     """

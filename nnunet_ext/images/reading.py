@@ -1,9 +1,9 @@
-"""Reading and writing one 3D image, with the checks that image libraries leave out.
+"""Reading one 3D image, with the checks that image libraries leave out.
 
-`read_image` is the only reader of image files in this package; `read_label_map` is the same for label maps. It refuses
-what would go wrong hours later: cut-off files (SimpleITK fills the rest with zeros), 4D and colour images, NaN, and
-headers whose orientation is missing, sheared or contradictory. NIfTI is read through NiBabel from one pass over the file.
-The content says whether it is compressed, whatever its name. Where a stale qform stands beside an sform, the sform counts
+`read_image` is the only reader of image files in this package. It refuses files that would go wrong hours later: cut-off
+files (SimpleITK fills the rest with zeros), 4D and colour images, NaN, and headers whose orientation is missing, sheared
+or contradictory. NIfTI is read through NiBabel from one pass over the file.
+The content says whether it is compressed, whatever its name. If a stale qform stands beside an sform, the sform counts
 (ITK decides otherwise in some cases). NRRD and MetaImage are read by SimpleITK after their byte count has been checked.
 """
 

@@ -1,8 +1,8 @@
-"""Whether drawn organs can be what they are called: plausible volumes and lengths of the organs that the package knows.
+"""Plausible volumes and lengths of the organs that the package knows, to check the names of drawn organs.
 
-Wrong names, swapped label values, inverted masks and contours in centimetres give masks of impossible size. What lies
-far outside the plausible range is refused, what lies outside is reported. Disease and surgery change sizes: a shrunken
-or very long eye, a lens after surgery. So the ranges are wide.
+Wrong names, swapped label values, inverted masks and contours in centimetres give masks of impossible size. An organ far
+outside the plausible range is refused, an organ outside is reported. Disease and surgery change sizes, for example of a
+shrunken or very long eye, or of a lens after surgery. So the ranges are wide.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Chinese for the sentences that prediction and report write in English: warnings, remarks, titles, notes.
 
-`assets/sentences.json` lists them with places in braces. What stands there (cases, figures) is carried over, names
-of organs in Chinese. A sentence that is not listed stays English, so no warning is ever lost.
+`assets/sentences.json` lists them with places in braces. Cases and figures in these places are carried over. Names of
+organs are put into Chinese. A sentence that is not listed stays English, so no warning is ever lost.
 """
 
 from __future__ import annotations

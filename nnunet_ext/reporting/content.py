@@ -1,6 +1,6 @@
-"""What a report holds: experiments with their scores, tables, figures and training curves.
+"""The content of a report: experiments with their scores, tables, figures and training curves.
 
-Made by `report.report`; tables in `report_tables`, figures in `report_figures`. Those, and the page, only read what is here.
+`nnunet_ext.reporting.reporting` makes it. The tables, figures and page read this data and do not change it.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The page is put together from `assets/`: HTML, style and scripts, the strings of both languages, and NiiVue, which
 draws slices and surfaces. Everything is inside the file, and its content security policy forbids the browser any request.
-Cases lie in it as compressed text that the browser leaves alone until one is opened (`report_volumes.pack_case`).
+Cases lie in it as compressed text that the browser leaves alone until one is opened (`nnunet_ext.reporting.volumes`).
 """
 
 from __future__ import annotations

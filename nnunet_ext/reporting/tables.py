@@ -1,7 +1,7 @@
 """Tables of a report: one per metric with all experiments side by side, paired tests, localizer against segmenter.
 
 Values are mean +- SD (sample SD) over the cases that all experiments have. The best mean of a row is marked, among the
-experiments only: published values come from other patients.
+experiments only, because published values come from other patients.
 """
 
 from __future__ import annotations
