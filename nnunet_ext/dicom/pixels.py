@@ -17,7 +17,7 @@ from nnunet_ext.dicom.text import tolerant_dicom
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-#: A CT's padding below this is air wherever it lies. Padding of other values may also be tissue.
+#: Padding of a CT below this is air at any place. Padding of a larger value may also be tissue.
 AIR_PADDING_HU = -900.0
 #: Shares of the pixels. In the corners less than the first is chance, and a header that names more than the second is wrong.
 PADDED_SHARE = (2e-3, 0.95)

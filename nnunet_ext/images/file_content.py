@@ -13,7 +13,7 @@ from nnunet_ext.images.notes import note
 GZIP = b"\x1f\x8b"
 _CHUNK_BYTES = 1 << 16  # as much as 64 MB when unpacked
 
-#: How files begin that are found under the name of an image, what they are, and what to do with them.
+#: Contents found under the name of another format: first bytes, kind of file, remedy.
 _OTHER_CONTENT = (
     (b"(\xb5/\xfd", "packed with zstd", "unpack it first"),
     (b"BZh", "packed with bzip2", "unpack it first"),

@@ -22,7 +22,7 @@ _NRRD_BYTES = {
         "ulonglong", "unsigned long long", "unsigned long long int", "uint64", "uint64_t", "double"),
 }  # fmt: skip
 
-#: What `space:` may say so that left and right are known; SimpleITK reads these and takes any other for LPS.
+#: Values of `space:` that tell left from right. SimpleITK reads these and takes any other value for LPS.
 _NRRD_SPACES = {
     *("right-anterior-superior", "ras", "left-anterior-superior", "las", "left-posterior-superior", "lps"),
     *("right-anterior-superior-time", "rast", "left-anterior-superior-time", "last"),

@@ -18,9 +18,9 @@ from nnunet_ext.images.notes import note
 if TYPE_CHECKING:
     from nibabel import Nifti1Header
 
-#: Cosine between two axes of an sform above which it is sheared: 0.06 degrees, 0.25 mm over a head.
+#: An sform is sheared if the cosine between two of its axes is larger. This is 0.06 degrees, or 0.25 mm over a head.
 SHEAR_TOLERANCE = 1e-3
-#: A qform's quaternion may be longer than 1 by rounding: each of its numbers to three decimals.
+#: A qform's quaternion may be longer than 1 by this much, if its numbers were rounded to three decimals.
 QUATERNION_TOLERANCE = 1e-3
 _MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}  # NIfTI xyzt_units: metre, mm, micron
 

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-#: Default labels in label order (value = position + 1), TG-263 names; the eye excludes its lens.
+#: Default labels in label order (value = position + 1), TG-263 names. The eye excludes its lens.
 ORGANS = ("Eye_L", "Eye_R", "Lens_L", "Lens_R", "OpticNrv_L", "OpticNrv_R", "OpticChiasm")
 
-#: What paired organs are called, without the side. Parts are united: `Eye_AL` + `Eye_PL` -> `Eye_L` (`PART_WORDS`).
+#: Names of paired organs without the side. Parts are united: `Eye_AL` + `Eye_PL` -> `Eye_L` (`PART_WORDS`).
 PAIRED_ALIASES = {
     "Eye": ("Eye", "Eyes", "Eyeball", "Globe", "Eye_A", "Eye_P", "Eye_Ant", "Eye_Post", "Bulbus", "OrbitalGlobe",
             "眼", "眼球", "眼睛", "Auge", "Augapfel", "Oeil", "Œil"),
@@ -21,7 +21,7 @@ PAIRED_ALIASES = {
     "OpticNrv": ("OpticNrv", "OpticNerve", "OpticN", "OptNrv", "OptNerve", "ON", "N_opticus", "NervusOpticus",
                  "Optic_Nerves", "Nerve_Optic", "视神经", "視神經", "Sehnerv", "Nerf_Optique"),
 }  # fmt: skip
-#: What single organs are called.
+#: Names of single organs.
 SINGLE_ALIASES = {
     "OpticChiasm": (
         "OpticChiasm",
@@ -43,7 +43,7 @@ SINGLE_ALIASES = {
         "Chiasma_Optique",
     ),
 }
-#: What a Chinese reader calls them, for display; sides stand before: 左眼球.
+#: Chinese names for display. The side stands before the name: 左眼球.
 CHINESE_NAMES = {"Eye": "眼球", "Lens": "晶状体", "OpticNrv": "视神经", "OpticChiasm": "视交叉"}
 CHINESE_SIDES = {"L": "左", "R": "右"}
 
@@ -88,7 +88,7 @@ SIDES = {
     "R": tuple(word for words in SIDE_WORDS for word in words.right),
 }
 BEHIND_ONLY = {word for words in SIDE_WORDS if not words.before for word in (*words.left, *words.right)}
-#: Words that make a name that of a part of an organ, if the organ's own name does not have them.
+#: A name with one of these words means a part of an organ, if the organ's own name does not have the word.
 PART_WORDS = {
     "left": tuple(word for words in SIDE_WORDS if words.sure == "anywhere" for word in words.left),
     "right": tuple(word for words in SIDE_WORDS if words.sure == "anywhere" for word in words.right),

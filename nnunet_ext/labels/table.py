@@ -20,7 +20,7 @@ from nnunet_ext.labels.pairs import MIRROR_KEY, PAIRS_KEY, check_mirroring, chec
 LEFT_OUT_KEY = "left_out_organs"
 
 _PLACE_OF_WORD = {word.casefold(): place for place, words in PART_WORDS.items() for word in words}
-#: A part and a side in one word, as HaN-Seg writes them: `Eye_AL`.
+#: A part and a side in one word, as in HaN-Seg: `Eye_AL`.
 _PLACE_AND_SIDE = re.compile("([ap])([lr])")
 
 
