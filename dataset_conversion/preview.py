@@ -9,6 +9,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -66,8 +67,8 @@ def draw_previews(
     ct = next((name for name in volumes if is_ct(name)), None)
     figures: dict[str, Figure] = {}
     if ct is not None:
-        before = channels.step(ct, CANONICAL).array
-        cleaned = (channels.step(ct, CLEANED_AGAIN) or channels.step(ct, CLEANED)).array
+        before = channels.done(ct, CANONICAL).array
+        cleaned = (channels.step(ct, CLEANED_AGAIN) or channels.done(ct, CLEANED)).array
         if channels.record[ct].get("couch_and_mask_removed_ml") is not None:
             taken = ~channels.body & (before > FAINT_HU) & (cleaned < before)
             figures["1_couch_and_mask"] = _draw_cleaning(case, grid, before, cleaned, taken, channels, ct, views)
@@ -91,8 +92,9 @@ def draw_previews(
 
 def _save(figure: Figure, path: Path, *, dpi: int) -> None:
     figure.set_dpi(dpi)
-    figure.canvas.draw()
-    picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
     with written_whole(path) as temporary:
         # 128 colours are a third of the size and look the same: nearly all of it is grey.
         picture.quantize(128, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(temporary, format="PNG")
@@ -121,9 +123,10 @@ def _sheet(
         n_rows, n_columns, height_ratios=heights, left=0.005, right=0.995, bottom=0.006, top=1 - 0.98 / height,
         wspace=0.015, hspace=0.26 * n_rows / sum(heights),
     )  # fmt: skip
-    style = {"color": "white", "ha": "left", "va": "top", "x": 0.008}
-    figure.text(y=1 - 0.06 / height, s=case, fontsize=12, fontweight="bold", **style)
-    figure.text(y=1 - 0.3 / height, s=textwrap.fill(title, round(13.5 * figure.get_figwidth())), fontsize=10, **style)
+    style: dict[str, Any] = {"color": "white", "ha": "left", "va": "top"}
+    figure.text(0.008, 1 - 0.06 / height, case, fontsize=12, fontweight="bold", **style)
+    text = textwrap.fill(title, round(13.5 * figure.get_figwidth()))
+    figure.text(0.008, 1 - 0.3 / height, text, fontsize=10, **style)
     return figure, [[figure.add_subplot(spec[r, c]) for c in range(n_columns)] for r in range(n_rows)]
 
 
@@ -246,7 +249,7 @@ def _draw_window(
 
 
 def _draw_bias(case: str, channels: Channels, names: Sequence[str]) -> Figure:
-    pairs = {name: (channels.step(name, CANONICAL), channels.step(name, CORRECTED)) for name in names}
+    pairs = {name: (channels.done(name, CANONICAL), channels.done(name, CORRECTED)) for name in names}
     shapes = {name: old.array.shape for name, (old, _) in pairs.items()}
     spacings = {name: old.image.GetSpacing()[::-1] for name, (old, _) in pairs.items()}
     ranges = ", ".join(
@@ -293,7 +296,7 @@ def _draw_alignment(case: str, grid: sitk.Image, channels: Channels, views: list
     for name in others:
         image, columns = channels.images[name], []
         if name in registered:
-            before = channels.step(name, CANONICAL).image
+            before = channels.done(name, CANONICAL).image
             before = before if same_grid(before, grid) else resample_to(before, grid, interpolation="linear")
             columns.append((before, f"{name} before registration", False))
             columns.append((before, f"{reference} and {name} before, 25 mm squares", True))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -111,6 +112,16 @@ class Channels:
     def step(self, channel: str, name: str) -> Step | None:
         """The last step of a name that a channel went through. None if there is none."""
         return next((one for one in reversed(self.steps.get(channel, ())) if one.name == name), None)
+
+    def done(self, channel: str, name: str) -> Step:
+        """A step of a channel that went through it.
+
+        Raises:
+            KeyError: If it did not, or no steps were kept.
+        """
+        if (found := self.step(channel, name)) is None:
+            raise KeyError(f"{channel} has no step {name!r}")
+        return found
 
 
 @dataclass(frozen=True)
@@ -236,7 +247,8 @@ def _windowed(cleaned: Step, options: ChannelOptions) -> list[Step]:
 
 def _clean_ct(canonical: sitk.Image, options: ChannelOptions, keep: np.ndarray | None) -> Step:
     """Padding clipped, couch and mask taken off if the options say so."""
-    image, record, warnings = canonical, {}, []
+    image, warnings = canonical, []
+    record: dict[str, Any] = {}
     problem = hu_problem(image)
     record["in_hu"] = problem is None
     if problem is not None:
@@ -423,7 +435,7 @@ def _overlap(
     Raises:
         ValueError: If the two hardly meet.
     """
-    coverage = float(np.count_nonzero(inside & reference.body)) / max(1, np.count_nonzero(reference.body))
+    coverage = float(np.count_nonzero(inside & reference.body)) / max(1, int(np.count_nonzero(reference.body)))
     if coverage >= FULL_COVERAGE:
         return round(coverage, 4), []
     shared = np.count_nonzero(seen_body & reference.body) * voxel_ml(reference.image)
