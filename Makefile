@@ -7,9 +7,11 @@ TEST_PROCESSES = 2
 BIN = $(VENV)/bin
 # -qq: errors only
 PIP = $(BIN)/python -m pip --disable-pip-version-check
-# Of the installed package, so in a folder without one: `trainers`, `plans` and `dataset_conversion` are in it only there.
+# Both of the installed package, so in a folder without one: `trainers`, `plans` and `dataset_conversion` are in it only
+# there.
 FLOORS = cd tests && $(abspath $(BIN))/lint-imports --no-cache --no-logo ../pyproject.toml
-LINT = $(BIN)/ruff check . && $(BIN)/ruff format --check . && ($(FLOORS))
+TYPES = cd tests && $(abspath $(BIN))/python -m mypy --config-file ../pyproject.toml
+LINT = $(BIN)/ruff check . && $(BIN)/ruff format --check . && ($(FLOORS)) && ($(TYPES))
 SOURCES = nnunet_ext dataset_conversion trainers plans
 # With the folders themselves, so that a deleted file counts as a change.
 SOURCE_FILES = $(shell find $(SOURCES) -name __pycache__ -prune -o \( -type d -o -type f \) -print)
@@ -18,7 +20,7 @@ SOURCE_FILES = $(shell find $(SOURCES) -name __pycache__ -prune -o \( -type d -o
 
 help:
 	@echo "make demo     synthetic cases through convert, plan, train, predict and evaluate, into demo/"
-	@echo "make test     lint, floors of imports and all tests, against the installed package"
+	@echo "make test     lint, floors of imports, types and all tests, against the installed package"
 	@echo "make check    the same without the slow tests, for every small step"
 	@echo "make install  only set up $(VENV)"
 	@echo "make clean    remove $(VENV), demo/ and what building leaves behind"
@@ -35,7 +37,7 @@ test: install
 	$(LINT)
 	$(BIN)/pytest -q --durations=15 -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
-# Lint, the floors of imports, and the tests without `slow`.
+# Lint, the floors of imports, types, and the tests without `slow`.
 check: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS),1)
 check: export OMP_WAIT_POLICY := $(or $(OMP_WAIT_POLICY),passive)
 check: install
@@ -62,5 +64,5 @@ $(VENV)/installed: $(VENV)/dependencies README.md $(SOURCE_FILES)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .ruff_cache .hypothesis tests/.mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

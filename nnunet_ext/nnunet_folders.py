@@ -72,7 +72,7 @@ def read_dataset_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def check_labels(labels: Mapping[str, Any], path: Path) -> None:
+def check_labels(labels: object, path: Path) -> None:
     """Refuse `labels` of a `dataset.json` that are no organs with whole numbers, or lists of these for regions.
 
     Raises:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -45,6 +45,9 @@ FINEST_SHARE_OF_MEDIAN = 0.6
 FINER_THAN_FINEST = 0.95
 #: Step in which the localizer's spacing is coarsened.
 COARSEN_STEP = 1.02
+
+#: Function that brings an array onto another grid.
+Resampling = Callable[..., np.ndarray]
 
 
 def __getattr__(name: str) -> Any:
@@ -182,7 +185,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         finest[mixed] *= FINER_THAN_FINEST
         return np.maximum(finest, FINEST_SHARE_OF_MEDIAN * np.median(spacings, axis=0))
 
-    def determine_resampling(self, *args, **kwargs):
+    def determine_resampling(self, *args: object, **kwargs: object) -> tuple[Resampling, dict, Resampling, dict]:
         """Images are resampled as nnU-Net does, but faster. Label maps keep small organs. See `cascade.resampling`."""
         return resample_image, {"force_separate_z": None}, resample_label_map, {"force_separate_z": None}
 
@@ -197,7 +200,9 @@ class CascadeOARPlanner(ResEncUNetPlanner):
 
     # --- configurations ----------------------------------------------------------------------------------------------
 
-    def segmenter_unet(self, spacing_mm: Sequence[float], patch_size: Sequence[int]) -> tuple[tuple[int, ...], dict]:
+    def segmenter_unet(
+        self, spacing_mm: Sequence[float] | np.ndarray, patch_size: Sequence[int]
+    ) -> tuple[tuple[int, ...], dict]:
         """Patch size and network of the segmenter: residual blocks, strided convolutions, InstanceNorm, dropout."""
         dropout = "torch.nn.modules.dropout.Dropout3d" if self.dropout else None
         return self.architecture(
@@ -214,7 +219,9 @@ class CascadeOARPlanner(ResEncUNetPlanner):
             nonlin="torch.nn.LeakyReLU",
         )
 
-    def localizer_unet(self, spacing_mm: Sequence[float], patch_size: Sequence[int]) -> tuple[tuple[int, ...], dict]:
+    def localizer_unet(
+        self, spacing_mm: Sequence[float] | np.ndarray, patch_size: Sequence[int]
+    ) -> tuple[tuple[int, ...], dict]:
         """Patch size and network of the localizer: two convolutions with BatchNorm and ReLU a stage, max pooling."""
         return self.architecture(
             spacing_mm,
@@ -232,7 +239,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
 
     def architecture(
         self,
-        spacing_mm: Sequence[float],
+        spacing_mm: Sequence[float] | np.ndarray,
         patch_size: Sequence[int],
         *,
         features: int,
@@ -356,8 +363,9 @@ class CascadeOARPlanner(ResEncUNetPlanner):
             print(f"Patches of {wanted_patch} voxels exceed the GPU memory target: smaller ones are used.")
         if patch != box:
             print(f"Patches of {patch} will slide over the ROI of {box} voxels.")
-        limits = {"memory_factor": self.segmenter_memory_factor, "at_most": self.segmenter_batch_size}
-        batch_size = self.batch_size(patch, architecture, **limits)
+        batch_size = self.batch_size(
+            patch, architecture, memory_factor=self.segmenter_memory_factor, at_most=self.segmenter_batch_size
+        )
         # The box is one that the network divides, so that a patch may be as large.
         rule = replace(fit.rule, size_mm=tuple(float(n * s) for n, s in zip(box, spacing_mm, strict=True)))
         return {

@@ -164,7 +164,7 @@ def median_voxel_ml(cases: Mapping[str, ScannedCase]) -> float:
     return float(np.median([np.prod(c.spacing_mm) for c in cases.values()])) / 1000
 
 
-def odd_label_maps(cases: Mapping[str, ScannedCase], labels: Mapping[str, int]) -> dict[str, Sequence[str]]:
+def odd_label_maps(cases: Mapping[str, ScannedCase], labels: Mapping[str, int]) -> dict[str, list[str]]:
     """Case -> remarks on organs unlike those of the other cases, or else of impossible volume."""
     unlike = unlike_the_others({name: c.organs for name, c in cases.items()}, labels, voxel_ml=median_voxel_ml(cases))
     names = {value: organ for organ, value in labels.items() if isinstance(value, int)}

@@ -20,7 +20,7 @@ from batchgenerators.utilities.file_and_folder_operations import save_json
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
-from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetBaseDataset
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
@@ -117,12 +117,17 @@ class CascadeOARTrainer(nnUNetTrainer):
     initial_lr_default = 1e-3
     weight_decay_default = 3e-5
     warmup_iterations = 30
-    #: Entries that replace those of the plan's recipe.
-    recipe_overrides: Mapping[str, object] = MappingProxyType({})
+    #: Entries that replace those of the plan's recipe, each of its field's type.
+    recipe_overrides: Mapping[str, Any] = MappingProxyType({})
     #: A planning CT is never far from upright. 180 degrees, nnU-Net's choice for anisotropic patches, swaps left and right.
     max_rotation_rad = 15.0 / 180.0 * np.pi
     #: Axes mirrored in training besides the left-right axis, as positions in the plan's axes.
     mirror_all_axes = False
+    # Set by nnU-Net, which has no types.
+    output_folder_base: str
+    is_cascaded: bool
+    folder_with_segs_from_previous_stage: str | None
+    dataset_class: type[nnUNetBaseDataset] | RoiDatasets | None
 
     # --- overrides of nnU-Net, in its order --------------------------------------------------------------------------
 
@@ -172,9 +177,7 @@ class CascadeOARTrainer(nnUNetTrainer):
             previous = self.configuration_manager.previous_stage_name
             next_stage = self.plans_manager.get_configuration(previous).next_stage_names[0]
             # All segmenter configurations share their data, so they share the localizer's label maps.
-            self.folder_with_segs_from_previous_stage = str(
-                Path(self.folder_with_segs_from_previous_stage).with_name(next_stage)
-            )
+            self.folder_with_segs_from_previous_stage = str(self._maps_folder().with_name(next_stage))
 
     def initialize(self) -> None:
         if self.device.type == "cuda" and not torch.cuda.is_available():
@@ -239,7 +242,9 @@ class CascadeOARTrainer(nnUNetTrainer):
         )
         return loss
 
-    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(
+        self,
+    ) -> tuple[tuple[float, float], bool, np.ndarray | list[int], tuple[int, ...]]:
         """As nnU-Net, with small rotations and without its mirroring. See `get_training_transforms`."""
         _, dummy_2d, _, _ = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         rotation = (-self.max_rotation_rad, self.max_rotation_rad)
@@ -282,7 +287,7 @@ class CascadeOARTrainer(nnUNetTrainer):
             check_split(read_splits(file), self.fold, cases, file=file, preprocess=preprocess)
         return super().do_split()
 
-    def get_tr_and_val_datasets(self):
+    def get_tr_and_val_datasets(self) -> tuple[nnUNetBaseDataset, nnUNetBaseDataset]:
         """nnU-Net's, with as many cases in memory as the recipe allows. Those of the segmenter are held as ROIs."""
         datasets = super().get_tr_and_val_datasets()
         left_bytes = self.recipe.cache_mb * 1e6
@@ -292,7 +297,7 @@ class CascadeOARTrainer(nnUNetTrainer):
                 self.print_to_log_file(f"{len(dataset.held)} of {len(dataset.identifiers)} cases are held in memory.")
         return datasets
 
-    def get_training_transforms(self, *args, **kwargs) -> BasicTransform | None:
+    def get_training_transforms(self, *args: Any, **kwargs: Any) -> BasicTransform | None:
         """The augmentation for the loader's workers, or None if `train_step` augments."""
         transforms = self.augmentation(*args, **kwargs)
         if not self.augments_on_device:
@@ -368,15 +373,15 @@ class CascadeOARTrainer(nnUNetTrainer):
         """
         if not self.was_initialized:
             self.initialize()
-        is_file = isinstance(filename_or_checkpoint, str)
+        file = Path(filename_or_checkpoint) if isinstance(filename_or_checkpoint, str) else None
         try:
-            if is_file:
-                check_whole(Path(filename_or_checkpoint))
+            if file is not None:
+                check_whole(file)
             super().load_checkpoint(filename_or_checkpoint)
         except Exception as error:
-            if is_file:
+            if file is not None:
                 explain(
-                    Path(filename_or_checkpoint),
+                    file,
                     error,
                     self._bare_network().state_dict(),
                     folder=Path(self.output_folder),
@@ -535,8 +540,13 @@ class CascadeOARTrainer(nnUNetTrainer):
             errors_mm=errors_mm,
         )
 
+    def _maps_folder(self) -> Path:
+        """Folder of the localizer's label maps, which a segmenter has."""
+        assert self.folder_with_segs_from_previous_stage is not None
+        return Path(self.folder_with_segs_from_previous_stage)
+
     def _localizer_folder(self) -> Path:
-        return Path(self.folder_with_segs_from_previous_stage).parents[1]
+        return self._maps_folder().parents[1]
 
     def _localizer_maps(self, cases: Sequence[str], *, for_guidance: bool = False) -> Path:
         """Folder with the localizer's out-of-fold label maps of these cases.
@@ -546,7 +556,7 @@ class CascadeOARTrainer(nnUNetTrainer):
         Raises:
             FileNotFoundError: If a map is missing.
         """
-        folder = Path(self.folder_with_segs_from_previous_stage)
+        folder = self._maps_folder()
         missing = [case for case in cases if not (folder / f"{case}.b2nd").is_file()]
         if missing and self.fold == "all":
             fitted = self._localizer_folder() / "fold_all" / "predicted_next_stage" / folder.name
@@ -578,7 +588,7 @@ class CascadeOARTrainer(nnUNetTrainer):
             return self.device.type == "cuda" and not self.recipe.guidance
         return self.recipe.augmentation == DEVICE
 
-    def augmentation(self, *args, **kwargs) -> ComposeTransforms:
+    def augmentation(self, *args: Any, **kwargs: Any) -> ComposeTransforms:
         """nnU-Net's augmentation, after a left/right-aware mirroring of the whole sample, before modality dropout."""
         transforms = nnUNetTrainer.get_training_transforms(*args, **kwargs)
         if not any(kwargs.get("use_mask_for_norm") or ()):  # else the -1 outside the label map has a meaning

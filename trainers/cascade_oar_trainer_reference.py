@@ -6,7 +6,9 @@ Run by `nnUNetv2_train ID CONFIGURATION FOLD -tr CascadeOARTrainerReference -p C
 from __future__ import annotations
 
 from types import MappingProxyType
+from typing import Any
 
+import numpy as np
 import torch
 from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
@@ -62,7 +64,7 @@ class CascadeOARTrainerReference(CascadeOARTrainer):
             return f"no better epoch for {patience} epochs"
         return super().reason_to_stop()
 
-    def augmentation(self, *args, **kwargs) -> ComposeTransforms:
+    def augmentation(self, *args: Any, **kwargs: Any) -> ComposeTransforms:
         """Flips and Gaussian noise, then nnU-Net's bookkeeping transforms (those of its validation)."""
         keys = ("is_cascaded", "foreground_labels", "regions", "ignore_label")
         scales = kwargs["deep_supervision_scales"] if "deep_supervision_scales" in kwargs else args[2]
@@ -70,7 +72,9 @@ class CascadeOARTrainerReference(CascadeOARTrainer):
         noise = GaussianNoiseTransform(noise_variance=self.noise_variance, p_per_channel=1, synchronize_channels=True)
         return ComposeTransforms([self.mirror_transform(), noise, *bookkeeping.transforms, *self.modality_dropout()])
 
-    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(
+        self,
+    ) -> tuple[tuple[float, float], bool, np.ndarray | list[int], tuple[int, ...]]:
         """Nothing is rotated or scaled, so the loader reads the final patch size."""
         rotation, _, _, mirror = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         return rotation, False, list(self.configuration_manager.patch_size), mirror

@@ -55,9 +55,10 @@ def measure_box(
     decision = find_roi(localizer_map, rule, spacing_mm=spacing_mm)
     centre, _, _ = vote_centre(extents, rule)
     rate = label_crop_pass_rate(reference, decision.box)
+    placed = decision.centre_mm
     return {
         **box_record(localizer_map, decision, None if np.isnan(rate) else rate),
-        "error_mm": np.subtract(decision.centre_mm, centre).tolist() if decision.found and centre else None,
+        "error_mm": None if placed is None or centre is None else np.subtract(placed, centre).tolist(),
     }
 
 

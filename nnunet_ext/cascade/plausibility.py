@@ -94,7 +94,10 @@ def fit_ranges(
     """
     named = [_by_name(organs, labels) for organs in cases]
     pairs = pair_names(labels).pairs if pairs is None else pairs
-    volumes, ratios, apart, distances = {}, {}, {}, {}
+    volumes: dict[str, list[float]] = {}
+    ratios: dict[str, list[float]] = {}
+    apart: dict[str, list[float]] = {}
+    distances: dict[tuple[str, str], list[float]] = {}
     for organs in named:
         for organ, extent in organs.items():
             volumes.setdefault(organ, []).append(np.log(extent.volume_ml))
@@ -212,8 +215,8 @@ def _distance_mm(one: OrganExtent, other: OrganExtent) -> float:
 
 def _range(values: Sequence[float], least_sd: float, n_ranges: int) -> Range:
     """Where the next value lies with a probability of `1 - FLAGGED_SHARE / n_ranges`, were they normal."""
-    values = np.asarray(values)
-    kept = values[_no_mistakes(values, least_sd)]
+    every = np.asarray(values)
+    kept = every[_no_mistakes(every, least_sd)]
     n = len(kept)
     sd = max(kept.std(ddof=1), least_sd)
     half = stats.t.ppf(1 - FLAGGED_SHARE / n_ranges / 2, n - 1) * np.sqrt(1 + 1 / n) * sd

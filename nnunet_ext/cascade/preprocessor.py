@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
@@ -13,6 +14,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from nnunet_ext.cascade import roi
 from nnunet_ext.cleaning.body import body_extent
 from nnunet_ext.images.channels import ct_channels
+from nnunet_ext.nnunet_folders import read_dataset_json
 
 #: Kept around the body, for partial volume at the skin and for a cleaning that removed a little too much.
 BODY_MARGIN_MM = 10.0
@@ -29,7 +31,9 @@ def stored_extents(properties: Mapping) -> dict[int, roi.OrganExtent]:
     return roi.extents_from_numbers(properties[PROPERTIES_KEY]["organ_extents"])
 
 
-def body_box(images: Sequence[np.ndarray], *, spacing_mm: Sequence[float], channel_names: Mapping[str, str]) -> roi.Box:
+def body_box(
+    images: Sequence[np.ndarray] | np.ndarray, *, spacing_mm: Sequence[float], channel_names: Mapping[str, str]
+) -> roi.Box:
     """Bounding box of the patient plus `BODY_MARGIN_MM`, found on the CT, or on the first MR if there is no CT.
 
     nnU-Net's crop to nonzero does nothing for a CT, in which air is -1000. It removes the whole background of an image if
@@ -60,7 +64,7 @@ def shift(box: roi.Box, origin: roi.Box) -> roi.Box:
     return tuple((lower + o, upper + o) for (lower, upper), (o, _) in zip(box, origin, strict=True))
 
 
-def clip(box: roi.Box, origin: roi.Box) -> roi.Box:
+def clip(box: Sequence[Sequence[int]], origin: roi.Box) -> roi.Box:
     """The part of a box inside `origin`, relative to its lower corner. Undoes `shift`."""
     return tuple((max(lower, o) - o, min(upper, end) - o) for (lower, upper), (o, end) in zip(box, origin, strict=True))
 
@@ -85,7 +89,7 @@ class CascadeOARPreprocessor(DefaultPreprocessor):
         properties: dict,
         plans_manager: PlansManager,
         configuration_manager: ConfigurationManager,
-        dataset_json: dict | str,
+        dataset_json: dict,
     ) -> tuple[np.ndarray, np.ndarray, dict]:
         """Crop, normalise and resample one case.
 
@@ -121,7 +125,7 @@ class CascadeOARPreprocessor(DefaultPreprocessor):
 
     def crop_to_body(
         self,
-        images: Sequence[np.ndarray],
+        images: Sequence[np.ndarray] | np.ndarray,
         properties: Mapping,
         plans_manager: PlansManager,
         configuration_manager: ConfigurationManager,
@@ -238,6 +242,8 @@ class CascadeOARPreprocessor(DefaultPreprocessor):
         dataset_json: dict | str,
     ) -> tuple[np.ndarray, np.ndarray, dict]:
         """Read the files with the plan's reader, then `run_case_npy`. Warns if the localizer found no organ."""
+        if isinstance(dataset_json, str):
+            dataset_json = read_dataset_json(Path(dataset_json))
         data, seg, properties = super().run_case(
             image_files, seg_file, plans_manager, configuration_manager, dataset_json
         )

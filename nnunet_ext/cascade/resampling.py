@@ -180,7 +180,7 @@ def resample_label_map(
     wanted = labels[tuple(slice(*b) for b in box)]
     values = np.concatenate([[0], np.unique(wanted[wanted > 0])])
     new = back_project(wanted, values, there, back, max_rounds=max_rounds)
-    result[(0, *(slice(*b) for b in new_box))] = new
+    result[0][tuple(slice(*b) for b in new_box)] = new
     return result
 
 

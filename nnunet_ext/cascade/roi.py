@@ -205,7 +205,11 @@ def vote_centre(
 
 
 def box_around(
-    centre_mm: Sequence[float], size_mm: Sequence[float], *, spacing_mm: Sequence[float], shape: Sequence[int]
+    centre_mm: Sequence[float] | np.ndarray,
+    size_mm: Sequence[float],
+    *,
+    spacing_mm: Sequence[float],
+    shape: Sequence[int],
 ) -> Box:
     """Box of whole voxels inside the volume, nearest to a box in mm and never larger than it.
 

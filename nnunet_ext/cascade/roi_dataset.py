@@ -159,8 +159,9 @@ class RoiDataset(InMemoryDataset):
         """
         case = self.stored(identifier)
         if self.from_localizer:
+            assert case.localizer_map is not None  # such a dataset is made with the folder of these maps
             return self._localized_crop(identifier, case.data, case.seg, case.localizer_map[:], case.properties)
-        centre = self._centre_mm(identifier, case)
+        centre: Sequence[float] | np.ndarray | None = self._centre_mm(identifier, case)
         if centre is None:  # no organ in this case: anywhere
             centre = np.random.uniform(0, 1, len(case.shape)) * case.shape * self.spacing_mm
         crop = case.cut(self._box(np.add(centre, self._jitter_mm()), case))
@@ -214,7 +215,7 @@ class RoiDataset(InMemoryDataset):
         decision = roi.find_roi(localizer_map.reshape(planned_shape), self.rule, spacing_mm=self.spacing_mm)
         # Planned voxels per original voxel: nnU-Net's resampling keeps the edges of the volume in place.
         scale = np.divide(planned_shape, original_shape)
-        if decision.found:
+        if decision.centre_mm is not None:
             centre_mm = np.divide(decision.centre_mm, self.spacing_mm) / scale * original_spacing
             box = roi.box_around(centre_mm, self.rule.size_mm, spacing_mm=original_spacing, shape=original_shape)
         else:

@@ -82,6 +82,7 @@ def fit_roi(cases: Mapping[str, Mapping[int, OrganExtent]], *, margin_mm: float,
     half = np.zeros(n_axes)
     for organs in cases.values():
         centre, _, _ = vote_centre(organs, rule)
+        assert centre is not None  # the rule has an offset for every organ
         for organ in organs.values():
             half = np.maximum(
                 half, np.maximum(np.subtract(centre, organ.lower_mm), np.subtract(organ.upper_mm, centre))
@@ -101,9 +102,9 @@ def _middle_mm(organs: Collection[OrganExtent]) -> np.ndarray:
 
 def too_large(
     cases: Mapping[str, Mapping[int, OrganExtent]],
-    size_mm: Sequence[float],
+    size_mm: Sequence[float] | np.ndarray,
     *,
-    voxel_mm: Sequence[float],
+    voxel_mm: Sequence[float] | np.ndarray,
     pairs: Sequence[tuple[int, int]] = (),
 ) -> dict[int, tuple[float, ...]]:
     """Organs that do not fit a crop of given size around them: label value -> edge lengths in mm that they need.

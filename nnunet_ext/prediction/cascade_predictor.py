@@ -8,7 +8,9 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from copy import deepcopy
+from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +97,7 @@ class CasePrediction:
 
     def record(self) -> dict:
         """All but the label map, as plain JSON."""
-        return {name: value for name, value in asdict(replace(self, label_map=None)).items() if name != "label_map"}
+        return {name: deepcopy(value) for name, value in vars(self).items() if name != "label_map"}
 
 
 class CascadePredictor:
@@ -137,15 +139,15 @@ class CascadePredictor:
         self.precision = "float16" if device.type == "cuda" else "float32"
         if device.type == "cpu" and not full_precision and has_bfloat16():
             self.precision = "bfloat16"
-        options = {"folds": folds, "checkpoint": checkpoint, "device": device}
+        load = partial(load_stage, folds=folds, checkpoint=checkpoint, device=device)
         self.models = [Path(segmenter_folder)]
-        self.segmenter = load_stage(segmenter_folder, **options)
+        self.segmenter = load(segmenter_folder)
         self.localizer = None
         if (previous := self.segmenter.configuration_manager.previous_stage_name) is not None:
             trained_by = Path(segmenter_folder).name.rpartition("__")[0]
             beside = Path(segmenter_folder).with_name(f"{trained_by}__{previous}")
             self.models.insert(0, Path(localizer_folder or beside))
-            self.localizer = load_stage(self.models[0], **options)
+            self.localizer = load(self.models[0])
         self.stages = [stage for stage in (self.localizer, self.segmenter) if stage is not None]
         self.dataset_json = self.segmenter.dataset_json
         if (ending := self.dataset_json["file_ending"]) not in ENDINGS:
@@ -200,6 +202,8 @@ class CascadePredictor:
 
     def _locate(self, prepared: PreparedCase) -> np.ndarray:
         """The localizer's label map on the body's grid, shape `(1, *plan_axes)`."""
+        assert self.localizer is not None
+        assert prepared.localizer_images is not None  # made where there is a localizer
         logits = self._logits(self.localizer, prepared.localizer_images).numpy()
         return label_map_of_logits(
             logits,
@@ -355,7 +359,7 @@ class CascadePredictor:
         present = [c for c in self.channels if c in images]
         odd: list[str] = []
         with collected_notes(odd):
-            read = {c: read_image(images[c]) if isinstance(images[c], Path) else images[c] for c in present}
+            read = {channel: as_image(images[channel]) for channel in present}
         reference = read[reference_channel(present)]
         grid = sitk.Image(reference.GetSize(), sitk.sitkUInt8)
         grid.CopyInformation(reference)
@@ -383,7 +387,7 @@ class CascadePredictor:
 
     def _prepare_arrays(
         self,
-        arrays: Sequence[np.ndarray],
+        arrays: Sequence[np.ndarray] | np.ndarray,
         properties: Mapping,
         channels: list[str],
         warnings: list[str],
@@ -402,6 +406,7 @@ class CascadePredictor:
 
     def mask(self, prediction: CasePrediction, prepared: PreparedCase) -> sitk.Image:
         """The label map on the case's own grid."""
+        assert prepared.grid is not None  # only a case of arrays has none, and of that no mask is made
         mask = sitk.GetImageFromArray(prediction.label_map)
         mask.CopyInformation(sitk.DICOMOrient(prepared.grid, self.orientation))
         return back_to_grid(to_canonical(mask), prepared.grid)
@@ -467,6 +472,11 @@ class CascadePredictor:
         prepared = self.prepare(images, options=options)
         prediction = self.segment(prepared)
         return self.mask(prediction, prepared), prediction
+
+
+def as_image(image: Path | sitk.Image) -> sitk.Image:
+    """The image itself, or what the file holds."""
+    return read_image(image) if isinstance(image, Path) else image
 
 
 def channel_list(dataset_json: Mapping) -> list[str]:

@@ -6,6 +6,7 @@ import contextlib
 import pydoc
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,15 +20,20 @@ from nnunet_ext.files import check_whole, first_line, misfit, read_json
 from nnunet_ext.nnunet_folders import need, read_dataset_json
 from nnunet_ext.training.checkpoints import different_weights
 
+if TYPE_CHECKING:
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
 #: Packages whose networks a plans file may name, and whose layers it may build them from.
 NETWORK_PACKAGES = ("dynamic_network_architectures", "nnunet_ext")
 LAYER_PACKAGES = ("torch.nn", *NETWORK_PACKAGES)
+_SCALAR = np.float64(0).__reduce__()
+assert isinstance(_SCALAR, tuple)  # the function that makes a scalar, and its arguments
 #: Scores in a checkpoint of nnU-Net's trainer are NumPy scalars. The rest are tensors and plain values.
-NUMPY_SCALARS = [
+NUMPY_SCALARS: list[Callable | tuple[Callable, str]] = [
     np.dtype,
     *(type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int64)),
     # NumPy 2 moved the function. Checkpoints name it as it was called when they were written.
-    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *((_SCALAR[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
 ]
 #: Keys of a checkpoint that prediction needs.
 WEIGHT_KEYS = {"network_weights", "trainer_name", "init_args"}
@@ -106,7 +112,7 @@ def load_stage(
 
 
 def _network(
-    trainer: type,
+    trainer: type[nnUNetTrainer],
     plans: PlansManager,
     configuration: ConfigurationManager,
     dataset_json: Mapping,

@@ -272,6 +272,7 @@ class _Run:
             for at, case in enumerate(tqdm(todo, desc="Predicting", unit="case", disable=not show_progress)):
                 self.remove(case.name)  # half of what is wanted, or refused by strict
                 prepared = ahead
+                assert prepared is not None  # every case is begun one round ahead
                 wait([prepared])
                 ahead = in_background(timed, self.prepare, todo[at + 1]) if at + 1 < len(todo) else None
                 record, mask = self.segment(case, prepared)
@@ -377,7 +378,7 @@ def model_sha256(predictor: CascadePredictor) -> str:
             for name in sorted(weights):
                 values = np.ascontiguousarray(weights[name].cpu().numpy())
                 digest.update(name.encode())
-                digest.update(values.reshape(-1).view(np.uint8))
+                digest.update(values.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

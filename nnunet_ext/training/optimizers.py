@@ -13,10 +13,10 @@ def make_optimizer(
     name: str, parameters: Iterable[torch.nn.Parameter], *, lr: float, weight_decay: float
 ) -> torch.optim.Optimizer:
     """The optimizer of `TrainingRecipe.optimizer`. `sgd` has nnU-Net's momentum."""
-    options = {"lr": lr, "weight_decay": weight_decay}
     if name == SGD:
-        return torch.optim.SGD(parameters, momentum=0.99, nesterov=True, **options)
-    return (torch.optim.Adam if name == ADAM else torch.optim.AdamW)(parameters, **options)
+        return torch.optim.SGD(parameters, lr=lr, weight_decay=weight_decay, momentum=0.99, nesterov=True)
+    adam = torch.optim.Adam if name == ADAM else torch.optim.AdamW
+    return adam(parameters, lr=lr, weight_decay=weight_decay)
 
 
 class ScheduledLR:

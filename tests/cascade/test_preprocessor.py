@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 import warnings
 
@@ -357,6 +358,17 @@ def test_run_case_at_prediction_crops_to_the_localizers_box(cascade_plans, files
     assert properties[PROPERTIES_KEY]["found"]
     assert "class_locations" not in properties
     np.testing.assert_array_equal(exported(seg, properties, plans, configuration), reference()[0])
+
+
+def test_run_case_takes_the_file_of_the_data_set_too(cascade_plans, files, tmp_path):
+    plans, configuration = managers(cascade_plans, "3d_fullres")
+    dataset_file = tmp_path / "dataset.json"
+    dataset_file.write_text(json.dumps(DATASET))
+    data, seg, properties = CascadeOARPreprocessor(verbose=False).run_case(*files, plans, configuration, DATASET)
+    of_file = CascadeOARPreprocessor(verbose=False).run_case(*files, plans, configuration, str(dataset_file))
+    np.testing.assert_array_equal(of_file[0], data)
+    np.testing.assert_array_equal(of_file[1], seg)
+    assert of_file[2][PROPERTIES_KEY] == properties[PROPERTIES_KEY]
 
 
 def test_a_bad_training_case_is_named_by_its_file(cascade_plans, files, tmp_path):

@@ -29,7 +29,7 @@ from reference_tables import check_file
 from nnunet_ext.cascade import roi
 from nnunet_ext.cascade.plausibility import PLANS_KEY, fit_ranges
 from nnunet_ext.cascade.roi_fitting import fit_roi
-from nnunet_ext.cases.folder_case import FolderCase
+from nnunet_ext.cases.prediction_cases import FilesCase
 from nnunet_ext.cli.main import main
 from nnunet_ext.dicom.reading import read_series
 from nnunet_ext.dicom.rtstruct_reader import rasterise, read_rtstruct
@@ -947,7 +947,7 @@ def test_the_next_case_is_read_while_the_networks_run_and_no_more_than_that(run,
     for i in range(5):
         write_case(tmp_path / "in", f"head_{i}")
     begun, alive, segmented = [threading.Event() for _ in range(5)], [], []
-    read, prepare, segment = FolderCase.read_images, CascadePredictor.prepare, CascadePredictor.segment
+    read, prepare, segment = FilesCase.read_images, CascadePredictor.prepare, CascadePredictor.segment
 
     def watched_read(self):
         begun[int(self.name[5])].set()
@@ -966,7 +966,7 @@ def test_the_next_case_is_read_while_the_networks_run_and_no_more_than_that(run,
         assert sum(ref() is not None for ref in alive) <= 2
         return segment(self, case)
 
-    monkeypatch.setattr(FolderCase, "read_images", watched_read)
+    monkeypatch.setattr(FilesCase, "read_images", watched_read)
     monkeypatch.setattr(CascadePredictor, "prepare", watched_prepare)
     monkeypatch.setattr(CascadePredictor, "segment", watched_segment)
     assert run().failed == {}
