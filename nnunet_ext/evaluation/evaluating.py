@@ -139,10 +139,13 @@ def _score(
         for case, reference in sorted(folders.reference_of.items())
     ]
     results = dict(tqdm(run_job(jobs, n_processes), total=len(jobs), desc=title, disable=not show_progress))
-    rows = [row for job in jobs for row in results[job.case].rows]
-    for row in rows:
-        if row["organ"] in not_segmented:
-            row.update(dict.fromkeys(METRICS, float("nan")), flag="not_segmented")
+    rows = [
+        replace(row, flag="not_segmented", **dict.fromkeys(METRICS, float("nan")))
+        if row.organ in not_segmented
+        else row
+        for job in jobs
+        for row in results[job.case].rows
+    ]
     ignored = tuple(sorted(set(folders.prediction_of) - set(folders.reference_of)))
     if ignored and folders.model is None:
         logger.warning("No reference for %d prediction(s), ignored: %s", len(ignored), ", ".join(ignored))

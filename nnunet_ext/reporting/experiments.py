@@ -40,7 +40,7 @@ def load_experiment(
     for (name, folder), stem in zip(runs, stems, strict=True):
         folder = Path(folder)
         if (folder / "evaluation.json").is_file():
-            evaluation = folder
+            evaluation, scores = folder, read_evaluation(folder)
         else:
             if not folder.is_dir():
                 there = "it is a file" if folder.exists() else "it does not exist"
@@ -57,8 +57,7 @@ def load_experiment(
                 )
             evaluation = out / "evaluations" / stem
             own = None if is_model(folder) else references
-            evaluate(folder, own, evaluation, n_processes=n_processes, show_progress=show_progress)
-        scores = read_evaluation(evaluation)
+            scores = evaluate(folder, own, evaluation, n_processes=n_processes, show_progress=show_progress)
         experiments.append(Experiment(name, evaluation, scores, _images(scores, images)))
     return experiments
 

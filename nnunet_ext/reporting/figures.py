@@ -90,9 +90,9 @@ def _end_above_found(
     axes: Axes, compared: Mapping[str, EvaluationSummary], organ: str, published_mm: Sequence[float]
 ) -> None:
     """End the HD95 axis above the organs that were found, and say at the top how many were not."""
-    rows = {name: [row for row in summary.rows if row["organ"] == organ] for name, summary in compared.items()}
-    found_mm = [row["hd95_mm"] for found in rows.values() for row in found if not row["flag"]]
-    lost = {name: sum(row["flag"] in ("missed", "invented", "failed") for row in found) for name, found in rows.items()}
+    rows = {name: [row for row in summary.rows if row.organ == organ] for name, summary in compared.items()}
+    found_mm = [row.hd95_mm for found in rows.values() for row in found if not row.flag]
+    lost = {name: sum(row.flag in ("missed", "invented", "failed") for row in found) for name, found in rows.items()}
     axes.set_ylim(bottom=0)
     if not any(lost.values()) or not found_mm:
         return

@@ -113,7 +113,7 @@ def _hardest(compared: Sequence[EvaluationSummary], organs: Sequence[str]) -> st
     """The organ with the lowest DSC, mean over the experiments that segment it."""
     means = {}
     for organ in organs:
-        found = [s.per_organ[organ]["dsc_percent"]["mean"] for s in compared if organ in s.organs]
+        found = [s.per_organ[organ]["dsc_percent"].value for s in compared if organ in s.organs]
         found = [mean for mean in found if not np.isnan(mean)]
         means[organ] = float(np.mean(found)) if found else float("inf")
     return min(means, key=lambda organ: means[organ])

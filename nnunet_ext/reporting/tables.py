@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats
 
-from nnunet_ext.evaluation.statistics import SUMMARISED, Statistics, plus_minus, statistics
+from nnunet_ext.evaluation.statistics import SUMMARISED, Mean, mean_of
 from nnunet_ext.evaluation.summary import EvaluationSummary
 from nnunet_ext.evaluation.table import HEADS
 from nnunet_ext.reporting import reference_study
@@ -129,8 +129,8 @@ def _overview(experiments: Sequence[Experiment], compared: Mapping[str, Evaluati
                 whole.kind,
                 "+".join(whole.channels) or "-",
                 f"{len(scores.cases)} of {len(whole.cases)}",
-                plus_minus(scores.all_organs["dsc_percent"], 2),
-                plus_minus(scores.per_organ[box_organ]["dsc_percent"], 2) if box_organ in scores.organs else "-",
+                scores.all_organs["dsc_percent"].text(2),
+                scores.per_organ[box_organ]["dsc_percent"].text(2) if box_organ in scores.organs else "-",
                 str(len(scores.missed)),
                 str(len(scores.invented)),
                 str(len(scores.failed)),
@@ -162,13 +162,13 @@ def _metric_table(
     decimals = SUMMARISED[metric]
     rows = []
     for organ in (*organs, ALL_ORGANS):
-        found = [_statistics(summary, organ, metric, compared) for summary in compared.values()]
+        found = [_mean(summary, organ, metric, compared) for summary in compared.values()]
         best = _best(found, metric, decimals)
         cells = []
         for name, one, is_best in zip(compared, found, best, strict=True):
             test = tests.get((name, organ))
             sign = " †" if test and test.p is not None and test.p < SIGNIFICANT else ""
-            cells.append(Cell(plus_minus(one, decimals) + sign, is_best))
+            cells.append(Cell(one.text(decimals) + sign, is_best))
         cells += [Cell(_published(system.values[metric].get(organ), decimals)) for system in published]
         rows.append((Cell(organ), *cells))
     note = f"Mean +- SD over {len(next(iter(compared.values())).cases)} cases."
@@ -220,9 +220,9 @@ def _localizer_table(name: str, summary: EvaluationSummary, localizer: Evaluatio
     for organ in (*summary.organs, ALL_ORGANS):
         cells = []
         for metric in metrics:
-            found = [_statistics(stage, organ, metric, stages) for stage in stages.values()]
+            found = [_mean(stage, organ, metric, stages) for stage in stages.values()]
             best = _best(found, metric, SUMMARISED[metric])
-            cells += [Cell(plus_minus(s, SUMMARISED[metric]), b) for s, b in zip(found, best, strict=True)]
+            cells += [Cell(s.text(SUMMARISED[metric]), b) for s, b in zip(found, best, strict=True)]
         rows.append((Cell(organ), *cells))
     return Table(
         f"localizer_{file_stem(name)}",
@@ -235,15 +235,12 @@ def _localizer_table(name: str, summary: EvaluationSummary, localizer: Evaluatio
 
 def _organ_table(compared: Mapping[str, EvaluationSummary], organ: str, *, with_study: bool) -> Table:
     metrics = ("dsc_percent", "hd95_mm")
-    found = {name: [_statistics(s, organ, metric, compared) for metric in metrics] for name, s in compared.items()}
+    found = {name: [_mean(s, organ, metric, compared) for metric in metrics] for name, s in compared.items()}
     best = [_best([row[i] for row in found.values()], metric, SUMMARISED[metric]) for i, metric in enumerate(metrics)]
     rows = [
         (
             Cell(name),
-            *(
-                Cell(plus_minus(s, SUMMARISED[m]), best[j][i])
-                for j, (m, s) in enumerate(zip(metrics, row, strict=True))
-            ),
+            *(Cell(s.text(SUMMARISED[m]), best[j][i]) for j, (m, s) in enumerate(zip(metrics, row, strict=True))),
         )
         for i, (name, row) in enumerate(found.items())
     ]
@@ -262,19 +259,17 @@ def _organ_table(compared: Mapping[str, EvaluationSummary], organ: str, *, with_
     )
 
 
-def _statistics(
-    summary: EvaluationSummary, organ: str, metric: str, compared: Mapping[str, EvaluationSummary]
-) -> Statistics:
+def _mean(summary: EvaluationSummary, organ: str, metric: str, compared: Mapping[str, EvaluationSummary]) -> Mean:
     """Of an organ, or of the case means over the organs that all of the compared ones segment."""
     if organ != ALL_ORGANS:
-        return statistics(summary.values(organ, metric).values())
+        return mean_of(summary.values(organ, metric).values())
     shared = [o for o in summary.organs if all(o in s.organs and o not in s.not_segmented for s in compared.values())]
-    return replace(summary, rows=[row for row in summary.rows if row["organ"] in shared]).all_organs[metric]
+    return replace(summary, rows=[row for row in summary.rows if row.organ in shared]).all_organs[metric]
 
 
-def _best(found: Sequence[Statistics], metric: str, decimals: int) -> list[bool]:
+def _best(found: Sequence[Mean], metric: str, decimals: int) -> list[bool]:
     """Which have the best mean of two or more, as printed: equal numbers are equally good."""
-    means = [round(s["mean"], decimals) for s in found]
+    means = [round(mean.value, decimals) for mean in found]
     valid = [m for m in means if not np.isnan(m)]
     if len(valid) < 2:
         return [False] * len(means)

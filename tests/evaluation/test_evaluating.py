@@ -8,6 +8,7 @@ import math
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict, astuple
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import SimpleITK as sitk
 from nnunet_ext.evaluation.evaluating import evaluate
 from nnunet_ext.evaluation.one_case import on_grid_of
 from nnunet_ext.evaluation.score_files import read_evaluation
+from nnunet_ext.evaluation.statistics import Score
 from nnunet_ext.labels.table import LEFT_OUT_KEY
 from nnunet_ext.nnunet_folders import channel_files, find_label_maps
 
@@ -67,8 +69,8 @@ def score(folders: tuple[Path, Path, Path], **options):
     return evaluate(*folders, **(fixed | options))
 
 
-def row_of(summary, case: str, organ: str) -> dict:
-    return next(row for row in summary.rows if (row["case"], row["organ"]) == (case, organ))
+def row_of(summary, case: str, organ: str) -> Score:
+    return next(row for row in summary.rows if (row.case, row.organ) == (case, organ))
 
 
 def test_scores_and_means_are_what_paper_says(folders):
@@ -85,13 +87,13 @@ def test_scores_and_means_are_what_paper_says(folders):
     # The lost half reaches from x = 4 to 6; its outer face is 2 voxels of 0.7 mm from the prediction.
     assert summary.scores("case_2", "hd95_mm") == pytest.approx({"Lens_L": 1.4, "OpticChiasm": 0.0})
     lens = summary.per_organ["Lens_L"]["dsc_percent"]
-    assert lens == pytest.approx({"mean": 250 / 3, "sd": (100 - 200 / 3) / math.sqrt(2), "median": 250 / 3, "n": 2})
+    assert astuple(lens) == pytest.approx((250 / 3, (100 - 200 / 3) / math.sqrt(2), 250 / 3, 2))
     # All organs: case means 100 and 83.33, then mean and SD of these two.
-    assert summary.all_organs["dsc_percent"]["mean"] == pytest.approx((100 + 250 / 3) / 2)
-    assert summary.all_organs["dsc_percent"]["sd"] == pytest.approx((100 - 250 / 3) / math.sqrt(2))
+    assert summary.all_organs["dsc_percent"].value == pytest.approx((100 + 250 / 3) / 2)
+    assert summary.all_organs["dsc_percent"].sd == pytest.approx((100 - 250 / 3) / math.sqrt(2))
     row = row_of(summary, "case_2", "Lens_L")
-    assert row["volume_difference_ml"] == pytest.approx(-4 * 1.68 / 1000)
-    assert row["reference_ml"] == pytest.approx(8 * 1.68 / 1000)
+    assert row.volume_difference_ml == pytest.approx(-4 * 1.68 / 1000)
+    assert row.reference_ml == pytest.approx(8 * 1.68 / 1000)
     assert sorted(p.name for p in out.iterdir()) == ["evaluation.csv", "evaluation.json", "evaluation.md"]
 
 
@@ -111,15 +113,15 @@ def test_missed_invented_and_left_out_organs_are_flagged_and_listed(folders):
     assert summary.invented == [("case_2", "Lens_L")]
     assert summary.left_out == [("case_3", "Lens_L")]
     for case in ("case_1", "case_2"):
-        assert row_of(summary, case, "Lens_L")["dsc_percent"] == 0.0
-        assert row_of(summary, case, "Lens_L")["surface_dice"] == 0.0
-        assert row_of(summary, case, "Lens_L")["hd95_mm"] == pytest.approx(DIAGONAL_MM, rel=1e-6)
+        assert row_of(summary, case, "Lens_L").dsc_percent == 0.0
+        assert row_of(summary, case, "Lens_L").surface_dice == 0.0
+        assert row_of(summary, case, "Lens_L").hd95_mm == pytest.approx(DIAGONAL_MM, rel=1e-6)
     lens = summary.per_organ["Lens_L"]
-    assert lens["dsc_percent"]["n"] == 3  # the left-out one is in no mean
-    assert lens["dsc_percent"]["mean"] == pytest.approx(100 / 3)
-    assert lens["hd95_mm"]["mean"] == pytest.approx(2 * DIAGONAL_MM / 3, rel=1e-6)
+    assert lens["dsc_percent"].n == 3  # the left-out one is in no mean
+    assert lens["dsc_percent"].value == pytest.approx(100 / 3)
+    assert lens["hd95_mm"].value == pytest.approx(2 * DIAGONAL_MM / 3, rel=1e-6)
     # All organs of case_3 is its chiasm alone, not NaN.
-    assert summary.all_organs["dsc_percent"]["mean"] == pytest.approx((50 + 50 + 100 + 100) / 4)
+    assert summary.all_organs["dsc_percent"].value == pytest.approx((50 + 50 + 100 + 100) / 4)
 
     write(references, "case_1", only_lens)
     write(predictions, "case_1", nothing)
@@ -138,9 +140,9 @@ def test_an_organ_that_the_model_leaves_out_has_no_score_in_any_case(folders):
     summary = score(folders, labels=None)
     assert summary.not_segmented == ("OpticChiasm",)
     assert summary.missed == []
-    assert {row_of(summary, case, "OpticChiasm")["flag"] for case in ("case_1", "case_2")} == {"not_segmented"}
-    assert summary.per_organ["OpticChiasm"]["dsc_percent"]["n"] == 0
-    assert summary.all_organs["dsc_percent"]["mean"] == pytest.approx((100 + 0) / 2)  # the lens alone
+    assert {row_of(summary, case, "OpticChiasm").flag for case in ("case_1", "case_2")} == {"not_segmented"}
+    assert summary.per_organ["OpticChiasm"]["dsc_percent"].n == 0
+    assert summary.all_organs["dsc_percent"].value == pytest.approx((100 + 0) / 2)  # the lens alone
     table = (out / "evaluation.md").read_text()
     assert "| OpticChiasm | - | - | - | - | - | 1 | 0 |" in table
     assert "Not segmented by this model (no score, not counted): OpticChiasm" in table
@@ -174,12 +176,12 @@ def test_case_without_prediction_fails_and_counts_as_worst(folders):
     assert summary.missed == []
     assert summary.left_out == []
     lens, chiasm = summary.per_organ["Lens_L"], summary.per_organ["OpticChiasm"]
-    assert lens["dsc_percent"]["mean"] == pytest.approx(50.0)
-    assert lens["surface_dice"]["mean"] == pytest.approx(0.5)
-    assert lens["hd95_mm"]["mean"] == pytest.approx(DIAGONAL_MM / 2, rel=1e-6)
-    assert chiasm["dsc_percent"] == pytest.approx({"mean": 100.0, "sd": math.nan, "median": 100.0, "n": 1}, nan_ok=True)
-    assert [row["flag"] for row in summary.rows if row["case"] == "case_2"] == ["failed", "failed"]
-    assert math.isnan(row_of(summary, "case_2", "Lens_L")["prediction_ml"])
+    assert lens["dsc_percent"].value == pytest.approx(50.0)
+    assert lens["surface_dice"].value == pytest.approx(0.5)
+    assert lens["hd95_mm"].value == pytest.approx(DIAGONAL_MM / 2, rel=1e-6)
+    assert astuple(chiasm["dsc_percent"]) == pytest.approx((100.0, math.nan, 100.0, 1), nan_ok=True)
+    assert [row.flag for row in summary.rows if row.case == "case_2"] == ["failed", "failed"]
+    assert math.isnan(row_of(summary, "case_2", "Lens_L").prediction_ml)
 
 
 def test_prediction_without_reference_is_ignored_and_listed(folders):
@@ -190,7 +192,7 @@ def test_prediction_without_reference_is_ignored_and_listed(folders):
     summary = score(folders)
     assert summary.ignored == ("case_9",)
     assert summary.ok
-    assert summary.per_organ["Lens_L"]["dsc_percent"]["n"] == 1
+    assert summary.per_organ["Lens_L"]["dsc_percent"].n == 1
 
 
 def change_size(_: sitk.Image) -> sitk.Image:
@@ -237,7 +239,7 @@ def test_another_grid_fails_the_case_and_the_others_are_finished(folders, change
     assert "\n" not in summary.failed["case_1"]
     assert summary.scores("case_1") == {"Lens_L": 0.0, "OpticChiasm": 0.0}
     assert summary.scores("case_2") == {"Lens_L": 100.0, "OpticChiasm": 100.0}
-    assert summary.per_organ["Lens_L"]["dsc_percent"]["mean"] == 50.0
+    assert summary.per_organ["Lens_L"]["dsc_percent"].value == 50.0
 
 
 def test_a_prediction_within_header_rounding_gets_the_grid_of_its_reference():
@@ -322,8 +324,8 @@ def test_unreadable_files_fail_their_case_only(folders):
     assert "case_1.nii.gz is cut off: 12 bytes" in summary.failed["case_1"]
     # case_1 counts as missed; nobody knows which organs case_2 holds.
     lens = summary.per_organ["Lens_L"]
-    assert lens["dsc_percent"] == pytest.approx({"mean": 50.0, "sd": 100 / math.sqrt(2), "median": 50.0, "n": 2})
-    assert lens["hd95_mm"]["n"] == 2
+    assert astuple(lens["dsc_percent"]) == pytest.approx((50.0, 100 / math.sqrt(2), 50.0, 2))
+    assert lens["hd95_mm"].n == 2
 
 
 @pytest.mark.parametrize("broken", ["predictions", "references"])
@@ -357,8 +359,8 @@ def test_one_and_two_processes_give_the_same(folders):
     one = score(folders, n_processes=1)
     files = {path.name: path.read_bytes() for path in out.iterdir()}
     two = score(folders, n_processes=2)
-    assert two.rows[0]["case"] == "case_0"
-    np.testing.assert_equal(two.rows, one.rows)
+    assert two.rows[0].case == "case_0"
+    np.testing.assert_equal(list(map(asdict, two.rows)), list(map(asdict, one.rows)))
     assert {path.name: path.read_bytes() for path in out.iterdir()} == files
     assert two.failed == {"case_3": "no prediction"}
 
@@ -449,7 +451,7 @@ def test_evaluation_is_read_back_as_it_was_written(folders):
     write(predictions, "case_1", label_map((LENS, 1)))
     summary = score(folders, localizer=predictions)
     found = read_evaluation(out)
-    assert json.dumps(found.rows) == json.dumps(summary.rows)  # NaN is not equal to itself
+    np.testing.assert_equal(list(map(asdict, found.rows)), list(map(asdict, summary.rows)))  # equal NaN
     assert found.table_markdown == summary.table_markdown
     assert "| Lens_L | 50.00 +- 70.71 | 50.00 +- 70.71 |" in found.table_markdown  # the localizer, the segmenter
     assert found.files == {
@@ -524,7 +526,7 @@ def test_cross_validation_of_a_model_is_scored_with_its_localizer(trained, tmp_p
     assert summary.scores("case_2")["Lens_L"] == pytest.approx(200 / 3)
     assert summary.files["case_3"] == (model / "fold_1/validation/case_3.nii.gz", raw / "labelsTr/case_3.nii.gz")
     assert summary.pass_rates == {"case_1": 1.0, "case_2": 0.875}
-    assert summary.localizer.per_organ["OpticChiasm"]["dsc_percent"]["mean"] == 0.0
+    assert summary.localizer.per_organ["OpticChiasm"]["dsc_percent"].value == 0.0
     text = (out / "evaluation.md").read_text()
     assert "Cross-validation, folds 0, 1." in text
     assert "| Lens_L | 100.00 +- 0.00 | 88.89 +- 19.25 |" in text  # localizer, segmenter
@@ -537,7 +539,7 @@ def test_case_that_the_validation_lost_counts_as_failed(trained, tmp_path):
     model = validated_model(results / "T__P__3d_fullres", {"case_1": REFERENCE, "case_3": REFERENCE}, {})
     summary = evaluate(model, None, tmp_path / "out", n_processes=1, show_progress=False)
     assert summary.failed == {"case_2": "no prediction"}
-    assert summary.per_organ["Lens_L"]["dsc_percent"]["mean"] == pytest.approx(200 / 3)
+    assert summary.per_organ["Lens_L"]["dsc_percent"].value == pytest.approx(200 / 3)
     assert summary.localizer is None
 
 
@@ -594,7 +596,9 @@ def test_csv_and_json_hold_the_same_numbers(folders):
     content = json.loads((out / "evaluation.json").read_text(), parse_constant=pytest.fail)
     assert content["per_case"]["case_1"]["Lens_L"]["dsc_percent"] == float(rows[0]["dsc_percent"])
     assert content["per_case"]["case_1"]["OpticChiasm"]["dsc_percent"] is None
-    assert content["per_organ"]["Lens_L"]["dsc_percent"] == summary.per_organ["Lens_L"]["dsc_percent"]
+    lens = summary.per_organ["Lens_L"]["dsc_percent"]
+    written = {"mean": lens.value, "sd": lens.sd, "median": lens.median, "n": 2}
+    assert content["per_organ"]["Lens_L"]["dsc_percent"] == written
     assert content["per_organ"]["OpticChiasm"]["dsc_percent"]["sd"] is None
     assert content["failed"] == {"case_2": "no prediction"}
     assert content["left_out"] == [{"case": "case_1", "organ": "OpticChiasm"}]

@@ -109,7 +109,7 @@ def test_what_the_report_says_it_can_say_in_chinese(data, tmp_path, study):
 def test_scores_in_the_tables_are_those_of_the_evaluations(compared):
     (table,) = [table for table in compared.tables if table.name == "dsc_percent"]
     rows = {row[0].text: row[1:] for row in table.rows}
-    good, poor = (experiment.scores.per_organ["Lens_L"]["dsc_percent"]["mean"] for experiment in compared.experiments)
+    good, poor = (experiment.scores.per_organ["Lens_L"]["dsc_percent"].value for experiment in compared.experiments)
     assert [cell.text.split(" +-")[0] for cell in rows["Lens_L"]] == [f"{good:.2f}", f"{poor:.2f}"]
     assert [cell.best for cell in rows["Lens_L"]] == [True, False]
     assert rows["Lens_L"][1].text.endswith("†")  # seven pairs, all worse but one equal

@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nnunet_ext.evaluation.metrics import METRICS
+from nnunet_ext.evaluation.statistics import Score
 from nnunet_ext.evaluation.summary import EvaluationSummary
 from nnunet_ext.reporting.content import Cell, Experiment, Table
 from nnunet_ext.reporting.tables import file_stem, holm, make_tables, paired_tests, to_latex, to_latex_text, to_markdown
@@ -23,7 +25,8 @@ def summary(values: dict[str, Sequence[float]], not_segmented: tuple[str, ...] =
     for organ, by_case in values.items():
         for number, value in enumerate(by_case):
             flag = "not_segmented" if organ in not_segmented else ""
-            rows.append({"case": f"case_{number}", "organ": organ, **dict.fromkeys(METRICS, value), "flag": flag})
+            scores = dict.fromkeys(METRICS, value)
+            rows.append(Score(f"case_{number}", organ, **scores, tolerance_mm=1.0, flag=flag))
     labels = {organ: number + 1 for number, organ in enumerate(values)}
     return EvaluationSummary(labels, dict.fromkeys(values, 1.0), rows, not_segmented=not_segmented)
 
@@ -114,7 +117,7 @@ def test_published_values_stand_beside_but_are_never_best():
 
 def test_failed_and_missed_are_counted_in_the_overview():
     found = summary({"Lens_L": [0.0, 80.0]})
-    found.rows[0]["flag"] = "missed"
+    found.rows[0] = replace(found.rows[0], flag="missed")
     (row,) = tables_of({"A": found})[0]["overview"].rows
     by_head = dict(zip(tables_of({"A": found})[0]["overview"].header, (cell.text for cell in row), strict=True))
     assert by_head["missed"] == "1"
