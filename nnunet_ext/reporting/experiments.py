@@ -1,4 +1,4 @@
-"""Experiments of a report: their scores, images and training curves, and whether they may be compared."""
+"""The experiments of a report: their scores, images and training curves, and the check that they can be compared."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from nnunet_ext.nnunet_folders import (
     read_dataset_json,
 )
 from nnunet_ext.reporting.content import Experiment
-from nnunet_ext.reporting.tables import file_stem
+from nnunet_ext.reporting.table_text import file_stem
 from nnunet_ext.reporting.training_curves import TrainingCurve, read_training_curves
 
-#: References of one case whose volumes differ by more than this share are not the same contours.
+#: References of one case are other contours if their volumes differ by more than this share.
 REFERENCE_TOLERANCE = 0.01
 
 

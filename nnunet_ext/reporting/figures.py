@@ -22,13 +22,14 @@ from nnunet_ext.pictures.surfaces import draw_surfaces
 from nnunet_ext.pictures.volumes import read_case
 from nnunet_ext.reporting import reference_study
 from nnunet_ext.reporting.content import Experiment, Picture, Report
-from nnunet_ext.reporting.tables import file_stem
+from nnunet_ext.reporting.table_text import file_stem
 from nnunet_ext.reporting.training_curves import TrainingCurve
 
+#: Folder of the figures in a report.
 FOLDER = "figures"
-#: Okabe and Ito's colours, dark grey for their yellow: told apart also by colour-blind readers.
+#: Okabe and Ito's colours for colour-blind readers, with dark grey in place of yellow, which is weak on white.
 PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#444444", "#999999")
-#: Scores of fewer cases than this are drawn as points alone; a box of three points hides more than it shows.
+#: Fewer cases are drawn as points without a box. A box of three points hides more than it shows.
 LEAST_FOR_BOX = 5
 
 
