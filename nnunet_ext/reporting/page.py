@@ -2,7 +2,7 @@
 
 The page is put together from `assets/`: HTML, style and scripts, the strings of both languages, and NiiVue, which
 draws slices and surfaces. Everything is inside the file, and its content security policy forbids the browser any request.
-Cases lie in it as compressed text that the browser leaves alone until one is opened (`report_volumes.pack_case`).
+Each case is compressed text (`volumes.pack_case`). The browser unpacks it when the case is opened.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ from nnunet_ext.reporting.volumes import LabelMap, pack_case
 logger = logging.getLogger(__name__)
 
 
-#: The viewer's data in a page, unless told otherwise: what a browser opens without a long wait.
+#: Default size of the viewer's data in a page. A browser opens it without a long wait.
 VIEWER_LIMIT_MB = 400.0
 
 #: Name of the reference's label map in the viewer, beside those of the experiments.
@@ -174,7 +174,7 @@ def view(
 
 
 def _write_case(page: IO[str], case: str, report: Report, limit_bytes: float, summary: PageSummary) -> None:
-    """Append one case's data for the viewer, or say in `summary` why there is none."""
+    """Append one case's data for the viewer. If there is none, `summary` gets the reason."""
     images = next((e.images[case] for e in report.experiments if e.images.get(case)), {})
     used_bytes = sum(summary.case_bytes.values())
     if used_bytes >= limit_bytes:
