@@ -18,7 +18,7 @@ N_LABELS = 4  # background and three organs
 #: Folders and files of tests that make phantoms, register, convert, train or build a wheel: `make check` leaves them out.
 SLOW = (
     "faults", "dataset_conversion", "trainers", "plans", "cleaning/test_body.py", "test_end_to_end.py",
-    "test_any_organs.py", "evaluation/test_evaluating.py", "test_guides.py", "labels/test_volumes.py",
+    "test_any_organs.py", "evaluation/test_one_case.py", "test_guides.py", "labels/test_volumes.py",
     "test_packaging.py", "phantom/test_making.py", "prediction/test_predicting.py",
     "end_to_end/test_prediction_benchmark.py", "end_to_end/test_conversion_benchmark.py",
     "registration/test_registering.py", "reporting/test_reporting.py",

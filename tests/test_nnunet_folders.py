@@ -11,6 +11,7 @@ import pytest
 from nnunet_ext.nnunet_folders import (
     channel_files,
     find_dataset,
+    find_label_maps,
     folder_of_variable,
     read_dataset_json,
     read_predictions_json,
@@ -142,3 +143,23 @@ def test_channel_files_names_the_image_that_is_missing(tmp_path):
     assert channel_files(tmp_path, "case_2", {"0": "CT"}) == {"CT": tmp_path / "case_2_0000.nii.gz"}
     with pytest.raises(FileNotFoundError, match=r"no image case_2_0001.nii.gz \(channel T1\)"):
         channel_files(tmp_path, "case_2", {"0": "CT", "1": "T1"})
+
+
+def test_label_maps_are_found_by_their_ending(tmp_path):
+    for name in ("a.nii.gz", "b.b.nrrd", "c.nii", "d.mha", "._a.nii.gz", "dataset.json", "a.npz", "plans.json"):
+        (tmp_path / name).touch()
+    (tmp_path / "fold.nii").mkdir()
+    assert list(find_label_maps(tmp_path)) == ["a", "b.b", "c", "d"]
+
+
+def test_channels_are_found_in_any_format(tmp_path):
+    for name in ("case_1_0000.NII.GZ", "case_1_0001.mhd", "case_10_0000.nii", "case_1_0000.txt", "[1]_0000.nrrd"):
+        (tmp_path / name).touch()
+    found = channel_files(tmp_path, "case_1", {"1": "T1", "0": "CT"})
+    assert {channel: path.name for channel, path in found.items()} == {
+        "CT": "case_1_0000.NII.GZ",
+        "T1": "case_1_0001.mhd",
+    }
+    assert channel_files(tmp_path, "[1]", {"0": "CT"})["CT"].name == "[1]_0000.nrrd"
+    with pytest.raises(FileNotFoundError, match=r"no image case_1_0002\.nii\.gz \(channel T2\)"):
+        channel_files(tmp_path, "case_1", {"2": "T2"})

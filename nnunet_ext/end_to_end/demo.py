@@ -233,7 +233,7 @@ def verdict(summary: EvaluationSummary) -> None:
     Raises:
         DemoFailed: If not, naming what fell short.
     """
-    means = {organ: m["dsc_percent"]["mean"] for organ, m in summary.per_organ.items()}
+    means = {organ: m["dsc_percent"].value for organ, m in summary.per_organ.items()}
     eyes = [means[o] for o in ORGANS if o.startswith("Eye_")]
     problems = [f"{f}: {reason}" for f, reason in summary.failed.items()]
     problems += [f"{case}: {100 * r:.2f} % of the organs in the box" for case, r in summary.pass_rates.items() if r < 1]

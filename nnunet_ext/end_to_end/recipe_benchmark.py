@@ -436,7 +436,7 @@ def _scores(study: Study, predictions: Path) -> dict:
         predictions, study.raw / "labelsTs", predictions / "scores", labels={o: i for i, o in enumerate(ORGANS, 1)}
     )
     return {
-        metric: {organ: m[metric]["mean"] for organ, m in summary.per_organ.items()}
+        metric: {organ: m[metric].value for organ, m in summary.per_organ.items()}
         for metric in ("dsc_percent", "hd95_mm")
     }
 

@@ -1,4 +1,4 @@
-"""A trained model's cross-validation as nnU-Net leaves it: one folder of label maps per fold, references elsewhere."""
+"""The cross-validation of a trained model, as nnU-Net writes it: one folder of label maps per fold."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class CrossValidation:
         folds: Validated folds.
         cases: Case -> fold that validated it, or should have.
         validation_folders: Fold -> folder of its label maps.
-        pass_rates: Case -> label crop pass rate, where the trainer measured it.
-        localizer: Model of the stage before, if it is there; None where the plan names none.
+        pass_rates: Case -> label crop pass rate, for the cases in which the trainer measured it.
+        localizer: Model of the stage before. None if the plan names none or it is not there.
     """
 
     model: Path
@@ -47,8 +47,9 @@ class CrossValidation:
 def read_cross_validation(model: Path) -> CrossValidation:
     """Which fold of a trained model validated which case.
 
-    A fold's cases are those of its `splits_final.json` (in `$nnUNet_preprocessed`), so that a case without a label map
-    counts as failed; without that file, those with a label map. Fold `all` validates on its training cases and is left out.
+    The cases of a fold come from `splits_final.json` in `$nnUNet_preprocessed`, so a case without a label map counts as
+    failed. Without that file they are the cases with a label map. Fold `all` validates on its training cases, so it is left
+    out.
 
     Raises:
         FileNotFoundError: If no fold has been validated.
@@ -90,7 +91,7 @@ def read_cross_validation(model: Path) -> CrossValidation:
 
 
 def reference_folder(model: Path) -> Path:
-    """Where the references of a model's training cases lie: `labelsTr` in nnUNet_raw, else `gt_segmentations`.
+    """Folder of the references of a model's training cases: `labelsTr` in nnUNet_raw, else `gt_segmentations`.
 
     Raises:
         FileNotFoundError: If neither is there.
@@ -114,6 +115,6 @@ def _splits(model: Path) -> list[dict] | None:
 
 
 def _case(file: str) -> str:
-    """Case of a label map of which only the path is known; endings as nnU-Net's readers know them."""
+    """Case of a label map from its path, with the endings that nnU-Net's readers know."""
     name = file.replace("\\", "/").rpartition("/")[2]
     return image_stem(Path(name)) or name.rpartition(".")[0]

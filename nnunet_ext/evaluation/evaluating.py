@@ -1,21 +1,20 @@
 """Predictions against references: from two folders of label maps, or a trained model, to a score per case and organ.
 
-What counts, for each case that has a reference:
+The rules for each case that has a reference:
 
-- every organ gets the metrics of `nnunet_ext.evaluation.metrics`, whose module text says what an empty mask is worth;
-- a FAILED case (no prediction, a damaged or unreadable file, another grid, an unknown label) is named and scores as if
-  every organ of its reference were missed: DSC 0, HD95 = image diagonal, surface dice 0. The rest of a damaged prediction
-  is never scored, and a lost case must not improve the mean. A reference that cannot be read stays out of the means,
-  because nobody knows which organs it holds;
-- an organ that the model does not segment, because its crop is too small for it, has no score in any case. The
-  `dataset.json` beside the predictions names these organs in `left_out_organs`.
+- Every organ gets the metrics of `nnunet_ext.evaluation.metrics`. Its docstring has the values for an empty mask.
+- A FAILED case has no prediction, a damaged or unreadable file, another grid or an unknown label. It is named, and every
+  organ of its reference scores as missed: DSC 0, HD95 = image diagonal, surface dice 0. A lost case must not improve the
+  mean, so the rest of a damaged prediction is never scored. A case whose reference cannot be read is in no mean, because
+  its organs are unknown.
+- An organ that the model does not segment, because its crop is too small for it, has no score in any case. The
+  `left_out_organs` of the `dataset.json` beside the predictions names them.
 
-Means are made in `nnunet_ext.evaluation.summary`, files in `nnunet_ext.evaluation.score_files`.
+Label maps are read as `convert` reads them. Those of one case are compared voxel by voxel, so their grids are compared
+first (`images.geometry.grid_tolerance_mm`). A prediction on the reference's grid with other axis order or flips is
+reoriented. Any other difference fails the case. Files in the two folders that are not compared are named.
 
-Label maps are read by `nnunet_ext.images.reading`, as `convert` reads them. Those of one case are compared voxel by voxel,
-so their grids are compared first (`nnunet_ext.images.geometry.grid_tolerance_mm`). A prediction on the reference's grid with
-other axis order or flips (another writer's orientation) is reoriented. Any other difference fails the case. Files and
-folders that are not compared are named.
+`summary` makes the means, `table` the table and `score_files` the files.
 """
 
 from __future__ import annotations
@@ -139,10 +138,13 @@ def _score(
         for case, reference in sorted(folders.reference_of.items())
     ]
     results = dict(tqdm(run_job(jobs, n_processes), total=len(jobs), desc=title, disable=not show_progress))
-    rows = [row for job in jobs for row in results[job.case].rows]
-    for row in rows:
-        if row["organ"] in not_segmented:
-            row.update(dict.fromkeys(METRICS, float("nan")), flag="not_segmented")
+    rows = [
+        replace(row, flag="not_segmented", **dict.fromkeys(METRICS, float("nan")))
+        if row.organ in not_segmented
+        else row
+        for job in jobs
+        for row in results[job.case].rows
+    ]
     ignored = tuple(sorted(set(folders.prediction_of) - set(folders.reference_of)))
     if ignored and folders.model is None:
         logger.warning("No reference for %d prediction(s), ignored: %s", len(ignored), ", ".join(ignored))

@@ -13,13 +13,18 @@ from nnunet_ext.evaluation.cross_validation import read_cross_validation, refere
 from nnunet_ext.images.file_names import ENDINGS, image_files, image_stem
 from nnunet_ext.nnunet_folders import dataset_json_of, find_label_maps, is_model, read_predictions_json
 
-#: Endings of the files that nnU-Net and this package write beside label maps.
+#: Endings of the files that nnU-Net and this package write beside label maps. They are not listed as left over.
 COMPANIONS = (".json", ".npz", ".pkl")
 
 
 @dataclass(frozen=True)
 class PlacedBox:
-    """What the segmenter saw of a case: voxels along `(Z, Y, X)` of its grid with the axes running to `axes` (x, y, z)."""
+    """The box that the segmenter saw of a case.
+
+    Attributes:
+        voxels: Along `(Z, Y, X)` of the case's grid.
+        axes: Directions of that grid's axes `(x, y, z)`, such as `RAS`.
+    """
 
     voxels: roi.Box
     axes: str
@@ -27,9 +32,9 @@ class PlacedBox:
 
 @dataclass(frozen=True)
 class Folders:
-    """What is to be scored: case -> prediction, case -> reference, and what is known about the predictions."""
+    """The label maps to score, by case, and what is known about the predictions."""
 
-    dataset: Path  # where a dataset.json may lie beside the predictions
+    dataset: Path  # folder of the predictions, which may hold a dataset.json
     references: Path
     prediction_of: Mapping[str, Path]
     reference_of: Mapping[str, Path]
@@ -38,11 +43,11 @@ class Folders:
     model: Path | None = None
     folds: tuple[str, ...] = ()
     localizer: Path | None = None
-    others: tuple[str, ...] = ()  # in the two folders, and no label map
+    others: tuple[str, ...] = ()  # other files in the two folders, that are no label maps
 
 
 def find_folders(predictions: Path, references: Path | None) -> Folders:
-    """Files of both folders; for a trained model those of its validated folds, and its references where none are named."""
+    """Files of both folders, or those of a trained model's validated folds. None for its own references."""
     if is_model(predictions):
         references = reference_folder(predictions) if references is None else Path(references)
         found = read_cross_validation(predictions)

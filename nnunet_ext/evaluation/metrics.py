@@ -22,6 +22,7 @@ counts as outside the organ, so a mask cut off by the image border has a surface
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from surface_distance import compute_robust_hausdorff, compute_surface_dice_at_tolerance, compute_surface_distances
@@ -70,7 +71,7 @@ def tolerance_mm_of(organ: str) -> float:
     return known.get(normalise_name(organ_word(organ)), OTHER_TOLERANCE_MM)
 
 
-def presence(reference: np.ndarray, prediction: np.ndarray) -> str:
+def presence(reference: np.ndarray, prediction: np.ndarray) -> Literal["scored", "missed", "invented", "left_out"]:
     """`scored`, `missed`, `invented` or `left_out`: which of the two masks hold a voxel (table above)."""
     if reference.any():
         return "scored" if prediction.any() else "missed"

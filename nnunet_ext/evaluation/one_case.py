@@ -13,6 +13,7 @@ from scipy import ndimage
 from nnunet_ext.cascade import roi
 from nnunet_ext.evaluation.folders import PlacedBox
 from nnunet_ext.evaluation.metrics import METRICS, image_diagonal_mm, presence, score_organ
+from nnunet_ext.evaluation.statistics import Flag, Score
 from nnunet_ext.files import in_one_line
 from nnunet_ext.images.geometry import back_to_grid, grid_difference, orientation_code
 from nnunet_ext.images.label_maps import label_map_of, shown_values
@@ -53,7 +54,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    rows: list[dict]
+    rows: list[Score]
     failed: str = ""
     pass_rate: float | None = None
 
@@ -134,8 +135,8 @@ def _pass_rate(job: Job, reference: sitk.Image) -> float | None:
     return None if np.isnan(rate) else rate
 
 
-def _row(job: Job, organ: str, scores: Mapping[str, float], flag: str) -> dict:
-    return {"case": job.case, "organ": organ, **scores, "tolerance_mm": job.tolerances_mm[organ], "flag": flag}
+def _row(job: Job, organ: str, scores: Mapping[str, float], flag: Flag) -> Score:
+    return Score(job.case, organ, tolerance_mm=job.tolerances_mm[organ], flag=flag, **scores)
 
 
 def _read_labels(path: Path, known: Collection[int], role: str) -> sitk.Image:

@@ -7,6 +7,7 @@ import io
 import json
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from importlib import metadata
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from nnunet_ext._version import __version__
 from nnunet_ext.evaluation.metrics import METRICS
-from nnunet_ext.evaluation.statistics import statistics
+from nnunet_ext.evaluation.statistics import Mean, Score, mean_of
 from nnunet_ext.evaluation.summary import DEFINITIONS, EvaluationSummary, Pairs
 from nnunet_ext.files import misfit, read_json, write_text
 from nnunet_ext.labels.pairs import PAIRS_KEY
@@ -59,13 +60,7 @@ def read_evaluation(folder: Path) -> EvaluationSummary:
     if wrong := misfit(content, _EVALUATION_JSON):
         raise ValueError(f"{path} is damaged or of an older version ({wrong}). Run `nnunet_ext evaluate` again.")
     rows = [
-        {
-            "case": case,
-            "organ": organ,
-            **{k: v if isinstance(v, str) else float("nan" if v is None else v) for k, v in scores.items()},
-        }
-        for case, organs in content["per_case"].items()
-        for organ, scores in organs.items()
+        _score(case, organ, values) for case, organs in content["per_case"].items() for organ, values in organs.items()
     ]
     return EvaluationSummary(
         labels=content["labels"],
@@ -88,12 +83,17 @@ def read_evaluation(folder: Path) -> EvaluationSummary:
     )
 
 
-def _csv(rows: Sequence[Mapping]) -> str:
+def _score(case: str, organ: str, values: Mapping) -> Score:
+    numbers = {name: float("nan" if values[name] is None else values[name]) for name in (*METRICS, "tolerance_mm")}
+    return Score(case, organ, flag=values["flag"], **numbers)
+
+
+def _csv(rows: Sequence[Score]) -> str:
     """One line per case and organ; an empty field where there is no number."""
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, ["case", "organ", *METRICS, "tolerance_mm", "flag"], lineterminator="\n")
+    writer = csv.DictWriter(buffer, [field.name for field in fields(Score)], lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: "" if _is_nan(value) else value for key, value in row.items()} for row in rows)
+    writer.writerows({key: "" if _is_nan(value) else value for key, value in asdict(row).items()} for row in rows)
     return buffer.getvalue()
 
 
@@ -103,7 +103,7 @@ def _json(summary: EvaluationSummary) -> str:
 
     per_case: dict[str, dict] = {case: {} for case in summary.cases}
     for row in summary.rows:
-        per_case[row["case"]][row["organ"]] = {k: v for k, v in row.items() if k not in ("case", "organ")}
+        per_case[row.case][row.organ] = {k: v for k, v in asdict(row).items() if k not in ("case", "organ")}
     content = {
         "definitions": DEFINITIONS,
         "versions": {
@@ -128,7 +128,7 @@ def _json(summary: EvaluationSummary) -> str:
         "not_compared": summary.not_compared,
         "not_segmented": summary.not_segmented,
         "label_crop_pass_rate": {
-            "mean": statistics(summary.pass_rates.values())["mean"],
+            "mean": mean_of(summary.pass_rates.values()).value,
             "cases": summary.pass_rates,
         },
         "localizer": summary.localizer is not None,
@@ -139,6 +139,8 @@ def _json(summary: EvaluationSummary) -> str:
 
 
 def _nan_to_none(value: object) -> object:
+    if isinstance(value, Mean):
+        return _nan_to_none(value.as_json())
     if isinstance(value, Mapping):
         return {key: _nan_to_none(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,6 +1,6 @@
-"""Scores per case and organ, and their means over cases.
+"""All scores of an evaluation, and their means over cases.
 
-Mean, SD (sample SD, ddof = 1) and median are taken over cases. An organ in neither mask is in none of them and is listed.
+An organ that neither mask holds is in no mean. It is listed as left out.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from nnunet_ext.evaluation.statistics import SUMMARISED, Statistics, statistics
+from nnunet_ext.evaluation.statistics import SUMMARISED, Flag, Mean, Score, mean_of
 from nnunet_ext.evaluation.table import to_markdown
 
 DEFINITIONS = {
@@ -50,8 +50,7 @@ class EvaluationSummary:
     Attributes:
         labels: Organ -> label value, as in `dataset.json`.
         tolerance_mm: Organ -> tolerance of the surface dice.
-        rows: One dict per case and organ, with `case`, `organ`, `METRICS`, `tolerance_mm` and `flag` (empty, or one of
-            missed, invented, left_out, not_segmented, failed). NaN where there is no number.
+        rows: One score per case and organ, the organs of a case together.
         files: Case -> prediction and reference, None where there is none.
         failed: Case -> why it could not be scored.
         ignored: Predictions without a reference.
@@ -67,7 +66,7 @@ class EvaluationSummary:
 
     labels: dict[str, int]
     tolerance_mm: dict[str, float]
-    rows: list[dict] = field(repr=False)
+    rows: list[Score] = field(repr=False)
     files: dict[str, tuple[Path | None, Path | None]] = field(default_factory=dict, repr=False)
     failed: dict[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
@@ -97,20 +96,20 @@ class EvaluationSummary:
 
     @cached_property
     def cases(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(row["case"] for row in self.rows))
+        return tuple(dict.fromkeys(row.case for row in self.rows))
 
     @cached_property
-    def per_organ(self) -> dict[str, dict[str, Statistics]]:
-        """Organ -> metric -> `{"mean", "sd", "median", "n"}` over cases."""
+    def per_organ(self) -> dict[str, dict[str, Mean]]:
+        """Organ -> metric -> mean over cases."""
         return {
-            organ: {metric: statistics(self.values(organ, metric).values()) for metric in SUMMARISED}
+            organ: {metric: mean_of(self.values(organ, metric).values()) for metric in SUMMARISED}
             for organ in self.organs
         }
 
     @cached_property
-    def all_organs(self) -> dict[str, Statistics]:
-        """Metric -> statistics over cases of the mean over a case's organs."""
-        return {metric: statistics(self.case_means(metric).values()) for metric in SUMMARISED}
+    def all_organs(self) -> dict[str, Mean]:
+        """Metric -> mean over cases of the mean over a case's organs."""
+        return {metric: mean_of(self.case_means(metric).values()) for metric in SUMMARISED}
 
     @property
     def missed(self) -> Pairs:
@@ -130,29 +129,29 @@ class EvaluationSummary:
 
     def scores(self, case: str, metric: str = "dsc_percent") -> dict[str, float]:
         """One metric of one case: organ -> value (NaN where left out)."""
-        return {row["organ"]: row[metric] for row in self.rows if row["case"] == case}
+        return {row.organ: row.metric(metric) for row in self.rows if row.case == case}
 
     def values(self, organ: str, metric: str = "dsc_percent") -> dict[str, float]:
         """One metric of one organ: case -> value (NaN where left out)."""
-        return {row["case"]: row[metric] for row in self.rows if row["organ"] == organ}
+        return {row.case: row.metric(metric) for row in self.rows if row.organ == organ}
 
     def case_means(self, metric: str = "dsc_percent") -> dict[str, float]:
         """Case -> mean of a metric over the case's organs; NaN where no organ has a value."""
         by_case: dict[str, list[float]] = {}
         for row in self.rows:
-            by_case.setdefault(row["case"], []).append(row[metric])
-        return {case: statistics(values)["mean"] for case, values in by_case.items()}
+            by_case.setdefault(row.case, []).append(row.metric(metric))
+        return {case: mean_of(values).value for case, values in by_case.items()}
 
     def only(self, cases: Collection[str]) -> EvaluationSummary:
         """The same for some of the cases."""
         return replace(
             self,
-            rows=[row for row in self.rows if row["case"] in cases],
+            rows=[row for row in self.rows if row.case in cases],
             files={case: files for case, files in self.files.items() if case in cases},
             failed={case: reason for case, reason in self.failed.items() if case in cases},
             pass_rates={case: rate for case, rate in self.pass_rates.items() if case in cases},
             localizer=self.localizer and self.localizer.only(cases),
         )
 
-    def _flagged(self, flag: str) -> Pairs:
-        return [(row["case"], row["organ"]) for row in self.rows if row["flag"] == flag]
+    def _flagged(self, flag: Flag) -> Pairs:
+        return [(row.case, row.organ) for row in self.rows if row.flag == flag]

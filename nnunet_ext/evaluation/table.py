@@ -1,4 +1,4 @@
-"""Means over cases, as papers print them."""
+"""The table of means over cases, as papers print it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nnunet_ext.evaluation.statistics import SUMMARISED, Statistics, plus_minus
+from nnunet_ext.evaluation.statistics import SUMMARISED, Mean
 
 if TYPE_CHECKING:
     from nnunet_ext.evaluation.summary import EvaluationSummary, Pairs
@@ -26,10 +26,10 @@ def to_markdown(summary: EvaluationSummary) -> str:
     """The table of `evaluation.md`, what was missed, invented and left out, and what the localizer reached."""
     header = ["organ", *HEADS.values(), "tolerance mm", "n"]
     lines = [
-        [organ, *_cells(found), f"{summary.tolerance_mm[organ]:g}", str(found["dsc_percent"]["n"])]
+        [organ, *_cells(found), f"{summary.tolerance_mm[organ]:g}", str(found["dsc_percent"].n)]
         for organ, found in summary.per_organ.items()
     ]
-    lines.append(["all organs", *_cells(summary.all_organs), "-", str(summary.all_organs["dsc_percent"]["n"])])
+    lines.append(["all organs", *_cells(summary.all_organs), "-", str(summary.all_organs["dsc_percent"].n)])
     reasons = "".join(f"\n  - {case}: {reason}" for case, reason in summary.failed.items()) or " none"
     n_cases = len(summary.cases)
     folds = f" {summary.kind.capitalize()}." if summary.folds else ""
@@ -60,7 +60,7 @@ def _localizer_markdown(summary: EvaluationSummary) -> str:
     header = ["organ"] + [f"{stage} {HEADS[metric]}" for metric in metrics for stage in ("localizer", "segmenter")]
     found = [{**stage.per_organ, "all organs": stage.all_organs} for stage in stages]
     lines = [
-        [organ] + [plus_minus(stage[organ][metric], SUMMARISED[metric]) for metric in metrics for stage in found]
+        [organ] + [stage[organ][metric].text(SUMMARISED[metric]) for metric in metrics for stage in found]
         for organ in found[1]
         if organ in found[0]
     ]
@@ -86,12 +86,12 @@ def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *lines])
 
 
-def _cells(found: Mapping[str, Statistics]) -> list[str]:
+def _cells(found: Mapping[str, Mean]) -> list[str]:
     cells = []
     for metric in HEADS:
         decimals = SUMMARISED[metric]
-        median = f" ({found[metric]['median']:.{decimals}f})" if found[metric]["n"] else ""
-        cells.append(plus_minus(found[metric], decimals) + median)
+        median = f" ({found[metric].median:.{decimals}f})" if found[metric].n else ""
+        cells.append(found[metric].text(decimals) + median)
     return cells
 
 

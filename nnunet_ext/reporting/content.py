@@ -1,6 +1,6 @@
-"""The content of a report: experiments with their scores, tables, figures and training curves.
+"""The data of a report: experiments with their scores, tables, figures and training curves.
 
-`nnunet_ext.reporting.reporting` makes it. The tables, figures and page read this data and do not change it.
+`reporting.report` makes it. The tables, figures and page read this data and do not change it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Experiment:
         folder: The evaluation folder (`evaluation.json`, `.csv`, `.md`).
         scores: Per case and organ, as evaluated: all its cases, also those that other experiments lack. Holds the files
             of predictions and references (`scores.files`), label crop pass rates, channels and the localizer's scores.
-        images: Case -> channel name -> image, first the one to draw on; a case whose images were not found is not there.
+        images: Case -> channel name -> image, first the one to draw on. Cases without images are not in it.
     """
 
     name: str
@@ -41,7 +41,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table. `name` is the stem of its files `tables/<name>.md` and `.tex`; the first column names the row."""
+    """A table.
+
+    Attributes:
+        name: Stem of its files `tables/<name>.md` and `.tex`.
+        rows: Cells, of which the first names the row.
+    """
 
     name: str
     title: str
@@ -52,9 +57,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure: `png` and, where it was drawn here, `svg`, both relative to the report's folder.
+    """A figure.
 
-    `kind` is box, overlay, surface (3D), preprocessing or curves. `case` and `experiment` where it shows just that one.
+    Attributes:
+        kind: box, overlay, surface (3D), preprocessing or curves.
+        png: File, relative to the report's folder.
+        svg: The same. None for a picture that was not drawn here.
+        case: The only case that it shows, or None.
+        experiment: The only experiment that it shows, or None.
     """
 
     name: str
@@ -72,9 +82,9 @@ class Report:
 
     Attributes:
         out: Its folder.
-        experiments: In the order given; the first one is what the others are tested against.
+        experiments: In the order given. The others are tested against the first one.
         organs: Those of all experiments, in label order.
-        cases: Cases that every experiment has; the scores in `tables` and box plots are over these.
+        cases: Cases that every experiment has. Tables and box plots show these.
         shown_cases: Those with overlays and surfaces, the worst first.
         box_organ: The organ of the box plots.
         curves: Training curves of the models that are known.

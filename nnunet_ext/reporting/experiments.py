@@ -1,4 +1,4 @@
-"""Experiments of a report: their scores, images and training curves, and whether they may be compared."""
+"""The experiments of a report: their scores, images and training curves, and the check that they can be compared."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from nnunet_ext.nnunet_folders import (
     read_dataset_json,
 )
 from nnunet_ext.reporting.content import Experiment
-from nnunet_ext.reporting.tables import file_stem
+from nnunet_ext.reporting.table_text import file_stem
 from nnunet_ext.reporting.training_curves import TrainingCurve, read_training_curves
 
-#: References of one case whose volumes differ by more than this share are not the same contours.
+#: References of one case are other contours if their volumes differ by more than this share.
 REFERENCE_TOLERANCE = 0.01
 
 
@@ -40,7 +40,7 @@ def load_experiment(
     for (name, folder), stem in zip(runs, stems, strict=True):
         folder = Path(folder)
         if (folder / "evaluation.json").is_file():
-            evaluation = folder
+            evaluation, scores = folder, read_evaluation(folder)
         else:
             if not folder.is_dir():
                 there = "it is a file" if folder.exists() else "it does not exist"
@@ -57,8 +57,7 @@ def load_experiment(
                 )
             evaluation = out / "evaluations" / stem
             own = None if is_model(folder) else references
-            evaluate(folder, own, evaluation, n_processes=n_processes, show_progress=show_progress)
-        scores = read_evaluation(evaluation)
+            scores = evaluate(folder, own, evaluation, n_processes=n_processes, show_progress=show_progress)
         experiments.append(Experiment(name, evaluation, scores, _images(scores, images)))
     return experiments
 

@@ -22,13 +22,14 @@ from nnunet_ext.pictures.surfaces import draw_surfaces
 from nnunet_ext.pictures.volumes import read_case
 from nnunet_ext.reporting import reference_study
 from nnunet_ext.reporting.content import Experiment, Picture, Report
-from nnunet_ext.reporting.tables import file_stem
+from nnunet_ext.reporting.table_text import file_stem
 from nnunet_ext.reporting.training_curves import TrainingCurve
 
+#: Folder of the figures in a report.
 FOLDER = "figures"
-#: Okabe and Ito's colours, which colour-blind readers can tell apart, with dark grey instead of their yellow.
+#: Okabe and Ito's colours for colour-blind readers, with dark grey in place of yellow, which is weak on white.
 PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#444444", "#999999")
-#: Scores of fewer cases are drawn as points alone. A box of three points hides more than it shows.
+#: Fewer cases are drawn as points without a box. A box of three points hides more than it shows.
 LEAST_FOR_BOX = 5
 
 
@@ -90,9 +91,9 @@ def _end_above_found(
     axes: Axes, compared: Mapping[str, EvaluationSummary], organ: str, published_mm: Sequence[float]
 ) -> None:
     """End the HD95 axis above the organs that were found, and say at the top how many were not."""
-    rows = {name: [row for row in summary.rows if row["organ"] == organ] for name, summary in compared.items()}
-    found_mm = [row["hd95_mm"] for found in rows.values() for row in found if not row["flag"]]
-    lost = {name: sum(row["flag"] in ("missed", "invented", "failed") for row in found) for name, found in rows.items()}
+    rows = {name: [row for row in summary.rows if row.organ == organ] for name, summary in compared.items()}
+    found_mm = [row.hd95_mm for found in rows.values() for row in found if not row.flag]
+    lost = {name: sum(row.flag in ("missed", "invented", "failed") for row in found) for name, found in rows.items()}
     axes.set_ylim(bottom=0)
     if not any(lost.values()) or not found_mm:
         return

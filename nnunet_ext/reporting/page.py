@@ -2,7 +2,7 @@
 
 The page is put together from `assets/`: HTML, style and scripts, the strings of both languages, and NiiVue, which
 draws slices and surfaces. Everything is inside the file, and its content security policy forbids the browser any request.
-Cases lie in it as compressed text that the browser leaves alone until one is opened (`nnunet_ext.reporting.volumes`).
+Each case is compressed text (`volumes.pack_case`). The browser unpacks it when the case is opened.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import IO
 from tqdm import tqdm
 
 from nnunet_ext._version import __version__
+from nnunet_ext.evaluation.statistics import Score
 from nnunet_ext.evaluation.summary import EvaluationSummary
 from nnunet_ext.files import check_folder, check_output_file, written_whole
 from nnunet_ext.folder_lock import holding, owned_file
@@ -30,13 +31,14 @@ from nnunet_ext.reporting.chinese import in_chinese
 from nnunet_ext.reporting.content import Experiment, Report
 from nnunet_ext.reporting.page_parts import (
     as_json,
+    as_shown,
     asset,
+    case_of,
     frame,
     inert,
     manifest_of,
-    number,
+    means_of,
     pictures_of,
-    statistics_of,
     table_of,
     texts_of,
     without_paths,
@@ -44,18 +46,17 @@ from nnunet_ext.reporting.page_parts import (
 from nnunet_ext.reporting.page_reasons import (
     FAR_HD95_MM,
     LOW_DSC_PERCENT,
-    METRICS,
     OUTLIER_GAP_PERCENT,
+    PageCase,
     case_reasons,
     low_dsc_percent,
-    severity,
 )
 from nnunet_ext.reporting.volumes import LabelMap, pack_case
 
 logger = logging.getLogger(__name__)
 
 
-#: Default limit of the viewer's data in a page. A browser opens so much without a long wait.
+#: Default size of the viewer's data in a page. A browser opens it without a long wait.
 VIEWER_LIMIT_MB = 400.0
 
 #: Name of the reference's label map in the viewer, beside those of the experiments.
@@ -173,7 +174,7 @@ def view(
 
 
 def _write_case(page: IO[str], case: str, report: Report, limit_bytes: float, summary: PageSummary) -> None:
-    """Append one case's data for the viewer, or say in `summary` why there is none."""
+    """Append one case's data for the viewer. If there is none, `summary` gets the reason."""
     images = next((e.images[case] for e in report.experiments if e.images.get(case)), {})
     used_bytes = sum(summary.case_bytes.values())
     if used_bytes >= limit_bytes:
@@ -210,28 +211,32 @@ def _label_maps(case: str, report: Report) -> dict[str, LabelMap]:
 
 
 def _experiment(experiment: Experiment, organs: Sequence[str]) -> dict:
+    """An experiment as JSON for the page."""
+    scores = experiment.scores
+    cases = _cases(experiment, organs)
+    return {
+        "name": experiment.name,
+        "has_scores": any(case.scores for case in cases),
+        "cases": [case_of(case) for case in sorted(cases, key=lambda case: case.severity)],
+        "per_organ": {o: means_of(scores.per_organ[o]) for o in scores.organs},
+        "all_organs": means_of(scores.all_organs),
+        "not_segmented": [o for o in organs if o in scores.not_segmented or o not in scores.labels],
+        "tolerance_mm": scores.tolerance_mm,
+    }
+
+
+def _cases(experiment: Experiment, organs: Sequence[str]) -> list[PageCase]:
     scores, manifest = experiment.scores, manifest_of(experiment)
-    rows: dict[str, dict[str, dict]] = {}
+    rows: dict[str, dict[str, Score]] = {}
     for row in scores.rows:
-        if row["organ"] in organs:
-            rows.setdefault(row["case"], {})[row["organ"]] = {
-                **{m: number(row[m]) for m in METRICS},
-                "flag": row["flag"],
-            }
-    low = {o: low_dsc_percent([r[o]["dsc_percent"] for r in rows.values() if o in r]) for o in organs}
+        if row.organ in organs:
+            rows.setdefault(row.case, {})[row.organ] = as_shown(row)
+    low = {o: low_dsc_percent([row[o].dsc_percent for row in rows.values() if o in row]) for o in organs}
     cases = []
     for name in dict.fromkeys([*rows, *scores.files]):
         record = manifest.get(name, {})
         texts = [scores.failed.get(name), record.get("failed"), *record.get("warnings", ())]
-        warnings = [without_paths(text) for text in texts if text]
+        warnings = tuple(without_paths(text) for text in texts if text)
         reasons = case_reasons(rows.get(name, {}), record, low, failed=name in scores.failed or "failed" in record)
-        cases.append({"name": name, "scores": rows.get(name, {}), "warnings": warnings, "reasons": reasons})
-    return {
-        "name": experiment.name,
-        "has_scores": bool(rows),
-        "cases": sorted(cases, key=severity),
-        "per_organ": {o: {m: statistics_of(scores.per_organ[o][m]) for m in METRICS} for o in scores.organs},
-        "all_organs": {m: statistics_of(scores.all_organs[m]) for m in METRICS},
-        "not_segmented": [o for o in organs if o in scores.not_segmented or o not in scores.labels],
-        "tolerance_mm": scores.tolerance_mm,
-    }
+        cases.append(PageCase(name, rows.get(name, {}), warnings, reasons))
+    return cases

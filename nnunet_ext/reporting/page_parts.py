@@ -8,12 +8,19 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import resources
 
+from nnunet_ext.evaluation.statistics import Mean, Score
 from nnunet_ext.nnunet_folders import read_predictions_json
 from nnunet_ext.reporting.content import Experiment, Report, Table
+from nnunet_ext.reporting.page_reasons import PageCase, Reason
 
-#: Paths and image files in messages, which can name a patient. A path goes from its first slash to the end of its last part.
+#: Metrics that the page shows.
+METRICS = ("dsc_percent", "hd95_mm", "surface_dice")
+#: Decimals of the numbers in the page. More make the file larger and nobody reads them.
+DECIMALS = 4
+#: A path or an image file in a message can name a patient. A path goes from its first slash to the end of its last part.
 _PATHS = re.compile(
     r"(?<![\w)])(?:[A-Za-z]:)?[\\/](?:.*[\\/])?[^\s'\",;:()]*|\S*\.(?:nii|nrrd|mha|mhd|dcm|json|csv)\b\S*",
     re.IGNORECASE,
@@ -65,12 +72,37 @@ def texts_of(content: Mapping) -> set[str]:
     return texts
 
 
-def statistics_of(statistics: Mapping[str, float]) -> dict:
-    return {key: number(value) for key, value in statistics.items()}
+def as_shown(score: Score) -> Score:
+    """The score with the decimals of the page, so that what the page says of a case follows from what it shows."""
+    return replace(
+        score,
+        dsc_percent=round(score.dsc_percent, DECIMALS),
+        hd95_mm=round(score.hd95_mm, DECIMALS),
+        surface_dice=round(score.surface_dice, DECIMALS),
+    )
 
 
-def number(value: float) -> float | None:
-    return None if math.isnan(value) else round(float(value), 4)
+def case_of(case: PageCase) -> dict:
+    scores = {
+        organ: {**{metric: _number(score.metric(metric)) for metric in METRICS}, "flag": score.flag}
+        for organ, score in case.scores.items()
+    }
+    reasons = [_reason_of(reason) for reason in case.reasons]
+    return {"name": case.name, "scores": scores, "warnings": list(case.warnings), "reasons": reasons}
+
+
+def _reason_of(reason: Reason) -> dict:
+    organs = {"organs": list(reason.organs)} if reason.organs else {}
+    count = {} if reason.count is None else {"count": reason.count}
+    return {"kind": reason.kind, **organs, **count}
+
+
+def means_of(means: Mapping[str, Mean]) -> dict:
+    return {metric: {key: _number(value) for key, value in means[metric].as_json().items()} for metric in METRICS}
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else round(float(value), DECIMALS)
 
 
 def frame(content: Mapping) -> tuple[str, str]:

@@ -1,7 +1,7 @@
-"""Published scores of the reference study, a cascade of 3D U-Nets on CT, T1w and T2w of 60 patients, tested on 15.
+"""Published results of the reference study: a cascade of 3D U-Nets on CT, T1w and T2w of 60 patients, tested on 15.
 
-They are shown beside own results. They come from other patients and other contours, so they are never ranked and never
-tested. Means and SDs are over cases, DSC in %, HD95 in mm. None stands for a value that the study does not give.
+A report shows them in columns of their own. They come from other patients and other contours, so they are never ranked or
+tested. The values are means and SDs over cases, DSC in % and HD95 in mm. None stands for a value that the study lacks.
 """
 
 from __future__ import annotations

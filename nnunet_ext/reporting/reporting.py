@@ -1,6 +1,6 @@
-"""Compare any number of experiments as the reference study does: tables, tests, box plots, overlays, 3D, training curves.
+"""Experiments side by side, as in the reference study: tables, tests, box plots, overlays, surfaces, training curves.
 
-Scores are compared on the cases that all experiments have. The first experiment is the one the others are tested against.
+Scores are compared on the cases that all experiments have. The others are tested against the first experiment.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from nnunet_ext.files import check_folder, check_output_folder, write_text
 from nnunet_ext.folder_lock import holding, owned_folder
 from nnunet_ext.reporting.content import Cell, Experiment, Picture, Report, Table
 from nnunet_ext.reporting.experiments import check_comparable, common_cases, curves_of, load_experiment
-from nnunet_ext.reporting.tables import make_tables, to_latex, to_markdown
+from nnunet_ext.reporting.table_text import to_latex, to_markdown
+from nnunet_ext.reporting.tables import make_tables
 from nnunet_ext.reporting.training_curves import TrainingCurve, read_training_curves
 
 __all__ = ["Cell", "Experiment", "Picture", "Report", "Table", "TrainingCurve", "report"]
@@ -50,7 +51,7 @@ def report(
         box_organ: Organ of the box plots. None: the one with the lowest mean DSC over all experiments.
         cases: Cases with overlays and surfaces. None: the worst, the median and the best by mean DSC.
         reference_study: Show the study's published values beside the experiments.
-        viewer_limit_mb: Size of the cases' images in `report.html`; see `report_page.write_report_page`.
+        viewer_limit_mb: Size of the cases' images in `report.html`; see `page.write_report_page`.
         n_processes: Processes that score cases.
         show_progress: Draw progress bars.
 
@@ -113,7 +114,7 @@ def _hardest(compared: Sequence[EvaluationSummary], organs: Sequence[str]) -> st
     """The organ with the lowest DSC, mean over the experiments that segment it."""
     means = {}
     for organ in organs:
-        found = [s.per_organ[organ]["dsc_percent"]["mean"] for s in compared if organ in s.organs]
+        found = [s.per_organ[organ]["dsc_percent"].value for s in compared if organ in s.organs]
         found = [mean for mean in found if not np.isnan(mean)]
         means[organ] = float(np.mean(found)) if found else float("inf")
     return min(means, key=lambda organ: means[organ])

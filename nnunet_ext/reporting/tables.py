@@ -1,30 +1,28 @@
 """Tables of a report: one per metric with all experiments side by side, paired tests, localizer against segmenter.
 
-Values are mean +- SD (sample SD) over the cases that all experiments have. The best mean of a row is marked, among the
-experiments only, because published values come from other patients.
+Values are mean +- SD (sample SD) over the cases that all experiments have. The best mean of a row is marked. Published
+values are never marked, because they come from other patients.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
-from scipy import stats
 
-from nnunet_ext.evaluation.statistics import SUMMARISED, Statistics, plus_minus, statistics
+from nnunet_ext.evaluation.statistics import SUMMARISED, Mean, mean_of
 from nnunet_ext.evaluation.summary import EvaluationSummary
 from nnunet_ext.evaluation.table import HEADS
 from nnunet_ext.reporting import reference_study
 from nnunet_ext.reporting.content import Cell, Experiment, Table
+from nnunet_ext.reporting.paired_tests import LEAST_PAIRS, SIGNIFICANT, PairedTest, paired_tests
 from nnunet_ext.reporting.reference_study import Published
+from nnunet_ext.reporting.table_text import file_stem
 
-#: With five pairs the smallest two-sided p-value of the signed-rank test is 2 / 2^5 = 0.06, so it can't show anything.
-LEAST_PAIRS = 6
-SIGNIFICANT = 0.05
+#: Name of the row for the mean over organs.
 ALL_ORGANS = "all organs"
-#: Of these metrics the larger value is better, of the volume difference the one nearest to 0, of the others the smaller one.
+#: Metrics of which the larger value is better. Of the others, the value nearest to 0 is.
 LARGER_IS_BETTER = ("dsc_percent", "surface_dice")
 TITLES = {
     "dsc_percent": "Dice similarity coefficient (DSC), %",
@@ -33,21 +31,6 @@ TITLES = {
     "surface_dice": "Surface dice (normalised surface dice)",
     "volume_difference_percent": "Volume difference, prediction minus reference, %",
 }
-
-
-@dataclass(frozen=True)
-class PairedTest:
-    """One organ, one experiment against the first one, on the same cases.
-
-    Attributes:
-        n_pairs: Cases in which both have a value.
-        median_difference: Median over these of the experiment's value minus the first one's; NaN without pairs.
-        p: Two-sided p-value of Wilcoxon's signed-rank test, Holm-corrected; None with fewer than `LEAST_PAIRS` pairs.
-    """
-
-    n_pairs: int
-    median_difference: float
-    p: float | None
 
 
 def make_tables(
@@ -73,51 +56,6 @@ def make_tables(
     return tables, [remark] if too_few else []
 
 
-def paired_tests(
-    compared: Mapping[str, EvaluationSummary], organs: Sequence[str], metric: str
-) -> dict[tuple[str, str], PairedTest]:
-    """(experiment, organ) -> test of that experiment against the first one, Holm-corrected over all of these.
-
-    Organs of a case count as pairs where both experiments have a value. Differences of zero are dropped from the test, as
-    Wilcoxon does; where all are zero, p is 1.
-    """
-    names = list(compared)
-    tests: dict[tuple[str, str], PairedTest] = {}
-    for name in names[1:]:
-        for organ in organs:
-            first, other = compared[names[0]].values(organ, metric), compared[name].values(organ, metric)
-            differences = np.array([other[case] - first[case] for case in first if case in other])
-            differences = differences[~np.isnan(differences)]
-            median = float(np.median(differences)) if len(differences) else float("nan")
-            p = _wilcoxon(differences) if len(differences) >= LEAST_PAIRS else None
-            tests[name, organ] = PairedTest(len(differences), median, p)
-    tested = {key: test.p for key, test in tests.items() if test.p is not None}
-    corrected = holm(list(tested.values()))
-    return tests | {key: replace(tests[key], p=p) for key, p in zip(tested, corrected, strict=True)}
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction: the smallest of m p-values times m, the next times m - 1, ...; never falling, at most 1.
-
-    Source:
-        Holm 1979, Scandinavian Journal of Statistics 6:65-70.
-    """
-    m = len(p_values)
-    order = np.argsort(p_values)
-    factors = np.arange(m, 0, -1)
-    corrected = np.empty(m)
-    corrected[order] = np.minimum(np.maximum.accumulate(np.asarray(p_values, float)[order] * factors), 1.0)
-    return [float(p) for p in corrected]
-
-
-def _wilcoxon(differences: np.ndarray) -> float:
-    changed = differences[differences != 0]
-    return float(stats.wilcoxon(changed).pvalue) if len(changed) else 1.0
-
-
-# Tables ---------------------------------------------------------------------------------------------------------------
-
-
 def _overview(experiments: Sequence[Experiment], compared: Mapping[str, EvaluationSummary], box_organ: str) -> Table:
     rows = []
     for experiment in experiments:
@@ -129,8 +67,8 @@ def _overview(experiments: Sequence[Experiment], compared: Mapping[str, Evaluati
                 whole.kind,
                 "+".join(whole.channels) or "-",
                 f"{len(scores.cases)} of {len(whole.cases)}",
-                plus_minus(scores.all_organs["dsc_percent"], 2),
-                plus_minus(scores.per_organ[box_organ]["dsc_percent"], 2) if box_organ in scores.organs else "-",
+                scores.all_organs["dsc_percent"].text(2),
+                scores.per_organ[box_organ]["dsc_percent"].text(2) if box_organ in scores.organs else "-",
                 str(len(scores.missed)),
                 str(len(scores.invented)),
                 str(len(scores.failed)),
@@ -162,13 +100,13 @@ def _metric_table(
     decimals = SUMMARISED[metric]
     rows = []
     for organ in (*organs, ALL_ORGANS):
-        found = [_statistics(summary, organ, metric, compared) for summary in compared.values()]
+        found = [_mean(summary, organ, metric, compared) for summary in compared.values()]
         best = _best(found, metric, decimals)
         cells = []
         for name, one, is_best in zip(compared, found, best, strict=True):
             test = tests.get((name, organ))
             sign = " †" if test and test.p is not None and test.p < SIGNIFICANT else ""
-            cells.append(Cell(plus_minus(one, decimals) + sign, is_best))
+            cells.append(Cell(one.text(decimals) + sign, is_best))
         cells += [Cell(_published(system.values[metric].get(organ), decimals)) for system in published]
         rows.append((Cell(organ), *cells))
     note = f"Mean +- SD over {len(next(iter(compared.values())).cases)} cases."
@@ -220,9 +158,9 @@ def _localizer_table(name: str, summary: EvaluationSummary, localizer: Evaluatio
     for organ in (*summary.organs, ALL_ORGANS):
         cells = []
         for metric in metrics:
-            found = [_statistics(stage, organ, metric, stages) for stage in stages.values()]
+            found = [_mean(stage, organ, metric, stages) for stage in stages.values()]
             best = _best(found, metric, SUMMARISED[metric])
-            cells += [Cell(plus_minus(s, SUMMARISED[metric]), b) for s, b in zip(found, best, strict=True)]
+            cells += [Cell(s.text(SUMMARISED[metric]), b) for s, b in zip(found, best, strict=True)]
         rows.append((Cell(organ), *cells))
     return Table(
         f"localizer_{file_stem(name)}",
@@ -235,15 +173,12 @@ def _localizer_table(name: str, summary: EvaluationSummary, localizer: Evaluatio
 
 def _organ_table(compared: Mapping[str, EvaluationSummary], organ: str, *, with_study: bool) -> Table:
     metrics = ("dsc_percent", "hd95_mm")
-    found = {name: [_statistics(s, organ, metric, compared) for metric in metrics] for name, s in compared.items()}
+    found = {name: [_mean(s, organ, metric, compared) for metric in metrics] for name, s in compared.items()}
     best = [_best([row[i] for row in found.values()], metric, SUMMARISED[metric]) for i, metric in enumerate(metrics)]
     rows = [
         (
             Cell(name),
-            *(
-                Cell(plus_minus(s, SUMMARISED[m]), best[j][i])
-                for j, (m, s) in enumerate(zip(metrics, row, strict=True))
-            ),
+            *(Cell(s.text(SUMMARISED[m]), best[j][i]) for j, (m, s) in enumerate(zip(metrics, row, strict=True))),
         )
         for i, (name, row) in enumerate(found.items())
     ]
@@ -262,19 +197,17 @@ def _organ_table(compared: Mapping[str, EvaluationSummary], organ: str, *, with_
     )
 
 
-def _statistics(
-    summary: EvaluationSummary, organ: str, metric: str, compared: Mapping[str, EvaluationSummary]
-) -> Statistics:
+def _mean(summary: EvaluationSummary, organ: str, metric: str, compared: Mapping[str, EvaluationSummary]) -> Mean:
     """Of an organ, or of the case means over the organs that all of the compared ones segment."""
     if organ != ALL_ORGANS:
-        return statistics(summary.values(organ, metric).values())
+        return mean_of(summary.values(organ, metric).values())
     shared = [o for o in summary.organs if all(o in s.organs and o not in s.not_segmented for s in compared.values())]
-    return replace(summary, rows=[row for row in summary.rows if row["organ"] in shared]).all_organs[metric]
+    return replace(summary, rows=[row for row in summary.rows if row.organ in shared]).all_organs[metric]
 
 
-def _best(found: Sequence[Statistics], metric: str, decimals: int) -> list[bool]:
+def _best(found: Sequence[Mean], metric: str, decimals: int) -> list[bool]:
     """Which have the best mean of two or more, as printed: equal numbers are equally good."""
-    means = [round(s["mean"], decimals) for s in found]
+    means = [round(mean.value, decimals) for mean in found]
     valid = [m for m in means if not np.isnan(m)]
     if len(valid) < 2:
         return [False] * len(means)
@@ -285,55 +218,3 @@ def _best(found: Sequence[Statistics], metric: str, decimals: int) -> list[bool]
 
 def _published(value: tuple[float, float] | None, decimals: int) -> str:
     return "-" if value is None else f"{value[0]:.{decimals}f} +- {value[1]:.{decimals}f}"
-
-
-# Text -----------------------------------------------------------------------------------------------------------------
-
-
-def to_markdown(table: Table) -> str:
-    """A heading, the table with the best of each row in bold, and its note."""
-    lines = [table.header, ("---",) * len(table.header)]
-    lines += [tuple(f"**{cell.text}**" if cell.best else cell.text for cell in row) for row in table.rows]
-    text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-    return f"### {table.title}\n\n{text}\n\n{table.note}\n".replace("+-", "±")
-
-
-def to_latex(table: Table) -> str:
-    r"""A `table` for a paper, with booktabs rules; needs `\usepackage{booktabs,graphicx}`; shrunk if wider than the page."""
-
-    def cell(found: Cell) -> str:
-        text = to_latex_text(found.text)
-        return rf"\textbf{{{text}}}" if found.best else text
-
-    lines = [[to_latex_text(head) for head in table.header], *([cell(c) for c in row] for row in table.rows)]
-    head, *body = [" & ".join(line) + r" \\" for line in lines]
-    body_text = "\n".join(body)
-    return rf"""% \usepackage{{booktabs,graphicx}}
-\begin{{table}}
-\centering
-\caption{{{to_latex_text(table.title)}. {to_latex_text(table.note)}}}
-\label{{tab:{table.name}}}
-\resizebox{{\ifdim\width>\linewidth\linewidth\else\width\fi}}{{!}}{{%
-\begin{{tabular}}{{l{"c" * (len(table.header) - 1)}}}
-\toprule
-{head}
-\midrule
-{body_text}
-\bottomrule
-\end{{tabular}}}}
-\end{{table}}
-"""
-
-
-_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$"}
-_LATEX |= {"+-": r"$\pm$", "†": r"$^{\dagger}$"} | {character: "\\" + character for character in "&%$#_{}"}
-
-
-def to_latex_text(text: str) -> str:
-    """Plain text with every character that LaTeX would take for a command escaped, and `+-` as a plus-minus sign."""
-    return re.sub("|".join(map(re.escape, _LATEX)), lambda match: _LATEX[match[0]], text)
-
-
-def file_stem(name: str) -> str:
-    """A name as part of a file name: letters, digits, dots and hyphens stay, anything else becomes `_`."""
-    return re.sub(r"[^\w.-]", "_", name)

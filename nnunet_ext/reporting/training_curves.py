@@ -1,4 +1,4 @@
-"""What nnU-Net wrote into its training logs, epoch by epoch."""
+"""Losses and pseudo Dice of each epoch, from nnU-Net's training logs."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _NUMBER = re.compile(r"-?(?:\d+\.?\d*(?:e-?\d+)?|nan|inf)")
 
 @dataclass(frozen=True)
 class TrainingCurve:
-    """What nnU-Net logged for one fold: one value per epoch; NaN where none was logged.
+    """Training of one fold, with one value per epoch. A value that was not logged is NaN.
 
-    `pseudo_dice` is organ -> Dice per epoch on the patches nnU-Net validates on while it trains, in [0, 1]; it is no score.
+    `pseudo_dice` is organ -> Dice in [0, 1] on the patches that nnU-Net validates on during training. It is no score.
     """
 
     model: str  # folder name, e.g. CascadeOARTrainer__CascadeOARPlans__3d_lowres

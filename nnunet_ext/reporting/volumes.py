@@ -1,8 +1,9 @@
-"""What the page's viewer shows of one case, small enough for a page: grey values, label maps and surfaces around the organs.
+"""One case for the page's viewer: grey values, label maps and surfaces around the organs.
 
-Everything lies on the grid of the case's first image, its axes running to the patient's right, anterior and superior
-(RAS, as NiiVue wants them), cropped to the organs and `MARGIN_MM` around them. Grey values are 8 bit over twice the width
-of their display window; label maps keep every voxel. Only numbers leave this module: no header, no path.
+Everything lies on the grid of the case's first image, with axes to the patient's right, anterior and superior (RAS), as
+NiiVue expects. It is cropped to the organs with `MARGIN_MM` around them. Grey values have 8 bit over twice the width of
+their display window. Label maps keep every voxel. No header and no path leaves this module, because they can name a
+patient.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def test_a_prediction_that_is_cut_off_fails_its_case_and_no_part_of_it_is_scored
     assert summary.failed["case_000"].startswith("prediction case_000.")
     assert "is cut off" in summary.failed["case_000"]
     assert "damaged, copy it again" in summary.failed["case_000"]
-    assert {row["flag"] for row in summary.rows if row["case"] == "case_000"} == {"failed"}
+    assert {row.flag for row in summary.rows if row.case == "case_000"} == {"failed"}
     assert set(summary.scores("case_000").values()) == {0.0}
     assert summary.scores("case_001") == untouched.scores("case_001")
 
@@ -113,8 +113,8 @@ def test_a_reference_that_is_cut_off_is_in_no_mean(
     assert "is cut off" in summary.failed["case_000"]
     assert np.isnan(list(summary.scores("case_000").values())).all()
     for organ, found in summary.per_organ.items():
-        assert found["dsc_percent"]["n"] == 1
-        assert found["dsc_percent"]["mean"] == untouched.scores("case_001")[organ]
+        assert found["dsc_percent"].n == 1
+        assert found["dsc_percent"].value == untouched.scores("case_001")[organ]
 
 
 def test_evaluate_and_report_of_a_damaged_file_exit_with_1(phantom_files: Path, tmp_path: Path, capsys):

@@ -14,8 +14,6 @@ from nnunet_ext.evaluation.evaluating import evaluate
 from nnunet_ext.labels.colours import colours
 from nnunet_ext.reporting.content import Cell, Experiment, Picture, Report, Table
 from nnunet_ext.reporting.page import view, write_report_page
-from nnunet_ext.reporting.page_parts import without_paths
-from nnunet_ext.reporting.page_reasons import case_reasons, low_dsc_percent
 from nnunet_ext.reporting.screenshots import Browser, find_browser
 
 LABELS = {"Eye_L": 1, "Eye_R": 2, "OpticChiasm": 3}
@@ -127,35 +125,6 @@ def test_page_and_evaluation_say_the_same_numbers(page, report):
     for case in shown["cases"]:
         for organ, values in case["scores"].items():
             assert values["dsc_percent"] == pytest.approx(scores.scores(case["name"])[organ], abs=1e-4)
-
-
-def test_low_dsc_is_absolute_for_few_cases_and_relative_for_many():
-    assert low_dsc_percent([90.0, 91.0, 60.0]) == 50.0
-    assert low_dsc_percent([90.0, 91.0, 92.0, 93.0, 80.0, None]) == pytest.approx(86.0), "median 91 less the gap of 5"
-    assert low_dsc_percent([60.0, 70.0, 80.0, 90.0, 20.0]) == 50.0, "the fence lies at 30"
-
-
-def test_reasons_without_a_reference_come_from_the_run():
-    record = {"missing": ["Lens_L"], "fallback_whole_volume": True, "warnings": ["one", "two"]}
-    assert case_reasons({}, record, {}, failed=False) == [
-        {"kind": "missed", "organs": ["Lens_L"]},
-        {"kind": "fallback"},
-        {"kind": "warnings", "count": 2},
-    ]
-    assert case_reasons({}, record, {}, failed=True)[0] == {"kind": "failed"}
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("cannot read /data/Zhang San/T1.nii.gz: cut off", "cannot read …: cut off"),
-        ("file C:\\Users\\Li\\ct.nii is flat", "file … is flat"),
-        ("Zhang_San_T1.nii.gz has 4 dimensions", "… has 4 dimensions"),
-        ("spacing 1/2 mm and/or 3 mm", "spacing 1/2 mm and/or 3 mm"),
-    ],
-)
-def test_messages_lose_paths_and_file_names(text, expected):
-    assert without_paths(text) == expected
 
 
 def test_page_holds_no_path_no_header_and_nothing_to_load(page, study):

@@ -13,10 +13,9 @@ from matplotlib.image import imread
 
 from nnunet_ext.evaluation.evaluating import evaluate
 from nnunet_ext.reporting.chinese import in_chinese
-from nnunet_ext.reporting.figures import draw_box_plots, draw_training_curves
+from nnunet_ext.reporting.figures import draw_box_plots
 from nnunet_ext.reporting.reference_study import SYSTEMS
 from nnunet_ext.reporting.reporting import report
-from nnunet_ext.reporting.training_curves import TrainingCurve
 
 SHAPE, SPACING_MM = (9, 24, 32), (3.0, 0.8, 0.7)
 LABELS = {"background": 0, "Lens_L": 1, "OpticChiasm": 2}
@@ -109,7 +108,7 @@ def test_what_the_report_says_it_can_say_in_chinese(data, tmp_path, study):
 def test_scores_in_the_tables_are_those_of_the_evaluations(compared):
     (table,) = [table for table in compared.tables if table.name == "dsc_percent"]
     rows = {row[0].text: row[1:] for row in table.rows}
-    good, poor = (experiment.scores.per_organ["Lens_L"]["dsc_percent"]["mean"] for experiment in compared.experiments)
+    good, poor = (experiment.scores.per_organ["Lens_L"]["dsc_percent"].value for experiment in compared.experiments)
     assert [cell.text.split(" +-")[0] for cell in rows["Lens_L"]] == [f"{good:.2f}", f"{poor:.2f}"]
     assert [cell.best for cell in rows["Lens_L"]] == [True, False]
     assert rows["Lens_L"][1].text.endswith("†")  # seven pairs, all worse but one equal
@@ -139,19 +138,6 @@ def test_missed_organ_does_not_flatten_the_box_plot_but_is_named(compared):
         text.get_text() for text in draw_box_plots(scores, "OpticChiasm", with_study=True).axes[1].get_xticklabels()
     ]
     assert labels[:3] == ["good", "poor", "study: 80x256x256"]  # the study gives no HD95 of its localizer
-
-
-def test_training_curves_have_a_column_per_model_and_a_line_per_organ_and_fold():
-    dice = {"Lens_L": (0.1, 0.2), "OpticChiasm": (0.0, 0.1)}
-    curves = [
-        TrainingCurve(m, f, (0, 1), (2.0, 1.0), (2.1, 1.1), dice) for m, f in (("T__P__low", "0"), ("T__P__low", "1"))
-    ]
-    figure = draw_training_curves([*curves, TrainingCurve("T__P__full", "0", (0, 1), (3.0, 2.0), (3.1, 2.1), dice)])
-    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
-    assert titles == ["low, folds 0, 1", "full, fold 0"]
-    low_dice = figure.axes[1]
-    assert [line.get_ydata()[1] for line in low_dice.lines] == [0.2, 0.1, 0.2, 0.1]
-    assert low_dice.lines[0].get_color() == low_dice.lines[2].get_color() != low_dice.lines[1].get_color()
 
 
 def test_hardest_organ_gets_the_box_plots_unless_one_is_named(data, compared, tmp_path):

@@ -1,31 +1,18 @@
-"""Tests and marks against numbers worked out on paper."""
+"""What the tables count, mark and leave out."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import pytest
+from made_summaries import summary
 
-from nnunet_ext.evaluation.metrics import METRICS
 from nnunet_ext.evaluation.summary import EvaluationSummary
 from nnunet_ext.reporting.content import Cell, Experiment, Table
-from nnunet_ext.reporting.tables import file_stem, holm, make_tables, paired_tests, to_latex, to_latex_text, to_markdown
+from nnunet_ext.reporting.paired_tests import paired_tests
+from nnunet_ext.reporting.tables import make_tables
 
 NAN = float("nan")
-
-
-def summary(values: dict[str, Sequence[float]], not_segmented: tuple[str, ...] = ()) -> EvaluationSummary:
-    """Every metric of organ and case is the value given."""
-    rows = []
-    for organ, by_case in values.items():
-        for number, value in enumerate(by_case):
-            flag = "not_segmented" if organ in not_segmented else ""
-            rows.append({"case": f"case_{number}", "organ": organ, **dict.fromkeys(METRICS, value), "flag": flag})
-    labels = {organ: number + 1 for number, organ in enumerate(values)}
-    return EvaluationSummary(labels, dict.fromkeys(values, 1.0), rows, not_segmented=not_segmented)
 
 
 def tables_of(experiments: dict[str, EvaluationSummary], **options) -> tuple[dict[str, Table], list[str]]:
@@ -34,32 +21,6 @@ def tables_of(experiments: dict[str, EvaluationSummary], **options) -> tuple[dic
     runs = [Experiment(name, Path(name), scores) for name, scores in experiments.items()]
     tables, remarks = make_tables(runs, cases, organs, **({"box_organ": organs[0], "with_study": False} | options))
     return {table.name: table for table in tables}, remarks
-
-
-def test_holm_multiplies_step_down_and_never_falls():
-    # Sorted 0.01, 0.03, 0.04: times 3, 2, 1 is 0.03, 0.06, 0.04, and the last may not be below 0.06.
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.5, 0.6]) == [1.0, 1.0]
-    assert holm([]) == []
-
-
-def test_six_cases_all_better_give_the_smallest_p_of_the_signed_rank_test():
-    base = [60.0, 62.0, 64.0, 66.0, 68.0, 70.0]
-    better = [b + d for b, d in zip(base, (1, 2, 3, 4, 5, 6.5), strict=True)]
-    tests = paired_tests({"A": summary({"Lens_L": base}), "B": summary({"Lens_L": better})}, ["Lens_L"], "dsc_percent")
-    found = tests["B", "Lens_L"]
-    assert (found.n_pairs, found.median_difference) == (6, 3.5)
-    assert found.p == pytest.approx(2 / 2**6)
-
-
-def test_p_values_are_corrected_over_all_organs_and_experiments():
-    base = [60.0, 62.0, 64.0, 66.0, 68.0, 70.0]
-    better = [b + d for b, d in zip(base, (1, 2, 3, 4, 5, 6.5), strict=True)]
-    organs = ["Lens_L", "Lens_R"]
-    compared = {name: summary(dict.fromkeys(organs, v)) for name, v in (("A", base), ("B", better), ("C", base))}
-    tests = paired_tests(compared, organs, "dsc_percent")
-    # Two p of 1/32 and two of 1 (no difference at all): 4 * 1/32 for both, for corrected values never fall.
-    assert [tests[n, o].p for n in "BC" for o in organs] == pytest.approx([0.125, 0.125, 1.0, 1.0])
 
 
 def test_fewer_than_six_pairs_get_no_p_value_and_that_is_said():
@@ -114,44 +75,9 @@ def test_published_values_stand_beside_but_are_never_best():
 
 def test_failed_and_missed_are_counted_in_the_overview():
     found = summary({"Lens_L": [0.0, 80.0]})
-    found.rows[0]["flag"] = "missed"
+    found.rows[0] = replace(found.rows[0], flag="missed")
     (row,) = tables_of({"A": found})[0]["overview"].rows
     by_head = dict(zip(tables_of({"A": found})[0]["overview"].header, (cell.text for cell in row), strict=True))
     assert by_head["missed"] == "1"
     assert by_head["cases compared"] == "2 of 2"
     assert by_head["all organs DSC %"] == "40.00 +- 56.57"
-
-
-def test_latex_has_booktabs_rules_and_no_stray_commands():
-    table = Table(
-        "t", "DSC, %", ("organ", "A_1 & B"), ((Cell("Eye_L"), Cell("78.46 +- 6.23 †", best=True)),), "p < 0.05 #1"
-    )
-    lines = to_latex(table).splitlines()
-    assert r"organ & A\_1 \& B \\" in lines
-    assert r"Eye\_L & \textbf{78.46 $\pm$ 6.23 $^{\dagger}$} \\" in lines
-    assert r"\caption{DSC, \%. p $<$ 0.05 \#1}" in lines
-    assert [line for line in lines if line.endswith("rule")] == [r"\toprule", r"\midrule", r"\bottomrule"]
-    assert r"\begin{tabular}{lc}" in lines
-    assert r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%" in lines
-    assert to_latex_text(r"a\b{c}~^") == r"a\textbackslash{}b\{c\}\textasciitilde{}\textasciicircum{}"
-
-
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="LaTeX is not installed")
-def test_a_table_wider_than_the_page_compiles_and_is_shrunk_to_it(tmp_path):
-    row = (Cell("Eye_L"), *(Cell("78.46 +- 6.23 †", best=i == 3) for i in range(12)))
-    table = Table("wide", "DSC, %", ("organ", *(f"experiment_{i} & more" for i in range(12))), (row,), "p < 0.05 #1")
-    text = "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}" + to_latex(table)
-    (tmp_path / "paper.tex").write_text(text + "\\end{document}")
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
-    assert "Overfull" not in done.stdout
-
-
-def test_markdown_marks_the_best_and_escapes_bars():
-    table = Table("t", "DSC", ("organ", "a|b"), ((Cell("Eye_L"), Cell("78.46 +- 6.23", best=True)),), "Note.")
-    assert to_markdown(table) == "### DSC\n\n| organ | a\\|b |\n| --- | --- |\n| Eye_L | **78.46 ± 6.23** |\n\nNote.\n"
-
-
-def test_names_become_parts_of_file_names():
-    assert file_stem("CT+T1/T2 32x96") == "CT_T1_T2_32x96"

@@ -1,0 +1,19 @@
+"""Figures that need no images."""
+
+from __future__ import annotations
+
+from nnunet_ext.reporting.figures import draw_training_curves
+from nnunet_ext.reporting.training_curves import TrainingCurve
+
+
+def test_training_curves_have_a_column_per_model_and_a_line_per_organ_and_fold():
+    dice = {"Lens_L": (0.1, 0.2), "OpticChiasm": (0.0, 0.1)}
+    curves = [
+        TrainingCurve(m, f, (0, 1), (2.0, 1.0), (2.1, 1.1), dice) for m, f in (("T__P__low", "0"), ("T__P__low", "1"))
+    ]
+    figure = draw_training_curves([*curves, TrainingCurve("T__P__full", "0", (0, 1), (3.0, 2.0), (3.1, 2.1), dice)])
+    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    assert titles == ["low, folds 0, 1", "full, fold 0"]
+    low_dice = figure.axes[1]
+    assert [line.get_ydata()[1] for line in low_dice.lines] == [0.2, 0.1, 0.2, 0.1]
+    assert low_dice.lines[0].get_color() == low_dice.lines[2].get_color() != low_dice.lines[1].get_color()
