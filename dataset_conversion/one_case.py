@@ -25,6 +25,7 @@ from nnunet_ext.images.channels import reference_channel
 from nnunet_ext.images.checks import check_images
 from nnunet_ext.images.geometry import orientation_code, to_canonical
 from nnunet_ext.images.writing import write_image
+from nnunet_ext.messages import Message
 from nnunet_ext.processes import KILLED, run_in_processes
 from nnunet_ext.steps import OTHER, step
 
@@ -228,7 +229,8 @@ def _build(job: Job, partial: Path) -> tuple[list[str], dict]:
         "label_voxels": None if labels is None else labels.voxels,
         "ignored_files": list(case.ignored),
         "files": case.files.as_dict(),
-        "warnings": warnings,
+        "warnings": [str(warning) for warning in warnings],
+        "messages": [warning.to_json() for warning in warnings if isinstance(warning, Message)],
     }
     return files, record
 

@@ -95,7 +95,9 @@ class CasePrediction:
 
     def record(self) -> dict:
         """All but the label map, as plain JSON."""
-        return {name: value for name, value in asdict(replace(self, label_map=None)).items() if name != "label_map"}
+        record = asdict(replace(self, label_map=None, warnings=[]))
+        del record["label_map"]
+        return {**record, "warnings": [str(warning) for warning in self.warnings]}
 
 
 class CascadePredictor:

@@ -324,7 +324,7 @@ class _Run:
             **prediction.record(),
             "notes": list(case.notes),
             **({"left_over": list(case.ignored)} if case.ignored else {}),
-            "warnings": [case.public(line) for line in prediction.warnings],
+            "warnings": [case.public(str(line)) for line in prediction.warnings],
             **{name: round(value, 2) for name, value in seconds.items()},
             "peak_memory_mb": peak_memory_mb(),
         }
