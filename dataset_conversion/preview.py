@@ -25,6 +25,7 @@ from nnunet_ext.files import write_text, written_whole
 from nnunet_ext.images.channels import is_ct
 from nnunet_ext.images.geometry import resample_to, same_grid
 from nnunet_ext.images.source_files import FileCount
+from nnunet_ext.messages import Message, in_english
 from nnunet_ext.pictures.overlays import (
     CT_WINDOW_HU,
     PLANES,
@@ -373,7 +374,7 @@ def write_conversion_page(
     volumes = {record["identifier"]: _label_volumes_ml(record) for record in cases}
     marks = _far_volumes(volumes, label_names)
     notes = {
-        record["identifier"]: [*record.get("warnings", ()), *marks.get(record["identifier"], {}).values()]
+        record["identifier"]: [*record.get("warnings", ()), *in_english(marks.get(record["identifier"], {}).values())]
         for record in cases
     }
     ordered = sorted(cases, key=lambda record: (-len(notes[record["identifier"]]), record["identifier"]))
@@ -421,9 +422,9 @@ def _label_volumes_ml(record: Mapping) -> dict[str, float]:
     return {organ: n * float(np.prod(spacing_mm)) / 1000 for organ, n in counts.items()}
 
 
-def _far_volumes(volumes: Mapping[str, Mapping[str, float]], organs: Sequence[str]) -> dict[str, dict[str, str]]:
+def _far_volumes(volumes: Mapping[str, Mapping[str, float]], organs: Sequence[str]) -> dict[str, dict[str, Message]]:
     """Case -> organ -> what is odd about its volume, against the median of all cases that have the organ."""
-    marks: dict[str, dict[str, str]] = {}
+    marks: dict[str, dict[str, Message]] = {}
     for organ in organs:
         found = {case: v[organ] for case, v in volumes.items() if v.get(organ, 0) > 0}
         if len(found) < LEAST_CASES:
@@ -432,14 +433,13 @@ def _far_volumes(volumes: Mapping[str, Mapping[str, float]], organs: Sequence[st
         spread = 1.4826 * median(abs(v - middle) for v in found.values())
         for case, v in found.items():
             if abs(v - middle) > max(FAR_DEVIATIONS * spread, FAR_SHARE * middle):
-                marks.setdefault(case, {})[organ] = (
-                    f"{organ} has {v:.2f} mL, the median of the cases is {middle:.2f} mL"
-                )
+                mark = Message("volume_far_from_the_median", {"organ": organ, "ml": v, "median": middle})
+                marks.setdefault(case, {})[organ] = mark
     return marks
 
 
 def _case_html(
-    dataset: Path, record: Mapping, notes: Sequence[str], volumes: Mapping[str, float], marks: Mapping[str, str]
+    dataset: Path, record: Mapping, notes: Sequence[str], volumes: Mapping[str, float], marks: Mapping[str, Message]
 ) -> str:
     name = record["identifier"]
     split = "training" if any(file.startswith("labelsTr/") for file in record["outputs"]) else "test"

@@ -76,7 +76,8 @@ class Message:
         if not isinstance(content, Mapping) or content.keys() != {"kind", "values"}:
             raise ValueError(f"{content!r} is no message: it needs a kind and values")
         kind, values = content["kind"], content["values"]
-        if not isinstance(values, Mapping) or kind not in _templates() or values.keys() != places(kind):
+        known = isinstance(kind, str) and kind in _templates()
+        if not known or not isinstance(values, Mapping) or values.keys() != places(kind):
             raise ValueError(f"{content!r} is no message of this version")
         message = cls(kind, {place: _from_json(value) for place, value in values.items()})
         try:

@@ -1,7 +1,9 @@
-"""Chinese for the sentences that prediction and report write in English: warnings, remarks, titles, notes.
+"""Chinese for the sentences that the report writes in English, and for failures: remarks, titles, notes.
+
+Warnings are messages of a kind, with a Chinese text of their own (`messages.py`).
 
 `assets/sentences.json` lists them with places in braces. What stands there (cases, figures) is carried over, names
-of organs in Chinese. A sentence that is not listed stays English, so no warning is ever lost.
+of organs in Chinese. A sentence that is not listed stays English, so nothing is ever lost.
 """
 
 from __future__ import annotations
