@@ -138,6 +138,10 @@ def test_wheel_holds_what_the_report_page_is_made_of(wheel_files):
         assert wheel_files[f"nnunet_ext/reporting/assets/{path.name}"] == path.read_bytes()
 
 
+def test_wheel_holds_the_texts_of_the_messages(wheel_files):
+    assert wheel_files["nnunet_ext/messages.json"] == (ROOT / "nnunet_ext" / "messages.json").read_bytes()
+
+
 @pytest.mark.parametrize("folder", LOOKUP_FOLDERS)
 def test_lookup_names_the_classes_that_commands_use(folder):
     assert import_module(f"nnunet_ext.hooks.{folder}.lookup").LOOKUPS.keys() == OURS[folder]
