@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from nnunet_ext.files import write_text
 from nnunet_ext.images.source_files import FileCount
+from nnunet_ext.messages import Message, in_english
 
 FOLDER = "preview"
 PAGE = "conversion.html"
@@ -66,9 +67,9 @@ def _label_volumes_ml(record: Mapping) -> dict[str, float]:
     return {organ: n * float(np.prod(spacing_mm)) / 1000 for organ, n in counts.items()}
 
 
-def _far_volumes(volumes: Mapping[str, Mapping[str, float]], organs: Sequence[str]) -> dict[str, dict[str, str]]:
+def _far_volumes(volumes: Mapping[str, Mapping[str, float]], organs: Sequence[str]) -> dict[str, dict[str, Message]]:
     """Case -> organ -> what is odd about its volume, against the median of all cases that have the organ."""
-    marks: dict[str, dict[str, str]] = {}
+    marks: dict[str, dict[str, Message]] = {}
     for organ in organs:
         found = {case: v[organ] for case, v in volumes.items() if v.get(organ, 0) > 0}
         if len(found) < LEAST_CASES:
@@ -77,19 +78,20 @@ def _far_volumes(volumes: Mapping[str, Mapping[str, float]], organs: Sequence[st
         spread = 1.4826 * median(abs(v - middle) for v in found.values())
         for case, v in found.items():
             if abs(v - middle) > max(FAR_DEVIATIONS * spread, FAR_SHARE * middle):
-                marks.setdefault(case, {})[organ] = (
-                    f"{organ} has {v:.2f} mL, the median of the cases is {middle:.2f} mL"
-                )
+                mark = Message("volume_far_from_the_median", {"organ": organ, "ml": v, "median": middle})
+                marks.setdefault(case, {})[organ] = mark
     return marks
 
 
-def _case(dataset: Path, record: Mapping, volumes_ml: Mapping[str, float], marks: Mapping[str, str]) -> dict[str, Any]:
+def _case(
+    dataset: Path, record: Mapping, volumes_ml: Mapping[str, float], marks: Mapping[str, Message]
+) -> dict[str, Any]:
     """What the page shows of a case."""
     name = record["identifier"]
     return {
         "name": name,
         "split": "training" if any(file.startswith("labelsTr/") for file in record["outputs"]) else "test",
-        "notes": [*record.get("warnings", ()), *marks.values()],
+        "notes": [*record.get("warnings", ()), *in_english(marks.values())],
         "channels": [_channel(channel, entry) for channel, entry in record["channels"].items()],
         "volumes_ml": volumes_ml,
         "marks": marks,

@@ -41,6 +41,7 @@ from nnunet_ext.dataset_conversion.settings import (
 from nnunet_ext.dataset_conversion.sources import find_layout, gather
 from nnunet_ext.folder_lock import holding, owned_folder
 from nnunet_ext.images.source_files import FileCount, total
+from nnunet_ext.messages import Message
 from nnunet_ext.registration.options import RegistrationOptions
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class ConversionSummary:
         skipped: Cases that were there already, from the same files with the same options.
         failed: Case -> reason, one line. It says whether the files of an earlier conversion were taken out or are kept;
             nothing else of these cases is in the dataset.
-        warnings: Case -> lines worth reading, for the cases written now.
+        warnings: Case -> what is worth knowing, for the cases written now.
         listing: After a dry run, what would be taken for what.
         files: What became of every file below the source.
     """
@@ -65,7 +66,7 @@ class ConversionSummary:
     written: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
-    warnings: dict[str, list[str]] = field(default_factory=dict)
+    warnings: dict[str, list[Message]] = field(default_factory=dict)
     listing: list[str] = field(default_factory=list)
     files: FileCount = field(default_factory=FileCount)
 

@@ -23,6 +23,7 @@ from nnunet_ext.images.source_files import BROKEN, CLOSED, READ_ALREADY, is_syst
 from nnunet_ext.labels.organs import normalise_name
 from nnunet_ext.labels.table import LabelTable
 from nnunet_ext.labels.volumes import WHOLE_BODY
+from nnunet_ext.messages import Message
 
 MASK_FOLDERS = ("masks", "mask", "structures", "segmentations")
 #: Header files of formats that keep the voxels in a file of their own.
@@ -40,7 +41,7 @@ def find_case(
     """The case of one folder; `lost`: files that must not be labels if none is recognised."""
     from nnunet_ext.dataset_conversion import hanseg
 
-    notes: tuple[str, ...] = ()
+    notes: tuple[Message, ...] = ()
     if layout == "hanseg":
         images = hanseg.find_images(folder, settings.modalities)
         label_files, ignored = hanseg.find_masks(folder, settings.table)

@@ -20,10 +20,11 @@ from nnunet_ext.images.file_names import image_stem, refuse_no_file
 from nnunet_ext.images.source_files import subfolders
 from nnunet_ext.labels.organs import ORGANS, built_in_aliases
 from nnunet_ext.labels.table import LabelTable
+from nnunet_ext.messages import Message
 
 MODALITIES = ("CT", "T1")
 IMAGE_NAMES = {"CT": "IMG_CT", "T1": "IMG_MR_T1"}
-NOTE = "HaN-Seg's T1 is not registered to its CT: what it shows may lie beside the organs drawn on the CT"
+NOTE = Message("hanseg_not_registered")
 _MASK = re.compile(r"_OAR_(.+)\.seg\.nrrd$", re.IGNORECASE)
 
 

@@ -22,6 +22,7 @@ from nnunet_ext.images.geometry import (
 from nnunet_ext.labels.table import LabelTable
 from nnunet_ext.labels.values import pair_values
 from nnunet_ext.labels.volumes import check_organs
+from nnunet_ext.messages import Message
 
 #: An organ with more than this share beyond a channel's field of view fails the case.
 LARGEST_ORGAN_SHARE_OUTSIDE = 0.5
@@ -34,12 +35,12 @@ class PlacedLabels:
     Attributes:
         label_map: Values of the label table.
         voxels: Voxels per organ, `before` in the files and `after` in the map.
-        warnings: Lines about them that are worth reading.
+        warnings: What is worth knowing about them.
     """
 
     label_map: sitk.Image
     voxels: dict[str, dict[str, int]]
-    warnings: list[str]
+    warnings: list[Message]
 
 
 def place_labels(
@@ -75,7 +76,7 @@ def place_labels(
                 f"{reference_channel(list(images))}, or convert without --register"
             )
         labels = resample_labels(canonical, reference)
-        warnings.append(f"labels are drawn on the grid of {owner} and were resampled: {describe_grid(canonical)}")
+        warnings.append(Message("labels_resampled", {"channel": owner, "grid": describe_grid(canonical)}))
         warnings += _cut_labels(canonical, labels, table)
     array = sitk.GetArrayViewFromImage(labels)
     after = voxels_per_organ(array, table)
@@ -84,7 +85,7 @@ def place_labels(
             raise ValueError(f"{organ} has {n} voxels as drawn and none on the grid of the images; check where it lies")
     missing = [organ for organ, n in after.items() if not n]
     if missing:
-        warnings.append(f"no voxel is labelled {', '.join(missing)}: nnU-Net will learn that it is not there")
+        warnings.append(Message("no_voxel_labelled", {"organs": missing}))
     warnings += _swapped_sides(array, table)
     values = sitk.GetArrayViewFromImage(reference)
     in_hu = is_ct(reference_channel(list(images))) and values.min() <= -500
@@ -94,7 +95,7 @@ def place_labels(
     return PlacedLabels(sitk.Cast(labels, pixel), {"before": drawn.voxels, "after": after}, warnings)
 
 
-def _cut_labels(drawn: sitk.Image, labels: sitk.Image, table: LabelTable) -> list[str]:
+def _cut_labels(drawn: sitk.Image, labels: sitk.Image, table: LabelTable) -> list[Message]:
     """Organs whose volume resampling changed by more than a tenth: cut at the border, or finer than a voxel."""
     warnings = []
     voxel = [float(np.prod(image.GetSpacing())) for image in (drawn, labels)]
@@ -102,22 +103,24 @@ def _cut_labels(drawn: sitk.Image, labels: sitk.Image, table: LabelTable) -> lis
     for organ in table.names:
         volume = before[organ] * voxel[0], after[organ] * voxel[1]
         if volume[0] and abs(volume[1] / volume[0] - 1) > 0.1:
-            warnings.append(f"{organ} went from {volume[0]:.0f} to {volume[1]:.0f} mm3 on the grid of the images")
+            warnings.append(Message("volume_changed", {"organ": organ, "before": volume[0], "after": volume[1]}))
     return warnings
 
 
-def _swapped_sides(array: np.ndarray, table: LabelTable) -> list[str]:
+def _swapped_sides(array: np.ndarray, table: LabelTable) -> list[Message]:
     """Left organs that lie to the right of their partner: swapped names or a flipped image. x runs to the left."""
     warnings = []
     names = list(table.names)
     for left, right in pair_values(table.pairs, table.values):
         x = [np.nonzero((array == value).any(axis=(0, 1)))[0] for value in (left, right)]
         if x[0].size and x[1].size and x[0].mean() < x[1].mean():
-            warnings.append(f"{names[left - 1]} lies to the right of {names[right - 1]}: are the sides swapped?")
+            warnings.append(Message("labels_swapped", {"organ": names[left - 1], "other": names[right - 1]}))
     return warnings
 
 
-def check_organs_covered(organs: np.ndarray, fields_of_view: Mapping[str, np.ndarray], table: LabelTable) -> list[str]:
+def check_organs_covered(
+    organs: np.ndarray, fields_of_view: Mapping[str, np.ndarray], table: LabelTable
+) -> list[Message]:
     """Organs that lie beyond a channel's field of view in part.
 
     Raises:
@@ -136,5 +139,5 @@ def check_organs_covered(organs: np.ndarray, fields_of_view: Mapping[str, np.nda
                     f"{share:.0%} of {organ} lies outside the field of view of {modality}; register {modality}, or leave "
                     "it out with --modalities"
                 )
-            warnings.append(f"{share:.0%} of {organ} lies outside the field of view of {modality}")
+            warnings.append(Message("outside_the_field_of_view", {"share": share, "organ": organ, "channel": modality}))
     return warnings

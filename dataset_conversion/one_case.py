@@ -24,6 +24,7 @@ from nnunet_ext.images.channels import reference_channel
 from nnunet_ext.images.checks import check_images
 from nnunet_ext.images.geometry import orientation_code, to_canonical
 from nnunet_ext.images.writing import write_image
+from nnunet_ext.messages import Message, in_english
 from nnunet_ext.processes import KILLED, run_in_processes
 from nnunet_ext.steps import OTHER, step
 
@@ -58,7 +59,7 @@ class _OtherCase(ValueError):
 
 def run_jobs(
     jobs: Sequence[Job], n_processes: int, show_progress: bool
-) -> Generator[tuple[Job, Failed | list[str] | None], None, None]:
+) -> Generator[tuple[Job, Failed | list[Message] | None], None, None]:
     """Each job with its outcome, as they finish: why it failed, None if nothing was to do, else its warnings."""
     from tqdm import tqdm
 
@@ -85,7 +86,7 @@ def run_jobs(
             bar.update()
 
 
-def _convert_case(job: Job) -> Failed | list[str] | None:
+def _convert_case(job: Job) -> Failed | list[Message] | None:
     """Convert one case if needed. What an earlier run made of it stays until the new files are complete."""
     case, dataset = job.case, job.dataset
     partial = dataset / ".partial" / case.identifier
@@ -100,8 +101,8 @@ def _convert_case(job: Job) -> Failed | list[str] | None:
             return None
         replaced = _check_earlier(job, hashes, earlier)
         partial.mkdir(parents=True, exist_ok=True)
-        files, provenance = _build(job, partial)
-        provenance["warnings"] += replaced
+        files, provenance, warnings = _build(job, partial)
+        warnings += replaced
         provenance = {
             "case": case.name,
             "identifier": case.identifier,
@@ -112,6 +113,8 @@ def _convert_case(job: Job) -> Failed | list[str] | None:
             "options": job.settings.as_dict(),
             "versions": versions(),
             **provenance,
+            "warnings": in_english(warnings),
+            "messages": [warning.to_json() for warning in warnings],
         }
         write_json(provenance, partial / "provenance.json")
         remove_case(dataset, case.identifier)
@@ -120,7 +123,7 @@ def _convert_case(job: Job) -> Failed | list[str] | None:
         except BaseException:
             remove_case(dataset, case.identifier)
             raise
-        return provenance["warnings"]
+        return warnings
     except Exception as error:  # one case must not stop the others
         changed = hashes != earlier.get("inputs_sha256")
         outdated = changed and isinstance(error, ValueError) and not isinstance(error, _OtherCase)
@@ -143,7 +146,7 @@ def _move_case(job: Job, partial: Path, files: Sequence[str]) -> None:
     os.replace(partial / "provenance.json", dataset / "provenance" / f"{identifier}.json")
 
 
-def _check_earlier(job: Job, hashes: Mapping[str, str], earlier: Mapping) -> list[str]:
+def _check_earlier(job: Job, hashes: Mapping[str, str], earlier: Mapping) -> list[Message]:
     """Refuse to replace another source's case of the same name; a warning if the same source now has other files.
 
     It is the same case if one of its images is among the files it was converted from before, wherever they lay then.
@@ -164,11 +167,11 @@ def _check_earlier(job: Job, hashes: Mapping[str, str], earlier: Mapping) -> lis
             f"rename this case (DICOM: convert both folders in one run), or delete provenance/{case.identifier}.json there "
             "to replace the earlier one"
         )
-    return ["all its images have changed since the earlier conversion, which it replaces: check that it is one patient"]
+    return [Message("files_replaced")]
 
 
-def _build(job: Job, partial: Path) -> tuple[list[str], dict]:
-    """Write a case's channels and labels below `partial`; names of the files in the dataset, and the record."""
+def _build(job: Job, partial: Path) -> tuple[list[str], dict, list[Message]]:
+    """Write a case's channels and labels below `partial`; names of the files in the dataset, the record, and warnings."""
     case, settings = job.case, job.settings
     labels: PlacedLabels | None = None
     with step("read"):
@@ -212,7 +215,7 @@ def _build(job: Job, partial: Path) -> tuple[list[str], dict]:
                 draw_previews(case.identifier, partial / PREVIEWS, channels=channels, labels=organs,
                               label_values=settings.table.values, pairs=settings.table.pairs)  # fmt: skip
         except Exception as error:  # a picture is no reason to lose a case
-            warnings.append(f"not all pictures could be drawn: {in_one_line(error)}")
+            warnings.append(Message("pictures_not_drawn", {"error": in_one_line(error)}))
     record = {
         "channels": {
             modality: {
@@ -229,9 +232,8 @@ def _build(job: Job, partial: Path) -> tuple[list[str], dict]:
         "label_voxels": None if labels is None else labels.voxels,
         "ignored_files": list(case.ignored),
         "files": case.files.as_dict(),
-        "warnings": warnings,
     }
-    return files, record
+    return files, record, warnings
 
 
 def _sha256(path: Path) -> str:

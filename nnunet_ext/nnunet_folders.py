@@ -32,6 +32,7 @@ PREDICTIONS_JSON: Shape = {
         str: {
             "box?": (None, list),
             "warnings?": [str],
+            "messages?": [dict],
             "missing?": [str],
             "failed?": str,
             "fallback_whole_volume?": bool,

@@ -483,7 +483,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         exchanged = f"Mirroring exchanges {len(self.pairs)} pairs of labels, {PAIRS_KEY} of the plan"
         print(exchanged if self.mirrors else "Left and right are not mirrored, as dataset.json says")
         for case, lines in odd_label_maps(self.scan(), self.dataset_json["labels"]).items():
-            print(f"Check the label map of case '{case}': {'; '.join(lines)}")
+            print(f"Check the label map of case '{case}': {'; '.join(map(str, lines))}")
         if fit.incomplete_cases:
             print(f"Cases with organs missing: {', '.join(fit.incomplete_cases)}")
 

@@ -18,6 +18,7 @@ from nnunet_ext.cascade.preprocessor import body_box
 from nnunet_ext.images.checks import check_arrays
 from nnunet_ext.images.label_maps import shown_values
 from nnunet_ext.labels.volumes import impossible_volumes, refuse_whole_image
+from nnunet_ext.messages import Message
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ def median_voxel_ml(cases: Mapping[str, ScannedCase]) -> float:
     return float(np.median([np.prod(c.spacing_mm) for c in cases.values()])) / 1000
 
 
-def odd_label_maps(cases: Mapping[str, ScannedCase], labels: Mapping[str, int]) -> dict[str, list[str]]:
+def odd_label_maps(cases: Mapping[str, ScannedCase], labels: Mapping[str, int]) -> dict[str, Sequence[Message]]:
     """Case -> remarks on organs unlike those of the other cases, or else of impossible volume."""
     unlike = unlike_the_others({name: c.organs for name, c in cases.items()}, labels, voxel_ml=median_voxel_ml(cases))
     names = {value: organ for organ, value in labels.items() if isinstance(value, int)}

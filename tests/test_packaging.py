@@ -144,6 +144,10 @@ def test_wheel_holds_the_template_of_the_conversion_page_and_the_marker_of_types
     assert "nnunet_ext/py.typed" in wheel_files
 
 
+def test_wheel_holds_the_texts_of_the_messages(wheel_files):
+    assert wheel_files["nnunet_ext/messages.json"] == (ROOT / "nnunet_ext" / "messages.json").read_bytes()
+
+
 @pytest.mark.parametrize("folder", LOOKUP_FOLDERS)
 def test_lookup_names_the_classes_that_commands_use(folder):
     assert import_module(f"nnunet_ext.hooks.{folder}.lookup").LOOKUPS.keys() == OURS[folder]

@@ -22,6 +22,7 @@ from scipy import stats
 
 from nnunet_ext.cascade.roi import OrganExtent
 from nnunet_ext.labels.pairs import pair_names
+from nnunet_ext.messages import Message
 
 #: Key of the plans file.
 PLANS_KEY = "plausibility"
@@ -131,12 +132,12 @@ def fit_ranges(
 
 def unlike_the_others(
     cases: Mapping[str, Mapping[int, OrganExtent]], labels: Mapping[str, int], *, voxel_ml: float
-) -> dict[str, list[str]]:
-    """Training cases whose organs have a volume that `fit_ranges` takes for a mistake: case -> one line per organ.
+) -> dict[str, list[Message]]:
+    """Training cases whose organs have a volume that `fit_ranges` takes for a mistake: case -> one message per organ.
 
     Arguments as for `fit_ranges`, with the names of the cases.
     """
-    lines: dict[str, list[str]] = {}
+    messages: dict[str, list[Message]] = {}
     for organ, value in labels.items():
         names = [case for case, organs in cases.items() if value in organs]
         if len(names) < FEWEST_CASES:
@@ -146,9 +147,9 @@ def unlike_the_others(
         low, high = volumes_ml[kept].min(), volumes_ml[kept].max()
         for case, ml in zip(names, volumes_ml, strict=True):
             if not low <= ml <= high:
-                line = f"{organ} measures {ml:.3g} ml, in the other training cases {low:.3g} to {high:.3g} ml"
-                lines.setdefault(case, []).append(line)
-    return lines
+                found = Message("volume_unlike_the_others", {"organ": organ, "ml": ml, "low": low, "high": high})
+                messages.setdefault(case, []).append(found)
+    return messages
 
 
 def implausible(
@@ -157,8 +158,8 @@ def implausible(
     labels: Mapping[str, int],
     *,
     pairs: Sequence[tuple[str, str]] | None = None,
-) -> list[str]:
-    """One line for a person per organ that is unlike the training cases.
+) -> list[Message]:
+    """One message per organ that is unlike the training cases.
 
     Args:
         organs: Organs of one case by label value, axes `(Z, Y, X)` as nnU-Net reads them.
@@ -167,41 +168,62 @@ def implausible(
         pairs: Left and right organs; None: by name.
     """
     found = _by_name(organs, labels)
-    lines = []
+    messages = []
+    odd_volumes = set()
     for organ, extent in found.items():
         if organ in ranges.volume_ml and (limits := _outside(extent.volume_ml, ranges.volume_ml[organ])):
-            lines.append(f"{organ} measures {extent.volume_ml:.3g} ml, usual are {limits} ml")
+            low, high = limits
+            odd_volumes.add(organ)
+            messages.append(
+                Message("volume_unusual", {"organ": organ, "ml": extent.volume_ml, "low": low, "high": high})
+            )
     for left, right in pair_names(labels).pairs if pairs is None else pairs:
         if left not in found or right not in found:
             continue
         ratio = found[left].volume_ml / found[right].volume_ml
         limits = _outside(ratio, ranges.left_to_right_volume.get(left, (-np.inf, np.inf)))
-        if limits and not any(line.startswith((f"{left} measures", f"{right} measures")) for line in lines):
-            lines.append(f"{left} measures {ratio:.3g} times what {right} measures, usual are {limits}")
+        if limits and odd_volumes.isdisjoint((left, right)):
+            low, high = limits
+            odd_volumes.add(left)  # of several partners of an organ, one is enough
+            messages.append(
+                Message(
+                    "volume_ratio_unusual", {"organ": left, "ratio": ratio, "other": right, "low": low, "high": high}
+                )
+            )
         apart_mm = found[left].centroid_mm[2] - found[right].centroid_mm[2]
         if apart_mm * ranges.left_to_right_mm.get(left, 0.0) < 0:
-            lines.append(f"{left} lies to the right of {right}: the sides may be swapped")
-    return lines + _misplaced(found, ranges)
+            messages.append(Message("sides_swapped", {"organ": left, "other": right}))
+    return messages + _misplaced(found, ranges)
 
 
-def _misplaced(found: Mapping[str, OrganExtent], ranges: PlausibleRanges) -> list[str]:
+def _misplaced(found: Mapping[str, OrganExtent], ranges: PlausibleRanges) -> list[Message]:
     """The fewest organs that explain all unusual distances: a moved organ is far from, or near to, all others."""
-    unusual: dict[tuple[str, str], str] = {}
+    unusual: dict[tuple[str, str], tuple[float, Range]] = {}
     for one, other in combinations(found, 2):
         usual = ranges.distance_mm.get(one, {}).get(other)
         distance = _distance_mm(found[one], found[other])
         if usual is not None and (limits := _outside(distance, usual)):
-            unusual[one, other] = f"{distance:.3g} mm from {{}}, usual are {limits} mm"
-    lines = []
+            unusual[one, other] = distance, limits
+    messages = []
     while unusual:
         counts = Counter(organ for pair in unusual for organ in pair)
         organ = max(counts, key=lambda name: counts[name])
-        mine = {pair: text for pair, text in unusual.items() if organ in pair}
-        (pair, text), *others = mine.items()
-        more = f" (and unusually far from or near to {len(others)} more)" if others else ""
-        lines.append(f"{organ} lies {text.format(pair[pair[0] == organ])}{more}")
-        unusual = {pair: text for pair, text in unusual.items() if pair not in mine}
-    return lines
+        mine = {pair: found for pair, found in unusual.items() if organ in pair}
+        (pair, (mm, (low, high))), *others = mine.items()
+        other = pair[pair[0] == organ]
+        if others:
+            messages.append(
+                Message(
+                    "distances_unusual",
+                    {"organ": organ, "mm": mm, "other": other, "low": low, "high": high, "n": len(others)},
+                )
+            )
+        else:
+            messages.append(
+                Message("distance_unusual", {"organ": organ, "mm": mm, "other": other, "low": low, "high": high})
+            )
+        unusual = {pair: found for pair, found in unusual.items() if pair not in mine}
+    return messages
 
 
 def _by_name(organs: Mapping[int, OrganExtent], labels: Mapping[str, int]) -> dict[str, OrganExtent]:
@@ -234,7 +256,7 @@ def _least_volume_sd(log_volumes: Sequence[float], voxel_ml: float) -> float:
     return max(LEAST_VOLUME_SD, VOLUME_SD_OF_ONE_VOXEL / np.sqrt(n_voxels))
 
 
-def _outside(value: float, limits: Range) -> str:
-    """The limits for a person where the value lies outside, else nothing."""
+def _outside(value: float, limits: Range) -> Range | None:
+    """The limits, from 0 on, if the value lies outside; else None."""
     lower, upper = limits
-    return "" if lower <= value <= upper else f"{max(lower, 0):.3g} to {upper:.3g}"
+    return None if lower <= value <= upper else (max(lower, 0), upper)

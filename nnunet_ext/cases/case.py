@@ -11,6 +11,7 @@ import SimpleITK as sitk
 
 from nnunet_ext.images.source_files import FileCount
 from nnunet_ext.labels.table import LabelTable
+from nnunet_ext.messages import Message
 
 
 @dataclass
@@ -20,14 +21,14 @@ class ReadImages:
     Attributes:
         images: Channel -> image, in channel order.
         sources: Channel -> where it is from, in a word or two.
-        warnings: Lines about them that are worth reading.
+        warnings: What is worth knowing about them.
         same_frame: Channels in groups that share a frame of reference. None where the files do not say.
         may_be_apart: Whether the source has a word for frames of reference, and does not say that there is one only.
     """
 
     images: dict[str, sitk.Image]
     sources: dict[str, str]
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[Message] = field(default_factory=list)
     same_frame: list[list[str]] | None = None
     may_be_apart: bool = False
 
@@ -44,12 +45,12 @@ class DrawnLabels:
     Attributes:
         label_map: Values of the label table, on the grid they were drawn on.
         voxels: Organ -> voxels as drawn, before overlaps were settled.
-        warnings: Lines about them that are worth reading.
+        warnings: What is worth knowing about them.
     """
 
     label_map: sitk.Image
     voxels: dict[str, int]
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[Message] = field(default_factory=list)
 
 
 class Case(Protocol):
@@ -60,7 +61,7 @@ class Case(Protocol):
     Attributes:
         name: What messages call it.
         ignored: What was found beside its images and is not used.
-        notes: Lines that are known before anything is read.
+        notes: What is known before anything is read.
         as_trained: Whether its images have the form of the training images already.
     """
 
@@ -71,7 +72,7 @@ class Case(Protocol):
     def ignored(self) -> Sequence[str]: ...
 
     @property
-    def notes(self) -> Sequence[str]: ...
+    def notes(self) -> Sequence[Message]: ...
 
     @property
     def as_trained(self) -> bool: ...

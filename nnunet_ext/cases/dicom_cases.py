@@ -45,12 +45,12 @@ from nnunet_ext.cases.case import DrawnLabels, ReadImages
 from nnunet_ext.cases.key_file import numbered, read_key, same_patient
 from nnunet_ext.cases.label_files import is_channel_name, may_be_labels
 from nnunet_ext.cases.organ_masks import merge_masks, unite_parts
-from nnunet_ext.cases.series_rules import _BY_FILE, load_series_rules, ruled
-from nnunet_ext.cases.structures import claims_of, drawn_organs, pick_structure, read_structure, refers_to
+from nnunet_ext.cases.series_rules import load_series_rules, ruled
+from nnunet_ext.cases.structures import Claim, claims_of, drawn_organs, pick_structure, read_structure, refers_to
 from nnunet_ext.dicom.model import Series, Tree
 from nnunet_ext.dicom.personal import without_personal
 from nnunet_ext.dicom.reading import read_series
-from nnunet_ext.dicom.rtstruct_reader import StructureSet, rasterise, read_rtstruct
+from nnunet_ext.dicom.rtstruct_reader import rasterise, read_rtstruct
 from nnunet_ext.dicom.series import find_series
 from nnunet_ext.dicom.stack import check_series, series_grid
 from nnunet_ext.files import in_one_line
@@ -59,6 +59,7 @@ from nnunet_ext.images.file_names import image_stem
 from nnunet_ext.images.source_files import OF_FAILED, UNREADABLE, FileCount
 from nnunet_ext.labels.organs import normalise_name
 from nnunet_ext.labels.table import LabelTable
+from nnunet_ext.messages import Message, in_english
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class DicomCase:
     structure: Series | None
     drawn: tuple[tuple[str, int, str | None], ...]
     ignored: list[str]
-    notes: tuple[str, ...]
+    notes: tuple[Message, ...]
     personal: frozenset[str]
     files: FileCount = field(default_factory=FileCount)
     as_trained: ClassVar[bool] = False
@@ -106,12 +107,12 @@ class DicomCase:
         found = ReadImages({}, {channel: series.label for channel, series in self.series.items()})
         frames: dict[str, list[str]] = {}
         for channel, series in self.series.items():
-            notes: list[str] = []
+            notes: list[Message] = []
             try:
                 found.images[channel] = read_series(series, notes)
             except ValueError as error:
                 raise ValueError(f"{channel}, {series.label}: {error}") from None
-            found.warnings += [f"{channel}: {note}" for note in notes]
+            found.warnings += [Message("of_channel", {"channel": channel, "message": note}) for note in notes]
             frames.setdefault(series.frame_of_reference_uid, []).append(channel)
         found.same_frame = None if "" in frames else list(frames.values())
         found.may_be_apart = "" in frames or len(frames) > 1
@@ -119,29 +120,32 @@ class DicomCase:
 
     def read_labels(self, images: Mapping[str, sitk.Image], table: LabelTable) -> DrawnLabels:
         assert self.structure is not None
-        warnings: list[str] = []
+        warnings: list[Message] = []
         reference = reference_channel(list(self.series))
         image = images[reference]
         drawn: dict[str, dict[str, np.ndarray]] = {}
-        noted: dict[str, list[str]] = {}  # what is said of several organs is said once
+        noted: dict[Message, list[str]] = {}  # what is said of several organs is said once
         for roi in read_rtstruct(self.structure.paths[0]).rois:
             organ = table.organ(roi.name)
             if organ is None:
                 continue
             if not roi.contours:
-                warnings.append(f"{organ}: its region in the RTSTRUCT is empty, no contour is drawn")
+                warnings.append(Message("region_empty", {"organ": organ}))
                 continue
-            notes: list[str] = []
+            notes: list[Message] = []
             try:
                 mask = rasterise(roi.contours, image, notes, slices=self.series[reference].slices)
             except ValueError as error:
                 raise ValueError(f"{organ}: {error}") from None
             if not mask.any() and not notes:
-                notes.append("its contours hold no voxel's centre, so it has no voxel")
+                notes.append(Message("holds_no_voxel_centre"))
             for note in notes:
                 noted.setdefault(note, []).append(organ)
             drawn.setdefault(organ, {})[roi.name] = mask
-        warnings += [f"{', '.join(dict.fromkeys(organs))}: {note}" for note, organs in noted.items()]
+        warnings += [
+            Message("of_organs", {"organs": list(dict.fromkeys(organs)), "message": note})
+            for note, organs in noted.items()
+        ]
         masks = {organ: unite_parts(organ, parts, table) for organ, parts in drawn.items()}
         if not any(mask.any() for mask in masks.values()):
             raise ValueError(
@@ -159,8 +163,8 @@ class DicomCase:
                 lines.append(f"{organ} <- {' + '.join(names)}" if names else f"{organ} is not in the RTSTRUCT")
             reference = reference_channel(list(self.series))
             grid = series_grid(self.series[reference])[0]
-            lines += self.read_labels({reference: grid}, table).warnings  # as `convert` will
-        lines += list(self.notes)
+            lines += in_english(self.read_labels({reference: grid}, table).warnings)  # as `convert` will
+        lines += in_english(self.notes)
         return lines + ([f"left over: {', '.join(self.ignored)}"] if self.ignored else [])
 
     def public(self, text: str) -> str:
@@ -243,7 +247,7 @@ def find_cases(
     for name, others in (same_patient(names, groups) if table is not None else {}).items():
         for at, case in enumerate(found.cases):
             if case.name == name:
-                note = f"is the same patient as {', '.join(others)}: keep them in one fold"
+                note = Message("same_patient", {"cases": list(others)})
                 found.cases[at] = replace(case, notes=(*case.notes, note))
     if table is not None:
         _strays(found, groups, names, structures, patients)
@@ -307,9 +311,7 @@ def _note_unreadable(found: Found, tree: Tree, names: Sequence[str], groups: Seq
                 closed[name] = closed.get(name, 0) + 1
     for at, case in enumerate(found.cases):
         if n := closed.get(case.name):
-            note = (
-                f"{n} files beside its images cannot be read, images or labels may be among them: give read permission"
-            )
+            note = Message("files_unreadable", {"n": n})
             found.cases[at] = replace(case, notes=(*case.notes, note))
 
 
@@ -339,21 +341,21 @@ def _groups(series: Sequence[Series], modalities: Sequence[str]) -> list[list[Se
 def _case(
     name: str,
     group: Sequence[Series],
-    claims: Sequence[tuple[Series, StructureSet | None, str]],
+    claims: Sequence[Claim],
     rules: Mapping[str, Sequence],
     modalities: Sequence[str],
     optional: Sequence[str],
     table: LabelTable | None,
     words: frozenset[str],
 ) -> DicomCase:
-    notes: list[str] = []
+    notes: list[Message] = []
     group = ruled(group, rules)
     for channel in rules:
         if channel not in (*modalities, "RTSTRUCT", "ignore"):
             raise ValueError(f"the series file gives it a channel {channel}; the channels are {', '.join(modalities)}")
         if channel not in modalities:
             continue
-        if not any(s.channel == channel and s.reason == _BY_FILE for s in group):
+        if not any(s.channel == channel and s.by_rule for s in group):
             asked = " or ".join(f'"{value}"' if isinstance(value, str) else str(value) for value in rules[channel])
             there = [s for s in group if (channel == "CT") == (s.modality == "CT")]
             raise ValueError(
@@ -361,12 +363,12 @@ def _case(
                 f"{_listed([s.label for s in there]) or 'there is none'}{_parts_of(there)}"
             )
         # What the file names for this case goes before what the headers say.
-        group = [s if s.channel != channel or s.reason == _BY_FILE else replace(s, channel="") for s in group]
+        group = [s if s.channel != channel or s.by_rule else replace(s, channel="") for s in group]
     birth_dates = {s.patient.birth_date for s in group if re.fullmatch(r"\d{8}", s.patient.birth_date)}
     if len(birth_dates) > 1:
         raise ValueError("its series have one patient ID and different birth dates; correct the patient IDs")
     if len({normalise_name(s.patient.name) for s in group if s.patient.name}) > 1:
-        notes.append("its series have one patient ID and names written in different ways: check that it is one patient")
+        notes.append(Message("names_differ"))
     reference = reference_channel(modalities)
     chosen: dict[str, Series] = {}
     # What the organs are drawn on decides between series.
@@ -378,10 +380,9 @@ def _case(
             chosen[channel] = _pick(name, channel, group, chosen.get(reference), good, notes)
     chosen = {channel: chosen[channel] for channel in modalities if channel in chosen}
     for channel, series in chosen.items():
-        notes += [f"{channel} is {note}" for note in series.notes]
+        notes += [Message("channel_is", {"channel": channel, "message": note}) for note in series.notes]
         if series.frame_of_reference_uid != chosen[reference].frame_of_reference_uid:
-            notes.append(f"{channel} has another frame of reference than the {reference}: where it lies is by its own "
-                         "coordinates, which need not agree; see the registration")  # fmt: skip
+            notes.append(Message("another_frame_of_reference", {"channel": channel, "reference": reference}))
     structure = content = None
     if table is not None:
         structure, content = pick_structure(
@@ -417,8 +418,8 @@ def _pick(
     channel: str,
     group: Sequence[Series],
     reference: Series | None,
-    claims: Sequence[tuple[Series, StructureSet, str]],
-    notes: list[str],
+    claims: Sequence[Claim],
+    notes: list[Message],
 ) -> Series:
     candidates = [series for series in group if series.channel == channel]
     if not candidates:
@@ -429,21 +430,22 @@ def _pick(
         )
     combined = [series for series in candidates if series.combined]
     for fits, why in (
-        (lambda s: not s.problem, "the other cannot be read"),
-        (lambda s: any(refers_to(content, s) for _, content, _ in claims), "the RTSTRUCT is drawn on it"),
+        (lambda s: not s.problem, Message("other_unreadable")),
+        (lambda s: any(refers_to(content, s) for _, content, _ in claims), Message("rtstruct_drawn_on_it")),
         (lambda s: reference is not None and s.frame_of_reference_uid == reference.frame_of_reference_uid,
-         "it shares the frame of reference"),
-        (lambda s: reference is not None and s.study_uid == reference.study_uid, "it is of the same study"),
-        (lambda s: not any(_combines(other, s) for other in combined), "the other is one of the echoes it combines"),
-        (lambda s: not s.derived, "the other was computed from images"),
+         Message("shares_the_frame")),
+        (lambda s: reference is not None and s.study_uid == reference.study_uid, Message("same_study")),
+        (lambda s: not any(_combines(other, s) for other in combined), Message("other_is_an_echo")),
+        (lambda s: not s.derived, Message("other_was_computed")),
     ):  # fmt: skip
         fitting = [series for series in candidates if fits(series)]
         if fitting and len(fitting) < len(candidates):
-            left = ", ".join(s.label + (f" ({s.problem})" if s.problem else "") for s in candidates if not fits(s))
-            notes.append(f"{channel} is {' or '.join(s.label for s in fitting)}, because {why}; not {left}")
+            chosen = [s.label for s in fitting]
+            left = [s.label + (f" ({s.problem})" if s.problem else "") for s in candidates if not fits(s)]
+            notes.append(Message("series_chosen", {"channel": channel, "chosen": chosen, "reason": why, "left": left}))
             candidates = fitting
     if len(candidates) > 1:
-        labels = [", ".join((series.label, *series.notes)) for series in candidates]
+        labels = [", ".join((series.label, *in_english(series.notes))) for series in candidates]
         whole = "NUMBER, or its SeriesInstanceUID" if any(not series.part for series in candidates) else ""
         parts = " and so on".join(f'"{series.choice}"' for series in [s for s in candidates if s.part][:1])
         raise ValueError(
@@ -492,7 +494,7 @@ def _strays(
     found: Found,
     groups: Sequence[Sequence[Series]],
     names: Sequence[str],
-    structures: Sequence[tuple[Series, StructureSet | None, str]],
+    structures: Sequence[Claim],
     patients: Mapping[str, object],
 ) -> None:
     """RTSTRUCTs of patients without images: the case they lie beside fails, as it would else lose its labels."""

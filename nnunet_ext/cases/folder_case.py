@@ -34,6 +34,7 @@ from nnunet_ext.images.notes import collected_notes
 from nnunet_ext.images.reading import read_image
 from nnunet_ext.images.source_files import OTHER_IMAGES, FileCount
 from nnunet_ext.labels.table import LabelTable
+from nnunet_ext.messages import Message
 
 LABEL_MAP_NAMES = ("label", "labels", "seg", "segmentation", "labelmap")
 
@@ -48,7 +49,7 @@ class FolderCase:
     images: dict[str, Path]
     label_files: dict[str | None, list[Path]]
     ignored: list[str]
-    notes: tuple[str, ...] = ()
+    notes: tuple[Message, ...] = ()
     files: FileCount = field(default_factory=FileCount)
     as_trained: ClassVar[bool] = False
 
@@ -76,20 +77,20 @@ class FolderCase:
         }
 
     def read_images(self) -> ReadImages:
-        warnings: list[str] = []
+        warnings: list[Message] = []
         with collected_notes(warnings):
             images = {modality: read_image(path) for modality, path in self.images.items()}
         sources = {modality: path.relative_to(self.folder).as_posix() for modality, path in self.images.items()}
         return ReadImages(images, sources, warnings)  # NIfTI, NRRD and MetaImage have no word for a frame of reference
 
     def read_labels(self, images: Mapping[str, sitk.Image], table: LabelTable) -> DrawnLabels:
-        warnings: list[str] = []
+        warnings: list[Message] = []
         with collected_notes(warnings):
             label_map, voxels = self._read_labels(images, table, warnings)
         return DrawnLabels(label_map, voxels, warnings)
 
     def _read_labels(
-        self, images: Mapping[str, sitk.Image], table: LabelTable, warnings: list[str]
+        self, images: Mapping[str, sitk.Image], table: LabelTable, warnings: list[Message]
     ) -> tuple[sitk.Image, dict[str, int]]:
         if None not in self.label_files:
             return merged_masks(self, table, warnings)
@@ -164,7 +165,7 @@ def label_map_of_case(case: FolderCase, table: LabelTable) -> tuple[sitk.Image, 
     return image, voxels_per_organ(sitk.GetArrayViewFromImage(image), table)
 
 
-def merged_masks(case: FolderCase, table: LabelTable, warnings: list[str]) -> tuple[sitk.Image, dict[str, int]]:
+def merged_masks(case: FolderCase, table: LabelTable, warnings: list[Message]) -> tuple[sitk.Image, dict[str, int]]:
     """One label map from one mask per organ; see the module's docstring for overlaps."""
     grid, first = None, ""
     masks: dict[str, np.ndarray] = {}

@@ -21,6 +21,7 @@ from nnunet_ext.images.label_maps import read_layers
 from nnunet_ext.images.reading import read_image
 from nnunet_ext.labels.organs import normalise_name
 from nnunet_ext.labels.table import LabelTable
+from nnunet_ext.messages import Message
 
 SLICER_ENDING = ".seg.nrrd"
 
@@ -185,7 +186,7 @@ def organs_of(segments: Iterable[Segment], table: LabelTable, path: Path) -> tup
     return organs, unknown
 
 
-def read_slicer_labels(path: Path, table: LabelTable, warnings: list[str]) -> tuple[sitk.Image, dict[str, int]]:
+def read_slicer_labels(path: Path, table: LabelTable, warnings: list[Message]) -> tuple[sitk.Image, dict[str, int]]:
     """Label map of the organs of a 3D Slicer file on its own grid, and voxels per organ before overlaps were settled.
 
     Raises:

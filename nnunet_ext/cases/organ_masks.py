@@ -15,6 +15,7 @@ import SimpleITK as sitk
 
 from nnunet_ext.images.reading import read_image
 from nnunet_ext.labels.table import LabelTable
+from nnunet_ext.messages import Message
 
 #: Overlap of two masks that comes from drawing and not from a wrong file, in voxels and as a share of the smaller mask.
 OVERLAP_VOXELS, OVERLAP_SHARE = 10, 0.05
@@ -23,7 +24,7 @@ NESTED_SHARE = 0.5
 
 
 def merge_masks(
-    masks: Mapping[str, np.ndarray], grid: sitk.Image, table: LabelTable, warnings: list[str]
+    masks: Mapping[str, np.ndarray], grid: sitk.Image, table: LabelTable, warnings: list[Message]
 ) -> tuple[sitk.Image, dict[str, int]]:
     """Label map of one bool mask `(Z, Y, X)` per organ on a grid, and voxels per mask."""
     before = {organ: int(np.count_nonzero(masks[organ])) if organ in masks else 0 for organ in table.names}
@@ -38,7 +39,7 @@ def merge_masks(
     return image, before
 
 
-def _check_overlaps(masks: Mapping[str, np.ndarray], voxels: Mapping[str, int], warnings: list[str]) -> None:
+def _check_overlaps(masks: Mapping[str, np.ndarray], voxels: Mapping[str, int], warnings: list[Message]) -> None:
     crowded = np.zeros(next(iter(masks.values())).shape, dtype=np.uint8)
     for mask in masks.values():
         crowded += mask
@@ -58,7 +59,7 @@ def _check_overlaps(masks: Mapping[str, np.ndarray], voxels: Mapping[str, int], 
                     f"masks of {a} and {b} overlap in {both} voxels ({both / voxels[small]:.0%} of {small}); "
                     "correct one of them"
                 )
-            warnings.append(f"masks of {a} and {b} overlap in {both} voxels: they count as {small}, the smaller one")
+            warnings.append(Message("masks_overlap", {"organ": a, "other": b, "n": both, "smaller": small}))
 
 
 def unite_parts(organ: str, drawn: Mapping[str, np.ndarray], table: LabelTable) -> np.ndarray:

@@ -26,6 +26,7 @@ from nnunet_ext.images.source_files import (
     total,
     walk,
 )
+from nnunet_ext.messages import Message
 from nnunet_ext.nnunet_folders import channel_number, numbered_files
 
 
@@ -40,14 +41,14 @@ class FilesCase:
     files: tuple[Path, ...]
     channels: tuple[str, ...]
     optional: tuple[str, ...] = ()
-    notes: ClassVar[tuple[str, ...]] = ()
+    notes: ClassVar[tuple[Message, ...]] = ()
     ignored: ClassVar[tuple[str, ...]] = ()
     as_trained: ClassVar[bool] = True
 
     def read_images(self) -> ReadImages:
         files = channel_files(self.name, self.files, self.channels)
         check_channels({channel: file.name for channel, file in files.items()}, self.channels, self.optional)
-        warnings: list[str] = []
+        warnings: list[Message] = []
         with collected_notes(warnings):
             images = {channel: read_image(file) for channel, file in files.items()}
         return ReadImages(images, {channel: file.name for channel, file in files.items()}, warnings)

@@ -14,13 +14,14 @@ import SimpleITK as sitk
 
 from nnunet_ext.cleaning.bias_field import n4
 from nnunet_ext.cleaning.body import body_mask_array, check_body
-from nnunet_ext.cleaning.ct import clean_ct, clip_padding, hu_problem, metal, window
+from nnunet_ext.cleaning.ct import HU_REMEDY, clean_ct, clip_padding, hu_problem, metal, window
 from nnunet_ext.cleaning.mr_padding import without_mr_padding
 from nnunet_ext.cleaning.skin_from_mr import body_seen_by_mr
 from nnunet_ext.cleaning.thresholds import CORE_THRESHOLD_HU, body_thresholds
 from nnunet_ext.images.channels import image_like, is_ct, reference_channel, voxel_ml
 from nnunet_ext.images.checks import SMALLEST_BODY_ML, check_images, lost_slices, report_lost_slices, shown
 from nnunet_ext.images.geometry import describe_grid, field_of_view, resample_to, same_grid, to_canonical
+from nnunet_ext.messages import Message
 from nnunet_ext.registration.options import RegistrationOptions
 from nnunet_ext.registration.registering import register
 from nnunet_ext.registration.result import HEADER
@@ -69,7 +70,7 @@ class Step:
         body: Bool `(Z, Y, X)` on the same grid.
         view: Bool, same shape: voxels that hold an image. None if all do.
         record: What was done and found, plain JSON.
-        warnings: One line each, for the user.
+        warnings: What the user should know.
     """
 
     name: str
@@ -77,7 +78,7 @@ class Step:
     body: np.ndarray
     view: np.ndarray | None = None
     record: dict = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[Message] = field(default_factory=list)
 
     @property
     def array(self) -> np.ndarray:
@@ -98,7 +99,7 @@ class Channels:
         body: Bool `(Z, Y, X)` on that grid.
         fields_of_view: Channel name -> bool `(Z, Y, X)`, for the channels that were resampled or have blank slices.
         record: What was done and found per channel, plain JSON.
-        warnings: One line each, for the user.
+        warnings: What the user should know.
         steps: Channel name -> its steps in order, if they were asked for.
     """
 
@@ -106,7 +107,7 @@ class Channels:
     body: np.ndarray
     fields_of_view: dict[str, np.ndarray]
     record: dict[str, dict]
-    warnings: list[str]
+    warnings: list[Message]
     steps: dict[str, list[Step]] = field(default_factory=dict)
 
     def step(self, channel: str, name: str) -> Step | None:
@@ -130,7 +131,7 @@ class _Moves:
 
     transforms: dict[str, sitk.Transform] = field(default_factory=dict)
     record: dict[str, dict] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[Message] = field(default_factory=list)
 
 
 def prepare_channels(
@@ -214,14 +215,16 @@ def _without_earlier_images(steps: Sequence[Step]) -> list[Step]:
 # ------------------------------------------------------------------------------------------- on a channel's own grid
 
 
-def _without_padding(images: Mapping[str, sitk.Image]) -> tuple[dict[str, sitk.Image], list[str]]:
-    """Images with the padding of MR replaced, and a line for each that had some."""
-    result, lines = dict(images), []
+def _without_padding(images: Mapping[str, sitk.Image]) -> tuple[dict[str, sitk.Image], list[Message]]:
+    """Images with the padding of MR replaced, and a message for each that had some."""
+    result: dict[str, sitk.Image] = dict(images)
+    messages = []
     for channel, image in images.items():
         if not is_ct(channel):
             result[channel], filled = without_mr_padding(image)
-            lines += [f"{channel}: {filled}"] if filled else []
-    return result, lines
+            if filled is not None:
+                messages.append(Message("of_channel", {"channel": channel, "message": filled}))
+    return result, messages
 
 
 def _reference_steps(name: str, image: sitk.Image, options: ChannelOptions, keep: np.ndarray | None) -> list[Step]:
@@ -253,8 +256,8 @@ def _clean_ct(canonical: sitk.Image, options: ChannelOptions, keep: np.ndarray |
     record["in_hu"] = problem is None
     if problem is not None:
         if not options.allow_non_hu:
-            raise ValueError(problem)
-        warnings.append(problem.split(";")[0] + ", accepted by --allow-non-hu")
+            raise ValueError(f"{problem}; {HU_REMEDY}")
+        warnings.append(Message("non_hu_accepted", {"message": problem}))
     else:
         image, below = clip_padding(image)
         if below:
@@ -266,12 +269,14 @@ def _clean_ct(canonical: sitk.Image, options: ChannelOptions, keep: np.ndarray |
         cleaned, body = clean_ct(image, keep=keep, body=body, in_hu=problem is None)
         record["couch_and_mask_removed_ml"] = round(float(np.count_nonzero(tissue & ~body)) * voxel_ml(image), 1)
         if body.all():
-            warnings.append("no body was found in the CT, couch and mask are left in it")
+            warnings.append(Message("no_body_in_ct"))
         image = cleaned
     return Step(CLEANED, image, body, None, record, warnings)
 
 
-def _look_at_ct(name: str, canonical: sitk.Image, body: np.ndarray, in_hu: bool) -> tuple[np.ndarray | None, list[str]]:
+def _look_at_ct(
+    name: str, canonical: sitk.Image, body: np.ndarray, in_hu: bool
+) -> tuple[np.ndarray | None, list[Message]]:
     """Field of view of a CT and what is wrong with it, from its values as read."""
     if body.all() or np.count_nonzero(body) * voxel_ml(canonical) < SMALLEST_BODY_ML:  # none was found
         return None, []
@@ -301,8 +306,8 @@ def _own_steps(channel: str, image: sitk.Image, options: ChannelOptions) -> list
     return steps
 
 
-def _view(channel: str, array: np.ndarray, body: np.ndarray) -> tuple[np.ndarray | None, list[str]]:
-    """Voxels in no lost slice, None if no slice is lost; and lines about the lost ones."""
+def _view(channel: str, array: np.ndarray, body: np.ndarray) -> tuple[np.ndarray | None, list[Message]]:
+    """Voxels in no lost slice, None if no slice is lost; and messages about the lost ones."""
     lost = lost_slices(array, body)
     if not any(one.any() for one in lost):
         return None, []
@@ -381,12 +386,9 @@ def _clean_again(
         reference.body, sitk.GetArrayViewFromImage(image), views, spacing_mm=image.GetSpacing()[::-1]
     )
     if seen is None:
-        line = (
-            f"the skin on {' and '.join(placed)} does not lie where it lies on the {name}: a fixation mask on the skin may "
-            "be left; check the registration"
-        )
+        elsewhere = Message("skin_lies_elsewhere", {"channels": list(placed), "ct": name})
         record = {**reference.record, "skin_from_mr": False}
-        return [replace(reference, record=record, warnings=[line])]
+        return [replace(reference, record=record, warnings=[elsewhere])]
     cleaned, seen = clean_ct(image, keep=keep, body=seen)
     taken_ml = float(np.count_nonzero(reference.body & ~seen)) * voxel_ml(image)
     record = {
@@ -420,8 +422,8 @@ def _on_reference(
 
 def _overlap(
     channel: str, own: Step, reference_name: str, reference: Step, inside: np.ndarray, seen_body: np.ndarray
-) -> tuple[float, list[str]]:
-    """Share of the reference's body inside the image's field of view, and a line if it is small.
+) -> tuple[float, list[Message]]:
+    """Share of the reference's body inside the image's field of view, and a message if it is small.
 
     A planning CT down to the shoulders holds much more than an MR of the head. So an MR that covers less than half of
     the CT's body passes, with a warning, if at least half of its own body lies within the CT's.
@@ -446,5 +448,5 @@ def _overlap(
             f"{reference_name}'s body ({channel}: {describe_grid(own.image)}; {reference_name}: "
             f"{describe_grid(reference.image)}); register it first"
         )
-    line = f"{channel} covers {coverage:.0%} of the {reference_name}'s body; voxels beyond get its minimum"
-    return round(coverage, 4), [line]
+    message = Message("covers_part_of_the_body", {"channel": channel, "share": coverage, "ct": reference_name})
+    return round(coverage, 4), [message]

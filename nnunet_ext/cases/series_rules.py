@@ -14,7 +14,6 @@ from nnunet_ext.dicom.parts import PART_WORDS
 from nnunet_ext.files import read_toml
 from nnunet_ext.labels.organs import normalise_name
 
-_BY_FILE = "by the series file"
 _PART = re.compile(rf"(.+)[\s,;:]+(acq|{'|'.join(PART_WORDS)})(?![a-z])[\s=#:]*([^\s,;:].*)", re.IGNORECASE)
 
 
@@ -75,10 +74,10 @@ def names_of(name: str, series: Series) -> bool:
 def ruled(images: Iterable[Series], rules: Mapping[str, Sequence]) -> list[Series]:
     """The series with the channels that the user's rules give them, in parts where a rule names a part."""
     ruled = [_with_rule(one, rules) for series in images for one in opened(series, rules)]
-    chosen = {(one.patient.key, one.uid) for one in ruled if one.part and one.channel and one.reason == _BY_FILE}
+    chosen = {(one.patient.key, one.uid) for one in ruled if one.part and one.channel and one.by_rule}
     return [
         replace(one, channel="", reason="the series file chooses another part of it")
-        if one.part and one.reason != _BY_FILE and (one.patient.key, one.uid) in chosen
+        if one.part and not one.by_rule and (one.patient.key, one.uid) in chosen
         else one
         for one in ruled
     ]
@@ -96,5 +95,6 @@ def _with_rule(series: Series, rules: Mapping[str, Sequence]) -> Series:
     for channel, values in rules.items():
         fits = channel == "ignore" or (channel == "CT") == (series.modality == "CT")
         if channel != "RTSTRUCT" and fits and any(means(value, series) for value in values):
-            return replace(series, channel="" if channel == "ignore" else channel, reason=_BY_FILE)
+            channel = "" if channel == "ignore" else channel
+            return replace(series, channel=channel, reason="by the series file", by_rule=True)
     return series

@@ -10,13 +10,22 @@ from nnunet_ext.dicom.model import Series
 from nnunet_ext.dicom.rtstruct_reader import Roi, StructureSet, read_rtstruct
 from nnunet_ext.images.channels import reference_channel
 from nnunet_ext.labels.table import LabelTable
+from nnunet_ext.messages import Message
+
+#: RTSTRUCT, what it holds, and why it does not belong to a case; None if it does.
+Claim = tuple[Series, StructureSet | None, Message | None]
+#: Kinds of messages on an RTSTRUCT that say what to do.
+_WITH_REMEDY = {"rtstruct_refused", "contours_on_another_series", "contours_on_lost_images"}
 
 
-def read_structure(series: Series) -> tuple[StructureSet | None, str]:
+def read_structure(series: Series) -> tuple[StructureSet | None, Message | None]:
+    """What an RTSTRUCT holds, or why it cannot be read."""
     try:
-        return read_rtstruct(series.paths[0]), ""
-    except (ValueError, OSError) as error:
-        return None, str(error) if isinstance(error, ValueError) else "the RTSTRUCT cannot be read"
+        return read_rtstruct(series.paths[0]), None
+    except ValueError as error:
+        return None, Message("rtstruct_refused", {"error": str(error)})
+    except OSError:
+        return None, Message("rtstruct_unreadable")
 
 
 def refers_to(content: StructureSet, series: Series) -> bool:
@@ -43,13 +52,13 @@ def mismatch(
     channel: str,
     table: LabelTable | None,
     others: Sequence[Series] = (),
-) -> str:
-    """Why an RTSTRUCT does not belong to a series, with the remedy after a semicolon; empty where it does."""
+) -> Message | None:
+    """Why an RTSTRUCT does not belong to a series; None if it does."""
     if structure.patient.key != series.patient.key:
-        return f"its patient is not the {channel}'s"
+        return Message("rtstruct_of_another_patient", {"channel": channel})
     frame, frames = series.frame_of_reference_uid, content.frame_of_reference_uids
     if frames and frame and frame not in frames:
-        return f"its frame of reference is not the {channel}'s"
+        return Message("rtstruct_in_another_frame", {"channel": channel})
     organs = drawn_organs(content, table)
 
     def name(roi: Roi) -> str:
@@ -57,41 +66,41 @@ def mismatch(
 
     elsewhere = [name(roi) for roi in organs if frame and roi.frame_of_reference_uid not in ("", frame)]
     if elsewhere:
-        return (
-            f"some of its regions are drawn in another frame of reference than the {channel}'s: "
-            f"{', '.join(dict.fromkeys(elsewhere))}"
-        )
+        regions = list(dict.fromkeys(elsewhere))
+        return Message("regions_in_another_frame", {"channel": channel, "regions": regions})
     there = {one.sop_uid for one in series.slices}
     for roi in organs:
         drawn_on = [{uid for uid, _ in contour.images} for contour in roi.contours]
         lost = [uids for uids in drawn_on if uids and uids.isdisjoint(there)]
         if lost:
             where = [s.label for s in others if not {one.sop_uid for one in s.slices}.isdisjoint(set().union(*lost))]
-            return (
-                f"{name(roi)}: {len(lost)} of its {len(drawn_on)} contours are drawn on images that are not in the "
-                f"{channel}" + (f" but in {' and '.join(where)}; draw it on the {channel}, or copy it there"
-                                if where else f"; export the {channel} it was drawn on, all images")
-            )  # fmt: skip
+            region, n, n_all = name(roi), len(lost), len(drawn_on)
+            if not where:
+                return Message("contours_on_lost_images", {"region": region, "n": n, "all": n_all, "channel": channel})
+            return Message(
+                "contours_on_another_series",
+                {"region": region, "n": n, "all": n_all, "channel": channel, "labels": where},
+            )
     if any(contour.images for roi in organs for contour in roi.contours):
-        return ""
+        return None
     listed = content.references(organs)
     if listed.series_uids or listed.sop_uids:
         ties = series.uid in listed.series_uids or not listed.sop_uids.isdisjoint(there)
-        return "" if ties else f"the series it refers to is not the {channel}"
+        return None if ties else Message("rtstruct_of_another_series", {"channel": channel})
     if not frame or frame not in frames:
-        return f"it does not say which images it was drawn on, so nothing ties it to the {channel}"
-    return ""
+        return Message("rtstruct_names_no_images", {"channel": channel})
+    return None
 
 
 def claims_of(
     groups: Sequence[list[Series]],
-    structures: Sequence[tuple[Series, StructureSet | None, str]],
+    structures: Sequence[Claim],
     modalities: Sequence[str],
     table: LabelTable | None,
-) -> dict[int, list[tuple[Series, StructureSet | None, str]]]:
+) -> dict[int, list[Claim]]:
     """RTSTRUCTs per group, each with the reason it does not fit; one that fits another group is left to that one."""
     channel = reference_channel(modalities)
-    claims: dict[int, list] = {id(group): [] for group in groups}
+    claims: dict[int, list[Claim]] = {id(group): [] for group in groups}
     # Looked up, not searched: 1,000 patients have half a million images.
     owner = {uid: id(group) for group in groups for s in group for uid in (s.uid, *(one.sop_uid for one in s.slices))}
     for structure, content, problem in structures:
@@ -106,8 +115,8 @@ def claims_of(
                 if content is not None
                 else [problem]
             )
-            related.append((group, min(reasons, key=len)))
-            if "" in reasons:
+            related.append((group, None if None in reasons else reasons[0]))
+            if None in reasons:
                 fits.append(group)
         several = (
             content is not None
@@ -116,20 +125,18 @@ def claims_of(
         )
         for group, reason in related:
             if not fits or group in fits:
-                unclear = (
-                    f"it refers to the {channel}s of several cases, and its contours do not say which they are drawn on"
-                )
+                unclear = Message("rtstruct_of_several_cases", {"channel": channel})
                 claims[id(group)].append((structure, content, unclear if several else reason))
     return claims
 
 
 def pick_structure(
     name: str,
-    claims: Sequence[tuple[Series, StructureSet | None, str]],
+    claims: Sequence[Claim],
     series: Series,
     rule: Sequence | None,
     channel: str,
-    notes: list[str],
+    notes: list[Message],
     table: LabelTable,
     group: Sequence[Series],
 ) -> tuple[Series | None, StructureSet | None]:
@@ -141,15 +148,15 @@ def pick_structure(
         (s, c, reason if c is None else mismatch(s, c, series, channel, table, group) or reason)
         for s, c, reason in claims
     ]
-    good = [(s, c) for s, c, reason in checked if not reason]
-    bad = [(s, reason) for s, _, reason in checked if reason]
+    good = [(s, c) for s, c, reason in checked if reason is None]
+    bad = [(s, reason) for s, _, reason in checked if reason is not None]
     if len(good) > 1:
         raise ValueError(
             f"{len(good)} RTSTRUCTs belong to the {channel}, {' and '.join(s.label for s, _ in good)}; say which in a file "
             f'for --series: [{name}] RTSTRUCT = "LABEL", or its SOPInstanceUID'
         )
     if not good and bad:
-        remedy = "" if ";" in bad[0][1] else "; export both again, or remove it"
+        remedy = "" if bad[0][1].kind in _WITH_REMEDY else "; export both again, or remove it"
         raise ValueError(f"the RTSTRUCT, {bad[0][0].label}, is refused: {bad[0][1]}{remedy}")
-    notes += [f"the RTSTRUCT, {s.label}, is left out: {reason}" for s, reason in bad]
+    notes += [Message("rtstruct_left_out", {"label": s.label, "reason": reason}) for s, reason in bad]
     return good[0] if good else (None, None)

@@ -15,6 +15,7 @@ from nnunet_ext.cleaning.morphology import block_mean, close_mask, deepest, enla
 from nnunet_ext.cleaning.thresholds import BONE_HU, CORE_THRESHOLD_HU, body_thresholds
 from nnunet_ext.images.channels import is_ct
 from nnunet_ext.images.checks import SMALLEST_BODY_ML, sampled
+from nnunet_ext.messages import Message
 
 #: Found on a grid of about this voxel size first, then refined in the head's box.
 COARSE_MM = 2.5
@@ -115,8 +116,8 @@ def _coarse(volume: np.ndarray, spacing: np.ndarray, is_ct: bool) -> tuple[np.nd
 # ------------------------------------------------------------------------------------------- one case's channels
 
 
-def check_body(name: str, array: np.ndarray, body: np.ndarray, *, voxel_ml: float) -> list[str]:
-    """Refuse an image that shows no body, or one value all over it; a line where its top is cut off.
+def check_body(name: str, array: np.ndarray, body: np.ndarray, *, voxel_ml: float) -> list[Message]:
+    """Refuse an image that shows no body, or one value all over it; a message where its top is cut off.
 
     Args:
         name: Channel.
@@ -138,7 +139,9 @@ def check_body(name: str, array: np.ndarray, body: np.ndarray, *, voxel_ml: floa
         )
     piled_up = len(values) > 1 and counts[-1] > 5 * counts[-2]
     if piled_up and values[-1] == array.max() and shares[-1] > LARGEST_SHARE_AT_THE_TOP:
-        return [f"{name}: {shares[-1]:.0%} of the body lies at the highest value ({values[-1]:g}), which cuts it off"]
+        return [
+            Message("cut_off_at_the_highest_value", {"channel": name, "share": shares[-1], "value": values[-1]}),
+        ]
     return []
 
 

@@ -16,6 +16,7 @@ from nnunet_ext.cleaning.morphology import block_mean, extreme_filter, fill_slic
 from nnunet_ext.cleaning.thresholds import AIR_HU, LOWEST_HU, body_thresholds
 from nnunet_ext.images.channels import image_like, voxel_ml
 from nnunet_ext.images.checks import SMALLEST_BODY_ML
+from nnunet_ext.messages import Message
 
 log = logging.getLogger(__name__)
 #: What lies below this is padding: noise of air does not reach it, streaks of metal hardly.
@@ -28,8 +29,12 @@ LEAST_METAL_ML = 0.03
 FAINT_HU = -800.0
 
 
-def hu_problem(image: sitk.Image) -> str | None:
-    """Why an image cannot be a CT in HU, in one line, or None where it can.
+#: What helps against what `hu_problem` finds.
+HU_REMEDY = "apply the rescale slope and intercept, or pass --allow-non-hu"
+
+
+def hu_problem(image: sitk.Image) -> Message | None:
+    """Why an image cannot be a CT in HU, or None if it can.
 
     A CT in HU holds air (measured values down to -500, at least 0.1 % of its voxels near -1000 or padding below). It does
     not fill the 16-bit range, and the median of what is not air lies between -200 and 200 (soft tissue). What lies below
@@ -37,27 +42,25 @@ def hu_problem(image: sitk.Image) -> str | None:
     """
     array = sitk.GetArrayViewFromImage(image)
     low, high = float(array.min()), float(array.max())
-    found = f"CT is not in HU: values {low:g}..{high:g}"
-    remedy = "apply the rescale slope and intercept, or pass --allow-non-hu"
     measured = array if low >= PADDING_HU else array[array >= PADDING_HU]
     if not measured.size or float(measured.min()) > -500:
-        return f"{found}, so no air (-1000); {remedy}"
+        return Message("not_hu_no_air", {"low": low, "high": high})
     if high >= 32767 and np.count_nonzero(array >= 32767) > 5e-3 * array.size:
-        return f"{found}, the end of the 16-bit range; {remedy}"
+        return Message("not_hu_end_of_16_bits", {"low": low, "high": high})
     tissue = array[array > -500]
     median = float(np.median(tissue)) if tissue.size else float("nan")
     if not -200 <= median <= 200:
-        return f"{found}, and the median of what is not air is {median:g} instead of soft tissue; {remedy}"
+        return Message("not_hu_no_soft_tissue", {"low": low, "high": high, "median": median})
     if np.count_nonzero(array < -850) < 1e-3 * array.size:
-        return f"{found}, but hardly any air near -1000; {remedy}"
+        return Message("not_hu_hardly_any_air", {"low": low, "high": high})
     below = array[array < PADDING_HU]
     if below.size > 1e-2 * array.size and np.unique(below, return_counts=True)[1].max() < 0.5 * below.size:
-        return f"{found}, and {below.size / array.size:.0%} of the voxels vary below air (-1000); {remedy}"
+        return Message("not_hu_varies_below_air", {"low": low, "high": high, "share": below.size / array.size})
     return None
 
 
-def metal(array: np.ndarray, body: np.ndarray, *, voxel_ml: float) -> list[str]:
-    """Lines for a person on metal in a CT: fillings, implants, electrodes.
+def metal(array: np.ndarray, body: np.ndarray, *, voxel_ml: float) -> list[Message]:
+    """Messages on metal in a CT: fillings, implants, electrodes.
 
     Args:
         array: CT in HU, `(Z, Y, X)`, as read: neither padded values clipped nor a window applied.
@@ -65,7 +68,7 @@ def metal(array: np.ndarray, body: np.ndarray, *, voxel_ml: float) -> list[str]:
         voxel_ml: Volume of a voxel.
 
     Returns:
-        A line with its volume and where the scale ends. A second one where values inside metal ran over the end of the
+        One with its volume and where the scale ends. A second one if values inside metal ran over the end of the
         scale and came out as dark as air. Empty without metal.
     """
     found = (array >= METAL_HU) & body
@@ -74,8 +77,11 @@ def metal(array: np.ndarray, body: np.ndarray, *, voxel_ml: float) -> list[str]:
         return []
     high = float(array[found].max())
     at_the_end = np.count_nonzero(array[found] == high) > 0.05 * np.count_nonzero(found)
-    where = f"at the end of the scale ({high:g} HU)" if at_the_end else f"above {METAL_HU:g} HU, up to {high:g} HU"
-    lines = [f"the CT shows metal: {ml:.2g} ml {where}; streaks may reach the organs"]
+    messages = [
+        Message("metal_at_the_end_of_the_scale", {"ml": ml, "hu": high})
+        if at_the_end
+        else Message("metal_within_the_scale", {"ml": ml, "low": METAL_HU, "hu": high})
+    ]
     box = tuple(slice(max(0, s.start - 2), s.stop + 2) for s in ndimage.find_objects(found.view(np.uint8))[0])
     # Partial volume around the overflow is as dense as bone.
     dense = array[box] > 1000
@@ -83,8 +89,8 @@ def metal(array: np.ndarray, body: np.ndarray, *, voxel_ml: float) -> list[str]:
     pieces, _ = ndimage.label(holes | found[box])
     overflow = holes & np.isin(pieces, np.setdiff1d(np.unique(pieces[found[box]]), [0]))
     if n := np.count_nonzero(overflow):
-        lines.append(f"{n} voxels inside the metal are as dark as air: their values ran over the end of the scale")
-    return lines
+        messages.append(Message("metal_over_the_scale", {"n": n}))
+    return messages
 
 
 def clip_padding(image: sitk.Image) -> tuple[sitk.Image, int]:

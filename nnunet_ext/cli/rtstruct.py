@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from nnunet_ext.cli.arguments import Options
+from nnunet_ext.messages import Message
 
 SUMMARY = "write a label map as RTSTRUCT that a planning system opens beside the CT"
 EXAMPLE = "nnunet_ext rtstruct contours/case_01.nii.gz ct_series -o case_01_contours.dcm"
@@ -24,9 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: Options) -> int:
     from nnunet_ext import rtstruct
 
-    notes: list[str] = []
+    notes: list[Message] = []
     empty = rtstruct(**options, notes=notes)
-    notes += [f"{organ} has no voxel in {options['mask']}: it has no contour" for organ in empty]
+    notes += [Message("organ_without_contour", {"organ": organ, "file": str(options["mask"])}) for organ in empty]
     for note in notes:
         print(f"warning: {note}", file=sys.stderr)
     print(options["out"])

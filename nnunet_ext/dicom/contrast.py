@@ -11,6 +11,8 @@ import re
 import unicodedata
 from collections.abc import Callable
 
+from nnunet_ext.messages import Message
+
 #: Words that may stand before T1 or T2 without a blank: `AXT1`, `3DT1`, `sT1W`.
 _BEFORE = r"ax(?:i|ial)?|sag|cor|tra|obl|[23]d|wip|iso|ir|fs|t?se|fse|pre|post|ce|gd|pd|dp|ds|s"
 #: Names of series that are neither a plain T1 nor a plain T2, as kind and words. All are whole words.
@@ -144,7 +146,7 @@ def _special(words: str) -> str:
     return "phase" if _word(_PHASE, _without(_PLAIN_PHASE, words)) else ""
 
 
-def classify(text: Callable[[str], str], number: Callable[[str], float | None]) -> tuple[str, str, list[str]]:
+def classify(text: Callable[[str], str], number: Callable[[str], float | None]) -> tuple[str, str, list[Message]]:
     """Channel of a series from its headers, why, and notes.
 
     The image type goes first: phases, real parts, fat, maps and projections are no channel. Then names count (`T1`,
@@ -157,7 +159,7 @@ def classify(text: Callable[[str], str], number: Callable[[str], float | None]) 
         number: Value of an element by keyword, None if it is missing or no number.
 
     Returns:
-        `CT`, `T1`, `T2` or empty; one line why; notes such as `contrast-enhanced`.
+        `CT`, `T1`, `T2` or empty; one line why; messages such as `contrast_enhanced`.
     """
     modality = text("Modality")
     if modality == "CT":
@@ -197,8 +199,10 @@ def classify(text: Callable[[str], str], number: Callable[[str], float | None]) 
         elif te >= 60 and tr >= 1500 and not gradient:
             by_times = "T2"
     times = "" if te is None or tr is None else f"TE {te:g} ms, TR {tr:g} ms"
-    notes = ["contrast-enhanced"] if _with_agent(text("ContrastBolusAgent"), kinds, description, protocol) else []
-    fat = ["fat-saturated"] if _fat_saturated(words, kinds, text("ScanOptions")) else []
+    notes = (
+        [Message("contrast_enhanced")] if _with_agent(text("ContrastBolusAgent"), kinds, description, protocol) else []
+    )
+    fat = [Message("fat_saturated")] if _fat_saturated(words, kinds, text("ScanOptions")) else []
 
     named = "T1" if t1 and not t2 else "T2" if t2 and not t1 else ""
     if special or (flair and named != "T1"):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_ext.dicom.parts import Traits
+from nnunet_ext.messages import Message
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,9 @@ class Series:
         description: SeriesDescription as in the header: may be personal.
         label: Number and description for messages, without anything personal.
         channel: `CT`, `T1`, `T2`, or empty where it is none of them.
+        by_rule: Whether the series file says which channel it is.
         reason: Why it is that channel, or none.
-        notes: Lines worth knowing where the series is used.
+        notes: What is worth knowing where the series is used.
         problem: Why it cannot be read, from the headers; empty where it can.
         derived: Whether it was computed from other images (ImageType).
         combined: Whether it unites several echoes.
@@ -78,7 +80,8 @@ class Series:
     names: tuple[str, ...] = ()
     channel: str = ""
     reason: str = ""
-    notes: tuple[str, ...] = ()
+    by_rule: bool = False
+    notes: tuple[Message, ...] = ()
     problem: str = ""
     derived: bool = False
     combined: bool = False

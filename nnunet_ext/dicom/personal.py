@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nnunet_ext.dicom.headers import Header
 from nnunet_ext.dicom.model import Patient
+from nnunet_ext.messages import english_texts
 
 #: Shorter numbers in a message are a count, a size or a case's number, even if they are someone's ID.
 LEAST_DIGITS_OF_AN_ID = 6
@@ -60,8 +61,10 @@ def _is_our_own(word: str) -> bool:
 
 @functools.cache
 def _own_words() -> frozenset[str]:
-    """Every word of this package's code; its messages, options, file names and channels are among them."""
+    """Every word of this package's code and messages; its options, file names and channels are among them."""
     words: set[str] = set()
     for file in Path(__file__).parents[1].rglob("*.py"):
         words.update(re.findall(r"[^\W\d_]+", file.read_text(encoding="utf-8").casefold()))
+    for text in english_texts():
+        words.update(re.findall(r"[^\W\d_]+", text.casefold()))
     return frozenset(words)

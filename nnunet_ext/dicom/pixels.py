@@ -13,6 +13,7 @@ from scipy import ndimage
 from nnunet_ext.dicom.headers import Header, functional_groups
 from nnunet_ext.dicom.model import Slice
 from nnunet_ext.dicom.text import tolerant_dicom
+from nnunet_ext.messages import Message
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -111,7 +112,7 @@ def _padding(dataset: Dataset, dtype: np.dtype) -> tuple[float, float] | None:
     return (min(ends), max(ends)) if ends else None
 
 
-def fill_padding(volume: np.ndarray, padded: Sequence[np.ndarray], modality: str, notes: list[str]) -> None:
+def fill_padding(volume: np.ndarray, padded: Sequence[np.ndarray], modality: str, notes: list[Message]) -> None:
     """Set pixels that the header names as padding to air in CT, to the lowest measured value in MR; in place.
 
     Some headers name a value that is tissue elsewhere in the image, such as 0 in HU. Padding surrounds what was
@@ -122,7 +123,7 @@ def fill_padding(volume: np.ndarray, padded: Sequence[np.ndarray], modality: str
         volume: Rescaled, `(Z, rows, columns)`.
         padded: Bool `(rows, columns)` per slice.
         modality: `CT` or `MR`.
-        notes: Takes a line where only the corners are filled.
+        notes: Takes a message if only the corners are filled.
     """
     mask = np.stack(padded)
     least, most = PADDED_SHARE
@@ -140,7 +141,7 @@ def fill_padding(volume: np.ndarray, padded: Sequence[np.ndarray], modality: str
         if mask.mean() < least:
             return
         measured_low = float(volume[~mask].min())
-        notes.append(f"padding named in the header, {mask.mean():.0%} of the pixels, was set to background")
+        notes.append(Message("padding_of_header", {"share": mask.mean()}))
     volume[mask] = AIR_HU if is_ct else measured_low
 
 

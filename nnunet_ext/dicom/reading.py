@@ -14,14 +14,15 @@ from scipy import ndimage
 from nnunet_ext.dicom.model import Series
 from nnunet_ext.dicom.pixels import AIR_HU, fill_padding, pixels_of
 from nnunet_ext.dicom.stack import arrange, grid_of, reach_of
+from nnunet_ext.messages import Message
 
 
-def read_series(series: Series, notes: list[str] | None = None) -> sitk.Image:
+def read_series(series: Series, notes: list[Message] | None = None) -> sitk.Image:
     """The image of a series on one rectangular grid, rescaled (HU for CT).
 
     Args:
         series: From `find_series`.
-        notes: Takes one line for everything that was resampled or dropped.
+        notes: Takes one message for everything that was resampled or dropped.
 
     Returns:
         16-bit whole numbers where all values are, else 32-bit float. Axes: columns, rows, then along the normal.
@@ -39,13 +40,11 @@ def read_series(series: Series, notes: list[str] | None = None) -> sitk.Image:
     if stack.tilted:
         tilt = float(np.degrees(np.arctan2(np.linalg.norm(shift[-1]), along[-1] - along[0])))
         volume = _straighten(volume, shift, series)
-        notes.append(f"tilted gantry ({tilt:.1f} degrees): slices were shifted in their plane to a straight grid")
+        notes.append(Message("tilted_gantry", {"degrees": tilt}))
     if not stack.even:
         volume = _interpolate(volume, along, stack.planes_mm)
         gaps = np.diff(along)
-        notes.append(
-            f"gaps between slices of {gaps.min():.3g} to {gaps.max():.3g} mm: interpolated to {stack.gap_mm:.3g} mm"
-        )
+        notes.append(Message("uneven_gaps", {"low": gaps.min(), "high": gaps.max(), "mm": stack.gap_mm}))
     if not np.all(np.isfinite(volume)):
         raise ValueError("it has values that are NaN or infinite; export it again")
     if np.array_equal(volume, np.rint(volume)) and volume.min() >= -32768 and volume.max() <= 32767:

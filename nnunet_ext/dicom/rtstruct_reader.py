@@ -31,6 +31,7 @@ from scipy import ndimage
 
 from nnunet_ext.dicom.text import element_text, readable_text, stated_charsets, tolerant_dicom
 from nnunet_ext.images.geometry import index_to_world
+from nnunet_ext.messages import Message
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -314,7 +315,7 @@ def _uid(item: Dataset, keyword: str) -> str:
 def rasterise(
     contours: Sequence[Contour],
     image: sitk.Image,
-    notes: list[str] | None = None,
+    notes: list[Message] | None = None,
     *,
     slices: Sequence[Slice] | None = None,
 ) -> np.ndarray:
@@ -323,7 +324,7 @@ def rasterise(
     Args:
         contours: Of one organ; points in mm, LPS.
         image: Gives the grid, in any orientation.
-        notes: Takes one line for everything that was moved, interpolated, cut off or left out.
+        notes: Takes one message for everything that was moved, interpolated, cut off or left out.
         slices: The images of the series that `image` was read from, which contours lie on and refer to. None if they
             are the planes of `image`.
 
@@ -356,10 +357,10 @@ def rasterise(
     if not any(images.reach(k) for k, _, _ in inside):
         raise ValueError("all contours lie outside the image; they belong to another one")
     if len(inside) < len(polygons):
-        notes.append(f"{len(polygons) - len(inside)} of {len(polygons)} contours lie outside the image: left out")
+        notes.append(Message("contours_outside", {"n": len(polygons) - len(inside), "all": len(polygons)}))
     points = np.concatenate([points for _, points, _ in inside])
     if points.min() < -1.0 or np.any(points.max(axis=0) > (nx, ny)):
-        notes.append("contours reach beyond the image and are cut at its border")
+        notes.append(Message("contours_cut"))
 
     low = np.clip(np.floor(points.min(axis=0)).astype(int) - 1, 0, (nx - 1, ny - 1))
     high = np.clip(np.ceil(points.max(axis=0)).astype(int) + 2, 1, (nx, ny))
@@ -384,13 +385,13 @@ def rasterise(
         else:
             left.append(k)
     if filled:
-        notes.append(f"no contour on {_slices(filled)}: interpolated between the neighbours")
+        notes.append(Message("contours_interpolated", {"slices": _slices(filled)}))
     if left:
-        notes.append(f"no contour on {_slices(left)} between others: left empty")
+        notes.append(Message("contours_missing", {"slices": _slices(left)}))
     return result
 
 
-def _closed(contours: Sequence[Contour], notes: list[str]) -> list[Contour]:
+def _closed(contours: Sequence[Contour], notes: list[Message]) -> list[Contour]:
     """Contours that enclose an area."""
     closed = [contour for contour in contours if contour.kind in _CLOSED and len(contour.points_mm) >= 3]
     by_hand = [
@@ -401,10 +402,10 @@ def _closed(contours: Sequence[Contour], notes: list[str]) -> list[Contour]:
         and np.abs(contour.points_mm[0] - contour.points_mm[-1]).max() <= CLOSED_MM
     ]
     if by_hand:
-        notes.append(f"{len(by_hand)} open lines end where they begin: taken as closed contours")
+        notes.append(Message("open_lines_closed", {"n": len(by_hand)}))
     lines = len(contours) - len(closed) - len(by_hand)
     if lines:
-        notes.append(f"{lines} of {len(contours)} contours are points or open lines: left out")
+        notes.append(Message("contours_not_closed", {"n": lines, "all": len(contours)}))
     return closed + by_hand
 
 
@@ -450,7 +451,7 @@ class _Images:
 
 
 def _on_images(
-    polygons: Sequence[tuple[float, np.ndarray, Contour]], images: _Images, notes: list[str]
+    polygons: Sequence[tuple[float, np.ndarray, Contour]], images: _Images, notes: list[Message]
 ) -> list[tuple[float, np.ndarray, str]]:
     """Polygons in the planes of the images: position along the slices, points, type. See the module's docstring."""
     numbers = images.number(np.array([k for k, _, _ in polygons]))
@@ -466,7 +467,8 @@ def _on_images(
             "half a slice is accepted; export contours and images again from one place"
         )
     if off.max() > PLANE_TOLERANCE_SLICES:
-        notes.append(f"contours lie up to {off.max():.2g} slices off the images: moved to the nearest")
+        # As rounded as it is shown, so that what is the same for several organs is said once.
+        notes.append(Message("contours_off_the_images", {"slices": float(f"{off.max():.2g}")}))
     kept: list[tuple[float, np.ndarray, str]] = []
     for target in np.unique(targets):
         here = np.flatnonzero(targets == target)
@@ -477,7 +479,7 @@ def _on_images(
             if abs(numbers[at] - numbers[best]) <= PLANE_TOLERANCE_SLICES
         ]
     if len(kept) < len(polygons):
-        notes.append(f"{len(polygons) - len(kept)} contours lie between the images, beside nearer ones: left out")
+        notes.append(Message("contours_between_the_images", {"n": len(polygons) - len(kept)}))
     return kept
 
 
@@ -499,16 +501,20 @@ def _nearest(numbers: np.ndarray, n_images: int) -> np.ndarray:
     return np.clip(targets, 0, n_images - 1).astype(int)
 
 
-def _slices(numbers: Sequence[int]) -> str:
-    shown = ", ".join(str(k + 1) for k in numbers[:6]) + (", ..." if len(numbers) > 6 else "")
-    return f"slice {shown}" if len(numbers) == 1 else f"{len(numbers)} slices ({shown})"
+def _slices(numbers: Sequence[int]) -> Message:
+    if len(numbers) == 1:
+        return Message("one_slice", {"number": numbers[0] + 1})
+    shown = [k + 1 for k in numbers[:6]]
+    if len(numbers) == len(shown):
+        return Message("some_slices", {"n": len(numbers), "numbers": shown})
+    return Message("many_slices", {"n": len(numbers), "numbers": shown})
 
 
 def _meets(points: np.ndarray, size: tuple[int, int]) -> bool:
     return bool(np.all(points.max(axis=0) >= -0.5) and np.all(points.min(axis=0) <= np.array(size) - 0.5))
 
 
-def _planes(polygons: Sequence[tuple], low: np.ndarray, size: tuple[int, int], notes: list[str]) -> dict:
+def _planes(polygons: Sequence[tuple], low: np.ndarray, size: tuple[int, int], notes: list[Message]) -> dict:
     """Position along the slices -> mask of that plane."""
     groups: list[list[tuple]] = []
     for polygon in sorted(polygons, key=lambda polygon: polygon[0]):
@@ -533,9 +539,9 @@ def _planes(polygons: Sequence[tuple], low: np.ndarray, size: tuple[int, int], n
             done.append(one)
         planes[float(np.mean([k for k, _, _ in group]))] = mask
     if crossing:
-        notes.append(f"{crossing} contours cross another one of the same slice: united")
+        notes.append(Message("contours_cross", {"n": int(crossing)}))
     if copies:
-        notes.append(f"{copies} contours are copies of others: counted once")
+        notes.append(Message("contour_copies", {"n": copies}))
     return planes
 
 

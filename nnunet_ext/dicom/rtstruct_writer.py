@@ -34,6 +34,7 @@ from nnunet_ext.images.file_names import image_stem
 from nnunet_ext.images.geometry import back_to_grid, grid_difference, orientation_code, same_grid
 from nnunet_ext.images.label_maps import label_map_of, read_label_map, shown_values
 from nnunet_ext.labels.table import load_label_table
+from nnunet_ext.messages import Message
 from nnunet_ext.nnunet_folders import PREDICTIONS_REMEDY, need, read_dataset_json
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def rtstruct(
     *,
     labels_file: Path | None = None,
     dataset_json: Path | None = None,
-    notes: list[str] | None = None,
+    notes: list[Message] | None = None,
 ) -> list[str]:
     """Write the organs of a label map file as RTSTRUCT of the CT series they were contoured on.
 
@@ -150,7 +151,7 @@ def write_rtstruct(
     *,
     labels: Mapping[str, int],
     model: str = "",
-    notes: list[str] | None = None,
+    notes: list[Message] | None = None,
 ) -> list[str]:
     """Write the organs of a label map as RTSTRUCT of the series they were contoured on.
 
@@ -162,7 +163,7 @@ def write_rtstruct(
             gives the organs' numbers and colours, which are those of `overlays.colours`.
         model: What drew the contours, for the description of every organ; its first 64 characters go there, all of
             it into the description of the structure set.
-        notes: Takes one line for everything of the CT's header that is left out.
+        notes: Takes one message for everything of the CT's header that is left out.
 
     Returns:
         Organs without a voxel. They are in the structure set as organs without contours, and named in its description.
@@ -226,7 +227,7 @@ def write_contours(
     labels: Mapping[str, int] | None = None,
     model: str = "",
     headers: Mapping[str, object] | None = None,
-    notes: list[str] | None = None,
+    notes: list[Message] | None = None,
 ) -> None:
     """Write closed planar contours as RTSTRUCT of a series.
 
@@ -264,7 +265,7 @@ def _structure_set(
     image: Dataset,
     labels: Mapping[str, int] | None,
     model: str,
-    notes: list[str],
+    notes: list[Message],
 ) -> Dataset:
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import ImplicitVRLittleEndian, generate_uid
@@ -328,7 +329,7 @@ def _structure_set(
     return dataset
 
 
-def _copy_patient_and_study(image: Dataset, dataset: Dataset, our_text: str, notes: list[str]) -> None:
+def _copy_patient_and_study(image: Dataset, dataset: Dataset, our_text: str, notes: list[Message]) -> None:
     """Patient and study byte by byte as in the images, or in UTF-8 where our own text may need other letters than theirs."""
     utf_8 = not our_text.isascii()
     left_out = _copy(image, dataset, (*_COPIED, *_COPIED_IF_THERE), stated_charsets(image), utf_8=utf_8)
@@ -337,7 +338,7 @@ def _copy_patient_and_study(image: Dataset, dataset: Dataset, our_text: str, not
             setattr(dataset, keyword, "")
     if utf_8:
         dataset.SpecificCharacterSet = _UTF_8
-    notes += [f"{keyword} of the CT breaks the DICOM standard: left out of the RTSTRUCT" for keyword in left_out]
+    notes += [Message("breaks_the_standard", {"keyword": keyword}) for keyword in left_out]
 
 
 def _copy(

@@ -38,6 +38,7 @@ from nnunet_ext.dicom.text import tolerant_dicom
 from nnunet_ext.images.file_names import image_stem
 from nnunet_ext.images.reading import SMALLEST_SPACING_MM
 from nnunet_ext.images.source_files import EMPTY, UNREADABLE, is_system, reason_of, walk
+from nnunet_ext.messages import Message
 
 if TYPE_CHECKING:
     from pydicom.dataset import FileDataset
@@ -319,8 +320,8 @@ def _classified(series: Series, members: _Members) -> Series:
     header = members.headers.get(_contrast_key(series.slices[0].traits), members.first)
     channel, reason, notes = classify(header.text, header.number)
     if len(members.spacings) > 1:
-        notes = [*notes, f"stored with rounded pixel spacings: read with {series.spacing_mm[0]:g} x "
-                         f"{series.spacing_mm[1]:g} mm"]  # fmt: skip
+        rows_mm, columns_mm = series.spacing_mm
+        notes = [*notes, Message("spacings_rounded", {"mm": rows_mm, "width": columns_mm})]
     derived = header.text("ImageType").upper().startswith("DERIVED")
     combined = is_combined(header.text)
     return replace(

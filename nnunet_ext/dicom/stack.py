@@ -13,6 +13,7 @@ from nnunet_ext.dicom.headers import median_of_known
 from nnunet_ext.dicom.model import Series, Slice
 from nnunet_ext.dicom.parts import FEWEST_SLICES, equal_within_rounding
 from nnunet_ext.dicom.pixels import pixels_of
+from nnunet_ext.messages import Message
 
 #: Gaps between slices that differ by less than this share, or so many mm, are even, because headers round positions.
 GAP_TOLERANCE, GAP_TOLERANCE_MM = 0.01, 0.02
@@ -104,7 +105,7 @@ def grid_of(series: Series, stack: Stack) -> sitk.Image:
     return grid
 
 
-def arrange(series: Series, notes: list[str]) -> Stack:
+def arrange(series: Series, notes: list[Message]) -> Stack:
     if series.problem:
         raise ValueError(series.problem)
     if len(series.slices) < FEWEST_SLICES:
@@ -148,7 +149,9 @@ def _rounding_mm(positions_mm: np.ndarray) -> float:
     return 0.0
 
 
-def _without_twins(slices: Sequence[Slice], size: tuple[int, int], normal: np.ndarray, notes: list[str]) -> list[Slice]:
+def _without_twins(
+    slices: Sequence[Slice], size: tuple[int, int], normal: np.ndarray, notes: list[Message]
+) -> list[Slice]:
     """Slices without exact copies under another UID; ValueError where different images share a position."""
     kept: list[Slice] = []
     dropped = 0
@@ -165,7 +168,7 @@ def _without_twins(slices: Sequence[Slice], size: tuple[int, int], normal: np.nd
         else:
             kept.append(one)
     if dropped:
-        notes.append(f"{dropped} images are copies of others: counted once")
+        notes.append(Message("image_copies", {"n": dropped}))
     if len(kept) < FEWEST_SLICES:
         raise ValueError(f"it has {len(kept)} positions, too few for a volume")
     return kept
@@ -176,7 +179,7 @@ def _gap_mm(
     thickness_mm: Sequence[float | None],
     rounding_mm: float,
     spacing_mm: float | None,
-    notes: list[str],
+    notes: list[Message],
 ) -> tuple[float, bool]:
     """Distance of the slices on the straight grid, and whether they lie so already.
 
@@ -185,7 +188,7 @@ def _gap_mm(
         thickness_mm: Of each slice.
         rounding_mm: To which the positions are rounded.
         spacing_mm: SpacingBetweenSlices, None if the headers do not say it.
-        notes: Takes a line for every two slices that lie much nearer to each other than the others.
+        notes: Takes a message for every two slices that lie much nearer to each other than the others.
     """
     gaps, n = np.diff(along), len(along)
     usual = float(np.quantile(gaps, 0.5, method="lower"))
@@ -230,13 +233,10 @@ def _gap_mm(
         )
     short = np.flatnonzero(gaps * LARGEST_GAP_RATIO < usual)
     if len(short) > MOST_SHORT_GAPS:
-        notes.append(
-            f"{len(short)} gaps between slices are shorter than the {usual:.3g} mm of the grid: detail is lost"
-        )
+        notes.append(Message("short_gaps", {"n": len(short), "mm": usual}))
     else:
         notes += [
-            f"images {at + 1} and {at + 2} of {n} are only {gaps[at]:.2g} mm apart, the others {usual:.3g} mm: check the "
-            "series"
+            Message("images_too_close", {"at": at + 1, "next": at + 2, "n": n, "mm": gaps[at], "usual": usual})
             for at in short
         ]
     return usual, False

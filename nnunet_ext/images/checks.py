@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from nnunet_ext.images.channels import is_ct
 from nnunet_ext.images.geometry import to_canonical
+from nnunet_ext.messages import Message
 
 #: With fewer values than this an MR is a mask or a label map. Images of 8 bits hold about 250. A CT may be computed from a
 #: few materials, but with two values it is a mask too.
@@ -24,8 +25,8 @@ TAPERED_SHARE = 0.15
 #: Blank slices at an end are reported above this share of all, because registered images often lack a few.
 FEW_SLICES_SHARE = 0.1
 #: Slices across the axes `(Z, Y, X)` of a canonical image.
-PLANES = ("axial", "coronal", "sagittal")
-#: Number of values that are looked at, because all of them would take seconds.
+PLANES = (Message("axial"), Message("coronal"), Message("sagittal"))
+#: Values looked at where all would take seconds.
 _SAMPLE = 1_000_000
 
 
@@ -143,18 +144,16 @@ def lost_slices(array: np.ndarray, body: np.ndarray) -> list[np.ndarray]:
     return found
 
 
-def report_lost_slices(name: str, lost: Sequence[np.ndarray]) -> list[str]:
-    """One line for the plane with most lost slices, if they are worth a line. `lost` is from `lost_slices`."""
+def report_lost_slices(name: str, lost: Sequence[np.ndarray]) -> list[Message]:
+    """One message for the plane with most lost slices, if they are worth it. `lost` is from `lost_slices`."""
     shares = [float(one.mean()) for one in lost]
     axis = int(np.argmax(shares))
     runs, n = ndimage.label(lost[axis])
     inner = any(run.start > 0 and run.stop < len(runs) for (run,) in ndimage.find_objects(runs, n))
     if not inner and shares[axis] <= FEW_SLICES_SHARE:
         return []
-    return [
-        f"{name}: {int(lost[axis].sum())} of {len(lost[axis])} {PLANES[axis]} slices hold one value where the body goes "
-        "on: they were lost on export, or lie beyond what was scanned"
-    ]
+    n, n_all = int(lost[axis].sum()), len(lost[axis])
+    return [Message("slices_lost", {"channel": name, "n": n, "all": n_all, "plane": PLANES[axis]})]
 
 
 def shown(lost: Sequence[np.ndarray]) -> np.ndarray:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from nnunet_ext.images.notes import note
+from nnunet_ext.messages import Message
 
 GZIP = b"\x1f\x8b"
 _CHUNK_BYTES = 1 << 16  # as much as 64 MB when unpacked
@@ -57,7 +58,7 @@ def decompressed(data: Path, skip: int, encoding: str) -> Iterator[bytes]:
             if mark is None or not rest:
                 return
             if not rest.startswith(mark):
-                note(f"{data.name}: what follows its compressed data is no part of the image and was left out")
+                note(Message("more_after_the_image", {"file": data.name}))
                 return
 
 

@@ -14,6 +14,7 @@ import SimpleITK as sitk
 
 from nnunet_ext.images.file_content import GZIP, cut_off, decompressed, one_line, refuse_other_content
 from nnunet_ext.images.notes import note
+from nnunet_ext.messages import Message
 
 if TYPE_CHECKING:
     from nibabel import Nifti1Header
@@ -86,8 +87,10 @@ def read_nifti(path: Path) -> sitk.Image:
     with path.open("rb") as file:
         packed = file.read(2) == GZIP
     if packed != path.name.lower().endswith(".gz"):
-        state = "compressed" if packed else "not compressed"
-        note(f"{path.name} is {state}, unlike its name: other programs may refuse it, rename it")
+        if packed:
+            note(Message("packed_unlike_its_name", {"file": path.name}))
+        else:
+            note(Message("not_packed_unlike_its_name", {"file": path.name}))
     data = np.asanyarray(ArrayProxy(content, (shape, dtype, int(offset), slope or 1.0, inter or 0.0)))
     del content  # half of the memory
     if data.dtype.kind == "f" and data.dtype.itemsize != 4:
@@ -157,7 +160,7 @@ def _nifti_affine(path: Path, header: Nifti1Header) -> tuple[np.ndarray, str]:
             "space; write the true voxel size and orientation"
         )
     if good[0] != next(iter(forms)):
-        note(f"{path.name}: its sform is empty or damaged, so its qform says how it lies in space")
+        note(Message("sform_damaged", {"file": path.name}))
     return forms[good[0]], good[0]
 
 

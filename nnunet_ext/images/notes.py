@@ -1,4 +1,4 @@
-"""Lines about an image that reading finds worth knowing, collected per case."""
+"""What reading finds worth knowing about an image, collected per case."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ import logging
 from collections.abc import Iterator
 from contextvars import ContextVar
 
+from nnunet_ext.messages import Message
+
 log = logging.getLogger(__name__)
-_lines: ContextVar[list[str] | None] = ContextVar("lines", default=None)
+_messages: ContextVar[list[Message] | None] = ContextVar("messages", default=None)
 
 
 @contextlib.contextmanager
-def collected_notes(lines: list[str]) -> Iterator[None]:
-    """Lines about files read meanwhile go to a list and not to the log: the caller knows of which case they are."""
-    before = _lines.set(lines)
+def collected_notes(messages: list[Message]) -> Iterator[None]:
+    """Messages about files read meanwhile go to a list and not to the log: the caller knows of which case they are."""
+    before = _messages.set(messages)
     try:
         yield
     finally:
-        _lines.reset(before)
+        _messages.reset(before)
 
 
-def note(line: str) -> None:
-    if (lines := _lines.get()) is None:
-        log.warning(line)
-    elif line not in lines:
-        lines.append(line)
+def note(message: Message) -> None:
+    if (messages := _messages.get()) is None:
+        log.warning("%s", message)
+    elif message not in messages:
+        messages.append(message)

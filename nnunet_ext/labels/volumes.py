@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from nnunet_ext.labels.organs import normalise_name
 from nnunet_ext.labels.table import default_label_table
+from nnunet_ext.messages import Message, in_english
 
 #: Plausible volumes in mL by TG-263 name without side. The ranges are wide on purpose. Label maps of ten real heads have
 #: globes of 4.6 to 7.5, a chiasm of 0.18 to 0.33 and nerves of at least 0.26 to 0.52. On 35 pairs of clinical contours, eyes
@@ -39,8 +40,8 @@ def check_organs(
     *,
     spacing_mm: Sequence[float],
     ct_hu: np.ndarray | None = None,
-) -> list[str]:
-    """Refuse what cannot be the organ it is called; at most one line per kind of doubt.
+) -> list[Message]:
+    """Refuse what cannot be the organ it is called; at most one message per kind of doubt.
 
     Args:
         label_map: Whole numbers, `(Z, Y, X)`.
@@ -54,8 +55,8 @@ def check_organs(
     voxel_ml = float(np.prod(spacing_mm)) / 1000
     refuse_whole_image(label_map, labels)
     boxes = ndimage.find_objects(label_map, max_label=max(labels.values(), default=0))
-    wrong: list[str] = []
-    odd: list[str] = []
+    wrong: list[Message] = []
+    odd: list[Message] = []
     cut: list[str] = []
     in_air: list[str] = []
     for organ, value in labels.items():
@@ -73,33 +74,36 @@ def check_organs(
             cut.append(organ)
             low = 0.0
         if not low <= ml <= high:
-            line = f"{organ} measures {ml:.3g} ml, plausible are {PLAUSIBLE_ML[kind][0]:g} to {high:g} ml"
-            (odd if low / FAR <= ml <= high * FAR else wrong).append(line)
+            found = Message(
+                "volume_implausible", {"organ": organ, "ml": ml, "low": PLAUSIBLE_ML[kind][0], "high": high}
+            )
+            (odd if low / FAR <= ml <= high * FAR else wrong).append(found)
         elif longest_mm > LONGEST_MM[kind]:
-            odd.append(f"{organ} is {longest_mm:.0f} mm long, plausible are up to {LONGEST_MM[kind]:g} mm")
+            odd.append(Message("length_implausible", {"organ": organ, "mm": longest_mm, "high": LONGEST_MM[kind]}))
         if ct_hu is not None and float(np.median(ct_hu[box][mask])) < AIR_BELOW_HU:
             in_air.append(organ)
     if wrong:
         raise ValueError(
-            f"{'; '.join(wrong)}: check names, label values and units, and whether a mask is inverted or of another case"
+            f"{'; '.join(in_english(wrong))}: check names, label values and units, and whether a mask is inverted or of "
+            "another case"
         )
     if len(in_air) > 1:
         raise ValueError(
             f"in air on the CT: {', '.join(in_air)}; check whether the labels belong to this case and lie on its grid"
         )
-    lines = [f"{'; '.join(odd)}: check names and label values"] if odd else []
-    lines += [f"in air on the CT: {organ}; check whether it lies where it was drawn" for organ in in_air]
-    return lines + ([f"at the border of the image, perhaps cut off: {', '.join(cut)}"] if cut else [])
+    messages = [Message("implausible_sizes", {"findings": odd})] if odd else []
+    messages += [Message("in_air", {"organ": organ}) for organ in in_air]
+    return messages + ([Message("at_the_border", {"organs": cut})] if cut else [])
 
 
-def impossible_volumes(volumes_ml: Mapping[str, float]) -> list[str]:
-    """A line per organ that measures `FAR` times too much or too little. Organs that the package does not know are not."""
-    lines = []
+def impossible_volumes(volumes_ml: Mapping[str, float]) -> list[Message]:
+    """A message per organ that measures `FAR` times too much or too little. Organs that are not known are skipped."""
+    messages = []
     for organ, ml in volumes_ml.items():
         low, high = PLAUSIBLE_ML.get(_kind(organ) or "", (0.0, np.inf))
         if not low / FAR <= ml <= high * FAR:
-            lines.append(f"{organ} measures {ml:.3g} ml, plausible are {low:g} to {high:g} ml")
-    return lines
+            messages.append(Message("volume_implausible", {"organ": organ, "ml": ml, "low": low, "high": high}))
+    return messages
 
 
 @cache

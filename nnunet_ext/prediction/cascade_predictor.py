@@ -36,6 +36,7 @@ from nnunet_ext.images.writing import write_image
 from nnunet_ext.labels.pairs import old_plan_warning, plan_pairs
 from nnunet_ext.labels.table import LEFT_OUT_KEY
 from nnunet_ext.labels.values import pair_values
+from nnunet_ext.messages import Message, in_english
 from nnunet_ext.prediction.loading import has_bfloat16, load_stage
 from nnunet_ext.training.mirroring import swap_channels
 from nnunet_ext.training.modality_dropout import optional_channels
@@ -58,7 +59,7 @@ class PreparedCase:
         localizer_images: The same on the localizer's grid, or None without a localizer.
         properties: Of the crop to the body, as nnU-Net's preprocessor gives them.
         channels: The channels the case has. A model trained with modality dropout does without some.
-        warnings: One line each, for a person.
+        warnings: What a person should know.
         grid: The grid of the case's CT (else its first channel) as it was given, as an image without content. None if
             arrays were given.
     """
@@ -67,7 +68,7 @@ class PreparedCase:
     localizer_images: np.ndarray | None
     properties: dict
     channels: list[str]
-    warnings: list[str]
+    warnings: list[Message]
     grid: sitk.Image | None = None
 
 
@@ -83,7 +84,7 @@ class CasePrediction:
         missing: Names of organs without a voxel, except those that the model leaves out.
         channels: The channels the case had.
         precision: Number format of the networks: `float32`, `bfloat16` or `float16`.
-        warnings: One line each, for a person. Those of `PreparedCase` come first.
+        warnings: What a person should know. Those of `PreparedCase` come first.
     """
 
     label_map: np.ndarray
@@ -93,11 +94,14 @@ class CasePrediction:
     missing: list[str] = field(default_factory=list)
     channels: list[str] = field(default_factory=list)
     precision: str = "float32"
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[Message] = field(default_factory=list)
 
     def record(self) -> dict:
         """All but the label map, as plain JSON."""
-        return {name: deepcopy(value) for name, value in vars(self).items() if name != "label_map"}
+        apart = ("label_map", "warnings")
+        record = {name: deepcopy(value) for name, value in vars(self).items() if name not in apart}
+        messages = [warning.to_json() for warning in self.warnings]
+        return {**record, "warnings": in_english(self.warnings), "messages": messages}
 
 
 class CascadePredictor:
@@ -262,7 +266,7 @@ class CascadePredictor:
         organs = {n: v for n, v in self.dataset_json["labels"].items() if n not in ("background", *self.left_out)}
         result.missing = [n for n, v in organs.items() if v not in present]
         if result.missing:
-            result.warnings.append(f"no voxel of {', '.join(result.missing)}")
+            result.warnings.append(Message("no_voxel", {"organs": result.missing}))
         if self.ranges is not None:
             inside = result.label_map[roi.slices(result.box)]
             found = roi.organ_extents(inside, spacing_mm=prepared.properties["spacing"])
@@ -278,12 +282,12 @@ class CascadePredictor:
         outliers = used[PROPERTIES_KEY]["outliers"]
         result.fallback_whole_volume = not used[PROPERTIES_KEY]["found"]
         if result.fallback_whole_volume:
-            result.warnings.append("the localizer found no organ: the whole body was segmented instead of the ROI")
+            result.warnings.append(Message("no_organ_located"))
         else:
             used = self._regrow(prepared, located, used, result)
         if outliers:
-            names = ", ".join(self.organ_name(v) for v in outliers)
-            result.warnings.append(f"the localizer saw {names} far from where the other organs place them: ignored")
+            names = [self.organ_name(v) for v in outliers]
+            result.warnings.append(Message("organs_overruled", {"organs": names}))
         return used
 
     def _regrow(self, prepared: PreparedCase, located: np.ndarray, used: dict, result: CasePrediction) -> dict:
@@ -310,8 +314,9 @@ class CascadePredictor:
             result.regrown = True
             farthest_mm = REGROW_MM * max(moved.values())
             result.warnings.append(
-                f"an organ touched the border of the ROI, which was enlarged by {farthest_mm:g} mm and segmented again"
-                + ("; an organ still touches it" if touched else "")
+                Message("roi_enlarged_in_vain", {"mm": farthest_mm})
+                if touched
+                else Message("roi_enlarged", {"mm": farthest_mm})
             )
         return used
 
@@ -357,7 +362,7 @@ class CascadePredictor:
         there = {name: image.name if isinstance(image, Path) else name for name, image in images.items()}
         check_channels(there, self.channels, self.optional)
         present = [c for c in self.channels if c in images]
-        odd: list[str] = []
+        odd: list[Message] = []
         with collected_notes(odd):
             read = {channel: as_image(images[channel]) for channel in present}
         reference = read[reference_channel(present)]
@@ -382,7 +387,7 @@ class CascadePredictor:
         blank = np.broadcast_to(np.float32(0), first.GetSize()[::-1])
         arrays = [sitk.GetArrayViewFromImage(read[c]) if c in read else blank for c in self.channels]
         if lacking := [c for c in self.channels if c not in present]:
-            warnings = [*warnings, f"predicted from {' and '.join(present)} alone, without {', '.join(lacking)}"]
+            warnings = [*warnings, Message("channels_lacking", {"channels": present, "lacking": lacking})]
         return self._prepare_arrays(arrays, {"spacing": first.GetSpacing()[::-1]}, present, warnings, grid)
 
     def _prepare_arrays(
@@ -390,7 +395,7 @@ class CascadePredictor:
         arrays: Sequence[np.ndarray] | np.ndarray,
         properties: Mapping,
         channels: list[str],
-        warnings: list[str],
+        warnings: list[Message],
         grid: sitk.Image | None = None,
     ) -> PreparedCase:
         stage = self.segmenter

@@ -27,6 +27,7 @@ from nnunet_ext.files import check_folder, check_output_folder, in_one_line, wri
 from nnunet_ext.folder_lock import holding, owned_part
 from nnunet_ext.images.source_files import FileCount
 from nnunet_ext.images.writing import write_image
+from nnunet_ext.messages import Message, in_english
 from nnunet_ext.nnunet_folders import model_folder, read_predictions_json
 from nnunet_ext.prediction.cascade_predictor import CascadePredictor, CasePrediction, PreparedCase
 from nnunet_ext.prediction.loading import choose_device
@@ -48,7 +49,7 @@ class PredictionSummary:
     written: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
-    warnings: dict[str, list[str]] = field(default_factory=dict)
+    warnings: dict[str, list[Message]] = field(default_factory=dict)
     files: FileCount = field(default_factory=FileCount)
 
 
@@ -248,11 +249,11 @@ class _Run:
     def predict(self, found: FoundCases, part: slice, *, overwrite: bool, show_progress: bool) -> None:
         """All cases of this part, each in three steps; at most one case is ahead, and one behind the networks."""
         for file, reason in found.others.items():
-            line = f"left out: {reason}"
+            message = Message("file_left_out", {"reason": reason})
             if self.strict:
-                self.summary.failed[file] = line
+                self.summary.failed[file] = str(message)
             else:
-                self.summary.warnings[file] = [line]
+                self.summary.warnings[file] = [message]
         earlier = read_manifest(self.out / MANIFEST)["cases"]
         todo: list[Case] = []
         for name in sorted({*found.cases, *found.failed})[part]:
@@ -298,10 +299,7 @@ class _Run:
         read = case.read_images()
         warnings = read.warnings
         if options is not None and not options.register and read.may_be_apart:
-            warnings.append(
-                "its series do not share a frame of reference and were not registered: check that they match, or add "
-                "--register"
-            )
+            warnings.append(Message("not_registered"))
         prepared = self.predictor.prepare(read.hand_over(), options=options, same_frame=read.same_frame)
         return replace(prepared, warnings=[*warnings, *prepared.warnings])
 
@@ -321,18 +319,20 @@ class _Run:
 
     def describe(self, case: Case, prediction: CasePrediction, **seconds: float) -> dict:
         """What the manifest says about a case, as plain JSON."""
+        warnings = [message.changed(case.public) for message in prediction.warnings]
         return {
             **prediction.record(),
-            "notes": list(case.notes),
+            "notes": in_english(case.notes),
             **({"left_over": list(case.ignored)} if case.ignored else {}),
-            "warnings": [case.public(line) for line in prediction.warnings],
+            "warnings": in_english(warnings),
+            "messages": [message.to_json() for message in warnings],
             **{name: round(value, 2) for name, value in seconds.items()},
             "peak_memory_mb": peak_memory_mb(),
         }
 
-    def write(self, case: Case, mask: sitk.Image) -> list[str]:
+    def write(self, case: Case, mask: sitk.Image) -> list[Message]:
         """The case's files; the label map last, so that where it is, the case is finished. What was left out of them."""
-        notes: list[str] = []
+        notes: list[Message] = []
         if self.rtstruct:
             from nnunet_ext.dicom.rtstruct_writer import write_rtstruct
 
@@ -353,11 +353,16 @@ class _Run:
         except Exception as error:
             self.fail(case.name, case.public(in_one_line(error)))
             return
-        record = {**record, "warnings": [*record["warnings"], *notes], "write_s": round(write_s, 2)}
+        record = {
+            **record,
+            "warnings": [*record["warnings"], *in_english(notes)],
+            "messages": [*record["messages"], *(note.to_json() for note in notes)],
+            "write_s": round(write_s, 2),
+        }
         self.record(case.name, record)
         self.summary.written.append(case.name)
-        if record["warnings"]:
-            self.summary.warnings[case.name] = record["warnings"]
+        if record["messages"]:
+            self.summary.warnings[case.name] = [Message.from_json(message) for message in record["messages"]]
 
     def fail(self, case: str, reason: str, record: Mapping | None = None) -> None:
         self.remove(case)

@@ -6,13 +6,18 @@ from dataclasses import asdict, dataclass
 
 import SimpleITK as sitk
 
+from nnunet_ext.messages import Message
 from nnunet_ext.registration.options import RegistrationOptions
 
 HEADER, RIGID, ELASTIC = "header", "rigid", "elastic"
 #: Share of the head that an image has to show to be registered without a warning.
 LEAST_OVERLAP = 0.5
 
-LEVEL_NAMES = {HEADER: "header's alignment", RIGID: "rigid alignment", ELASTIC: "elastic alignment"}
+LEVEL_NAMES = {
+    HEADER: Message("header_alignment"),
+    RIGID: Message("rigid_alignment"),
+    ELASTIC: Message("elastic_alignment"),
+}
 
 
 @dataclass(frozen=True)
@@ -22,13 +27,13 @@ class ChannelRegistration:
     Attributes:
         transform: Fixed points -> moving points, LPS, mm.
         kept: `header`, `rigid` or `elastic`.
-        reason: Why, in one line.
+        reason: Why.
         quality: Numbers, plain JSON; see `register`.
     """
 
     transform: sitk.Transform
     kept: str
-    reason: str
+    reason: Message
     quality: dict
 
 
@@ -42,16 +47,16 @@ class RegistrationResult:
     runtime_s: float
 
     @property
-    def warnings(self) -> list[str]:
-        """One line for every image that is not registered as asked for, or that shows less than half of the head."""
+    def warnings(self) -> list[Message]:
+        """One for every image that is not registered as asked for, or that shows less than half of the head."""
         wanted = ELASTIC if self.options.elastic else RIGID
-        lines = [
-            f"{name}: kept the {LEVEL_NAMES[found.kept]}: {found.reason}"
+        messages = [
+            Message("alignment_kept", {"image": name, "level": LEVEL_NAMES[found.kept], "reason": found.reason})
             for name, found in self.channels.items()
             if found.kept != wanted
         ]
-        return lines + [
-            f"{name}: shows {found.quality['overlap']:.0%} of the head, little to register by; check the checkerboard"
+        return messages + [
+            Message("shows_little_of_the_head", {"image": name, "share": found.quality["overlap"]})
             for name, found in self.channels.items()
             if found.quality["overlap"] < LEAST_OVERLAP
         ]
@@ -63,7 +68,7 @@ class RegistrationResult:
             "together": self.together,
             "runtime_s": round(self.runtime_s, 1),
             "images": {
-                name: {"kept": found.kept, "reason": found.reason, **found.quality}
+                name: {"kept": found.kept, "reason": str(found.reason), **found.quality}
                 for name, found in self.channels.items()
             },
         }

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_ext.messages import Message
 from nnunet_ext.registration.elastic import elastic_candidates, jacobian_range
 from nnunet_ext.registration.options import RegistrationOptions
 from nnunet_ext.registration.result import ELASTIC, HEADER, RIGID, ChannelRegistration
@@ -43,17 +44,17 @@ def register_group(
         shared.append(mean_euler(shared))
     best_rigid = max(shared, key=lambda t: score(t, target.inside))
     splines = elastic_candidates(target, members, best_rigid, options, pool) if options.elastic else []
-    best_elastic, reason_against = None, "the elastic fit did not converge"
+    best_elastic, reason_against = None, Message("elastic_not_converged")
     if splines:
         elastic = [sitk.CompositeTransform([best_rigid, spline]) for spline in splines]  # the last is applied first
         best_elastic = max(elastic, key=lambda t: score(t, target.hidden))
         jacobian = jacobian_range(best_elastic, target)
         if not (JACOBIAN_RANGE[0] <= jacobian[0] and jacobian[1] <= JACOBIAN_RANGE[1]):
-            reason_against = f"the elastic one changes volumes by {jacobian[0]:.2f} to {jacobian[1]:.2f}"
+            reason_against = Message("elastic_changes_volumes", {"low": jacobian[0], "high": jacobian[1]})
         elif score(best_elastic, target.hidden) <= score(best_rigid, target.hidden):
-            reason_against = "the elastic one does not raise the mutual information of the hidden blocks"
+            reason_against = Message("elastic_raises_nothing")
         else:
-            reason_against = ""
+            reason_against = None
     identity = sitk.Transform(3, sitk.sitkIdentity)
     result = {}
     for name, (source, link) in members.items():
@@ -68,7 +69,7 @@ def _choose(
     target: Target,
     source: Source,
     levels: Mapping[str, sitk.Transform],
-    reason_against_elastic: str,
+    reason_against_elastic: Message | None,
     options: RegistrationOptions,
 ) -> ChannelRegistration:
     views = {level: on_judging_grid(target, source, transform) for level, transform in levels.items()}
@@ -93,17 +94,19 @@ def _choose(
         reason_against_elastic or hidden.get(ELASTIC, -1.0) <= hidden[HEADER]
     ):
         kept = HEADER
-        numbers = f"{information[HEADER]:.4f} to {information[RIGID]:.4f}"
-        reason = f"registration does not raise the mutual information ({numbers})"
         if stays:
-            reason = f"registration moves no part of the head by {LEAST_MOVE_MM:g} mm"
+            reason = Message("registration_moves_nothing", {"mm": LEAST_MOVE_MM})
+        else:
+            reason = Message(
+                "registration_raises_nothing", {"before": information[HEADER], "after": information[RIGID]}
+            )
     elif not options.elastic:
-        kept, reason = RIGID, "elastic registration was not asked for"
+        kept, reason = RIGID, Message("elastic_not_asked_for")
     elif reason_against_elastic:
         kept, reason = RIGID, reason_against_elastic
     else:
         kept = ELASTIC
-        reason = f"mutual information of the hidden blocks {hidden[RIGID]:.4f} to {hidden[ELASTIC]:.4f}"
+        reason = Message("elastic_raises_information", {"before": hidden[RIGID], "after": hidden[ELASTIC]})
     edges = edges_of(fixed, target.inside)
     moved = moves_mm(kept)
     quality = {

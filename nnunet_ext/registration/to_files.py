@@ -15,6 +15,7 @@ from nnunet_ext.images.file_names import ENDINGS, image_stem
 from nnunet_ext.images.geometry import resample_to
 from nnunet_ext.images.reading import read_image
 from nnunet_ext.images.writing import write_image
+from nnunet_ext.messages import in_english
 from nnunet_ext.registration.checkerboard import draw_checkerboard
 from nnunet_ext.registration.options import RegistrationOptions
 from nnunet_ext.registration.registering import register
@@ -90,7 +91,13 @@ def write_report(
 ) -> None:
     """`registration.json` and `checkerboard.png` in the folder `out`; images lie on the grid of `fixed`."""
     out = Path(out)
-    write_json({**result.as_dict(), "warnings": result.warnings}, out / "registration.json")
+    said = result.warnings
+    record = {
+        **result.as_dict(),
+        "warnings": in_english(said),
+        "messages": [message.to_json() for message in said],
+    }
+    write_json(record, out / "registration.json")
     figure = draw_checkerboard(result, fixed, before, registered)
     with written_whole(out / "checkerboard.png") as temporary:
         figure.savefig(temporary, format="png", facecolor="black")

@@ -1,4 +1,6 @@
-"""Chinese for the sentences that prediction and report write in English: warnings, remarks, titles, notes.
+"""Chinese for the sentences that the report writes in English, and for failures: remarks, titles, notes.
+
+Warnings are messages of a kind, with a Chinese text of their own (`messages.py`).
 
 `assets/sentences.json` lists them with places in braces. Cases and figures in these places are carried over. Names of
 organs are put into Chinese. A sentence that is not listed stays English, so no warning is ever lost.

@@ -41,6 +41,7 @@ from nnunet_ext.reporting.page_parts import (
     pictures_of,
     table_of,
     texts_of,
+    warnings_in_chinese,
     without_paths,
 )
 from nnunet_ext.reporting.page_reasons import (
@@ -107,6 +108,9 @@ def write_report_page(
         "thresholds": {"low": LOW_DSC_PERCENT, "gap": OUTLIER_GAP_PERCENT, "far": FAR_HD95_MM},
     }
     content["chinese"] = {text: chinese for text in texts_of(content) if (chinese := in_chinese(text))}
+    for experiment in report.experiments:
+        for record in manifest_of(experiment).values():
+            content["chinese"] |= warnings_in_chinese(record)
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     summary = PageSummary(out)

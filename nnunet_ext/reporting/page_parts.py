@@ -8,10 +8,13 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from importlib import resources
 
 from nnunet_ext.evaluation.statistics import Mean, Score
+from nnunet_ext.labels.sides import chinese_name
+from nnunet_ext.messages import Message
 from nnunet_ext.nnunet_folders import read_predictions_json
 from nnunet_ext.reporting.content import Experiment, Report, Table
 from nnunet_ext.reporting.page_reasons import PageCase, Reason
@@ -30,6 +33,22 @@ _PATHS = re.compile(
 def without_paths(text: str) -> str:
     """A message for the page: one line, paths and image files replaced by an ellipsis."""
     return _PATHS.sub("…", " ".join(text.split()))
+
+
+def warnings_in_chinese(record: Mapping) -> dict[str, str]:
+    """Warning of a case as the page shows it -> the same in Chinese, from the case's entry in `predictions.json`.
+
+    Entries that earlier versions wrote hold no messages, and a kind of a later version is not known: these stay English.
+    """
+    texts, messages = record.get("warnings", ()), record.get("messages", ())
+    found = {}
+    if len(texts) == len(messages):
+        for text, message in zip(texts, messages, strict=True):
+            with suppress(ValueError):
+                # In Chinese no blank ends a path, so paths are taken out of the values.
+                said = Message.from_json(message).changed(without_paths)
+                found[without_paths(text)] = said.text("zh", chinese_name)
+    return found
 
 
 def manifest_of(experiment: Experiment) -> dict[str, dict]:

@@ -22,6 +22,7 @@ from nnunet_ext.images.geometry import orientation_code, place_in, same_grid
 from nnunet_ext.images.label_maps import read_layers
 from nnunet_ext.images.reading import read_image
 from nnunet_ext.labels.table import default_label_table
+from nnunet_ext.messages import in_english
 
 SHAPE, SPACING_MM = (9, 12, 14), (7.0, 4.5, 3.6)  # z, y, x; boxes of 12 voxels are eyes of 1.4 ml
 TABLE = default_label_table()
@@ -183,7 +184,7 @@ def test_layers_that_overlap_are_read_one_by_one(case: Path):
     summary, labels = run(case)
     assert summary.failed == {}
     assert np.bincount(labels.ravel())[1:].tolist() == [12, 12]  # the voxel of both counts once
-    assert any("masks of Eye_L and Eye_R overlap in 1 voxels" in line for line in summary.warnings["p7"])
+    assert any("masks of Eye_L and Eye_R overlap in 1 voxels" in line for line in in_english(summary.warnings["p7"]))
 
 
 def test_files_of_older_slicers_have_a_layer_per_segment_and_no_values(case: Path):

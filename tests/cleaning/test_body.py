@@ -149,8 +149,9 @@ def test_padding_is_no_problem_and_is_clipped(padding: int):
 )
 def test_a_ct_that_is_not_in_hu_is_told_by_its_values(change, message: str):
     image = to_image(change(head()[0]).astype(np.float32))
-    assert message.split("|")[0] in hu_problem(image) or any(part in hu_problem(image) for part in message.split("|"))
-    assert "--allow-non-hu" in hu_problem(image)
+    assert any(part in str(hu_problem(image)) for part in message.split("|"))
+    with pytest.raises(ValueError, match=r"CT is not in HU: values .*; apply the rescale slope .* --allow-non-hu"):
+        prepare_channels({"CT": image}, ChannelOptions())
 
 
 def test_window_clips_and_refuses_an_empty_one():
@@ -246,7 +247,7 @@ def test_prepare_channels_refuses_an_mr_that_lies_elsewhere_and_takes_a_slab():
     slab = mr[:, :, 30:50]
     result = prepare_channels({"CT": image, "T1": slab}, ChannelOptions(n4=False))
     assert result.record["T1"]["coverage"] < 0.5
-    assert "T1 covers" in result.warnings[0]
+    assert "T1 covers" in str(result.warnings[0])
     assert not result.fields_of_view["T1"][:30].any()
 
 
@@ -416,7 +417,7 @@ def test_metal_is_named_and_no_reason_to_refuse_a_ct(value: int, message: str):
     assert hu_problem(image) is None
     result = prepare_channels({"CT": image}, ChannelOptions())
     (line,) = result.warnings
-    assert re.match(message, line)
+    assert re.match(message, str(line))
     assert np.count_nonzero(result.body ^ truth) < 0.02 * np.count_nonzero(truth)
 
 
@@ -424,7 +425,7 @@ def test_metal_of_an_extended_scale_is_given_with_its_highest_value():
     ct = with_metal(head()[0], 0)
     ct[38:41, 44:48, 50:55] = np.linspace(3500, 14000, 60).reshape(3, 4, 5)
     (line,) = prepare_channels({"CT": to_image(ct)}, ChannelOptions()).warnings
-    assert line == "the CT shows metal: 1.1 ml above 3000 HU, up to 14000 HU; streaks may reach the organs"
+    assert str(line) == "the CT shows metal: 1.1 ml above 3000 HU, up to 14000 HU; streaks may reach the organs"
 
 
 @pytest.mark.parametrize("low", [-1024, -32768])
@@ -432,7 +433,7 @@ def test_values_that_ran_over_the_end_of_the_scale_are_reported(low: int):
     ct = np.round(with_metal(head()[0], 3071)).astype(np.int16)
     ct[39, 45:47, 51:54] = low
     lines = prepare_channels({"CT": to_image(ct)}, ChannelOptions()).warnings
-    assert lines[1] == "6 voxels inside the metal are as dark as air: their values ran over the end of the scale"
+    assert str(lines[1]) == "6 voxels inside the metal are as dark as air: their values ran over the end of the scale"
     assert len(lines) == 2
 
 
@@ -454,7 +455,7 @@ def test_metal_of_the_couch_and_a_single_bright_voxel_do_not_count():
     ],
 )
 def test_padding_does_not_hide_that_values_are_no_hu(change, message: str):
-    assert message in hu_problem(to_image(change(head()[0]).astype(np.float32)))
+    assert message in str(hu_problem(to_image(change(head()[0]).astype(np.float32))))
 
 
 def corner(ct: np.ndarray) -> np.ndarray:
@@ -466,4 +467,4 @@ def corner(ct: np.ndarray) -> np.ndarray:
 def test_a_ct_limited_to_a_window_with_air_in_it_is_reported():
     image = to_image(np.clip(head()[0], -1000, 240).astype(np.int16))
     (line,) = prepare_channels({"CT": image}, ChannelOptions()).warnings
-    assert re.match(r"CT: \d+% of the body lies at the highest value \(240\), which cuts it off", line)
+    assert re.match(r"CT: \d+% of the body lies at the highest value \(240\), which cuts it off", str(line))

@@ -3,6 +3,8 @@ from pathlib import Path
 import pytest
 from verb_functions import run
 
+from nnunet_ext.messages import Message
+
 
 def test_rtstruct_passes_its_options_on_and_warns_of_organs_without_a_voxel(calls, capsys):
     calls.summary = ["Lens_L"]
@@ -12,7 +14,7 @@ def test_rtstruct_passes_its_options_on_and_warns_of_organs_without_a_voxel(call
         "ct_series": Path("ct"),
         "out": Path("out.dcm"),
         "dataset_json": Path("dataset.json"),
-        "notes": ["Lens_L has no voxel in mask.nii.gz: it has no contour"],
+        "notes": [Message("organ_without_contour", {"organ": "Lens_L", "file": "mask.nii.gz"})],
     }
     out, err = capsys.readouterr()
     assert out == "out.dcm\n"

@@ -16,6 +16,7 @@ from nnunet_ext.dataset_conversion.listing import list_cases
 from nnunet_ext.images.geometry import orientation_code, same_grid, to_canonical
 from nnunet_ext.images.reading import read_image
 from nnunet_ext.labels.organs import ORGANS
+from nnunet_ext.messages import in_english
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 SHAPE, SPACING_MM = (30, 36, 44), (6.0, 5.5, 5.0)
@@ -247,7 +248,10 @@ def test_a_lens_drawn_inside_the_eye_wins(tmp_path: Path):
     summary = run(tmp_path / "src")
     result = array(summary.dataset_folder / "labelsTr" / "a.nii.gz")
     assert (np.count_nonzero(result == 3), np.count_nonzero(result == 1)) == (8, 80 - 4)
-    assert any("Eye_L and Lens_L overlap in 4 voxels: they count as Lens_L" in line for line in summary.warnings["a"])
+    assert any(
+        "Eye_L and Lens_L overlap in 4 voxels: they count as Lens_L" in line
+        for line in in_english(summary.warnings["a"])
+    )
 
 
 def test_an_empty_mask_is_no_second_version(tmp_path: Path):
@@ -342,7 +346,9 @@ def test_swapped_sides_are_warned_of_however_the_organs_are_called(tmp_path: Pat
     for names, line in ((("左眼", "右眼"), ""), (("one", "other"), 'left_right_pairs = [["one", "other"]]\n')):
         table.write_text(f"{line}[labels]\n" + "".join(f'"{name}" = []\n' for name in names), encoding="utf-8")
         summary = run(tmp_path / "src", labels_file=table)
-        assert f"{names[0]} lies to the right of {names[1]}: are the sides swapped?" in summary.warnings["a"]
+        assert f"{names[0]} lies to the right of {names[1]}: are the sides swapped?" in in_english(
+            summary.warnings["a"]
+        )
 
 
 def test_labels_on_the_grid_of_the_mr_are_resampled_without_new_values(tmp_path: Path):
@@ -360,7 +366,7 @@ def test_labels_on_the_grid_of_the_mr_are_resampled_without_new_values(tmp_path:
     result = array(summary.dataset_folder / "labelsTr" / "a.nii.gz")
     assert set(np.unique(result)) == {0, 5, 6}
     assert np.count_nonzero(result == 5) == pytest.approx(6 * 8 * 8, rel=0.1)
-    assert "labels are drawn on the grid of T1" in summary.warnings["a"][0]
+    assert "labels are drawn on the grid of T1" in str(summary.warnings["a"][0])
 
 
 @pytest.mark.parametrize(
@@ -387,7 +393,7 @@ def test_a_mask_that_cannot_be_the_organ_is_refused(tmp_path: Path, organ: str, 
 
 def test_odd_volumes_are_one_line(tmp_path: Path):
     write_case(tmp_path / "src" / "a")  # every organ measures 1.3 ml here
-    (line,) = [line for line in run(tmp_path / "src").warnings["a"] if "plausible" in line]
+    (line,) = [line for line in in_english(run(tmp_path / "src").warnings["a"]) if "plausible" in line]
     assert line.startswith("Eye_L measures 1.32 ml, plausible are 3 to 12 ml; Eye_R measures 1.32 ml")
     assert line.endswith(": check names and label values")
 
@@ -396,7 +402,7 @@ def test_swapped_sides_are_reported(tmp_path: Path):
     label = volumes()["label"]
     swapped = np.array([0, 2, 1, 3, 4, 5, 6, 7], dtype=np.uint8)[label]
     write_case(tmp_path / "src" / "a", label=swapped)
-    assert any("Eye_L lies to the right of Eye_R" in line for line in run(tmp_path / "src").warnings["a"])
+    assert any("Eye_L lies to the right of Eye_R" in line for line in in_english(run(tmp_path / "src").warnings["a"]))
 
 
 # --------------------------------------------------------------------------------------------- bad input

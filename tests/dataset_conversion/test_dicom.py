@@ -29,6 +29,7 @@ from nnunet_ext.dicom.series_writer import Study, write_series
 from nnunet_ext.images.geometry import index_to_world, to_canonical
 from nnunet_ext.images.reading import read_image
 from nnunet_ext.labels.organs import ORGANS
+from nnunet_ext.messages import in_english
 from nnunet_ext.registration.options import RegistrationOptions
 
 SHAPE, SPACING_MM = (24, 30, 36), (7.5, 6.6, 5.2)
@@ -278,7 +279,7 @@ def test_the_command_line_shows_and_logs_nothing_personal(tmp_path: Path, capfd,
 
 def test_other_frames_of_reference_are_said(tmp_path: Path):
     write_patient(tmp_path / "src", frames="122")
-    lines = run(tmp_path / "src").warnings["case_001"]
+    lines = in_english(run(tmp_path / "src").warnings["case_001"])
     assert sum("has another frame of reference than the CT" in line for line in lines) == 2
 
 
@@ -293,7 +294,9 @@ def test_anterior_and_posterior_parts_are_united_and_empty_regions_said(tmp_path
     summary = run(tmp_path / "src")
     result = sitk.GetArrayFromImage(read_image(summary.dataset_folder / "labelsTr" / "case_001.nii.gz"))
     np.testing.assert_array_equal(result, np.where(np.isin(label, (1, 4)), label, 0))
-    assert "OpticChiasm: its region in the RTSTRUCT is empty, no contour is drawn" in summary.warnings["case_001"]
+    assert "OpticChiasm: its region in the RTSTRUCT is empty, no contour is drawn" in in_english(
+        summary.warnings["case_001"]
+    )
 
 
 def test_two_studies_of_one_patient_are_two_cases_that_belong_together(tmp_path: Path):
@@ -305,7 +308,7 @@ def test_two_studies_of_one_patient_are_two_cases_that_belong_together(tmp_path:
                      study=study, number=n + 20, description=name, headers={"PatientBirthDate": BIRTH})  # fmt: skip
     summary = run(tmp_path / "src")
     assert summary.written == ["case_001", "case_002"]
-    assert "is the same patient as case_002: keep them in one fold" in summary.warnings["case_001"]
+    assert "is the same patient as case_002: keep them in one fold" in in_english(summary.warnings["case_001"])
 
 
 # ------------------------------------------------------------------------------------------- which series
@@ -344,7 +347,7 @@ def test_a_remedy_stays_whole_whatever_the_patient_is_called(tmp_path: Path, pat
 
 def test_an_original_goes_before_what_was_computed_from_it(tmp_path: Path):
     second_t1(write_patient(tmp_path / "src"), "t1 MPR", ImageType=["DERIVED", "SECONDARY", "MPR"])
-    (line,) = (line for line in run(tmp_path / "src").warnings["case_001"] if "plausible" not in line)
+    (line,) = (line for line in in_english(run(tmp_path / "src").warnings["case_001"]) if "plausible" not in line)
     assert line.startswith(
         "T1 is series 3 'ax t1 tse ***' (MR, 24 images), because the other was computed from images; not "
     )
@@ -361,7 +364,7 @@ def test_the_series_file_overrules(tmp_path: Path, text: str):
     assert summary.failed == {}
     image = read_image(summary.dataset_folder / "imagesTr" / "case_001_0001.nii.gz")
     np.testing.assert_array_equal(sitk.GetArrayFromImage(image), volumes(9)["T1"])
-    assert "T1 is contrast-enhanced" in summary.warnings["case_001"]
+    assert "T1 is contrast-enhanced" in in_english(summary.warnings["case_001"])
 
 
 def test_a_series_number_that_ct_and_mr_share_names_the_mr(tmp_path: Path):
@@ -483,7 +486,7 @@ def test_the_mean_of_the_echoes_goes_before_each_of_them(tmp_path: Path, echoes:
     second_t1(root, "MEMPRAGE T1 RMS", ImageType=["DERIVED", "PRIMARY", "OTHER", "MEAN"])
     (case,) = found(root).cases
     assert case.series["T1"].number == 8
-    assert any("because the other is one of the echoes it combines" in note for note in case.notes)
+    assert any("because the other is one of the echoes it combines" in note for note in in_english(case.notes))
 
 
 def test_a_part_of_a_series_that_is_no_channel_can_be_chosen(echoes: Path, tmp_path: Path):
@@ -778,7 +781,7 @@ def test_the_listing_refuses_what_the_conversion_refuses_and_tells_its_warnings(
     move(0.4)
     said = "Eye_L: contours lie up to 0.4 slices off the images: moved to the nearest"
     assert f"  {said}" in list_cases(tmp_path / "src", show_progress=False).lines
-    assert said in run(tmp_path / "src").warnings["case_001"]
+    assert said in in_english(run(tmp_path / "src").warnings["case_001"])
 
 
 def test_each_of_two_cts_of_a_patient_gets_the_rtstruct_drawn_on_it(tmp_path: Path):
@@ -897,7 +900,7 @@ def test_contours_of_a_tilted_gantry_land_where_they_were_drawn(tmp_path: Path):
     square = corner + np.outer(i * SPACING_MM[2], axes[:, 0]) + np.outer(j * SPACING_MM[1], axes[:, 1])
     write_contours({"Eye_L": [square]}, ct_series(root), root / "RS")
     summary = run(tmp_path / "src")
-    assert any("tilted gantry" in line for line in summary.warnings["case_001"])
+    assert any("tilted gantry" in line for line in in_english(summary.warnings["case_001"]))
     label = read_image(summary.dataset_folder / "labelsTr" / "case_001.nii.gz")
     drawn = np.argwhere(sitk.GetArrayFromImage(label) == 1)
     assert len(drawn) == 4 * 5

@@ -8,6 +8,7 @@ import SimpleITK as sitk
 from nnunet_ext.dataset_conversion.convert import convert
 from nnunet_ext.dataset_conversion.listing import list_cases
 from nnunet_ext.images.reading import read_image
+from nnunet_ext.messages import in_english
 
 SHAPE, SPACING_MM = (20, 24, 28), (9.0, 8.0, 7.0)
 ORGANS = {
@@ -65,7 +66,7 @@ def test_a_copy_of_the_layout_becomes_a_dataset(tmp_path: Path, below: str, layo
     assert label[9, 5, 20] == label[9, 8, 20] == 1
     record = json.loads((summary.dataset_folder / "provenance" / "case_01.json").read_text())
     assert record["ignored_files"] == ["case_01_OAR_Brainstem.seg.nrrd", "case_01_OAR_Glnd_Lacrimal_L.seg.nrrd"]
-    assert any("T1 is not registered to its CT" in line for line in summary.warnings["case_01"])
+    assert any("T1 is not registered to its CT" in line for line in in_english(summary.warnings["case_01"]))
     assert (summary.dataset_folder / "imagesTr" / "case_02_0001.nii.gz").is_file()
 
 

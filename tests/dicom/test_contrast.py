@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nnunet_ext.dicom.contrast import classify, is_combined, plain_words
+from nnunet_ext.messages import Message
 
 
 def channel(**headers) -> tuple[str, str, list[str]]:
@@ -166,7 +167,7 @@ T1 c-spine | T1 post fossa | T1 posterior | T1 postop | T1 w/wo contrast | T1 no
 @pytest.mark.parametrize("name", WITH_AGENT)
 def test_contrast_agent_is_noted(name: str):
     found, _, notes = channel(SeriesDescription=name)
-    assert (found, notes) == ("T1", ["contrast-enhanced"])
+    assert (found, notes) == ("T1", [Message("contrast_enhanced")])
 
 
 @pytest.mark.parametrize("name", WITHOUT_AGENT)
@@ -181,7 +182,7 @@ def test_no_contrast_agent_is_noted_where_none_was_given(name: str):
      ("nativ", False), ("ohne KM", False), ("无", False)],
 )  # fmt: skip
 def test_an_agent_of_the_header_is_noted_unless_it_is_none(agent: str, noted: bool):
-    assert ("contrast-enhanced" in channel(SeriesDescription="t1", ContrastBolusAgent=agent)[2]) is noted
+    assert (Message("contrast_enhanced") in channel(SeriesDescription="t1", ContrastBolusAgent=agent)[2]) is noted
 
 
 @pytest.mark.parametrize(
@@ -197,12 +198,12 @@ def test_an_agent_of_the_header_is_noted_unless_it_is_none(agent: str, noted: bo
 def test_fat_saturation_is_noted(name: str, noted: bool):
     found, _, notes = channel(SeriesDescription=name)
     assert found in ("T1", "T2")
-    assert ("fat-saturated" in notes) is noted
+    assert (Message("fat_saturated") in notes) is noted
 
 
 def test_fat_saturation_of_the_header_is_noted():
-    assert channel(SeriesDescription="t1", ScanOptions="PFP\\FS")[2] == ["fat-saturated"]
-    assert channel(SeriesDescription="t1", ImageType="DERIVED\\PRIMARY\\W\\W")[2] == ["fat-saturated"]
+    assert channel(SeriesDescription="t1", ScanOptions="PFP\\FS")[2] == [Message("fat_saturated")]
+    assert channel(SeriesDescription="t1", ImageType="DERIVED\\PRIMARY\\W\\W")[2] == [Message("fat_saturated")]
 
 
 def test_words_are_plain():

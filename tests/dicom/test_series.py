@@ -16,6 +16,7 @@ from nnunet_ext.dicom.series import find_series
 from nnunet_ext.dicom.series_writer import Study, write_series
 from nnunet_ext.dicom.stack import check_series, series_grid
 from nnunet_ext.images.geometry import index_to_world, same_grid, to_canonical
+from nnunet_ext.messages import Message, in_english
 
 SHAPE, SPACING_MM = (5, 7, 11), (3.0, 0.8, 0.7)
 
@@ -261,7 +262,7 @@ def test_a_tilted_gantry_becomes_a_straight_grid(tmp_path: Path):
     move(files, [origin + np.array([0, shift, 3.0 * k]) for k, shift in enumerate(shifts)])
     notes: list[str] = []
     result = read_series(only(tmp_path), notes)
-    assert notes == ["tilted gantry (28.1 degrees): slices were shifted in their plane to a straight grid"]
+    assert in_english(notes) == ["tilted gantry (28.1 degrees): slices were shifted in their plane to a straight grid"]
     np.testing.assert_allclose(np.reshape(result.GetDirection(), (3, 3)), np.eye(3), atol=1e-9)
     values = sitk.GetArrayFromImage(result)
     for k, shift in enumerate(shifts):
@@ -295,7 +296,7 @@ def test_uneven_gaps_that_the_thickness_explains_are_interpolated(tmp_path: Path
     result = read_series(only(tmp_path), notes)
     assert result.GetSpacing()[2] == pytest.approx(2)
     np.testing.assert_array_equal(sitk.GetArrayFromImage(result)[:, 3, 4], [0, 20, 40, 60, 80, 100, 120])
-    assert notes == ["gaps between slices of 2 to 4 mm: interpolated to 2 mm"]
+    assert in_english(notes) == ["gaps between slices of 2 to 4 mm: interpolated to 2 mm"]
 
 
 @pytest.mark.parametrize("thickness", [2, None])
@@ -309,7 +310,7 @@ def test_one_gap_that_is_much_smaller_than_the_others_does_not_set_the_grid(tmp_
     result = read_series(series, notes)
     np.testing.assert_array_equal(sitk.GetArrayFromImage(result)[:, 3, 4], [0, 200, 400, 600, 800])
     assert result.GetSpacing()[2] == pytest.approx(2)
-    assert notes == [
+    assert in_english(notes) == [
         "images 3 and 4 of 6 are only 0.03 mm apart, the others 2 mm: check the series",
         "gaps between slices of 0.03 to 2 mm: interpolated to 2 mm",
     ]
@@ -325,7 +326,7 @@ def test_a_short_gap_before_thick_slices_does_not_set_the_grid(tmp_path: Path):
     notes: list[str] = []
     result = read_series(only(tmp_path), notes)
     assert (result.GetSize()[2], result.GetSpacing()[2]) == (10, pytest.approx(2))
-    assert notes[0] == "images 7 and 8 of 9 are only 0.2 mm apart, the others 2 mm: check the series"
+    assert str(notes[0]) == "images 7 and 8 of 9 are only 0.2 mm apart, the others 2 mm: check the series"
 
 
 @pytest.mark.parametrize(
@@ -345,7 +346,7 @@ def test_short_gaps_are_named_or_counted(tmp_path: Path, heights: list[float], l
         edit(path, lambda d, t=thickness: setattr(d, "SliceThickness", max(t, 3) if len(heights) < 8 else t))
     notes: list[str] = []
     read_series(only(tmp_path), notes)
-    assert notes[0] == line
+    assert str(notes[0]) == line
 
 
 def test_a_grid_that_would_be_mostly_made_up_is_refused(tmp_path: Path):
@@ -397,7 +398,7 @@ def test_pixel_spacings_that_differ_by_rounding_are_one(tmp_path: Path, rounded:
         edit(path, lambda d, k=k: setattr(d, "PixelSpacing", rounded if k % 2 else [0.8, 0.703125]))
     series = only(tmp_path)
     assert series.spacing_mm == (0.8, 0.703125)
-    assert series.notes == ("stored with rounded pixel spacings: read with 0.8 x 0.703125 mm",)
+    assert in_english(series.notes) == ["stored with rounded pixel spacings: read with 0.8 x 0.703125 mm"]
     check_series(series)
 
 
@@ -550,7 +551,7 @@ def test_copies_count_once_and_other_files_are_counted(tmp_path: Path):
     assert dict(tree.ignored) == {"copies of the same image": 1, "files that are not DICOM": 1}
     notes: list[str] = []
     np.testing.assert_array_equal(array(tree.images[0], notes), sitk.GetArrayFromImage(image()))
-    assert notes == ["1 images are copies of others: counted once"]
+    assert in_english(notes) == ["1 images are copies of others: counted once"]
 
 
 def test_localizers_in_other_directions_under_the_same_uid_are_set_aside(tmp_path: Path):
@@ -636,9 +637,9 @@ def test_the_images_of_a_dixon_series_are_classified_by_their_own_types(tmp_path
     files = write(tmp_path, modality="MR", description="t1_mDIXON")
     kinds = ("W", "F", "IP", "OP")
     repeat(files, 4, lambda d, k: setattr(d, "ImageType", ["DERIVED", "PRIMARY", kinds[k], kinds[k], "DERIVED"]))
-    found = {series.part[0]: (series.channel, series.notes) for series in find_series(tmp_path).images}
+    found = {series.part[0]: (series.channel, in_english(series.notes)) for series in find_series(tmp_path).images}
     assert found == {
-        "type W": ("T1", ("fat-saturated",)), "type IP": ("T1", ()), "type F": ("", ()), "type OP": ("", ()),
+        "type W": ("T1", ["fat-saturated"]), "type IP": ("T1", []), "type F": ("", []), "type OP": ("", []),
     }  # fmt: skip
 
 
@@ -747,7 +748,7 @@ def test_channels_are_recognised_from_the_headers(headers: dict, channel: str):
 )
 def test_a_contrast_enhanced_t1_is_a_t1_with_a_note(headers: dict):
     values = {"Modality": "MR", "SeriesDescription": "t1 tse", **headers}
-    assert classify(lambda tag: values.get(tag, ""), lambda tag: None)[::2] == ("T1", ["contrast-enhanced"])
+    assert classify(lambda tag: values.get(tag, ""), lambda tag: None)[::2] == ("T1", [Message("contrast_enhanced")])
 
 
 def test_other_files_are_no_dicom(tmp_path: Path):

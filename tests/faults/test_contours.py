@@ -23,6 +23,7 @@ from nnunet_ext.cli.main import main
 from nnunet_ext.dicom.stack import series_grid
 from nnunet_ext.labels.organs import ORGANS
 from nnunet_ext.labels.table import default_label_table
+from nnunet_ext.messages import in_english
 
 CHINESE = dict(zip(ORGANS, ("左眼球", "右眼球", "左晶体", "右晶体", "左视神经", "右视神经", "视交叉"), strict=True))
 GB_2312 = b"\x1b$)A"  # the escape sequence of ISO 2022 IR 58
@@ -52,7 +53,7 @@ def read(patient: Path) -> SimpleNamespace:
         return SimpleNamespace(failed=case.public(str(error)), case=case)
     array = sitk.GetArrayFromImage(drawn.label_map)
     voxels = {organ: int((array == value).sum()) for organ, value in LABELS.items() if value}
-    return SimpleNamespace(failed="", case=case, labels=array, voxels=voxels, warnings=drawn.warnings)
+    return SimpleNamespace(failed="", case=case, labels=array, voxels=voxels, warnings=in_english(drawn.warnings))
 
 
 def contours(data: pydicom.Dataset) -> list[pydicom.Dataset]:

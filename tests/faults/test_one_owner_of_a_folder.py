@@ -21,6 +21,7 @@ from worker_functions import is_running, until
 from nnunet_ext.cli.main import main
 from nnunet_ext.dataset_conversion.convert import convert
 from nnunet_ext.folder_lock import LOCK, owned_file, owned_folder
+from nnunet_ext.messages import in_english
 
 HELPERS = Path(__file__).parents[1] / "helpers"
 QUICK = {"n4": False, "clean_ct": False, "preview": False, "show_progress": False, "n_processes": 1}
@@ -200,7 +201,9 @@ def test_new_images_in_the_same_source_replace_the_old_with_a_warning(two_hospit
     shutil.move(second / "patient_01", first / "patient_01")
     summary = into(tmp_path / "raw", first)
     assert summary.written == ["patient_01"]
-    assert "all its images have changed since the earlier conversion" in " ".join(summary.warnings["patient_01"])
+    assert "all its images have changed since the earlier conversion" in " ".join(
+        in_english(summary.warnings["patient_01"])
+    )
 
 
 def test_headers_and_masks_that_two_patients_share_make_them_no_one_patient(small_files: Path, tmp_path: Path):

@@ -15,6 +15,7 @@ from pydicom.uid import generate_uid
 from nnunet_ext.dicom.contrast import classify
 from nnunet_ext.dicom.series import find_series
 from nnunet_ext.dicom.stack import series_grid
+from nnunet_ext.messages import in_english
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def test_names_of_other_contrasts_are_read_and_those_of_t1_too(
     channel, reason, notes = classify(lambda tag: words.get(tag, ""), numbers.get)
     assert channel == expected
     assert reason
-    assert notes == (["contrast-enhanced"] if "+C" in name else [])
+    assert in_english(notes) == (["contrast-enhanced"] if "+C" in name else [])
 
 
 def test_two_acquisitions_half_a_slice_apart_are_refused_with_what_chooses_one(converter, case: Path, tmp_path: Path):

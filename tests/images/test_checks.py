@@ -13,9 +13,9 @@ from nnunet_ext.cases.preparing import ChannelOptions, prepare_channels
 from nnunet_ext.cleaning.body import check_body
 from nnunet_ext.images.checks import check_arrays, check_images, lost_slices, report_lost_slices
 from nnunet_ext.images.reading import read_image
+from nnunet_ext.messages import in_english
 from nnunet_ext.registration.registering import register
 from nnunet_ext.registration.to_files import register_files
-from nnunet_ext.reporting.chinese import in_chinese
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 SHAPE, SPACING_MM = (34, 44, 40), (5.0, 4.6, 4.2)
@@ -134,8 +134,8 @@ def test_padding_of_an_mr_is_set_to_its_background_and_said(arrays, padding: int
     padded = arrays["T1"].copy()
     padded[:, :, :4] = padding
     result = prepared({**arrays, "T1": padded})
-    assert result.warnings == [f"T1: 10% of the voxels hold {padding}, far below all others: padding, set to "
-                               f"{arrays['T1'][:, :, 4:].min()}"]  # fmt: skip
+    said = f"T1: 10% of the voxels hold {padding}, far below all others: padding, set to {arrays['T1'][:, :, 4:].min()}"
+    assert in_english(result.warnings) == [said]
     np.testing.assert_array_equal(
         sitk.GetArrayFromImage(result.images["T1"]), np.maximum(padded, arrays["T1"][:, :, 4:].min())
     )
@@ -153,7 +153,7 @@ def test_every_line_can_be_read_in_chinese(arrays):
     arrays["T2"] = np.minimum(arrays["T2"], 210)
     lines = prepared(arrays).warnings
     assert len(lines) == 4
-    assert [line for line in lines if in_chinese(line) is None] == []
+    assert [line for line in lines if line.text("zh") == str(line)] == []
 
 
 # ------------------------------------------------------------------------------------------- lost slices
@@ -164,7 +164,7 @@ def test_every_line_can_be_read_in_chinese(arrays):
 def test_lost_slices_are_counted_and_lie_beyond_the_field_of_view(arrays, channel: str, lost: slice, count: int):
     arrays[channel][lost] = arrays[channel].min()
     result = prepared(arrays)
-    assert f"{channel}: {count} of {SHAPE[0]} axial slices hold one value" in " ".join(result.warnings)
+    assert f"{channel}: {count} of {SHAPE[0]} axial slices hold one value" in " ".join(in_english(result.warnings))
     assert len(result.warnings) == 1, result.warnings
     inside = result.fields_of_view[channel]
     assert not inside[lost].any()
@@ -176,7 +176,7 @@ def test_lost_slices_of_an_mr_on_its_own_grid_are_brought_onto_the_ct(arrays):
     images = {name: to_image(array) for name, array in arrays.items()}
     images["T1"] = sitk.DICOMOrient(images["T1"][1:, 1:, :], "SAR")
     result = prepare_channels(images, OPTIONS)
-    assert "T1: 6 of 34 axial slices hold one value" in " ".join(result.warnings)
+    assert "T1: 6 of 34 axial slices hold one value" in " ".join(in_english(result.warnings))
     assert not result.fields_of_view["T1"][8:14].any()
 
 
@@ -193,7 +193,8 @@ def test_few_slices_at_the_end_of_a_registered_mr_are_no_line(arrays):
 
 def test_values_cut_off_at_the_top_are_reported(arrays):
     cut = np.minimum(arrays["T1"], 300)
-    assert any("T1: " in line and "highest value (300)" in line for line in prepared({**arrays, "T1": cut}).warnings)
+    lines = in_english(prepared({**arrays, "T1": cut}).warnings)
+    assert any("T1: " in line and "highest value (300)" in line for line in lines)
     coarse = np.round(arrays["T1"] / 8).astype(np.int16)  # many voxels at the highest value, as many just below
     assert prepared({**arrays, "T1": coarse}).warnings == []
     limit = np.percentile(arrays["T1"], 99.5)
@@ -209,5 +210,5 @@ def test_an_image_without_a_body_is_refused(arrays):
 def test_real_heads_raise_no_alarm():
     images = {name: read_image(DATA / "template_triplet" / f"{name}.nii.gz") for name in ("CT", "T1", "T2")}
     lines = prepare_channels(images, ChannelOptions(n4=False, allow_non_hu=True)).warnings
-    assert [line for line in lines if "not in HU" not in line] == []
+    assert [line for line in lines if line.kind != "non_hu_accepted"] == []
     assert prepare_channels({"CT": read_image(DATA / "heads" / "fixation_04" / "CT.nii.gz")}, OPTIONS).warnings == []

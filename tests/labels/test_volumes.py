@@ -11,6 +11,7 @@ import SimpleITK as sitk
 from nnunet_ext.images.reading import read_image
 from nnunet_ext.labels.organs import ORGANS
 from nnunet_ext.labels.volumes import check_organs
+from nnunet_ext.messages import in_english
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 SHAPE, SPACING_MM = (60, 70, 80), (2.0, 1.5, 1.25)
@@ -36,7 +37,7 @@ def drawn(**volumes_ml: float) -> np.ndarray:
 
 
 def check(label_map: np.ndarray, labels: dict[str, int] = LABELS, **options) -> list[str]:
-    return check_organs(label_map, labels, spacing_mm=SPACING_MM, **options)
+    return in_english(check_organs(label_map, labels, spacing_mm=SPACING_MM, **options))
 
 
 def test_plausible_organs_and_missing_ones_are_silent():

@@ -126,7 +126,7 @@ def test_the_steps_one_by_one_write_what_the_whole_writes(predictor, tmp_path):
     np.testing.assert_array_equal(in_ras(mask), label_map())
     assert [f.name for f in (tmp_path / "new").iterdir()] == ["head.nii.gz"]
     np.testing.assert_array_equal(predictor.segment(prepared).label_map, prediction.label_map)  # nothing was changed
-    about = {"box", "fallback_whole_volume", "regrown", "missing", "channels", "precision", "warnings"}
+    about = {"box", "fallback_whole_volume", "regrown", "missing", "channels", "precision", "warnings", "messages"}
     assert set(prediction.record()) == about
 
 

@@ -38,12 +38,13 @@ from nnunet_ext.dicom.series import find_series
 from nnunet_ext.dicom.series_writer import Study, write_series
 from nnunet_ext.folder_lock import FolderInUse
 from nnunet_ext.images.reading import read_image
+from nnunet_ext.labels.sides import chinese_name
 from nnunet_ext.labels.table import LEFT_OUT_KEY
+from nnunet_ext.messages import Message, in_english
 from nnunet_ext.prediction import cascade_predictor
 from nnunet_ext.prediction.cascade_predictor import CascadePredictor
 from nnunet_ext.prediction.loading import has_bfloat16
 from nnunet_ext.prediction.predicting import model_sha256, predict
-from nnunet_ext.reporting.chinese import in_chinese
 
 SHAPE = (31, 53, 47)  # z, y, x in RAS order
 SPACING_MM = (2.3, 2.1, 1.3)
@@ -195,7 +196,9 @@ def test_without_a_located_organ_the_whole_body_is_segmented_and_said_so(predict
     result = predictor.predict_array(np.stack(channels()), {"spacing": list(SPACING_MM)})
     np.testing.assert_array_equal(result.label_map, label_map())
     assert result.fallback_whole_volume
-    assert result.warnings == ["the localizer found no organ: the whole body was segmented instead of the ROI"]
+    assert in_english(result.warnings) == [
+        "the localizer found no organ: the whole body was segmented instead of the ROI"
+    ]
     assert stages.segmenter.shapes[0] == stages.localizer.shapes[0]
 
 
@@ -203,7 +206,7 @@ def test_missing_organs_are_named(predictor, stages):
     stages.segmenter.sees = {EYE_R}
     result = predictor.predict_array(np.stack(channels()), {"spacing": list(SPACING_MM)})
     assert result.missing == ["Eye_L", "OpticChiasm"]
-    assert result.warnings == ["no voxel of Eye_L, OpticChiasm"]
+    assert in_english(result.warnings) == ["no voxel of Eye_L, OpticChiasm"]
 
 
 def test_an_organ_that_touches_the_box_makes_it_grow(predictor, stages):
@@ -213,7 +216,7 @@ def test_an_organ_that_touches_the_box_makes_it_grow(predictor, stages):
     np.testing.assert_array_equal(result.label_map, label_map(longer))
     assert len(stages.segmenter.shapes) == 2
     assert result.box[1][0] == 21 - 5  # 10 mm are 4.8 voxels
-    assert result.warnings == [
+    assert in_english(result.warnings) == [
         "an organ touched the border of the ROI, which was enlarged by 10 mm and segmented again"
     ]
 
@@ -223,7 +226,7 @@ def test_the_box_grows_until_the_organ_is_whole(predictor, stages):
     result = predictor.predict_array(np.stack(channels(longest)), {"spacing": list(SPACING_MM)})
     np.testing.assert_array_equal(result.label_map, label_map(longest))
     assert len(stages.segmenter.shapes) == 4
-    assert result.warnings == [
+    assert in_english(result.warnings) == [
         "an organ touched the border of the ROI, which was enlarged by 30 mm and segmented again"
     ]
 
@@ -236,7 +239,7 @@ def test_sides_that_move_one_after_the_other_are_not_added_up(predictor, stages)
     result = predictor.predict_array(np.stack(channels(organs)), {"spacing": list(SPACING_MM)})
     np.testing.assert_array_equal(result.label_map, label_map(organs))
     assert len(stages.segmenter.shapes) == 3
-    assert result.warnings == [
+    assert in_english(result.warnings) == [
         "an organ touched the border of the ROI, which was enlarged by 10 mm and segmented again"
     ]
 
@@ -245,7 +248,7 @@ def test_an_organ_that_is_longer_still_is_said_to_touch_the_enlarged_box(predict
     monkeypatch.setattr("nnunet_ext.prediction.cascade_predictor.REGROW_TIMES", 2)
     longest = {**ORGANS, CHIASM: np.s_[14:16, 11:25, 20:27]}
     result = predictor.predict_array(np.stack(channels(longest)), {"spacing": list(SPACING_MM)})
-    assert result.warnings == [
+    assert in_english(result.warnings) == [
         "an organ touched the border of the ROI, which was enlarged by 20 mm and segmented again; "
         "an organ still touches it"
     ]
@@ -257,11 +260,15 @@ def test_a_mislocated_organ_is_named_and_ignored(predictor, stages):
     stages.segmenter.sees = {EYE_L, EYE_R}
     organs = {**ORGANS, CHIASM: np.s_[8:10, 12:14, 20:24]}
     result = predictor.predict_array(np.stack(channels(organs)), {"spacing": list(SPACING_MM)})
-    assert result.warnings == [
+    assert in_english(result.warnings) == [
         "the localizer saw OpticChiasm far from where the other organs place them: ignored",
         "no voxel of OpticChiasm",
     ]
     assert (result.label_map[label_map() == EYE_L] == EYE_L).all()
+
+
+def said_of(summary) -> dict[str, list[str]]:
+    return {case: in_english(messages) for case, messages in summary.warnings.items()}
 
 
 def test_every_warning_of_a_case_can_be_read_in_chinese(predictor, stages, monkeypatch):
@@ -274,8 +281,11 @@ def test_every_warning_of_a_case_can_be_read_in_chinese(predictor, stages, monke
         stages.segmenter.sees = {EYE_L, EYE_R} if organs is nape else set(ORGANS)
         said |= set(predictor.predict_array(np.stack(channels(organs)), {"spacing": list(SPACING_MM)}).warnings)
     assert len(said) == 5
-    assert not [line for line in said if in_chinese(line) is None]
-    assert in_chinese("no voxel of Eye_L, OpticChiasm") == "没有任何体素属于左眼球、视交叉"
+    assert all(message.text("zh") != str(message) for message in said)
+    assert (
+        Message("no_voxel", {"organs": ["Eye_L", "OpticChiasm"]}).text("zh", chinese_name)
+        == "没有任何体素属于左眼球、视交叉"
+    )
 
 
 # ------------------------------------------------------------------------------------------------ mirroring
@@ -364,7 +374,7 @@ def test_with_modality_dropout_a_case_without_an_mr_is_segmented_and_said_so(sta
     write_case(tmp_path / "in", "head_b")
     summary = run()
     assert summary.written == ["head_a", "head_b"]
-    assert summary.warnings == {"head_a": ["predicted from CT alone, without T1"]}
+    assert said_of(summary) == {"head_a": ["predicted from CT alone, without T1"]}
     records = manifest(tmp_path)["cases"]
     assert [records[c]["channels"] for c in ("head_a", "head_b")] == [["CT"], ["CT", "T1"]]
     np.testing.assert_array_equal(read(tmp_path / "out" / "head_a.nii.gz"), label_map())
@@ -467,6 +477,7 @@ def test_a_folder_of_cases_becomes_masks_labels_and_a_manifest(run, tmp_path):
         "precision": "bfloat16" if has_bfloat16() else "float32",
         "notes": [],
         "warnings": [],
+        "messages": [],
     }
 
 
@@ -550,7 +561,7 @@ def test_warnings_of_a_case_are_in_the_summary_and_the_manifest(run, tmp_path, s
     write_case(tmp_path / "in", "head_a")
     stages.segmenter.sees = {EYE_R, CHIASM}
     summary = run()
-    assert summary.warnings == {"head_a": ["no voxel of Eye_L"]}
+    assert said_of(summary) == {"head_a": ["no voxel of Eye_L"]}
     record = manifest(tmp_path)["cases"]["head_a"]
     assert (record["missing"], record["warnings"]) == (["Eye_L"], ["no voxel of Eye_L"])
 
@@ -717,7 +728,7 @@ def test_a_broken_rtstruct_does_not_stop_it_and_what_the_new_one_leaves_out_is_a
         dataset.save_as(path)
     said = ["PatientSize of the CT breaks the DICOM standard: left out of the RTSTRUCT"]
     summary = run(rtstruct=True)
-    assert (summary.written, summary.failed, summary.warnings) == (["case_001"], {}, {"case_001": said})
+    assert (summary.written, summary.failed, said_of(summary)) == (["case_001"], {}, {"case_001": said})
     manifest = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert manifest["cases"]["case_001"]["warnings"] == said
     check_file(manifest, "predictions.json")
@@ -785,7 +796,7 @@ def test_registration_is_asked_for_or_was_part_of_the_training_data(
     ((options, same_frame),) = seen
     assert options.register is (asked or in_training)
     assert same_frame == [["CT"], ["T1"]]
-    assert ("were not registered" in str(summary.warnings)) is not options.register
+    assert ("were not registered" in str(said_of(summary))) is not options.register
     assert "another frame of reference" in manifest(tmp_path)["cases"]["case_001"]["notes"][0]
 
 
@@ -804,7 +815,7 @@ def test_a_series_file_without_dicom_is_refused(run, tmp_path):
 def test_with_modality_dropout_a_dicom_case_may_lack_its_mr(stages, run, recorded, tmp_path):
     set_recipe(stages, modality_dropout=0.3)
     write_patient(tmp_path / "in", tmp_path / "files", skip="T1")
-    assert run().warnings == {"case_001": ["predicted from CT alone, without T1"]}
+    assert said_of(run()) == {"case_001": ["predicted from CT alone, without T1"]}
 
 
 # ------------------------------------------------------------------------------------------------ never silently wrong
@@ -826,8 +837,8 @@ def test_organs_unlike_the_training_cases_are_warned_of(run, ranges, tmp_path):
     write_case(tmp_path / "in", "head_c", SWAPPED)
     summary = run()
     assert list(summary.warnings) == ["head_b", "head_c"]
-    assert "Eye_L measures 0.452 ml, usual are" in summary.warnings["head_b"][0]
-    assert "Eye_L lies to the right of Eye_R: the sides may be swapped" in summary.warnings["head_c"]
+    assert "Eye_L measures 0.452 ml, usual are" in str(summary.warnings["head_b"][0])
+    assert "Eye_L lies to the right of Eye_R: the sides may be swapped" in said_of(summary)["head_c"]
 
 
 def test_plans_without_ranges_are_said_once(run, tmp_path, caplog):

@@ -12,13 +12,16 @@ import SimpleITK as sitk
 
 from nnunet_ext.evaluation.evaluating import evaluate
 from nnunet_ext.labels.colours import colours
+from nnunet_ext.messages import Message
 from nnunet_ext.reporting.content import Cell, Experiment, Picture, Report, Table
 from nnunet_ext.reporting.page import view, write_report_page
+from nnunet_ext.reporting.page_parts import warnings_in_chinese
 from nnunet_ext.reporting.screenshots import Browser, find_browser
 
 LABELS = {"Eye_L": 1, "Eye_R": 2, "OpticChiasm": 3}
 SHAPE, SPACING_MM = (12, 44, 52), (3.0, 1.2, 1.1)  # Z, Y, X
 LOST = "the localizer found no organ: the whole body was segmented instead of the ROI"
+MESSAGE = {"kind": "no_organ_located", "values": {}}
 ASSETS = resources.files("nnunet_ext.reporting") / "assets"
 
 
@@ -61,7 +64,7 @@ def study(tmp_path_factory) -> Path:
     manifest = {
         "case_a": {"warnings": []},
         "case_b": {"missing": ["Eye_L"], "warnings": [f"T1 came from {folder}/imagesTs/case_b_0001.nii.gz, odd"]},
-        "case_c": {"fallback_whole_volume": True, "warnings": [LOST]},
+        "case_c": {"fallback_whole_volume": True, "warnings": [LOST], "messages": [MESSAGE]},
     }
     (folder / "predictions" / "predictions.json").write_text(json.dumps({"cases": manifest}))
     return folder
@@ -116,6 +119,25 @@ def test_cases_are_ordered_worst_first_with_their_reasons(page):
     ]
     assert cases[0]["reasons"][0]["organs"] == ["Eye_L"]
     assert cases[1]["reasons"][1]["organs"] == ["OpticChiasm"]
+
+
+def test_a_warning_has_its_chinese_text_by_its_kind(page):
+    assert content(page)["chinese"][LOST] == "定位网络未找到任何器官：改为分割整个身体，而不是感兴趣区域（ROI）"
+
+
+@pytest.mark.parametrize(
+    "messages", [[], [{"kind": "of_a_later_version", "values": {}}], [MESSAGE, MESSAGE], [{"text": LOST}]]
+)
+def test_a_warning_without_a_message_that_is_known_stays_english(messages):
+    assert warnings_in_chinese({"warnings": [LOST], "messages": messages}) == {}
+    assert warnings_in_chinese({"warnings": [LOST]}) == {}
+
+
+def test_files_in_the_values_of_a_message_are_not_on_the_page():
+    message = Message("pictures_not_drawn", {"error": "/data/miller/CT.nii.gz is cut off"})
+    ((english, chinese),) = warnings_in_chinese({"warnings": [str(message)], "messages": [message.to_json()]}).items()
+    assert english == "not all pictures could be drawn: … is cut off"
+    assert chinese == "部分图片未能绘制：… is cut off"
 
 
 def test_page_and_evaluation_say_the_same_numbers(page, report):
