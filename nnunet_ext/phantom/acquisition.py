@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.ndimage import binary_dilation, convolve1d, map_coordinates
+from scipy.ndimage import binary_dilation, convolve1d
 from scipy.ndimage import label as label_pieces
 
 from nnunet_ext.labels.organs import ORGANS
@@ -16,6 +16,11 @@ from nnunet_ext.phantom.shapes import FAR_MM, Shape, Waves
 #: Sampling inside voxels, at least this fine: where organs are measured in the plane and across it, and elsewhere.
 ORGAN_IN_PLANE_MM, ORGAN_ACROSS_MM, IN_PLANE_MM, ACROSS_MM = 0.85, 1.1, 1.3, 1.6
 AIR_HU = -1000.0
+#: Samples painted at a time: few calls on small volumes, and arrays that stay in the processor's cache.
+SLAB_SAMPLES = 2**18
+#: A point is no further from the nearest corner of its cell than half a diagonal. This many steps are 1.5 times as much:
+#: the head's frame is bent, and estimated distances can change by more than the way.
+CELL_REACH = 1.3
 
 #: Tissue -> (CT in HU, T1w, T2w in arbitrary units of a noise-free, bias-free image).
 TISSUES = {
@@ -97,109 +102,136 @@ class Organs:
 # ---------------------------------------------------------------------------------------------------- painting
 
 
-@dataclass
-class _CoarseMap:
+Block = tuple[slice, slice, slice]
+
+
+class _Lattice:
     """Head coordinates at the nodes of a coarse lattice in the world, with the distances evaluated there so far."""
 
-    origin_mm: np.ndarray  # (z, y, x)
-    step_mm: float
-    head_mm: np.ndarray  # (nz, ny, nx, 3)
+    def __init__(self, origin_mm: np.ndarray, step_mm: float, head_mm: np.ndarray) -> None:
+        """Origin `(z, y, x)`, and the head coordinates of the nodes, `(nz, ny, nx, 3)`."""
+        self.origin_mm, self.step_mm, self.head_mm = origin_mm, step_mm, head_mm
+        self.axes_mm = [np.ascontiguousarray(head_mm[..., axis]) for axis in range(3)]
+        #: Along each axis of the lattice, of each head coordinate: lowest and highest in every layer of nodes.
+        self.ranges_mm = [
+            [(h.min(axis=others), h.max(axis=others)) for h in self.axes_mm] for others in ((1, 2), (0, 2), (0, 1))
+        ]
+        self.extents: dict[int, Block] = {}
+        self.distances: dict[int, np.ndarray] = {}
 
-    def __post_init__(self) -> None:
-        self.cache: dict[tuple, np.ndarray] = {}
-        self.axes_mm = [np.ascontiguousarray(self.head_mm[..., axis]) for axis in range(3)]
-
-    def block(self, low_mm: np.ndarray, high_mm: np.ndarray) -> tuple[slice, slice, slice] | None:
+    def block(self, low_mm: np.ndarray, high_mm: np.ndarray) -> Block | None:
         """Nodes needed to interpolate inside a box of the head frame; None where the lattice misses it."""
-        inside = np.ones(self.head_mm.shape[:3], bool)
         margin = 1.8 * self.step_mm  # diagonal of a cell: no cell that touches the box is missed
-        for axis in range(3):
-            h = self.axes_mm[axis]
-            if low_mm[axis] > -FAR_MM / 2:
-                inside &= h > low_mm[axis] - margin
-            if high_mm[axis] < FAR_MM / 2:
-                inside &= h < high_mm[axis] + margin
-        if not inside.any():
-            return None
-        slices = []
-        for axis in range(3):
-            hit = np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis)))
-            slices.append(slice(int(hit[0]), int(hit[-1]) + 1))
-        z, y, x = slices
-        return z, y, x
+        sides = [(axis, low_mm[axis] - margin, high_mm[axis] + margin) for axis in range(3)]
+        sides = [(axis, low, high) for axis, low, high in sides if low > -FAR_MM / 2 or high < FAR_MM / 2]
+        possible = []
+        for along in self.ranges_mm:
+            hit = np.ones(len(along[0][0]), bool)
+            for axis, low, high in sides:
+                lowest, highest = along[axis]
+                hit &= (highest > low) & (lowest < high)
+            if not hit.any():
+                return None
+            possible.append(slice(int(hit.argmax()), len(hit) - int(hit[::-1].argmax())))
+        z, y, x = possible
+        inside = np.ones(self.axes_mm[0][z, y, x].shape, bool)
+        for axis, low, high in sides:
+            h = self.axes_mm[axis][z, y, x]
+            inside &= (h > low) & (h < high)
+        box = _around(inside)
+        return None if box is None else _moved(box, (z, y, x))
 
-    def distances_mm(self, shape: Shape, block: tuple[slice, slice, slice]) -> np.ndarray:
-        """Signed distances of the shape at the nodes of a block."""
-        key = (id(shape), *((s.start, s.stop) for s in block))
-        if key not in self.cache:
-            self.cache[key] = shape.distance_mm(self.head_mm[block]).astype(np.float32)
-        return self.cache[key]
+    def will_need(self, shape: Shape, block: Block) -> None:
+        """Shapes are evaluated once, on all nodes that some layer needs."""
+        if shape.base is not None:
+            self.will_need(shape.base, block)
+            return
+        known = self.extents.get(id(shape), block)
+        z, y, x = (slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(known, block, strict=True))
+        self.extents[id(shape)] = z, y, x
+
+    def distances_mm(self, shape: Shape, block: Block) -> np.ndarray:
+        """Signed distances of the shape at the nodes of a block that `will_need` was told of."""
+        if shape.base is not None:
+            return self.distances_mm(shape.base, block) - np.float32(shape.margin_mm)
+        extent = self.extents[id(shape)]
+        if id(shape) not in self.distances:
+            self.distances[id(shape)] = shape.distance_mm(self.head_mm[extent]).astype(np.float32)
+        return self.distances[id(shape)][_moved(block, extent, -1)]
 
 
 class _Samples:
-    """World coordinates of the rows and columns that planes are sampled at, and their places between coarse nodes."""
+    """Samples along one axis, in order, and their places between the lattice's nodes."""
 
-    def __init__(self, y_mm: np.ndarray, x_mm: np.ndarray, pixel_mm: float) -> None:
-        self.y_mm, self.x_mm, self.pixel_mm = y_mm, x_mm, pixel_mm
-        self.cache: dict[tuple, tuple[slice, np.ndarray, np.ndarray]] = {}
+    def __init__(self, world_mm: np.ndarray, origin_mm: float, step_mm: float, n_nodes: int) -> None:
+        position = (world_mm.astype(np.float64) - origin_mm) / step_mm
+        self.node = position.astype(np.intp)
+        each = np.arange(len(world_mm))
+        self.weights = np.zeros((len(world_mm), n_nodes), np.float32)
+        self.weights[each, self.node] = 1 - (position - self.node)
+        self.weights[each, self.node + 1] = position - self.node
 
-    def weights(self, axis: int, first_mm: float, n: int, step_mm: float) -> tuple[slice, np.ndarray, np.ndarray]:
-        """As `_weights` for rows (axis 1) or columns (axis 2)."""
-        key = (axis, float(first_mm), n)
-        if key not in self.cache:
-            self.cache[key] = _weights(self.y_mm if axis == 1 else self.x_mm, first_mm, n, step_mm)
-        return self.cache[key]
+    def between(self, nodes: slice) -> slice:
+        """Samples that lie between the nodes of a range."""
+        return slice(*np.searchsorted(self.node, (nodes.start, nodes.stop - 1)).tolist())
 
-
-@dataclass
-class _Plane:
-    """One sub-slice: samples at one height."""
-
-    z_mm: float
-    samples: _Samples
-
-    def interpolate(
-        self, values: np.ndarray, block: tuple[slice, slice, slice], coarse: _CoarseMap
-    ) -> tuple[np.ndarray, slice, slice] | None:
-        """Linear interpolation of a block of nodes onto the plane.
-
-        Args:
-            values: `(bz, by, bx)` or `(bz, by, bx, C)`.
-            block: Where those nodes lie in the lattice.
-            coarse: The lattice.
-
-        Returns:
-            Values at the rows and columns of the plane inside the block, and those rows and columns; None if none are.
-        """
-        first = coarse.origin_mm + coarse.step_mm * np.array([s.start for s in block])
-        z = (self.z_mm - first[0]) / coarse.step_mm
-        if not 0 <= z < values.shape[0] - 1:
-            return None
-        iz, fz = int(z), np.float32(z - int(z))
-        plane = values[iz] * (1 - fz) + values[iz + 1] * fz
-        rows, iy, fy = self.samples.weights(1, first[1], values.shape[1], coarse.step_mm)
-        cols, ix, fx = self.samples.weights(2, first[2], values.shape[2], coarse.step_mm)
-        if rows.start >= rows.stop or cols.start >= cols.stop:
-            return None
-        extra = (1,) * (values.ndim - 3)
-        fy, fx = fy.reshape(-1, 1, *extra), fx.reshape(1, -1, *extra)
-        plane = plane[iy] + (plane[iy + 1] - plane[iy]) * fy
-        left = plane[:, ix]
-        return left + (plane[:, ix + 1] - left) * fx, rows, cols
+    @property
+    def nodes(self) -> slice:
+        """Nodes around all samples."""
+        return slice(int(self.node[0]), int(self.node[-1]) + 2)
 
 
-def _weights(world_mm: np.ndarray, first_mm: float, n: int, step_mm: float) -> tuple[slice, np.ndarray, np.ndarray]:
-    """Range of samples inside `n` nodes, with the node before each and the share of the node after it."""
-    position = (world_mm - np.float32(first_mm)) / np.float32(step_mm)
-    start = int(np.searchsorted(position, 0, side="left"))
-    stop = int(np.searchsorted(position, n - 1, side="left"))
-    position = position[start:stop]
-    node = position.astype(np.intp)
-    return slice(start, stop), node, (position - node).astype(np.float32)
+@dataclass(frozen=True)
+class _Slab:
+    """Samples at some heights, rows and columns.
+
+    Attributes:
+        axes: Along z, y and x.
+        pixel_mm: Distance of the columns.
+    """
+
+    axes: tuple[_Samples, _Samples, _Samples]
+    pixel_mm: float
+
+    @property
+    def nodes(self) -> Block:
+        z, y, x = self.axes
+        return z.nodes, y.nodes, x.nodes
+
+    def between(self, block: Block) -> Block:
+        """Samples between the nodes of a block."""
+        z, y, x = (axis.between(nodes) for axis, nodes in zip(self.axes, block, strict=True))
+        return z, y, x
+
+    def interpolate(self, values: np.ndarray, block: Block) -> np.ndarray:
+        """Linear interpolation of values at the nodes of a block, at the samples between them."""
+        z, y, x = (a.weights[a.between(nodes), nodes] for a, nodes in zip(self.axes, block, strict=True))
+        rows = np.matmul(y, values @ x.T)
+        return (z @ rows.reshape(len(rows), -1)).reshape(len(z), *rows.shape[1:])
+
+
+def _around(inside: np.ndarray) -> Block | None:
+    """Box of a mask. None if it is empty."""
+    z, y, x = (np.flatnonzero(inside.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1)))
+    if not z.size:
+        return None
+    return slice(int(z[0]), int(z[-1]) + 1), slice(int(y[0]), int(y[-1]) + 1), slice(int(x[0]), int(x[-1]) + 1)
+
+
+def _moved(block: Block, extent: Block, sign: int = 1) -> Block:
+    """A block counted from the first node of one that holds it, as a block of the lattice; back with a sign of -1."""
+    z, y, x = (slice(b.start + sign * e.start, b.stop + sign * e.start) for b, e in zip(block, extent, strict=True))
+    return z, y, x
+
+
+def _common(block: Block, other: Block) -> Block | None:
+    """Nodes of both blocks. None if there is no cell between them."""
+    z, y, x = (slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(block, other, strict=True))
+    return (z, y, x) if all(nodes.stop - nodes.start > 1 for nodes in (z, y, x)) else None
 
 
 def _paint(canvas: np.ndarray, distance_mm: np.ndarray, value: np.ndarray, pixel_mm: float) -> None:
-    """Lay one tissue over the canvas `(C, Y, X)` in place; the edge is a ramp one pixel wide."""
+    """Lay one tissue over the canvas `(C, ...)` in place; the edge is a ramp one pixel wide."""
     alpha = np.clip(0.5 - distance_mm / np.float32(pixel_mm), 0, 1)
     for channel, v in zip(canvas, value, strict=True):
         channel += alpha * (v - channel)
@@ -237,10 +269,24 @@ class Painter:
         counts = np.ceil((high - low + np.asarray(grid.spacing_mm)[::-1]) / step_mm).astype(int) + 4
         axes = [(o + step_mm * np.arange(n)).astype(np.float32) for o, n in zip(origin, counts, strict=True)]
         nodes = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)[..., ::-1]
-        self.coarse = _CoarseMap(origin, step_mm, to_head_mm(nodes).astype(np.float32))
+        self.lattice = _Lattice(origin, step_mm, to_head_mm(nodes).astype(np.float32))
         layers = (*anatomy.accessories, *anatomy.coarse) if accessories else anatomy.coarse
-        self.coarse_layers = [(layer, self.coarse.block(*_box(layer))) for layer in layers]
-        self.fine_layers = [(layer, self.coarse.block(*_box(layer))) for layer in anatomy.fine]
+        self.coarse_layers = self._on_lattice(layers)
+        self.fine_layers = self._on_lattice(anatomy.fine)
+
+    def _on_lattice(self, layers: Sequence[Layer]) -> list[tuple[Layer, Block]]:
+        """Layers that the lattice does not miss, each with its nodes."""
+        found = [(layer, self.lattice.block(*_box(layer))) for layer in layers]
+        found = [(layer, block) for layer, block in found if block is not None]
+        for layer, block in found:
+            for shape in (*layer.shapes, *([self.anatomy.skin] if layer.under_skin_mm is not None else [])):
+                self.lattice.will_need(shape, block)
+        return found
+
+    def _samples(self, axis: int, world_mm: np.ndarray) -> _Samples:
+        """Along an axis of `(z, y, x)`."""
+        lattice = self.lattice
+        return _Samples(world_mm, lattice.origin_mm[axis], lattice.step_mm, lattice.head_mm.shape[axis])
 
     def paint(self, background: np.ndarray, *, with_organs: bool = False) -> tuple[np.ndarray, Organs | None]:
         """The noise-free image.
@@ -255,95 +301,115 @@ class Painter:
         nx, ny, nz = self.grid.size_voxels
         image = np.empty((len(self.channels), nz, ny, nx), np.float32)
         offsets = _offsets(self.grid.spacing_mm[2], ACROSS_MM)
-        samples = _Samples(self.grid.coordinates_mm(1), self.grid.coordinates_mm(0), self.grid.spacing_mm[0])
-        for k, z_mm in enumerate(self.grid.coordinates_mm(2)):
-            total = np.zeros(image.shape[:1] + image.shape[2:], np.float32)
-            for offset in offsets:
-                plane = _Plane(float(z_mm + offset), samples)
-                canvas = np.broadcast_to(np.float32(background), total.shape).copy()
-                self._paint_coarse(canvas, plane)
-                total += canvas
-            image[:, k] = total / len(offsets)
+        y, x = (self._samples(axis, self.grid.coordinates_mm(2 - axis)) for axis in (1, 2))
+        background = np.broadcast_to(np.float32(background), (len(self.channels), ny, nx))[:, None]
+        z_mm = self.grid.coordinates_mm(2)
+        for some in _slices(nz, ny * nx * len(offsets)):
+            z = self._samples(0, (z_mm[some, None] + offsets).ravel())
+            canvas = background.repeat(len(z.node), axis=1)
+            self._paint_coarse(canvas, _Slab((z, y, x), self.grid.spacing_mm[0]))
+            image[:, some] = canvas.reshape(len(canvas), -1, len(offsets), ny, nx).mean(axis=2)
         return image, self._refine(image, background, with_organs)
 
-    def _paint_coarse(self, canvas: np.ndarray, plane: _Plane) -> None:
+    def _paint_coarse(self, canvas: np.ndarray, slab: _Slab) -> None:
         n_tissue = len(self.channels)
+        nodes = slab.nodes
         for layer, block in self.coarse_layers:
-            if block is None:
+            part = _common(block, nodes)
+            if part is None:
                 continue
-            fields: list[np.ndarray] = []
-            rows, cols = None, None
-            for shape in layer.shapes:
-                values = self.coarse.distances_mm(shape, block)
-                if not fields and _misses(values, plane, block, self.coarse):
-                    break
-                found = plane.interpolate(values, block, self.coarse)
-                if found is None:
-                    break
-                fields.append(found[0])
-                rows, cols = found[1:]
-            if len(fields) == len(layer.shapes):
-                view = canvas[:n_tissue, rows, cols]
-                _paint(view, layer.combine(*fields), self.tissues[layer.tissue], plane.samples.pixel_mm)
+            # Nothing of a layer shows in cells at whose corners its first distance is large.
+            first = self.lattice.distances_mm(layer.shapes[0], part)
+            near = _around(first <= slab.pixel_mm)
+            if near is None:
+                continue
+            if layer.beyond_mm:
+                near = (near[0], *_around(first <= slab.pixel_mm + layer.beyond_mm)[1:])
+            z, y, x = (slice(nodes.start - 1, nodes.stop + 1) for nodes in _moved(near, part))
+            part = _common((z, y, x), part)
+            fields = [slab.interpolate(self.lattice.distances_mm(shape, part), part) for shape in layer.shapes]
+            if fields[0].size:
+                z, y, x = slab.between(part)
+                tissue = self.tissues[layer.tissue]
+                _paint(canvas[:n_tissue, z, y, x], layer.combine(*fields), tissue, slab.pixel_mm)
 
     def _refine(self, image: np.ndarray, background: np.ndarray, with_organs: bool) -> Organs | None:
         """Paint the box of the small structures again, finer, and put it into `image` in place."""
         start, stop = self._fine_box()
         spacing = np.asarray(self.grid.spacing_mm)[::-1]
         fine = _offsets(spacing[1], ORGAN_IN_PLANE_MM if with_organs else IN_PLANE_MM)
+        across = _offsets(spacing[0], ORGAN_ACROSS_MM if with_organs else ACROSS_MM)
         n = len(fine)
         centres = [self.grid.coordinates_mm(2 - a)[start[a] : stop[a]] for a in range(3)]
-        y_mm, x_mm = ((c[:, None] + fine[None]).ravel().astype(np.float32) for c in centres[1:])
-        samples = _Samples(y_mm, x_mm, float(spacing[1]) / n)
+        y, x = (
+            self._samples(axis, (centres[axis][:, None] + fine[None]).ravel().astype(np.float32)) for axis in (1, 2)
+        )
         n_tissue, n_organ = len(self.channels), len(ORGANS) if with_organs else 0
-        values = {
-            (layer.tissue, layer.organ): np.concatenate(
-                [self.tissues[layer.tissue], np.eye(8, dtype=np.float32)[layer.organ][1 : n_organ + 1]]
-            )
-            for layer in self.anatomy.fine
-        }
-        across = _offsets(spacing[0], ORGAN_ACROSS_MM if with_organs else ACROSS_MM)
         coverage = np.zeros((n_organ, *(b - a for a, b in zip(start, stop, strict=True))), np.float32)
         inside = tuple(slice(a, b) for a, b in zip(start[1:], stop[1:], strict=True))
-        flat = np.broadcast_to(np.float32(background), (n_tissue, *image.shape[2:]))[(slice(None), *inside)]
-        flat = flat.repeat(n, axis=1).repeat(n, axis=2)
-        for k, z_mm in enumerate(centres[0]):
-            total = np.zeros((n_tissue + n_organ, len(y_mm), len(x_mm)), np.float32)
-            for offset in across:
-                plane = _Plane(float(z_mm + offset), samples)
-                canvas = np.zeros_like(total)
-                canvas[:n_tissue] = flat
-                self._paint_coarse(canvas, plane)
-                self._paint_fine(canvas, plane, values)
-                total += canvas
-            total /= len(across)
-            total = total.reshape(len(total), len(y_mm) // n, n, len(x_mm) // n, n).mean(axis=(2, 4))
-            image[:, start[0] + k, inside[0], inside[1]] = total[:n_tissue]
-            coverage[:, k] = total[n_tissue:]
+        flat = background[:, :, inside[0], inside[1]].repeat(n, axis=2).repeat(n, axis=3)
+        pixel_mm = float(spacing[1]) / n
+        layers = self._near_surface(pixel_mm)
+        for some in _slices(len(centres[0]), flat[0].size * len(across)):
+            z = self._samples(0, (centres[0][some, None] + across).ravel())
+            slab = _Slab((z, y, x), pixel_mm)
+            canvas = np.zeros((n_tissue + n_organ, len(z.node), *flat.shape[2:]), np.float32)
+            canvas[:n_tissue] = flat
+            self._paint_coarse(canvas, slab)
+            self._paint_fine(canvas, slab, layers)
+            means = _block_means(canvas, len(across), n)
+            image[:, start[0] + some.start : start[0] + some.stop, inside[0], inside[1]] = means[:n_tissue]
+            coverage[:, some] = means[n_tissue:]
         return Organs(coverage, start) if with_organs else None
 
-    def _paint_fine(self, canvas: np.ndarray, plane: _Plane, values: dict[tuple[str, int], np.ndarray]) -> None:
+    def _near_surface(self, pixel_mm: float) -> list[tuple[Layer, Block, np.ndarray]]:
+        """Fine layers with their nodes, and which cells between these a layer can reach, bool."""
+        found = []
         for layer, block in self.fine_layers:
-            if block is None:
+            lowest = self.lattice.distances_mm(layer.shapes[0], block)
+            for axis in range(3):
+                ahead, behind = [slice(None)] * 3, [slice(None)] * 3
+                ahead[axis], behind[axis] = slice(1, None), slice(None, -1)
+                lowest = np.minimum(lowest[tuple(ahead)], lowest[tuple(behind)])
+            found.append((layer, block, lowest <= pixel_mm / 2 + CELL_REACH * self.lattice.step_mm))
+        return found
+
+    def _paint_fine(self, canvas: np.ndarray, slab: _Slab, layers: Sequence[tuple[Layer, Block, np.ndarray]]) -> None:
+        nodes = slab.nodes
+        head_mm = [slab.interpolate(axis[nodes], nodes) for axis in self.lattice.axes_mm]
+        n_tissue = len(self.channels)
+        organs = np.arange(1, len(canvas) - n_tissue + 1)
+        painted = np.zeros(len(organs), bool)  # an organ that is nowhere yet cannot be covered
+        for layer, block, reached in layers:
+            part = _common(block, nodes)
+            if part is None:
                 continue
-            found = plane.interpolate(self.coarse.head_mm[block], block, self.coarse)
-            if found is None:
+            samples = slab.between(part)
+            cells = (a.node[s] - b.start for a, s, b in zip(slab.axes, samples, block, strict=True))
+            near = reached[np.ix_(*cells)]
+            if not near.any():
                 continue
-            points, rows, cols = found
-            distance = layer.combine(*(s.distance_mm(points) for s in layer.shapes))
+            points = np.stack([axis[samples][near] for axis in head_mm], axis=-1)
+            distance = layer.combine(*(shape.distance_mm(points) for shape in layer.shapes))
             if layer.under_skin_mm is not None:
-                skin = plane.interpolate(self.coarse.distances_mm(self.anatomy.skin, block), block, self.coarse)
-                assert skin is not None  # the same block and plane as above
-                distance = np.maximum(distance, skin[0] + np.float32(layer.under_skin_mm))
-            _paint(canvas[:, rows, cols], distance, values[layer.tissue, layer.organ], plane.samples.pixel_mm)
+                skin = slab.interpolate(self.lattice.distances_mm(self.anatomy.skin, part), part)[near]
+                distance = np.maximum(distance, skin + np.float32(layer.under_skin_mm))
+            painted |= organs == layer.organ
+            channels = [*range(n_tissue), *(n_tissue + np.flatnonzero(painted))]
+            value = [*self.tissues[layer.tissue], *(np.float32(organs == layer.organ)[painted])]
+            alpha = np.clip(0.5 - distance / np.float32(slab.pixel_mm), 0, 1)
+            for channel, v in zip(channels, value, strict=True):
+                view = canvas[channel][samples]
+                before = view[near]
+                view[near] = before + alpha * (v - before)
 
     def _fine_box(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
         """Voxels `(z, y, x)` from, to (exclusive) around all fine layers."""
-        blocks = [b for _, b in self.fine_layers if b is not None]
+        blocks = [b for _, b in self.fine_layers]
         start, stop = [], []
         for axis in range(3):
-            low = self.coarse.origin_mm[axis] + self.coarse.step_mm * min(b[axis].start for b in blocks)
-            high = self.coarse.origin_mm[axis] + self.coarse.step_mm * (max(b[axis].stop for b in blocks) - 1)
+            low = self.lattice.origin_mm[axis] + self.lattice.step_mm * min(b[axis].start for b in blocks)
+            high = self.lattice.origin_mm[axis] + self.lattice.step_mm * (max(b[axis].stop for b in blocks) - 1)
             world = self.grid.coordinates_mm(2 - axis)
             start.append(int(np.searchsorted(world, low)))
             stop.append(int(np.searchsorted(world, high, side="right")))
@@ -355,12 +421,18 @@ def _box(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
     return layer.shapes[0].low_mm, layer.shapes[0].high_mm
 
 
-def _misses(values: np.ndarray, plane: _Plane, block: tuple[slice, slice, slice], coarse: _CoarseMap) -> bool:
-    """True if nothing of a layer can show at this height: its first distance stays large on both layers of nodes."""
-    z = (plane.z_mm - coarse.origin_mm[0]) / coarse.step_mm - block[0].start
-    if not 0 <= z < values.shape[0] - 1:
-        return True
-    return float(values[int(z) : int(z) + 2].min()) > plane.samples.pixel_mm
+def _slices(n_slices: int, samples_per_slice: int) -> list[slice]:
+    """All slices, as many at a time as `SLAB_SAMPLES` allow."""
+    n = max(1, SLAB_SAMPLES // samples_per_slice)
+    return [slice(first, min(first + n, n_slices)) for first in range(0, n_slices, n)]
+
+
+def _block_means(fine: np.ndarray, across: int, in_plane: int) -> np.ndarray:
+    """Means of `(C, Z, Y, X)` over blocks of samples."""
+    channels, nz, ny, nx = fine.shape
+    parts = fine.reshape(channels, nz // across, across, ny // in_plane, in_plane, nx).sum(axis=(2, 4))
+    columns = sum(parts[..., first::in_plane] for first in range(in_plane))
+    return columns / np.float32(across * in_plane**2)
 
 
 def _offsets(voxel_mm: float, step_mm: float) -> np.ndarray:
@@ -560,7 +632,7 @@ def mr_bias(
         bowl = c[0] * u + c[1] * v + c[2] * w + c[3] * u * u + c[4] * v * v + c[5] * w * w
         bowl = bowl + c[6] * u * v + c[7] * u * w + c[8] * v * w
         power = sum(
-            (1 + ((x - cx) ** 2 + (y - cy) ** 2 + (z - cz) ** 2) / radius**2) ** -3
+            1 / _cube(1 + ((x - cx) ** 2 + (y - cy) ** 2 + (z - cz) ** 2) / radius**2)
             for cx, cy, cz, radius in coils.astype(np.float32)
         )
         return bowl, np.log(power) / 2
@@ -582,6 +654,10 @@ def mr_bias(
     return plane
 
 
+def _cube(values: np.ndarray) -> np.ndarray:
+    return values * values * values  # a power would take ten times as long
+
+
 def degrade_mr(image: np.ndarray, grid: Grid, rng: np.random.Generator) -> Callable[[int], np.ndarray]:
     """Bias field, Rician noise and an arbitrary scale, in place; `image` is `(Z, Y, X)`. Returns the bias, see `mr_bias`."""
     sigma = np.float32(rng.uniform(0.012, 0.028) * MR_WHITE_MATTER)
@@ -599,15 +675,15 @@ def add_texture(image: np.ndarray, grid: Grid, rng: np.random.Generator, *, ampl
     """Slow multiplicative variation inside tissues, in place; `image` is `(Z, Y, X)` and zero where there is air."""
     waves = Waves.draw(rng, (12, 45), 6)
     step = [max(1, int(3 // s)) for s in grid.spacing_mm]
-    axes = [grid.coordinates_mm(a)[:: step[a]] for a in range(3)]
-    points = np.stack(np.meshgrid(*axes[::-1], indexing="ij"), axis=-1)[..., ::-1]
-    coarse = waves(points)
+    z, y, x = (grid.coordinates_mm(axis)[:: step[axis]] for axis in (2, 1, 0))
+    coarse = waves.on_grid(z, y, x)
     nx, ny, nz = grid.size_voxels
-    rows, cols = (
-        np.minimum(np.arange(ny) / step[1], coarse.shape[1] - 1),
-        np.minimum(np.arange(nx) / step[0], coarse.shape[2] - 1),
-    )
+    rows, columns = _between(ny, step[1], len(y)), _between(nx, step[0], len(x))
     for k in range(nz):
-        z = coarse[min(k // step[2], len(coarse) - 1)]
-        at = np.meshgrid(rows.astype(np.float32), cols.astype(np.float32), indexing="ij")
-        image[k] *= 1 + np.float32(amplitude) * map_coordinates(z, at, order=1, output=np.float32)
+        image[k] *= 1 + np.float32(amplitude) * (rows @ coarse[min(k // step[2], len(z) - 1)] @ columns.T)
+
+
+def _between(n: int, step: int, n_nodes: int) -> np.ndarray:
+    """Weights of linear interpolation, `(n, n_nodes)` float32, from a node at every `step`-th voxel to all voxels."""
+    position = np.minimum(np.arange(n) / step, n_nodes - 1)
+    return np.maximum(1 - np.abs(position[:, None] - np.arange(n_nodes)), 0).astype(np.float32)

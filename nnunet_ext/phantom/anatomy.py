@@ -109,6 +109,7 @@ class Layer:
             creases (an absolute value, a maximum) belong here and not into the shapes.
         organ: Label value painted together with the tissue, 0 where the tissue belongs to no organ.
         under_skin_mm: If set, the layer ends this far below the skin.
+        beyond_mm: How far beyond its first shape the layer reaches within a slice. Across slices it ends there.
     """
 
     tissue: str
@@ -116,6 +117,7 @@ class Layer:
     combine: Callable[..., np.ndarray] = lambda d: d
     organ: int = 0
     under_skin_mm: float | None = None
+    beyond_mm: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,8 @@ class Anatomy:
 
 def build_anatomy(parameters: HeadParameters, rng: np.random.Generator) -> Anatomy:
     """The tissues of one head; `rng` draws only what has no parameter: folds of the brain, shapes of tumours."""
-    sides = {name: _eye_side(parameters, name) for name in SIDES}
+    chiasm, factor = _chiasm(parameters)
+    sides = {name: _eye_side(parameters, name, chiasm, factor) for name in SIDES}
     lids = [sphere(s.globe_mm, s.radius_mm + LID_MM) for s in sides.values()]
     lids += [sphere(s.globe_mm + s.forward * 5.6, 7.8 + LID_MM) for s in sides.values()]
     cavity = _cavity(parameters)
@@ -160,7 +163,7 @@ def build_anatomy(parameters: HeadParameters, rng: np.random.Generator) -> Anato
             *(_brain_tumour(parameters, rng) if parameters.tumour == "brain" else ()),
             *(Layer("metal", (sphere(m, 4.0),)) for m in metal),
         ),
-        fine=_orbits_and_chiasm(parameters, sides, rng),
+        fine=_orbits_and_chiasm(parameters, sides, chiasm, factor, rng),
         centrelines_mm={
             ORGANS.index("OpticNrv_L") + 1: sides[LEFT].nerve_mm,
             ORGANS.index("OpticNrv_R") + 1: sides[RIGHT].nerve_mm,
@@ -178,7 +181,16 @@ def build_anatomy(parameters: HeadParameters, rng: np.random.Generator) -> Anato
 
 
 def _both(shape: Shape) -> Shape:
-    return union(shape, shape.mirrored())
+    """A solid on the left side together with its mirror image: what is nearer to a point is on the point's side."""
+    right = shape.mirrored()
+    low, high = np.minimum(shape.low_mm, right.low_mm), np.maximum(shape.high_mm, right.high_mm)
+
+    def distance(p: np.ndarray) -> np.ndarray:
+        folded = p.copy()
+        np.abs(p[..., 0], out=folded[..., 0])
+        return shape.distance_mm(folded)
+
+    return Shape(distance, low, high)
 
 
 def _bent(points_mm: list[list[float]], radius_mm: float) -> Shape:
@@ -457,7 +469,7 @@ def _brain_tumour(parameters: HeadParameters, rng: np.random.Generator) -> list[
     lobes = _field(Waves.draw(rng, (15, 30), 8))
     body = sphere(center, radius + 9)
     return [
-        Layer("oedema", (body, lobes), lambda d, f: d + 3 + 2.5 * f),
+        Layer("oedema", (body, lobes), lambda d, f: d + 3 + 2.5 * f, beyond_mm=7.0),
         Layer("tumour", (body, lobes), lambda d, f: d + 9 + 1.2 * f),
         Layer("necrosis", (body, lobes), lambda d, f: d + 13 + 1.5 * f),
     ]
@@ -518,10 +530,9 @@ def _chiasm(parameters: HeadParameters) -> tuple[Shape, float]:
     return shape, factor
 
 
-def _eye_side(parameters: HeadParameters, name: str) -> _EyeSide:
-    """Place globe and nerve of one side so that the nerve has its drawn length."""
+def _eye_side(parameters: HeadParameters, name: str, chiasm: Shape, factor: float) -> _EyeSide:
+    """Place globe and nerve of one side so that the nerve has its drawn length; chiasm as from `_chiasm`."""
     sign, index, scale = SIDES[name], list(SIDES).index(name), np.asarray(parameters.scale)
-    chiasm, factor = _chiasm(parameters)
     yaw, pitch = np.deg2rad(parameters.gaze_deg)
     forward = unit([np.sin(yaw), -np.cos(yaw) * np.cos(pitch), np.sin(pitch)])
     apex = np.array([sign * 15.0, -34, 5.5]) * scale
@@ -578,11 +589,14 @@ def _lens(side: _EyeSide, volume_ml: float) -> Shape:
 
 
 def _orbits_and_chiasm(
-    parameters: HeadParameters, sides: dict[str, _EyeSide], rng: np.random.Generator
+    parameters: HeadParameters,
+    sides: dict[str, _EyeSide],
+    chiasm: Shape,
+    factor: float,
+    rng: np.random.Generator,
 ) -> tuple[Layer, ...]:
     """Everything around the seven organs that needs more detail than the rest of the head."""
     scale = parameters.scale
-    chiasm, factor = _chiasm(parameters)
     layers: list[Layer] = []
     orbits = {
         n: union(

@@ -43,7 +43,7 @@ from nnunet_ext.processes import KILLED, run_in_processes
 from nnunet_ext.steps import step
 
 #: Goes up whenever the same seed starts to give other images, so that old and new cases do not mix in one folder.
-GENERATOR_VERSION = 2
+GENERATOR_VERSION = 3
 FILES = ("CT.nii.gz", "T1.nii.gz", "T2.nii.gz", "label.nii.gz")
 DICOM_FILES = ("CT", "T1", "T2", "RTSTRUCT.dcm")
 TRANSFORM_FILE = "mr_to_ct.tfm"

@@ -23,15 +23,20 @@ class Shape:
             For shapes other than spheres and capsules the value is a first-order estimate, good near the surface.
         low_mm: Lower corner of the box, `(x, y, z)`.
         high_mm: Upper corner of the box.
+        base: The solid that `grown` made this one from, so that both can be evaluated at once.
+        margin_mm: By how much it was grown.
     """
 
     distance_mm: Callable[[np.ndarray], np.ndarray]
     low_mm: np.ndarray
     high_mm: np.ndarray
+    base: Shape | None = None
+    margin_mm: float = 0.0
 
     def grown(self, margin_mm: float) -> Shape:
         """The same solid with its surface moved outwards by `margin_mm` (inwards where negative)."""
-        return Shape(lambda p: self.distance_mm(p) - margin_mm, self.low_mm - margin_mm, self.high_mm + margin_mm)
+        low, high = self.low_mm - margin_mm, self.high_mm + margin_mm
+        return Shape(lambda p: self.distance_mm(p) - margin_mm, low, high, self, margin_mm)
 
     def scaled(self, factors: Vector) -> Shape:
         """The solid stretched about the origin by one factor per axis; distances stay right to first order."""
@@ -74,9 +79,13 @@ def ellipsoid(center_mm: Vector, radii_mm: Vector) -> Shape:
     c, r = np.asarray(center_mm, np.float32), np.asarray(radii_mm, np.float32)
 
     def distance(p: np.ndarray) -> np.ndarray:
-        q = (p - c) / r
-        k0 = _norm(q)
-        return k0 * (k0 - 1) / np.maximum(_norm(q / r), np.float32(1e-6))
+        # Axis by axis: sums over a last axis of three take several times as long.
+        k0, k1 = np.float32(0), np.float32(0)
+        for axis in range(3):
+            q = (p[..., axis] - c[axis]) / r[axis]
+            k0, k1 = k0 + q * q, k1 + np.square(q / r[axis])
+        k0 = np.sqrt(k0)
+        return k0 * (k0 - 1) / np.maximum(np.sqrt(k1), np.float32(1e-6))
 
     return Shape(distance, c - r, c + r)
 
@@ -90,9 +99,10 @@ def capsule(a_mm: Vector, b_mm: Vector, radius_a_mm: float, radius_b_mm: float |
     length2 = np.float32(ba @ ba)
 
     def distance(p: np.ndarray) -> np.ndarray:
-        pa = p - a
-        h = np.clip((pa @ ba) / length2, 0, 1)
-        return _norm(pa - h[..., None] * ba) - (ra + (rb - ra) * h)
+        x, y, z = (p[..., axis] - a[axis] for axis in range(3))
+        h = np.clip((x * ba[0] + y * ba[1] + z * ba[2]) / length2, 0, 1)
+        to_rod2 = np.square(x - h * ba[0]) + np.square(y - h * ba[1]) + np.square(z - h * ba[2])
+        return np.sqrt(to_rod2) - (ra + (rb - ra) * h)
 
     r = max(ra, rb)
     return Shape(distance, np.minimum(a, b) - r, np.maximum(a, b) + r)
@@ -109,17 +119,23 @@ def tube(points_mm: np.ndarray, radius_mm: float | Vector) -> Shape:
     radii = np.broadcast_to(np.asarray(radius_mm, np.float32), len(points))
     starts, rods = points[:-1], np.diff(points, axis=0)
     length2 = np.einsum("ni,ni->n", rods, rods)
+    a = starts - points[0]
+    shift, start2, widening = np.einsum("ni,ni->n", a, rods), np.einsum("ni,ni->n", a, a), np.diff(radii)
 
     def distance(p: np.ndarray) -> np.ndarray:
         # |p - a|^2 written out, so that the products with p are one matrix product for all rods. The frame's origin
         # is taken near the tube: float32 then keeps squared distances to 1e-3 mm^2.
         q = p - points[0]
-        a = starts - points[0]
-        along = q @ rods.T - np.einsum("ni,ni->n", a, rods)
-        from_start2 = np.einsum("...i,...i->...", q, q)[..., None] - 2 * (q @ a.T) + np.einsum("ni,ni->n", a, a)
-        h = np.clip(along / length2, 0, 1)
-        d2 = from_start2 + h * (h * length2 - 2 * along)
-        return (np.sqrt(np.maximum(d2, 0)) - (radii[:-1] + np.diff(radii) * h)).min(axis=-1)
+        along, from_start = q @ rods.T, q @ a.T
+        from_origin2 = np.einsum("...i,...i->...", q, q)
+        lowest = None
+        for n in range(len(rods)):  # one after the other: smaller arrays, and no minimum over a short last axis
+            along_n = along[..., n] - shift[n]
+            h = np.clip(along_n / length2[n], 0, 1)
+            d2 = from_origin2 - 2 * from_start[..., n] + start2[n] + h * (h * length2[n] - 2 * along_n)
+            d = np.sqrt(np.maximum(d2, 0)) - (radii[n] + widening[n] * h)
+            lowest = d if lowest is None else np.minimum(lowest, d)
+        return lowest
 
     reach = radii.max()
     return Shape(distance, points.min(axis=0) - reach, points.max(axis=0) + reach)
@@ -231,8 +247,25 @@ class Waves:
         return cls(k.astype(np.float32), rng.uniform(0, 2 * np.pi, n_waves).astype(np.float32))
 
     def __call__(self, points_mm: np.ndarray) -> np.ndarray:
-        """Values at points `(..., 3)`, shape `(...)`, within ± sqrt(2 N)."""
+        """Values at points `(..., 3)`, shape `(...)`, within ± sqrt(2 N); see also `on_grid`."""
         total = np.zeros(points_mm.shape[:-1], np.float32)
         for k, phase in zip(self.wave_vectors_per_mm, self.phases, strict=True):
             total += np.sin(points_mm @ k + phase)
         return total * np.float32(np.sqrt(2 / len(self.phases)))
+
+    def on_grid(self, z_mm: np.ndarray, y_mm: np.ndarray, x_mm: np.ndarray) -> np.ndarray:
+        """The same at the points of an axis-aligned grid, `(Z, Y, X)` float32.
+
+        Each wave is a sum of products of sines and cosines along the axes, so the grid is one matrix product.
+        """
+        waves = []
+        for axis, mm in enumerate((x_mm, y_mm, z_mm)):
+            angle = np.outer(self.wave_vectors_per_mm[:, axis].astype(np.float64), mm.astype(np.float64))
+            waves.append(np.exp(1j * angle).astype(np.complex64))
+        x, y, z = waves
+        z = z * np.exp(1j * self.phases)[:, None]
+        in_plane = (y[:, :, None] * x[:, None, :]).reshape(len(x), -1)
+        # The sine of a sum is the imaginary part of a product.
+        along = np.concatenate([z.real, z.imag]).astype(np.float32)
+        total = along.T @ np.concatenate([in_plane.imag, in_plane.real])
+        return total.reshape(len(z_mm), len(y_mm), len(x_mm)) * np.float32(np.sqrt(2 / len(self.phases)))
