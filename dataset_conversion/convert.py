@@ -267,6 +267,6 @@ def _convert_into(
     summary.skipped.sort()
     summary.failed = dict(sorted(summary.failed.items()))
     for case_name, lines in sorted(summary.warnings.items()):
-        for line in lines:
-            log.warning("case '%s': %s", case_name, line)
+        for message in lines:
+            log.warning("case '%s': %s", case_name, message)
     return summary

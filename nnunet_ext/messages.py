@@ -109,6 +109,8 @@ def _templates() -> dict[str, dict[Language, str]]:
 class _Several(tuple):
     """Texts and the language they are joined in."""
 
+    language: Language
+
     def __new__(cls, texts: Iterable[str], language: Language) -> _Several:
         several = super().__new__(cls, texts)
         several.language = language

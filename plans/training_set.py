@@ -169,7 +169,7 @@ def odd_label_maps(cases: Mapping[str, ScannedCase], labels: Mapping[str, int]) 
     """Case -> remarks on organs unlike those of the other cases, or else of impossible volume."""
     unlike = unlike_the_others({name: c.organs for name, c in cases.items()}, labels, voxel_ml=median_voxel_ml(cases))
     names = {value: organ for organ, value in labels.items() if isinstance(value, int)}
-    odd = {}
+    odd: dict[str, Sequence[Message]] = {}
     for case, scanned in cases.items():
         volumes_ml = {names[value]: extent.volume_ml for value, extent in scanned.organs.items()}
         if lines := unlike.get(case) or impossible_volumes(volumes_ml):

@@ -431,7 +431,8 @@ def _pick(
     combined = [series for series in candidates if series.combined]
     for fits, why in (
         (lambda s: not s.problem, Message("other_unreadable")),
-        (lambda s: any(refers_to(content, s) for _, content, _ in claims), Message("rtstruct_drawn_on_it")),
+        (lambda s: any(content is not None and refers_to(content, s) for _, content, _ in claims),
+         Message("rtstruct_drawn_on_it")),
         (lambda s: reference is not None and s.frame_of_reference_uid == reference.frame_of_reference_uid,
          Message("shares_the_frame")),
         (lambda s: reference is not None and s.study_uid == reference.study_uid, Message("same_study")),

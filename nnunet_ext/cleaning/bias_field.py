@@ -116,15 +116,16 @@ def field_from_gradients(values: np.ndarray, body: np.ndarray, *, spacing_mm: Se
     logs = np.log(np.where(body, values, 1)).astype(np.float32)
     differences, slopes = [], []
     for axis, mm in enumerate(spacing_mm):
-        ahead = [np.moveaxis(a, axis, 0) for a in (logs, body, terms)]
+        log, term = np.moveaxis(logs, axis, 0), np.moveaxis(terms, axis, 0)
+        inside = np.moveaxis(body, axis, 0)
         for lag in sorted({max(1, round(lag_mm / mm)) for lag_mm in FIELD_LAGS_MM}):
             if lag >= values.shape[axis]:
                 continue
-            (log_a, log_b), (in_a, in_b), (term_a, term_b) = ((a[:-lag], a[lag:]) for a in ahead)
-            use = in_a & in_b & (np.abs(log_b - log_a) < 2 * SAME_TISSUE)
+            log_a, log_b, term_a, term_b = log[:-lag], log[lag:], term[:-lag], term[lag:]
+            use = inside[:-lag] & inside[lag:] & (np.abs(log_b - log_a) < 2 * SAME_TISSUE)
             for step in range(1, lag):
                 end = step - lag
-                use &= ahead[1][step:end] & (np.abs(ahead[0][step:end] - log_a) < SAME_TISSUE)
+                use &= inside[step:end] & (np.abs(log[step:end] - log_a) < SAME_TISSUE)
             differences.append((log_b - log_a)[use])
             slopes.append(term_b[use] - term_a[use])
     difference, slope = np.concatenate(differences), np.concatenate(slopes)

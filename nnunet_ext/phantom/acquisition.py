@@ -276,8 +276,8 @@ class Painter:
 
     def _on_lattice(self, layers: Sequence[Layer]) -> list[tuple[Layer, Block]]:
         """Layers that the lattice does not miss, each with its nodes."""
-        found = [(layer, self.lattice.block(*_box(layer))) for layer in layers]
-        found = [(layer, block) for layer, block in found if block is not None]
+        blocks = [(layer, self.lattice.block(*_box(layer))) for layer in layers]
+        found = [(layer, block) for layer, block in blocks if block is not None]
         for layer, block in found:
             for shape in (*layer.shapes, *([self.anatomy.skin] if layer.under_skin_mm is not None else [])):
                 self.lattice.will_need(shape, block)
@@ -324,9 +324,12 @@ class Painter:
             if near is None:
                 continue
             if layer.beyond_mm:
-                near = (near[0], *_around(first <= slab.pixel_mm + layer.beyond_mm)[1:])
+                wide = _around(first <= slab.pixel_mm + layer.beyond_mm)
+                assert wide is not None  # it holds what is near
+                near = (near[0], *wide[1:])
             z, y, x = (slice(nodes.start - 1, nodes.stop + 1) for nodes in _moved(near, part))
             part = _common((z, y, x), part)
+            assert part is not None  # it holds what is near
             fields = [slab.interpolate(self.lattice.distances_mm(shape, part), part) for shape in layer.shapes]
             if fields[0].size:
                 z, y, x = slab.between(part)
@@ -396,7 +399,7 @@ class Painter:
                 distance = np.maximum(distance, skin + np.float32(layer.under_skin_mm))
             painted |= organs == layer.organ
             channels = [*range(n_tissue), *(n_tissue + np.flatnonzero(painted))]
-            value = [*self.tissues[layer.tissue], *(np.float32(organs == layer.organ)[painted])]
+            value = [*self.tissues[layer.tissue], *(organs == layer.organ)[painted].astype(np.float32)]
             alpha = np.clip(0.5 - distance / np.float32(slab.pixel_mm), 0, 1)
             for channel, v in zip(channels, value, strict=True):
                 view = canvas[channel][samples]

@@ -128,13 +128,13 @@ def tube(points_mm: np.ndarray, radius_mm: float | Vector) -> Shape:
         q = p - points[0]
         along, from_start = q @ rods.T, q @ a.T
         from_origin2 = np.einsum("...i,...i->...", q, q)
-        lowest = None
+        lowest = np.full(along.shape[:-1], np.inf, along.dtype)
         for n in range(len(rods)):  # one after the other: smaller arrays, and no minimum over a short last axis
             along_n = along[..., n] - shift[n]
             h = np.clip(along_n / length2[n], 0, 1)
             d2 = from_origin2 - 2 * from_start[..., n] + start2[n] + h * (h * length2[n] - 2 * along_n)
             d = np.sqrt(np.maximum(d2, 0)) - (radii[n] + widening[n] * h)
-            lowest = d if lowest is None else np.minimum(lowest, d)
+            lowest = np.minimum(lowest, d)
         return lowest
 
     reach = radii.max()

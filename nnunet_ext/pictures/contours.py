@@ -103,7 +103,8 @@ def draw_marks(axes: Axes, plane: str, window_mm: tuple[float, float, float, flo
 
 def draw_outline(axes: Axes, x_mm: np.ndarray, y_mm: np.ndarray, mask: np.ndarray, **style: Any) -> LineCollection:
     """Contour of a mask at one half: what `Axes.contour` draws, without its search for levels, colours and limits."""
-    lines = contour_generator(x_mm, y_mm, mask.astype(np.float32), line_type=LineType.Separate).lines(0.5)
-    collection = LineCollection(list(lines), **style)
+    found = contour_generator(x_mm, y_mm, mask.astype(np.float32), line_type=LineType.Separate).lines(0.5)
+    lines = [np.asarray(line) for line in found]  # `Separate`: one array per line
+    collection = LineCollection(lines, **style)
     axes.add_collection(collection, autolim=False)
     return collection

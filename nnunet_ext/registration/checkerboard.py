@@ -59,8 +59,8 @@ def draw_checkerboard(
             colours = np.where(odd[..., None], pair[1][..., None] * AMBER, pair[0][..., None])
             axes.imshow(colours, extent=(0, width, height, 0))
             axes.set(xticks=[], yticks=[])
-            left, right, upper, lower = PLANES[plane][1]
-            for letter, x, y in ((left, 0.04, 0.5), (right, 0.96, 0.5), (upper, 0.5, 0.96), (lower, 0.5, 0.04)):
+            places = ((0.04, 0.5), (0.96, 0.5), (0.5, 0.96), (0.5, 0.04))
+            for letter, (x, y) in zip(PLANES[plane][1], places, strict=True):
                 axes.text(x, y, letter, color="yellow", ha="center", va="center", transform=axes.transAxes)
             scale_mm = 2 * square_mm
             axes.plot([0.03 * width, 0.03 * width + scale_mm], [0.97 * height] * 2, color="yellow", linewidth=2)
@@ -96,8 +96,8 @@ def _views(body: np.ndarray, spacing: Sequence[float]) -> list[tuple[str, int, t
     )
     box = slice(depth[0], min(body.shape[0], top + margin[0])), rows, columns
     middle = [(s.start + s.stop) // 2 for s in head[1:]]
-    front = np.flatnonzero(body[depth[2], :, head[2]].any(axis=1))
-    front = int(front[0]) if front.size else head[1].start
+    rows_of_body = np.flatnonzero(body[depth[2], :, head[2]].any(axis=1))
+    front = int(rows_of_body[0]) if rows_of_body.size else head[1].start
     half = round(60.0 / spacing[2])
     orbits = (
         slice(depth[2], depth[2] + 1),

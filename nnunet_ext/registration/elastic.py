@@ -71,7 +71,7 @@ def elastic_candidates(
     often nearer to the truth. Images that share a transform are fitted one by one and averaged.
     """
     jobs = [(mask, source, chained(link, rigid)) for mask in target.fit_masks for source, link in members.values()]
-    fits = list(pool.map(lambda job: fit_elastic(target, *job, options), jobs))
+    fits = list(pool.map(lambda job: fit_elastic(target, job[0], job[1], job[2], options), jobs))
     halves = [fits[: len(members)], fits[len(members) :]]
     means = [_mean_spline(found) for half in halves if (found := [fit for fit in half if fit is not None])]
     if len(means) > 1:

@@ -9,9 +9,10 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -132,7 +133,7 @@ def _schedule(iterations: int, samples: int, largest_step_mm: float, seed: int) 
 
 
 def _run(
-    fixed: sitk.Image, mask: sitk.Image, moving: sitk.Image, parameters: Mapping[str, str | list[str]]
+    fixed: sitk.Image, mask: sitk.Image, moving: sitk.Image, parameters: Mapping[str, str | Sequence[str]]
 ) -> dict[str, tuple[str, ...]]:
     """The parameters of the transform that elastix finds, as in its parameter files."""
     words = {name: tuple([value] if isinstance(value, str) else value) for name, value in parameters.items()}
@@ -152,7 +153,7 @@ def _run(
         return dict(found.GetParameterMap(0))
 
 
-def _itk_image(image: sitk.Image, kind: type):
+def _itk_image(image: sitk.Image, kind: type) -> Any:
     import itk
 
     result = itk.image_from_array(np.ascontiguousarray(sitk.GetArrayViewFromImage(image), dtype=kind))

@@ -73,7 +73,7 @@ def register(
     target = Target.of(to_canonical(fixed), is_ct=fixed_is_ct)
     with ThreadPoolExecutor(2) as pool:  # ITK leaves Python's lock, so two images use two cores
         found_bodies = bodies or {}
-        made = pool.map(lambda m: Source.of(*m, bias_corrected, found_bodies.get(m[0])), moving.items())
+        made = pool.map(lambda m: Source.of(m[0], m[1], bias_corrected, found_bodies.get(m[0])), moving.items())
         sources = dict(zip(moving, made, strict=True))
         rigid = dict(zip(moving, pool.map(lambda s: best_rigid(target, s, options), sources.values()), strict=True))
         found: dict[str, ChannelRegistration] = {}

@@ -44,7 +44,8 @@ def register_group(
         shared.append(mean_euler(shared))
     best_rigid = max(shared, key=lambda t: score(t, target.inside))
     splines = elastic_candidates(target, members, best_rigid, options, pool) if options.elastic else []
-    best_elastic, reason_against = None, Message("elastic_not_converged")
+    best_elastic = None
+    reason_against: Message | None = Message("elastic_not_converged")
     if splines:
         elastic = [sitk.CompositeTransform([best_rigid, spline]) for spline in splines]  # the last is applied first
         best_elastic = max(elastic, key=lambda t: score(t, target.hidden))

@@ -55,4 +55,4 @@ def overlap_of(view: tuple[np.ndarray, np.ndarray], fixed_edges: np.ndarray, ins
         return 0.0
     edges = edges_of(values, seen)
     both = np.count_nonzero(edges & fixed_edges)
-    return float(2 * both / max(1, np.count_nonzero(edges) + np.count_nonzero(fixed_edges)))
+    return float(2 * both / max(1, int(np.count_nonzero(edges)) + int(np.count_nonzero(fixed_edges))))

@@ -107,10 +107,11 @@ def write_report_page(
         "remarks": [without_paths(text) for text in report.remarks],
         "thresholds": {"low": LOW_DSC_PERCENT, "gap": OUTLIER_GAP_PERCENT, "far": FAR_HD95_MM},
     }
-    content["chinese"] = {text: chinese for text in texts_of(content) if (chinese := in_chinese(text))}
+    chinese_of = {text: chinese for text in sorted(texts_of(content)) if (chinese := in_chinese(text))}
     for experiment in report.experiments:
         for record in manifest_of(experiment).values():
-            content["chinese"] |= warnings_in_chinese(record)
+            chinese_of |= warnings_in_chinese(record)
+    content["chinese"] = chinese_of
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     summary = PageSummary(out)
