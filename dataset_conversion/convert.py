@@ -112,7 +112,7 @@ def convert(
             and right goes into `dataset.json`.
         test_cases: Names of cases that go to `imagesTs` (and `labelsTs`). So do cases without labels.
         layout: `folders`, `dicom`, `hanseg`, or `auto` to look what is there (`source_layout`).
-        series_file: DICOM only: TOML file that says which series is which channel (see `dicom_cases`).
+        series_file: DICOM only: TOML file that says which series is which channel (see `cases.dicom_cases`).
         key_file: DICOM only: the private file that says which patient each case is; `DatasetID_NAME.key.csv` beside the
             dataset folder if None.
         unlabelled: A case without recognised labels goes to the test set even if files beside its images could be labels.

@@ -1,7 +1,7 @@
 """A picture of every step of the conversion, and one page that shows all cases: `conversion.html`.
 
 Per case: couch and mask, bias field, window, alignment of the channels, labels. Each title says what to look for. The
-pictures follow `overlays`: radiological view, directions at the edges, a scale in mm.
+pictures follow `pictures`: radiological view, directions at the edges, a scale in mm.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from nnunet_ext.pictures.volumes import CT_WINDOW_HU
 
 #: Air, foam, mask and skin differ; bone need not.
 WIDE_WINDOW_HU = (-1000.0, 300.0)
-BONE_HU = 250.0
+DRAWN_BONE_HU = 250.0
 _DPI = 72
 _GREEN, _YELLOW = "#5cff6a", "#fff04d"
 
@@ -286,7 +286,7 @@ def _draw_alignment(case: str, grid: sitk.Image, channels: Channels, views: list
     fixed = sitk.GetArrayViewFromImage(channels.images[reference])[box]
     body = channels.body[box]
     window_hu = channels.record[reference].get("window_hu") or (-np.inf, np.inf)  # may end below bone
-    bone = fixed >= min(BONE_HU, window_hu[1]) if is_ct(reference) else np.zeros(fixed.shape, bool)
+    bone = fixed >= min(DRAWN_BONE_HU, window_hu[1]) if is_ct(reference) else np.zeros(fixed.shape, bool)
     registered = [name for name in others if "registration" in channels.record[name]]
     title = (
         f"Alignment with {reference}: its skin (green) and bone (yellow) must lie on those of the MR; "

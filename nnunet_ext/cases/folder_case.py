@@ -41,7 +41,7 @@ LABEL_MAP_NAMES = ("label", "labels", "seg", "segmentation", "labelmap")
 
 @dataclass(frozen=True)
 class FolderCase:
-    """One case folder. `label_files`: organ -> mask files, or None -> one label map; empty without labels."""
+    """One case folder. `cases.label_files`: organ -> mask files, or None -> one label map; empty without labels."""
 
     folder: Path
     identifier: str

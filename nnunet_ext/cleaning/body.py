@@ -18,7 +18,7 @@ from nnunet_ext.images.checks import SMALLEST_BODY_ML, sampled
 from nnunet_ext.messages import Message
 
 #: Found on a grid of about this voxel size first, then refined in the head's box.
-COARSE_MM = 2.5
+COARSE_SEARCH_MM = 2.5
 
 #: One value in more than this share of the body: a mask of the head. Real images: 2 to 4 %, in 8 bits too.
 LARGEST_SHARE_OF_ONE_VALUE = 0.9
@@ -29,7 +29,7 @@ SHEET_MM = 3.0
 #: What the opening takes off skin and thin walls is given back up to this far.
 EDGE_MM = 1.5
 #: Up to this far, what is thicker than a mask (2 to 3 mm) is given back too: ears, sinuses behind a thin wall.
-REACH_MM = 6.0
+SKIN_REACH_MM = 6.0
 THICK_MM = 4.5
 
 
@@ -83,7 +83,7 @@ def body_mask_array(volume: np.ndarray, *, spacing_mm: Sequence[float], is_ct: b
 
 
 def body_extent(volume: np.ndarray, *, spacing_mm: Sequence[float], is_ct: bool) -> tuple[tuple[int, int], ...] | None:
-    """Where the patient begins and ends along each axis, to `COARSE_MM`: many times faster than `body_mask_array`.
+    """Where the patient begins and ends along each axis, to `COARSE_SEARCH_MM`: many times faster than `body_mask_array`.
 
     Args:
         volume, spacing_mm, is_ct: As for `body_mask_array`.
@@ -102,12 +102,12 @@ def body_extent(volume: np.ndarray, *, spacing_mm: Sequence[float], is_ct: bool)
 
 
 def _coarse(volume: np.ndarray, spacing: np.ndarray, is_ct: bool) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
-    """A volume averaged to about `COARSE_MM`, the voxels averaged along each axis, and the `body_thresholds` of it."""
+    """A volume averaged to about `COARSE_SEARCH_MM`, the voxels averaged along each axis, and its `body_thresholds`."""
     if volume.ndim != 3 or spacing.shape != (3,) or not np.all(spacing > 0):
         raise ValueError(
             f"volume of shape {volume.shape} with spacing {spacing.tolist()} mm: three axes and sizes > 0 needed"
         )
-    factors = np.maximum(1, (COARSE_MM / spacing + 0.01).astype(int))
+    factors = np.maximum(1, (COARSE_SEARCH_MM / spacing + 0.01).astype(int))
     factors = np.minimum(factors, np.maximum(1, np.asarray(volume.shape) // 8))
     coarse = block_mean(volume, factors)
     return coarse, factors, body_thresholds(coarse, is_ct=is_ct)
@@ -156,9 +156,9 @@ def _find_ct(volume: np.ndarray, core_level: float, level: float, spacing: np.nd
         # together with the head's belongs to it, with the skin over it.
         pieces, _ = ndimage.label(volume > BONE_HU, structure=np.ones((3, 3, 3)))
         linked = np.isin(pieces, np.setdiff1d(np.unique(pieces[body]), [0]))
-        wall = grown(linked & ~body, tissue, REACH_MM, spacing)
+        wall = grown(linked & ~body, tissue, SKIN_REACH_MM, spacing)
         head, body = head | wall, fill_slices(body | wall)
-    rest = fill_slices(grown(head, tissue, REACH_MM, spacing)) & ~body
+    rest = fill_slices(grown(head, tissue, SKIN_REACH_MM, spacing)) & ~body
     thick = grown(open_mask(rest, THICK_MM, spacing), rest, THICK_MM, spacing)
     return fill_slices(body | thick) if thick.any() else body
 
@@ -167,4 +167,4 @@ def _find_mr(volume: np.ndarray, core_level: float, level: float, spacing: np.nd
     tissue = open_mask(volume > level, 0.0, spacing)
     closed = fill_slices(close_mask(tissue, 8.0, spacing))
     head = deepest(open_mask(closed, 6.0, spacing), spacing)
-    return fill_slices(grown(head, tissue, REACH_MM, spacing))
+    return fill_slices(grown(head, tissue, SKIN_REACH_MM, spacing))

@@ -13,8 +13,8 @@ from scipy import ndimage
 
 from nnunet_ext.cleaning.body import body_mask_array
 from nnunet_ext.cleaning.morphology import block_mean, extreme_filter, fill_slices
-from nnunet_ext.cleaning.thresholds import AIR_HU, LOWEST_HU, body_thresholds
-from nnunet_ext.images.channels import image_like, voxel_ml
+from nnunet_ext.cleaning.thresholds import LOWEST_HU, body_thresholds
+from nnunet_ext.images.channels import AIR_HU, image_like, voxel_ml
 from nnunet_ext.images.checks import SMALLEST_BODY_ML
 from nnunet_ext.messages import Message
 

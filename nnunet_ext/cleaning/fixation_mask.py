@@ -9,7 +9,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from nnunet_ext.cleaning.morphology import box_widths, extreme_filter, fill_slices, grown
-from nnunet_ext.cleaning.thresholds import AIR_HU
+from nnunet_ext.images.channels import AIR_HU
 
 #: For the mass of a sheet: fat and denser count as solid, what is fainter than a tenth of it (hair, foam) as nothing.
 SOLID_HU, NOTHING_HU = -150.0, -880.0

@@ -10,7 +10,6 @@ _BINS = 128
 #: Denser than any fixation mask.
 BONE_HU = 200.0
 
-AIR_HU = -1000.0
 #: Scanners and planning systems pad with -1500, -2000 or -3024; nothing measured lies below -1024.
 LOWEST_HU = -1024.0
 #: Above this, two surfaces with a gap of a voxel between them stay apart.

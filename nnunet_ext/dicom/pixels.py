@@ -13,6 +13,7 @@ from scipy import ndimage
 from nnunet_ext.dicom.headers import Header, functional_groups
 from nnunet_ext.dicom.model import Slice
 from nnunet_ext.dicom.text import tolerant_dicom
+from nnunet_ext.images.channels import AIR_HU
 from nnunet_ext.messages import Message
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ AIR_PADDING_HU = -900.0
 #: Shares of the pixels. In the corners less than the first is chance, and a header that names more than the second is wrong.
 PADDED_SHARE = (2e-3, 0.95)
 _UNCOMPRESSED = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.5"}
-
-AIR_HU = -1000.0
 
 
 def pixels_of(

@@ -12,8 +12,9 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from nnunet_ext.dicom.model import Series
-from nnunet_ext.dicom.pixels import AIR_HU, fill_padding, pixels_of
+from nnunet_ext.dicom.pixels import fill_padding, pixels_of
 from nnunet_ext.dicom.stack import arrange, grid_of, reach_of
+from nnunet_ext.images.channels import AIR_HU
 from nnunet_ext.messages import Message
 
 

@@ -160,7 +160,7 @@ def write_rtstruct(
         series: The CT, from `dicom.series.find_series`.
         out: File to write; replaced only when complete.
         labels: Organ -> label value, as in `dataset.json`, without the organs that the model leaves out. Their order
-            gives the organs' numbers and colours, which are those of `overlays.colours`.
+            gives the organs' numbers and colours, which are those of `labels.colours`.
         model: What drew the contours, for the description of every organ; its first 64 characters go there, all of
             it into the description of the structure set.
         notes: Takes one message for everything of the CT's header that is left out.

@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import SimpleITK as sitk
 
+#: What CT shows of air.
+AIR_HU = -1000.0
+
 
 def voxel_ml(image: sitk.Image) -> float:
     """Volume of one voxel in mL."""

@@ -9,13 +9,13 @@ import numpy as np
 from scipy.ndimage import binary_dilation, convolve1d
 from scipy.ndimage import label as label_pieces
 
+from nnunet_ext.images.channels import AIR_HU
 from nnunet_ext.labels.organs import ORGANS
 from nnunet_ext.phantom.anatomy import Anatomy, Layer
 from nnunet_ext.phantom.shapes import FAR_MM, Shape, Waves
 
 #: Sampling inside voxels, at least this fine: where organs are measured in the plane and across it, and elsewhere.
 ORGAN_IN_PLANE_MM, ORGAN_ACROSS_MM, IN_PLANE_MM, ACROSS_MM = 0.85, 1.1, 1.3, 1.6
-AIR_HU = -1000.0
 #: Samples painted at a time: few calls on small volumes, and arrays that stay in the processor's cache.
 SLAB_SAMPLES = 2**18
 #: A point is no further from the nearest corner of its cell than half a diagonal. This many steps are 1.5 times as much:

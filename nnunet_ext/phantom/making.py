@@ -19,9 +19,9 @@ from tqdm import tqdm
 
 from nnunet_ext.files import check_output_folder, read_json
 from nnunet_ext.folder_lock import holding, owned_folder
+from nnunet_ext.images.channels import AIR_HU
 from nnunet_ext.labels.organs import ORGANS
 from nnunet_ext.phantom.acquisition import (
-    AIR_HU,
     CT,
     T1,
     T2,

@@ -13,7 +13,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.patches import Rectangle
 
 from nnunet_ext.pictures.views import PLANES
-from nnunet_ext.pictures.volumes import MARGIN_MM
+from nnunet_ext.pictures.volumes import PICTURE_MARGIN_MM
 
 NEIGHBOURHOOD_MM = 15.0  # organs this near the one a slice is about are shown with it: the eye with its lens
 SMALLEST_VIEW_MM = 56.0  # wide enough to recognise where a lone chiasm lies
@@ -69,7 +69,10 @@ def zoom_mm(
     for axis in (1, 0):
         filled = np.flatnonzero(near.any(axis=1 - axis))
         edges_mm.append(
-            ((filled[0] - 0.5) * pixel_mm[axis] - MARGIN_MM, (filled[-1] + 0.5) * pixel_mm[axis] + MARGIN_MM)
+            (
+                (filled[0] - 0.5) * pixel_mm[axis] - PICTURE_MARGIN_MM,
+                (filled[-1] + 0.5) * pixel_mm[axis] + PICTURE_MARGIN_MM,
+            )
         )
     (left, right), (top, bottom) = edges_mm
     width_mm = max(right - left, (bottom - top) * VIEW_ASPECT, SMALLEST_VIEW_MM)

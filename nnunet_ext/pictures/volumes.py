@@ -15,7 +15,7 @@ from nnunet_ext.pictures.views import PLANES, View
 
 CT_WINDOW_HU = (-135.0, 215.0)  # soft tissue: width 350, level 40
 
-MARGIN_MM = 6.0  # around these
+PICTURE_MARGIN_MM = 6.0  # around these
 
 
 def read_case(
@@ -58,13 +58,13 @@ def on_grid(image: sitk.Image, grid: sitk.Image, *, interpolation: str = "linear
 def box_around(
     reference: np.ndarray | None, prediction: np.ndarray | None, spacing_mm: Sequence[float]
 ) -> tuple[slice, ...]:
-    """Box of everything labelled, and `MARGIN_MM` around it; the whole volume where nothing is."""
+    """Box of everything labelled, and `PICTURE_MARGIN_MM` around it; the whole volume where nothing is."""
     given = [m > 0 for m in (reference, prediction) if m is not None]
     labelled = np.logical_or.reduce(given)
     box = []
     for axis in range(3):
         filled = np.flatnonzero(labelled.any(axis=tuple(a for a in range(3) if a != axis)))
-        margin = int(np.ceil(MARGIN_MM / spacing_mm[axis]))
+        margin = int(np.ceil(PICTURE_MARGIN_MM / spacing_mm[axis]))
         box.append(slice(max(filled[0] - margin, 0), filled[-1] + margin + 1) if len(filled) else slice(None))
     return tuple(box)
 

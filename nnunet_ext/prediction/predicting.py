@@ -107,7 +107,7 @@ def predict(
         use_mirroring, full_precision: See `CascadePredictor`.
         layout: Kind of `images`: `files`, `folders`, `dicom`, or `auto` to look what is there.
         register: Register the MR to the CT, also where the training images were not registered by `convert`.
-        series_file: DICOM only: TOML file that says which series is which channel (see `dicom_cases`).
+        series_file: DICOM only: TOML file that says which series is which channel (see `cases.dicom_cases`).
         key_file: DICOM only: the private file that says which patient each case is; `<out>.key.csv` beside `out` if None.
         rtstruct: Write an RTSTRUCT for each case; DICOM only.
         strict: A case with a warning fails.

@@ -11,7 +11,14 @@ from nnunet_ext.registration import elastix
 from nnunet_ext.registration.options import RegistrationOptions
 from nnunet_ext.registration.similarity import information_of
 from nnunet_ext.registration.transforms import apply, points_of
-from nnunet_ext.registration.volumes import COARSE_MM, FINE_MM, MIDDLE_MM, Source, Target, shrunk_image
+from nnunet_ext.registration.volumes import (
+    COARSE_LEVEL_MM,
+    FINE_LEVEL_MM,
+    MIDDLE_LEVEL_MM,
+    Source,
+    Target,
+    shrunk_image,
+)
 
 #: Images of one session: a rigid T2 -> T1 registration that moves no part of the head further than this.
 SAME_POSITION_MM = 4.0
@@ -89,7 +96,7 @@ def best_rigid(target: Target, source: Source, options: RegistrationOptions) -> 
         try:
             fitted = _fit_rigid(
                 target, target.mask, source, start, options,
-                voxel_mm=COARSE_MM, samples=20_000, step_mm=2.0, last_step_mm=0.02,
+                voxel_mm=COARSE_LEVEL_MM, samples=20_000, step_mm=2.0, last_step_mm=0.02,
             )  # fmt: skip
         except RuntimeError:  # ITK: all samples map outside the moving image
             continue
@@ -98,7 +105,10 @@ def best_rigid(target: Target, source: Source, options: RegistrationOptions) -> 
         raise ValueError(f"{source.name} and the fixed image cannot be brought to overlap; check what they show")
     best = max(found, key=lambda pair: pair[0])[1]
     information = information_of(target, source, best, target.inside)
-    for voxel_mm, samples, step_mm in ((MIDDLE_MM, options.samples // 2, 1.0), (FINE_MM, options.samples, 0.5)):
+    for voxel_mm, samples, step_mm in (
+        (MIDDLE_LEVEL_MM, options.samples // 2, 1.0),
+        (FINE_LEVEL_MM, options.samples, 0.5),
+    ):
         fitted = _fit_rigid(
             target, target.core, source, best, options,
             voxel_mm=voxel_mm, samples=samples, step_mm=step_mm, last_step_mm=step_mm / 1000,
@@ -126,7 +136,7 @@ def links_between(sources: Mapping[str, Source], options: RegistrationOptions) -
         try:
             link = _fit_rigid(
                 target, target.core, source, start, options,
-                voxel_mm=FINE_MM, samples=options.samples, step_mm=0.5, last_step_mm=5e-4,
+                voxel_mm=FINE_LEVEL_MM, samples=options.samples, step_mm=0.5, last_step_mm=5e-4,
             )  # fmt: skip
         except RuntimeError:
             continue

@@ -10,15 +10,14 @@ from scipy import ndimage
 
 from nnunet_ext.cleaning.bias_field import n4
 from nnunet_ext.cleaning.body import body_mask_array
-from nnunet_ext.cleaning.thresholds import AIR_HU
-from nnunet_ext.images.channels import voxel_ml
+from nnunet_ext.images.channels import AIR_HU, voxel_ml
 from nnunet_ext.images.checks import SMALLEST_BODY_ML
 from nnunet_ext.images.geometry import to_canonical
 
 #: CT values that tell tissues apart: fat to compact bone. Beyond, MR shows nothing more.
 CT_RANGE_HU = (-300.0, 1200.0)
 #: The search from afar looks this far beyond the skin, so that the skin itself counts ...
-MARGIN_MM = 6.0
+HEAD_MARGIN_MM = 6.0
 #: ... and the rest this far below it: skin and fat are pressed and swollen differently in the two scanners. Halves the
 #: error on phantoms, and brings the average heads of the tests from 2.4 to 1.1 mm.
 DEPTH_MM = 8.0
@@ -27,8 +26,8 @@ BLOCK_MM, HIDDEN_SHARE = 12.0, 0.2
 
 #: Below the crown: head and upper neck. Shoulders, in a CT that goes so far down, lie otherwise in the MR scanner, and
 #: they cost 1.4 to 3.8 mm of error on three phantoms, 0.4 to 0.6 mm without. The head's width is that of its upper part.
-REACH_MM, HEAD_MM = 200.0, 150.0
-COARSE_MM, MIDDLE_MM, FINE_MM, ELASTIC_MM = 6.0, 4.0, 2.5, 3.0
+FIT_REACH_MM, HEAD_MM = 200.0, 150.0
+COARSE_LEVEL_MM, MIDDLE_LEVEL_MM, FINE_LEVEL_MM, ELASTIC_MM = 6.0, 4.0, 2.5, 3.0
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Target:
         array, body = _values(image, "the fixed image", is_ct=is_ct)
         spacing = np.asarray(image.GetSpacing()[::-1])
         body = _head_only(body, spacing)
-        reach = _dilate(body, MARGIN_MM, spacing)
+        reach = _dilate(body, HEAD_MARGIN_MM, spacing)
         box = ndimage.find_objects(reach.view(np.uint8))[0]
         region = [s.stop - s.start for s in box[::-1]], [s.start for s in box[::-1]]
         cropped = sitk.RegionOfInterest(_like(array, image), *region)
@@ -113,9 +112,9 @@ def _values(
 
 
 def _head_only(body: np.ndarray, spacing: np.ndarray) -> np.ndarray:
-    """The body down to `REACH_MM` below the crown and as wide as the head is, to 10 mm."""
+    """The body down to `FIT_REACH_MM` below the crown and as wide as the head is, to 10 mm."""
     top = int(np.flatnonzero(body.any(axis=(1, 2)))[-1]) + 1
-    lowest, head = (max(0, top - round(mm / spacing[0])) for mm in (REACH_MM, HEAD_MM))
+    lowest, head = (max(0, top - round(mm / spacing[0])) for mm in (FIT_REACH_MM, HEAD_MM))
     _, *box = ndimage.find_objects(body[head:top].view(np.uint8))[0]
     rows, columns = (
         slice(max(0, s.start - round(10 / mm)), s.stop + round(10 / mm)) for s, mm in zip(box, spacing[1:], strict=True)

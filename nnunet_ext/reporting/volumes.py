@@ -1,8 +1,8 @@
 """One case for the page's viewer: grey values, label maps and surfaces around the organs.
 
 Everything lies on the grid of the case's first image, with axes to the patient's right, anterior and superior (RAS), as
-NiiVue expects. It is cropped to the organs with `MARGIN_MM` around them. Grey values have 8 bit over twice the width of
-their display window. Label maps keep every voxel. No header and no path leaves this module, because they can name a
+NiiVue expects. It is cropped to the organs with `SHOWN_MARGIN_MM` around them. Grey values have 8 bit over twice the width
+of their display window. Label maps keep every voxel. No header and no path leaves this module, because they can name a
 patient.
 """
 
@@ -24,7 +24,7 @@ from nnunet_ext.images.label_maps import read_label_map
 from nnunet_ext.images.reading import read_image
 from nnunet_ext.pictures.volumes import display_window, on_grid
 
-MARGIN_MM = 15.0  # around the organs: enough to see where they lie
+SHOWN_MARGIN_MM = 15.0  # around the organs: enough to see where they lie
 SURFACE_SPACING_MM = 1.0  # surfaces are made on a cubic grid of this size
 VERTEX_STEP_MM = 0.02  # vertices are whole numbers of this
 AXES = "RAS"
@@ -77,7 +77,7 @@ def _pack(images: Mapping[str, Path], label_maps: Mapping[str, LabelMap]) -> byt
 
     spacing_mm = grid.GetSpacing()[::-1]
     organ_box = _box(maps.values(), grid.GetSize()[::-1])
-    margins = [int(np.ceil(MARGIN_MM / mm)) for mm in spacing_mm]
+    margins = [int(np.ceil(SHOWN_MARGIN_MM / mm)) for mm in spacing_mm]
     crop = tuple(
         slice(max(s.start - m, 0), min(s.stop + m, n))
         for s, m, n in zip(organ_box, margins, grid.GetSize()[::-1], strict=True)

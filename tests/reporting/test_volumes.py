@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_ext.reporting.volumes import MARGIN_MM, LabelMap, organ_surface, pack_case
+from nnunet_ext.reporting.volumes import SHOWN_MARGIN_MM, LabelMap, organ_surface, pack_case
 
 ORGANS = {"Eye_L": (1,), "OpticChiasm": (4,)}
 SHAPE = (24, 50, 70)  # Z, Y, X
@@ -79,7 +79,7 @@ def test_crop_keeps_the_margin_around_the_organs(files):
     header, _, maps = unpack(pack_case("case_1", {"CT": files["CT"]}, {"reference": LabelMap(files["labels"], ORGANS)}))
     filled = np.argwhere(maps["reference"] > 0)
     room_mm = filled.min(axis=0) * np.array(header["spacing_mm"][::-1])
-    assert np.all(room_mm >= MARGIN_MM)
+    assert np.all(room_mm >= SHOWN_MARGIN_MM)
 
 
 def test_grey_values_are_linear_in_the_image_and_say_their_window(files):
