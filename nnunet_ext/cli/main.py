@@ -52,6 +52,8 @@ VERBS: Mapping[str, Verb] = {
     "demo": demo,
     "benchmark": benchmark,
 }
+#: Exit code of a command that was interrupted, as shells have it: 128 and the number of SIGINT.
+INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return VERBS[verb].run(options)
     except KeyboardInterrupt:
-        return complain(verb, "interrupted", exit_code=130)
+        return complain(verb, "interrupted", exit_code=INTERRUPTED)
     except Exception as error:
         if debug:
             traceback.print_exc()
@@ -105,9 +107,9 @@ def _interrupt_on_terminate() -> Any:
 def command() -> NoReturn:
     """The command of a shell: `main`, and the end of its process."""
     code = main()
-    if any(thread.name.startswith("nnunet_ext") for thread in threading.enumerate()):
-        # Interrupted while a thread reads the next case: a library of C++ that comes back to an interpreter which has
-        # ended takes the process down with it.
+    if code == INTERRUPTED or any(thread.name.startswith("nnunet_ext") for thread in threading.enumerate()):
+        # Interrupted while a thread reads the next case, or a library of C++ works in threads of its own. One that comes
+        # back to an interpreter which has ended takes the process down with it.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
