@@ -133,10 +133,11 @@ def read_text(path: Path, *, called: str = "", remedy: str = "") -> str:
 
     Raises:
         OSError: If it is not there, is a folder or a broken link, or may not be read.
-        ValueError: If it is empty or no such text.
+        ValueError: If it is empty, no such text, or a pipe.
     """
     path = Path(path)
     called, remedy = called or str(path), f"; {remedy}" if remedy else ""
+    refuse_pipe(path, called)
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -154,6 +155,19 @@ def read_text(path: Path, *, called: str = "", remedy: str = "") -> str:
             f"editor and save it as UTF-8{remedy}"
         ) from error
     return text.lstrip("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def refuse_pipe(path: Path, called: str = "") -> None:
+    """Refuse a named pipe, socket or device, which would be waited for without end.
+
+    A shell's `<(command)` stands below `/dev` and is read.
+
+    Raises:
+        ValueError: Naming it.
+    """
+    path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()) and path.parts[:2] != ("/", "dev"):
+        raise ValueError(f"{called or path} is no regular file, but a pipe or a device; put the file itself there")
 
 
 def read_json(path: Path, shape: Shape = None, *, called: str = "", remedy: str = "") -> Any:

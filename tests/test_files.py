@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from nnunet_ext.files import (
     read_json,
     read_text,
     read_toml,
+    refuse_pipe,
 )
 
 TEXT = '{"labels": {"Œil_L": 1, "左眼球": 2}}'
@@ -232,3 +234,24 @@ def test_memory_gpu_and_disk_have_a_remedy(error, said):
 def test_an_error_of_the_operating_system_needs_no_traceback(tmp_path: Path):
     assert in_one_line(raised(lambda: (tmp_path / "none").read_text())) == f"{tmp_path / 'none'} does not exist"
     assert "is a folder, where a file is needed" in in_one_line(raised(lambda: os.open(tmp_path, os.O_WRONLY)))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+@pytest.mark.parametrize("read", [read_json, partial(read_toml, called="label table"), read_text, refuse_pipe])
+def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path: Path, read):
+    os.mkfifo(tmp_path / "dataset.json")
+    (tmp_path / "link.json").symlink_to(tmp_path / "dataset.json")
+    for name in ("dataset.json", "link.json"):
+        with pytest.raises(ValueError, match="is no regular file, but a pipe or a device"):
+            read(tmp_path / name)
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="no /dev/fd here")
+def test_what_a_shell_hands_over_as_a_pipe_is_read():
+    there, here = os.pipe()
+    os.write(here, b'{"a": 1}')
+    os.close(here)
+    try:
+        assert read_json(Path(f"/dev/fd/{there}")) == {"a": 1}
+    finally:
+        os.close(there)

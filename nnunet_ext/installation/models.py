@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from nnunetv2.paths import nnUNet_results
 
-from nnunet_ext.files import check_output_folder, first_line, read_json
+from nnunet_ext.files import check_output_folder, first_line, read_json, refuse_pipe
 
 #: What zipfile and its decompressors raise for a damaged archive, or one packed in a way they do not know.
 _DAMAGED = (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, struct.error, zlib.error, lzma.LZMAError)
@@ -43,6 +43,7 @@ def install_model(archive: Path, results: Path | None = None) -> list[Path]:
     archive, results = Path(archive), check_output_folder(Path(results or str(nnUNet_results)))
     if archive.is_dir():
         raise IsADirectoryError(f"{archive} is a folder; name the zip file that nnUNetv2_export_model_to_zip wrote")
+    refuse_pipe(archive)
     try:
         content = zipfile.ZipFile(archive)
     except _DAMAGED as error:
