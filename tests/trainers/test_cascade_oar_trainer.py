@@ -935,7 +935,9 @@ def test_killed_at_any_moment_the_training_goes_on_with_the_learning_rates_of_an
     assert {len(values) for values in log.values()} == {3}
     assert log["lrs"] == pytest.approx([1e-3 * (1 - e / 3) ** 0.9 * (2 * e + 1) / 30 for e in range(3)])
     if moment == "before the final checkpoint" and best["_best_ema"] > max(log["ema_fg_dice"]):
-        return  # the killed run had finished the last epoch with a better score than the one that trained it again
+        # The killed run had finished the last epoch, with a better score than the one that trained it again.
+        assert best["current_epoch"] == 3
+        return
     assert best["_best_ema"] == max(log["ema_fg_dice"]) == log["ema_fg_dice"][best["current_epoch"] - 1]
     weights = best["network_weights"]
     assert all(torch.equal(v, weights[k]) for k, v in final["network_weights"].items())
