@@ -12,6 +12,7 @@ from pathlib import Path
 
 from nnunet_ext.evaluation.statistics import SUMMARISED, Flag, Mean, Score, mean_of
 from nnunet_ext.evaluation.table import to_markdown
+from nnunet_ext.messages import Message
 
 DEFINITIONS = {
     "dsc_percent": "Dice similarity coefficient, in percent.",
@@ -85,10 +86,13 @@ class EvaluationSummary:
         return not self.failed
 
     @property
-    def kind(self) -> str:
-        """What was scored, in words."""
-        plural = "s" * (len(self.folds) > 1)
-        return f"cross-validation, fold{plural} {', '.join(self.folds)}" if self.folds else "predictions"
+    def kind(self) -> Message:
+        """Folds of a cross-validation, or predictions."""
+        if not self.folds:
+            return Message("predictions")
+        if len(self.folds) == 1:
+            return Message("cross_validation_of_a_fold", {"fold": self.folds[0]})
+        return Message("cross_validation_of_folds", {"folds": self.folds})
 
     @property
     def organs(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from nnunet_ext.evaluation.evaluating import evaluate
 from nnunet_ext.evaluation.score_files import read_evaluation
 from nnunet_ext.evaluation.summary import EvaluationSummary
+from nnunet_ext.messages import Message
 from nnunet_ext.nnunet_folders import (
     channel_files,
     dataset_folder,
@@ -107,8 +108,8 @@ def curves_of(experiments: Sequence[Experiment], models: Sequence[Path]) -> list
     return curves
 
 
-def common_cases(experiments: Sequence[Experiment]) -> tuple[tuple[str, ...], list[str]]:
-    """Cases that every experiment has, and what was left out, in words."""
+def common_cases(experiments: Sequence[Experiment]) -> tuple[tuple[str, ...], list[Message]]:
+    """Cases that every experiment has, and a remark for each experiment that has more."""
     common = [c for c in experiments[0].scores.cases if all(c in e.scores.cases for e in experiments)]
     if not common:
         raise ValueError(
@@ -119,8 +120,10 @@ def common_cases(experiments: Sequence[Experiment]) -> tuple[tuple[str, ...], li
     for experiment in experiments:
         if left_out := [case for case in experiment.scores.cases if case not in common]:
             remarks.append(
-                f"Compared on the {len(common)} cases that all experiments have; {experiment.name} has {len(left_out)} "
-                f"more: {', '.join(left_out)}."
+                Message(
+                    "compared_on_common_cases",
+                    {"n": len(common), "name": experiment.name, "more": len(left_out), "cases": left_out},
+                )
             )
     return tuple(common), remarks
 

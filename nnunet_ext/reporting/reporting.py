@@ -14,6 +14,7 @@ import numpy as np
 from nnunet_ext.evaluation.summary import EvaluationSummary
 from nnunet_ext.files import check_folder, check_output_folder, write_text
 from nnunet_ext.folder_lock import holding, owned_folder
+from nnunet_ext.messages import Message
 from nnunet_ext.reporting.content import Cell, Experiment, Picture, Report, Table
 from nnunet_ext.reporting.experiments import check_comparable, common_cases, curves_of, load_experiment
 from nnunet_ext.reporting.table_text import to_latex, to_markdown
@@ -97,9 +98,7 @@ def report(
     remarks += more
     without = [e.name for e in experiments if not any(e.images.get(case) for case in content.shown_cases)]
     if without:
-        remarks.append(
-            f"No overlays of {', '.join(without)}: no images were found beside the references; name their folder."
-        )
+        remarks.append(Message("no_images_to_draw_on", {"names": without}))
     content = replace(content, tables=tuple(tables), pictures=tuple(pictures), remarks=tuple(remarks))
     _write(content)
     limit_mb = VIEWER_LIMIT_MB if viewer_limit_mb is None else viewer_limit_mb

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import SimpleITK as sitk
 from matplotlib.image import imread
 
 from nnunet_ext.evaluation.evaluating import evaluate
-from nnunet_ext.reporting.chinese import in_chinese
-from nnunet_ext.reporting.figures import draw_box_plots
+from nnunet_ext.labels.sides import chinese_name
+from nnunet_ext.messages import Message
+from nnunet_ext.reporting.plots import draw_box_plots
 from nnunet_ext.reporting.reference_study import SYSTEMS
 from nnunet_ext.reporting.reporting import report
 
@@ -94,20 +96,20 @@ def test_report_holds_tables_in_both_forms_and_figures_in_both_forms(compared):
 @pytest.mark.parametrize("study", [False, True])
 def test_what_the_report_says_it_can_say_in_chinese(data, tmp_path, study):
     found = run(data, tmp_path, "good", "poor", reference_study=study, cases=CASES[:1])
-    names = {"good", "poor", *(system.name for system in SYSTEMS)}
-    texts = {text for t in found.tables for text in (t.title, t.note, *t.header)} - names
+    texts = {text for t in found.tables for text in (t.title, *t.notes, *t.header)}
     texts |= {row[0].text for t in found.tables if t.name == "dsc_percent" for row in t.rows}
-    texts |= {p.title for p in found.pictures if p.kind in ("box", "curves")}
-    heads = {"DSC %", "HD95 mm"}
-    assert not sorted(text for text in texts - heads if in_chinese(text) is None)
-    assert in_chinese("Paired comparison with good: Dice similarity coefficient (DSC), %") == (
-        "与 good 的配对比较：Dice 相似系数（DSC），%"
-    )
+    texts |= {p.title for p in found.pictures if p.kind in ("box", "curves", "preprocessing")}
+    published = {system.name for system in SYSTEMS}
+    assert {text for text in texts if isinstance(text, str)} <= {"good", "poor", "DSC %", "HD95 mm", *published}
+    chinese = {text.text("zh", chinese_name) for text in texts if isinstance(text, Message)}
+    assert not [text for text in chinese if not re.search("[\u4e00-\u9fff]", text)]
+    assert "与 good 的配对比较：Dice 相似系数（DSC），%" in chinese
+    assert "容差（mm）：左晶状体 0.98、视交叉 2.5。" in chinese
 
 
 def test_scores_in_the_tables_are_those_of_the_evaluations(compared):
     (table,) = [table for table in compared.tables if table.name == "dsc_percent"]
-    rows = {row[0].text: row[1:] for row in table.rows}
+    rows = {str(row[0].text): row[1:] for row in table.rows}
     good, poor = (experiment.scores.per_organ["Lens_L"]["dsc_percent"].value for experiment in compared.experiments)
     assert [cell.text.split(" +-")[0] for cell in rows["Lens_L"]] == [f"{good:.2f}", f"{poor:.2f}"]
     assert [cell.best for cell in rows["Lens_L"]] == [True, False]
@@ -123,7 +125,7 @@ def test_worst_median_and_best_case_are_drawn_the_worst_first(compared):
     assert side_by_side[..., :3].std() > 0.1
     (copied,) = [p for p in compared.pictures if p.kind == "preprocessing"]
     assert (compared.out / copied.png).read_bytes() == b"picture"
-    assert copied.title == "case_4: couch and mask"
+    assert str(copied.title) == "case_4: couch and mask"
 
 
 def test_missed_organ_does_not_flatten_the_box_plot_but_is_named(compared):
@@ -166,9 +168,9 @@ def test_experiments_on_other_cases_are_compared_on_the_common_ones(data, tmp_pa
         show_progress=False,
     )
     assert found.cases == ("case_0", "case_1", "case_2", "case_3")
-    assert "on the 4 cases that all experiments have; good has 3 more: case_4, case_5, case_6" in found.remarks[0]
-    assert any("No p-value for some comparisons" in remark for remark in found.remarks)
-    assert any("No overlays of few: no images were found" in remark for remark in found.remarks)
+    assert "on the 4 cases that all experiments have; good has 3 more: case_4, case_5, case_6" in str(found.remarks[0])
+    assert Message("no_p_value", {"least": 6, "n": 4}) in found.remarks
+    assert Message("no_images_to_draw_on", {"names": ["few"]}) in found.remarks
 
 
 def test_predictions_are_evaluated_where_references_are_named(data, tmp_path):
@@ -194,7 +196,7 @@ def test_a_damaged_prediction_costs_the_other_experiment_no_picture(data, tmp_pa
     assert list(found.failed) == ["case_1 (poor)"]
     assert {picture.experiment for picture in found.pictures if picture.case == "case_1"} == {"good"}
     assert [picture.kind for picture in found.pictures if picture.experiment == "good"] == ["overlay", "surface"]
-    assert sum("case_1.nii.gz is cut off" in remark for remark in found.remarks) == 1
+    assert sum("case_1.nii.gz is cut off" in str(remark) for remark in found.remarks) == 1
 
 
 def test_what_cannot_be_compared_is_named(data, tmp_path):
@@ -232,6 +234,6 @@ def test_overlay_that_cannot_be_drawn_is_named_and_the_others_are_finished(data,
     shutil.copytree(data / "Dataset501_Head" / "imagesTs", images)
     (images / "case_0_0000.nii.gz").write_bytes(b"damaged")
     found = run(data, tmp_path / "out", "good", images=images, cases=["case_0", "case_1"])
-    assert len([remark for remark in found.remarks if remark.startswith("case 'case_0': ")]) == 1
+    assert [(remark.kind, remark.values["case"]) for remark in found.remarks] == [("case_not_drawn", "case_0")]
     kinds = {case: sorted(p.kind for p in found.pictures if p.case == case) for case in ("case_0", "case_1")}
     assert kinds == {"case_0": ["surface"], "case_1": ["overlay", "surface"]}

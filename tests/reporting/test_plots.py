@@ -1,8 +1,8 @@
-"""Figures that need no images."""
+"""What the plots of scores and trainings show."""
 
 from __future__ import annotations
 
-from nnunet_ext.reporting.figures import draw_training_curves
+from nnunet_ext.reporting.plots import draw_training_curves
 from nnunet_ext.reporting.training_curves import TrainingCurve
 
 
