@@ -1,7 +1,7 @@
 """The data of a report: experiments with their scores, tables, figures and training curves.
 
-`reporting.report` makes it. The tables, figures and page read this data and do not change it. Words are made from its texts
-where a person reads them: in English in Markdown and LaTeX, in English and Chinese in the page.
+`reporting.report` makes it. The tables, figures and page read this data and do not change it. Its texts become words when
+they are written: English in Markdown and LaTeX, English and Chinese in the page.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class Experiment:
     """One system on its cases.
 
     Attributes:
-        name: As the user calls it; unique in a report.
+        name: The user's name for it. No other experiment of the report has it.
         folder: The evaluation folder (`evaluation.json`, `.csv`, `.md`).
-        scores: Per case and organ, as evaluated: all its cases, also those that other experiments lack. Holds the files
-            of predictions and references (`scores.files`), label crop pass rates, channels and the localizer's scores.
-        images: Case -> channel name -> image, first the one to draw on. Cases without images are not in it.
+        scores: Per case and organ, as evaluated. They include cases that other experiments lack, and hold the files of
+            predictions and references, label crop pass rates, channels and the localizer's scores.
+        images: Case -> channel name -> image. Pictures are drawn on the first channel. Cases without images are not in it.
     """
 
     name: str

@@ -97,7 +97,7 @@ def _channel_names(images: Path, scores: EvaluationSummary) -> Mapping[str, str]
 
 
 def curves_of(experiments: Sequence[Experiment], models: Sequence[Path]) -> list[TrainingCurve]:
-    """Curves of the models asked for, and of those of cross-validations with their localizers where their logs are there."""
+    """Curves of the models asked for, and of cross-validated models and their localizers if they have logs."""
     curves = [curve for model in models for curve in read_training_curves(Path(model))]
     known = [experiment.scores.model for experiment in experiments if experiment.scores.model is not None]
     asked = {Path(model).resolve() for model in models}

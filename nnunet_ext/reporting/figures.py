@@ -1,4 +1,4 @@
-"""The figures of a report as files: plots, and per case overlays, surfaces and the pictures of the preprocessing."""
+"""The figures of a report as files: plots, overlays, surfaces, and pictures of the preprocessing."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def _surface(report: Report, case: str, experiment: Experiment) -> Iterator[Pict
 
 
 def _preprocessing(report: Report, case: str) -> Iterator[Picture]:
-    """Copies of the pictures that `convert` drew of the case, where they lie beside its references."""
+    """Copies of the pictures that `convert` drew of the case, if they lie beside its images."""
     for folder in _preview_folders(report.experiments, case):
         for source in sorted(folder.glob("*.png")):
             stem = f"preprocessing_{file_stem(case)}_{source.stem}"

@@ -1,7 +1,7 @@
 """The report as one HTML file that opens from disk: an overview, the comparison, and a viewer for every case.
 
-The page is put together from `assets/`: HTML, style and scripts, the strings of both languages, and NiiVue, which
-draws slices and surfaces. Everything is inside the file, and its content security policy forbids the browser any request.
+The page is put together from `assets/`: HTML, style, scripts, the strings of both languages, and NiiVue. NiiVue draws
+slices and surfaces. Everything is inside the file, and its content security policy forbids the browser any request.
 Each case is compressed text (`volumes.pack_case`). The browser unpacks it when the case is opened.
 """
 
@@ -47,15 +47,15 @@ class PageSummary:
 def write_report_page(
     report: Report, out: Path, *, viewer_limit_mb: float = VIEWER_LIMIT_MB, show_progress: bool = True
 ) -> PageSummary:
-    """Write the page; it replaces an old one only when it is complete.
+    """Write the page. It replaces an old one only when it is complete.
 
-    Cases are packed one at a time, worst first, so memory holds one and a limit leaves out the best.
+    Cases are packed one at a time, the worst first. So memory holds one case, and a limit leaves out the best.
 
     Args:
-        report: What to show. The first experiment is shown first; its order of the cases counts.
+        report: The data to show. The page opens with the first experiment and its order of the cases.
         out: The HTML file.
-        viewer_limit_mb: Size of the viewer's data, in MB of the page, from which on cases are listed without a viewer;
-            0 for a page without viewer.
+        viewer_limit_mb: Largest size of the viewer's data, in MB of the page. Further cases are listed without a viewer.
+            0 makes a page without viewer.
         show_progress: Draw a progress bar.
 
     Raises:

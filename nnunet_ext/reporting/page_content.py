@@ -1,4 +1,4 @@
-"""The data of the page: the report as JSON. A text that differs between the languages stands in it in both."""
+"""The data of the page, as JSON. A text that differs between the languages stands in it in both."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def in_both_languages(text: Text) -> str | dict[str, str]:
 
 
 def without_paths(text: str) -> str:
-    """A message for the page: one line, paths and image files replaced by an ellipsis."""
+    """A text in one line, with paths and image files replaced by an ellipsis."""
     return _PATHS.sub("…", " ".join(text.split()))
 
 
@@ -125,7 +125,7 @@ def _cases(experiment: Experiment, organs: Sequence[str]) -> list[PageCase]:
 
 
 def _manifest(experiment: Experiment) -> dict[str, dict]:
-    """What `predictions.json` beside the predictions says about each case."""
+    """Case -> its entry in the `predictions.json` beside the predictions."""
     records = {}
     for folder in dict.fromkeys(p.parent for p, _ in experiment.scores.files.values() if p is not None):
         if (file := folder / "predictions.json").is_file():
@@ -134,7 +134,7 @@ def _manifest(experiment: Experiment) -> dict[str, dict]:
 
 
 def _as_shown(score: Score) -> Score:
-    """The score with the decimals of the page, so that what the page says of a case follows from what it shows."""
+    """The score with the decimals of the page, so that the reasons of a case agree with its printed scores."""
     return replace(
         score,
         dsc_percent=round(score.dsc_percent, DECIMALS),
@@ -180,7 +180,7 @@ def _table(table: Table) -> dict:
 
 
 def _pictures(report: Report) -> list[dict]:
-    """Figures as data URIs; plots, which are lines and letters, as vectors."""
+    """Figures as data URIs. Box plots and curves are vectors."""
     pictures = []
     for picture in report.pictures:
         file, kind = picture.png, "png"

@@ -44,7 +44,7 @@ class Reason:
 
     @property
     def weight(self) -> int:
-        """How many things are wrong: organs, warnings, or 1."""
+        """Number of organs or warnings, or 1."""
         return len(self.organs) or self.count or 1
 
 

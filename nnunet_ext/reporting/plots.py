@@ -1,4 +1,4 @@
-"""Plots of a report: scores as boxes, training as curves. They need no images."""
+"""Box plots of scores, and curves of trainings. They need no images."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ LEAST_FOR_BOX = 5
 def draw_box_plots(compared: Mapping[str, EvaluationSummary], organ: str, *, with_study: bool = False) -> Figure:
     """DSC and HD95 of one organ, a box per experiment, with every case as a point.
 
-    Boxes: quartiles and median; whiskers: to the last case within 1.5 interquartile ranges. Boxes are over all cases, but
-    the HD95 axis ends above the largest distance of an organ that was found: a missed one has the image diagonal, and is
-    named at the top instead. With `with_study`, the study's mean +- SD as grey bars.
+    Boxes show quartiles and median. Whiskers reach to the last case within 1.5 interquartile ranges. Boxes are over all
+    cases. The HD95 axis ends above the largest distance of an organ that was found, because an organ that was not found has
+    the image diagonal. The number of these cases stands at the top. `with_study` adds the study's mean +- SD as grey bars.
     """
     studies = [s for s in reference_study.SYSTEMS if with_study and organ in s.values["dsc_percent"]]
     figure = _figure(max(7.0, 2.6 + 2.1 * (len(compared) + len(studies))), 4.6)

@@ -1,4 +1,4 @@
-"""Tables of a report: one per metric with all experiments side by side, paired tests, localizer against segmenter.
+"""Tables of a report: scores of all experiments side by side, paired tests, localizer against segmenter.
 
 Values are mean +- SD (sample SD) over the cases that all experiments have. The best mean of a row is marked. Published
 values are never marked, because they come from other patients.
@@ -157,7 +157,7 @@ def _test_table(names: Sequence[str], tests: Mapping[tuple[str, str], PairedTest
 
 
 def _test_text(test: PairedTest, decimals: int) -> Text:
-    """Median difference, p-value and number of pairs; `-` without pairs."""
+    """Median difference, p-value and number of pairs, or `-` without pairs."""
     if not test.n_pairs:
         return "-"
     difference = f"{test.median_difference:+.{decimals}f}"
@@ -219,14 +219,14 @@ def _organ_table(compared: Mapping[str, EvaluationSummary], organ: str, *, with_
 
 
 def _organ_cell(organ: str | None) -> Cell:
-    """The name of a row: an organ, or None for the mean over organs."""
+    """First cell of a row. None stands for the mean over organs."""
     return Cell(Message("cell_all_organs") if organ is None else Message("cell_organ", {"organ": organ}))
 
 
 def _mean(
     summary: EvaluationSummary, organ: str | None, metric: str, compared: Mapping[str, EvaluationSummary]
 ) -> Mean:
-    """Of an organ. Of None: of the case means over the organs that all of the compared ones segment."""
+    """Mean over cases of an organ. None stands for the case means over the organs that all experiments segment."""
     if organ is not None:
         return mean_of(summary.values(organ, metric).values())
     shared = [o for o in summary.organs if all(o in s.organs and o not in s.not_segmented for s in compared.values())]
@@ -234,7 +234,7 @@ def _mean(
 
 
 def _best(found: Sequence[Mean], metric: str, decimals: int) -> list[bool]:
-    """Which have the best mean of two or more, as printed: equal numbers are equally good."""
+    """Which have the best mean of two or more. Means that are printed as the same number are equally good."""
     means = [round(mean.value, decimals) for mean in found]
     valid = [m for m in means if not np.isnan(m)]
     if len(valid) < 2:

@@ -27,11 +27,11 @@ def view(
     viewer_limit_mb: float = VIEWER_LIMIT_MB,
     show_progress: bool = True,
 ) -> PageSummary:
-    """The page for predictions that have no references: no scores, the cases with warnings first.
+    """The page for predictions that have no references. It shows no scores, and the cases with warnings first.
 
     Args:
         predictions: Folder of label maps with the `dataset.json` that nnU-Net and `predict` write beside them.
-        images: nnU-Net's `<case>_0000.nii.gz`, ...; cases without images are listed without a viewer.
+        images: Folder of nnU-Net's `<case>_0000.nii.gz`, ... Cases without images are listed without a viewer.
         out, viewer_limit_mb, show_progress: As for `write_report_page`.
 
     Raises:
