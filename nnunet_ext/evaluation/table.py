@@ -23,7 +23,7 @@ HEADS = {
 
 
 def to_markdown(summary: EvaluationSummary) -> str:
-    """The table of `evaluation.md`, what was missed, invented and left out, and what the localizer reached."""
+    """The text of `evaluation.md`: the table, the organs missed, invented and left out, and the localizer's scores."""
     header = ["organ", *HEADS.values(), "tolerance mm", "n"]
     lines = [
         [organ, *_cells(found), f"{summary.tolerance_mm[organ]:g}", str(found["dsc_percent"].n)]
