@@ -25,7 +25,7 @@ from nnunet_ext.reporting.training_curves import TrainingCurve, read_training_cu
 REFERENCE_TOLERANCE = 0.01
 
 
-def load_experiment(
+def load_experiments(
     runs: Sequence[tuple[str, Path]],
     out: Path,
     references: Path | None,

@@ -16,7 +16,7 @@ from nnunet_ext.files import check_folder, check_output_folder, write_text
 from nnunet_ext.folder_lock import holding, owned_folder
 from nnunet_ext.messages import Message
 from nnunet_ext.reporting.content import Cell, Experiment, Picture, Report, Table
-from nnunet_ext.reporting.experiments import check_comparable, common_cases, curves_of, load_experiment
+from nnunet_ext.reporting.experiments import check_comparable, common_cases, curves_of, load_experiments
 from nnunet_ext.reporting.table_text import to_latex, to_markdown
 from nnunet_ext.reporting.tables import make_tables
 from nnunet_ext.reporting.training_curves import TrainingCurve, read_training_curves
@@ -67,7 +67,7 @@ def report(
             check_folder(folder, called)
     for model in models:
         read_training_curves(Path(model))  # before hours of scoring
-    experiments = load_experiment(runs, out, references, images, n_processes=n_processes, show_progress=show_progress)
+    experiments = load_experiments(runs, out, references, images, n_processes=n_processes, show_progress=show_progress)
     common, remarks = common_cases(experiments)
     compared = [experiment.scores.only(common) for experiment in experiments]
     check_comparable(experiments, common)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nnunet_ext.reporting.plots import draw_training_curves
+from nnunet_ext.reporting.plots import draw_box_plots, draw_training_curves
 from nnunet_ext.reporting.training_curves import TrainingCurve
 
 
@@ -17,3 +17,17 @@ def test_training_curves_have_a_column_per_model_and_a_line_per_organ_and_fold()
     low_dice = figure.axes[1]
     assert [line.get_ydata()[1] for line in low_dice.lines] == [0.2, 0.1, 0.2, 0.1]
     assert low_dice.lines[0].get_color() == low_dice.lines[2].get_color() != low_dice.lines[1].get_color()
+
+
+def test_missed_organ_does_not_flatten_the_box_plot_but_is_named(compared):
+    scores = {experiment.name: experiment.scores for experiment in compared.experiments}
+    dsc, hd95 = draw_box_plots(scores, "OpticChiasm").axes
+    found_mm = [v for s in scores.values() for c, v in s.values("OpticChiasm", "hd95_mm").items() if c != "case_4"]
+    assert max(found_mm) < hd95.get_ylim()[1] < 10  # the diagonal of the image is 42 mm
+    assert [text.get_text() for text in hd95.texts] == ["▲ 1 of 7\nnot found"]
+    assert round(hd95.texts[0].get_position()[0]) == 1  # above `poor`
+    assert dsc.texts[:] == []
+    labels = [
+        text.get_text() for text in draw_box_plots(scores, "OpticChiasm", with_study=True).axes[1].get_xticklabels()
+    ]
+    assert labels[:3] == ["good", "poor", "study: 80x256x256"]  # the study gives no HD95 of its localizer
