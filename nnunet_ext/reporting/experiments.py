@@ -34,6 +34,20 @@ def load_experiments(
     n_processes: int,
     show_progress: bool,
 ) -> list[Experiment]:
+    """An experiment for each run (name and folder). Predictions and models are scored first, into `out/evaluations`.
+
+    Args:
+        runs: As for `reporting.report`.
+        out: Folder of the report.
+        references: Reference label maps, for folders of predictions.
+        images: Folder of images to draw on. None stands for the one beside the references.
+        n_processes: Processes that score cases.
+        show_progress: Draw progress bars.
+
+    Raises:
+        FileNotFoundError: If a folder is no evaluation, no model, and no predictions with references.
+        ValueError: If two runs would have the same file names.
+    """
     stems = [file_stem(name) for name, _ in runs]
     if twice := {stem for stem in stems if stems.count(stem) > 1}:
         raise ValueError(f"two runs are called '{sorted(twice)[0]}' (in file names); give each a name: NAME=FOLDER.")
@@ -129,6 +143,11 @@ def common_cases(experiments: Sequence[Experiment]) -> tuple[tuple[str, ...], li
 
 
 def check_comparable(experiments: Sequence[Experiment], common: Sequence[str]) -> None:
+    """Refuse experiments with other tolerances or other reference contours than the first one.
+
+    Raises:
+        ValueError: If there are any. The message names the organ, and the case if its contours differ.
+    """
     first = experiments[0]
     for other in experiments[1:]:
         for organ in set(first.scores.organs) & set(other.scores.organs):

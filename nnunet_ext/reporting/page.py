@@ -71,15 +71,15 @@ def write_report_page(
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     summary = PageSummary(out)
-    before, after = frame(content)
+    before, after = _frame(content)
     cases = list(dict.fromkeys(case["name"] for e in content["experiments"] for case in e["cases"]))
     with written_whole(out) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as page:
         page.write(before)
         if viewer_limit_mb > 0:
-            page.write(inert("niivue-code", gzip.compress(asset("niivue.umd.js").encode(), mtime=0)))
+            page.write(_inert("niivue-code", gzip.compress(_asset("niivue.umd.js").encode(), mtime=0)))
         for case in tqdm(cases, desc="Packing cases", unit="case", disable=not show_progress):
             _write_case(page, case, report, viewer_limit_mb * 1e6, summary)
-        page.write(f'<script type="application/json" id="left-out">{as_json(summary.left_out)}</script>\n')
+        page.write(f'<script type="application/json" id="left-out">{_as_json(summary.left_out)}</script>\n')
         page.write(after)
     return summary
 
@@ -94,7 +94,7 @@ def _write_case(page: IO[str], case: str, report: Report, limit_bytes: float, su
         summary.left_out[case] = "images"
     else:
         try:
-            data = inert(f"case:{case}", pack_case(case, images, _label_maps(case, report)))
+            data = _inert(f"case:{case}", pack_case(case, images, _label_maps(case, report)))
         except ValueError as error:
             logger.warning("no viewer: %s", error)
             summary.left_out[case] = "failed"
@@ -118,30 +118,31 @@ def _label_maps(case: str, report: Report) -> dict[str, LabelMap]:
     return maps
 
 
-def frame(content: Mapping) -> tuple[str, str]:
+def _frame(content: Mapping) -> tuple[str, str]:
     """The page before and after its data."""
     parts = {
-        "STYLE": asset("page.css"),
-        "LICENCE": html.escape(asset("niivue.LICENSE.txt"), quote=False),
-        "STRINGS": as_json(json.loads(asset("strings.json"))),
-        "REPORT": as_json(content),
-        "SCRIPT": "\n".join(asset(name) for name in ("contours.js", "viewer.js", "page.js")),
+        "STYLE": _asset("page.css"),
+        "LICENCE": html.escape(_asset("niivue.LICENSE.txt"), quote=False),
+        "STRINGS": _as_json(json.loads(_asset("strings.json"))),
+        "REPORT": _as_json(content),
+        "SCRIPT": "\n".join(_asset(name) for name in ("contours.js", "viewer.js", "page.js")),
     }
-    pieces = re.split(r"%([A-Z]+)%", asset("page.html"))  # text, name, text, name, ..., text
+    pieces = re.split(r"%([A-Z]+)%", _asset("page.html"))  # text, name, text, name, ..., text
     at = pieces.index("DATA")
     filled = [parts[piece] if i % 2 else piece for i, piece in enumerate(pieces) if i != at]
     return "".join(filled[:at]), "".join(filled[at:])
 
 
-def asset(name: str) -> str:
+def _asset(name: str) -> str:
     return (resources.files("nnunet_ext.reporting") / "assets" / name).read_text(encoding="utf-8")
 
 
-def as_json(value: object) -> str:
+def _as_json(value: object) -> str:
     """JSON that can stand inside a script element."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
 
 
-def inert(name: str, data: bytes) -> str:
+def _inert(name: str, data: bytes) -> str:
+    """Bytes in base64 in a script element that the browser does not run."""
     text = base64.b64encode(data).decode("ascii")
     return f'<script type="text/plain" id="{html.escape(name)}">{text}</script>\n'
