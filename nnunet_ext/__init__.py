@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from nnunet_ext.prediction.predicting import predict
     from nnunet_ext.registration.registering import register
     from nnunet_ext.registration.to_files import register_files
-    from nnunet_ext.reporting.page import view
     from nnunet_ext.reporting.reporting import report
+    from nnunet_ext.reporting.viewing import view
 
 #: Public name -> module that defines it; the imports above say the same to type checkers.
 _MODULES = {
@@ -69,7 +69,7 @@ _MODULES = {
     "report": "nnunet_ext.reporting.reporting",
     "rtstruct": "nnunet_ext.dicom.rtstruct_writer",
     "score_organ": "nnunet_ext.evaluation.metrics",
-    "view": "nnunet_ext.reporting.page",
+    "view": "nnunet_ext.reporting.viewing",
     "write_hooks": "nnunet_ext.installation.hooking",
 }
 __all__ = [

@@ -1,9 +1,9 @@
-"""What converting a case costs: CPU seconds and peak memory per step, next to stock nnU-Net on the same case.
+"""CPU seconds and peak memory of the conversion of a case, step by step, next to stock nnU-Net on the same case.
 
     nnunet_ext benchmark convert -i patients --register
 
-Stock nnU-Net has no such conversion: it starts from the files that `convert` writes. The figure next to ours is all that
-it does itself to such a case before a training: its fingerprint, then its preprocessing for `3d_fullres`.
+Stock nnU-Net has no such conversion. It starts from the files that `convert` writes. The figure next to ours is all its own
+work on such a case before a training, which is its fingerprint and its preprocessing for `3d_fullres`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from nnunet_ext.folder_lock import holding, owned_folder
 from nnunet_ext.processes import KILL_WITH_PARENT
 from nnunet_ext.steps import OTHER, recorded_steps, step
 
-#: Of the data set that is made; the number matters only in `out`.
+#: Of the data set that is made. The number matters only in `out`.
 DATASET_ID, NAME = 511, "Conversion"
 STOCK_PLANS, STOCK_CONFIGURATION = "nnUNetPlans", "3d_fullres"
 #: As in the workers of `convert`: the cases run in parallel, not their steps.
@@ -43,10 +43,10 @@ def benchmark_convert(
     stock: bool = True,
     out: Path = Path("benchmark"),
 ) -> str:
-    """Measure the conversion of some cases, step by step; the table, in Markdown.
+    """Measure the conversion of some cases, step by step. Returns the table, in Markdown.
 
     Args:
-        source: What `convert` takes. None makes phantoms in `out` and measures that too.
+        source: Source of `convert`. None makes phantoms in `out` and measures that too.
         modalities: As for `convert`.
         size: Of phantoms.
         n_cases: How many phantoms.
@@ -104,7 +104,7 @@ def benchmark_convert(
 
 
 def table(record: Mapping) -> str:
-    """Markdown: a row per case, a column per step with CPU seconds and peak memory, and the ratio to stock nnU-Net."""
+    """Markdown with a row per case, a column per step with CPU seconds and peak memory, and the ratio to stock nnU-Net."""
     ours, stock = record["converted"], record["stock"]
     parts = []
     if record["made"]:
@@ -183,7 +183,7 @@ def _run(demo: Demo, command: Sequence[str]) -> None:
 
 
 def _apart(demo: Demo, what: str, options: Mapping) -> dict:
-    """What `MEASURES[what]` returns in a process of its own."""
+    """The result of `MEASURES[what]`, measured in a process of its own."""
     print(f"{what} ...", flush=True)
     result = demo.out / f".{what}.json"
     module = "nnunet_ext.end_to_end.conversion_benchmark" if __name__ == "__main__" else __name__
@@ -229,7 +229,7 @@ def convert(options: Mapping) -> dict:
 
 
 def stock(options: Mapping) -> dict:
-    """Steps of stock nnU-Net on every converted case; `options` are empty."""
+    """Steps of stock nnU-Net on every converted case. `options` are empty."""
     from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
     from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager

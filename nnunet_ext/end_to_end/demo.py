@@ -1,4 +1,4 @@
-"""The whole path on phantoms, with the commands a user would type: make, convert, plan, train, predict, score, look."""
+"""The whole path on phantoms, from making them to a page of scores, with the commands that a user would type."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ MIN_EYE_DSC, MIN_MEAN_DSC = 85.0, 60.0
 
 
 class DemoFailed(RuntimeError):
-    """A step of the demo failed or its result is not good enough; the message says which and where its log is."""
+    """A step of the demo failed or its result is not good enough. The message names the step and its log."""
 
 
 class Demo:
-    """Paths, environment and log of one run; a step that was finished in an earlier run is not repeated."""
+    """Paths, environment and log of one run. A step that was finished in an earlier run is not repeated."""
 
     def __init__(self, out: Path) -> None:
         self.out = check_output_folder(Path(out).resolve())
@@ -125,8 +125,8 @@ def n_epochs(demo: Demo, configuration: str) -> int:
 def demo(out: Path = Path("demo")) -> Path:
     """Make phantoms, convert, plan, train fold 0 of both stages, contour the test cases, score them, show them in a page.
 
-    Every step is a command a user would type; all of it lies below `out`. Running it again repeats only what was not
-    finished.
+    Every step is a command that a user would type. All files lie below `out`. A second run repeats only the steps that
+    were not finished.
 
     Returns:
         The folder with the page, tables and pictures, `out/results`.
@@ -228,10 +228,10 @@ def demo(out: Path = Path("demo")) -> Path:
 
 
 def verdict(summary: EvaluationSummary) -> None:
-    """Say whether the demo, by its `EvaluationSummary`, reached what it must.
+    """Say whether the scores of the demo are good enough.
 
     Raises:
-        DemoFailed: If not, naming what fell short.
+        DemoFailed: If not. The message names the score.
     """
     means = {organ: m["dsc_percent"].value for organ, m in summary.per_organ.items()}
     eyes = [means[o] for o in ORGANS if o.startswith("Eye_")]

@@ -1,10 +1,10 @@
-"""How fast is prediction, from files to masks, next to stock nnU-Net: seconds per case and memory of whole processes.
+"""Seconds per case and memory of prediction, from files to masks in whole processes, next to stock nnU-Net.
 
     nnunet_ext benchmark predict -d 501 -i imagesTs
 
-Measured on the same cases in the same run: stock nnU-Net's `3d_fullres` without mirroring, our two stages by two stock
-commands, and `nnunet_ext predict`. Speed does not depend on what a network has learned, so a model that is not there is
-measured with an untrained one.
+Three ways are measured on the same cases in the same run: stock nnU-Net's `3d_fullres` without mirroring, our two stages by
+two stock commands, and `nnunet_ext predict`. An untrained network is as fast as a trained one, so it takes the place of a
+model that is not there.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from nnunet_ext.processes import KILL_WITH_PARENT, ended, memory_mb, process_tre
 
 LOCALIZER, SEGMENTER = "3d_lowres", "3d_cascade_fullres"
 STOCK = ("nnUNetTrainer", "nnUNetPlans", "3d_fullres")
-#: Of the phantoms measured on where no data set is given; there is one for each size.
+#: Of the phantoms that are measured if no data set is given. There is one for each size.
 PHANTOM_IDS, PHANTOM_NAME = {"tiny": 507, "small": 508, "full": 509}, "Speed"
 POLL_S = 0.1
 OURS = "nnunet_ext predict"
@@ -45,15 +45,15 @@ def benchmark_predict(
     stock: bool = True,
     out: Path = Path("benchmark"),
 ) -> str:
-    """Measure the prediction of the same cases by stock nnU-Net and by ours; the table, in Markdown.
+    """Measure the prediction of the same cases by stock nnU-Net and by ours. Returns the table, in Markdown.
 
     Args:
-        dataset_id: A planned data set; its models are used where they are trained. None makes phantoms in `out`.
-        images: Folder with `<case>_0000.nii.gz`, ...; None for the data set's `imagesTr`.
+        dataset_id: A planned data set. Its models are used if they are trained. None makes phantoms in `out`.
+        images: Folder with `<case>_0000.nii.gz`, ... None stands for the data set's `imagesTr`.
         plans: Of our configurations.
         fold: Of all models.
         size: Of phantoms.
-        n_cases: The first so many are predicted; the first case and later ones are told apart.
+        n_cases: Number of cases, from the first one on. The first case and later ones are told apart.
         device: `cuda`, `cpu` or `mps`.
         stock: Also measure stock nnU-Net's `3d_fullres`, which takes longest.
         out: Folder for `prediction.md`, `prediction.json` and all that is made on the way.
@@ -147,7 +147,7 @@ def _make_phantoms(demo: Demo, dataset_id: int, size: str, n_cases: int, plans: 
 
 
 def link_cases(source: Path, folder: Path, n_cases: int) -> list[str]:
-    """Links to the images of the first cases of an nnU-Net images folder, in a folder of their own; the cases' names."""
+    """Link the images of the first cases of an nnU-Net images folder into a folder of their own. Returns their names."""
     files: dict[str, list[Path]] = {}
     for file in sorted(source.glob("*_[0-9][0-9][0-9][0-9].*")):
         if stem := image_stem(file):
@@ -166,7 +166,7 @@ def link_cases(source: Path, folder: Path, n_cases: int) -> list[str]:
 
 
 def run_measured(demo: Demo, command: Sequence[str], results: str) -> dict:
-    """Run a prediction: seconds until its first mask, between the masks after it, until its end; its highest memory.
+    """Run a prediction. Measure seconds until its first mask, between masks and until its end, and its highest memory.
 
     Raises:
         RuntimeError: If it fails, with its last lines.
@@ -200,8 +200,8 @@ def run_measured(demo: Demo, command: Sequence[str], results: str) -> dict:
 def add_up(runs: Sequence[Mapping]) -> dict:
     """Figures of commands run one after the other.
 
-    `first_s`: what one case alone takes; from the start of a command to its first mask, plus what follows the last one.
-    `later_s`: per further case, None where there is none.
+    `first_s` is the time of one case alone. It runs from the start of a command to its first mask, and from its last mask to
+    its end. `later_s` is the time of each further case, None if there is none.
     """
     first, later = 0.0, 0.0
     for run in runs:
@@ -218,7 +218,7 @@ def add_up(runs: Sequence[Mapping]) -> dict:
 
 
 def table(records: Sequence[Mapping], about: Mapping) -> str:
-    """Markdown: a row per system, each figure with its ratio to ours."""
+    """Markdown with a row per system, each figure with its ratio to ours."""
     ours = next(r for r in records if r["system"] == OURS)
 
     def cell(record: Mapping, key: str, digits: int) -> str:
@@ -264,8 +264,8 @@ def _untrained_apart(demo: Demo, options: Mapping, results: str) -> None:
 def save_untrained(*, dataset_id: int, trainer: str, plans: str, configuration: str, fold: str, label: int) -> None:
     """Put a model into `nnUNet_results` as its trainer would, with untrained weights that see one label everywhere.
 
-    A localizer must see an organ, or the whole body would be segmented; seeing it everywhere costs its export more than an
-    organ would. A segmenter that sees none is spared to move its box.
+    A localizer must see an organ, or the whole body would be segmented. Its export then costs more than that of an organ,
+    because it sees the organ everywhere. A segmenter that sees none does not have to move its box.
     """
     import torch
     from batchgenerators.utilities.file_and_folder_operations import save_json

@@ -5,15 +5,15 @@
     python -m nnunet_ext.end_to_end.recipe_benchmark OUT --table results/recipes.md
     python -m nnunet_ext.end_to_end.recipe_benchmark OUT --device cuda --size small --planner CascadeOARPlanner
 
-All variants share phantoms, plan, preprocessed data and the localizer's folds; each is an edit of the plan's
-configuration `3d_cascade_fullres`. The default trains for `--iterations`; a variant trains for as many iterations as cost
-the same processing time, augmentation and validation included. That ratio is measured in the variant's own process, by
-iterations of both in turns on one thread, so it does not depend on how fast or busy the machine is. The learning rate is
-annealed over exactly these iterations. The scores are those of hold-out phantoms, located by the localizer (fold 0) and
-contoured by `nnunet_ext predict`'s code. Stock nnU-Net gets the processing time of localizer and segmenter together.
+All variants share phantoms, plan, preprocessed data and the localizer's folds. Each is an edit of the plan's configuration
+`3d_cascade_fullres`. The default trains for `--iterations`. A variant trains for as many iterations as cost the same
+processing time, augmentation and validation included. That ratio is measured in the variant's own process, by iterations of
+both in turns on one thread. So it does not depend on how fast or busy the machine is. The learning rate is annealed over
+exactly these iterations. The scores are those of hold-out phantoms, located by the localizer (fold 0) and contoured by
+`nnunet_ext predict`'s code. Stock nnU-Net gets the processing time of localizer and segmenter together.
 
-On a GPU the measure is the clock instead: every variant trains for `--seconds`, validation and checkpoints included, one at
-a time, and stock nnU-Net for `--seconds` and `--localizer-seconds` together.
+On a GPU the measure is the clock instead. Every variant trains for `--seconds`, validation and checkpoints included, one at
+a time. Stock nnU-Net trains for `--seconds` and `--localizer-seconds` together.
 
 A run that is there already (`OUT/runs/*.json`) is not repeated.
 """
@@ -51,11 +51,11 @@ ID, NAME = 503, "Recipes"
 DATASET = f"Dataset{ID}_{NAME}"
 LOCALIZER, WHOLE, SEGMENTER = "3d_lowres", "3d_fullres", "3d_cascade_fullres"
 N_FOLDS = 3
-#: Iterations timed before a training, after as many that warm up; on a GPU the loader's head start must be used up first.
+#: Iterations timed before a training, after as many that warm up. On a GPU they use up the loader's head start.
 TIMED_ITERATIONS, TIMED_ITERATIONS_GPU = 4, 25
 #: The learning rate of stock nnU-Net falls epoch by epoch.
 FEWEST_EPOCHS = 5
-#: Runs on a GPU that are under way at a time; of these one trains, see `train_and_score`.
+#: Runs on a GPU that are under way at a time. One of them trains, see `train_and_score`.
 AT_A_TIME_GPU = 2
 #: Epochs of trainings that end by the clock: iterations, and validation iterations.
 EPOCH_GPU = (100, 10)
@@ -84,7 +84,7 @@ def _set(**options: object) -> Callable[[dict], None]:
 
 
 def _patch(share: float, batch_size: int) -> Callable[[dict], None]:
-    """Patches of a share of the ROI's length along each axis, rounded up to what the network divides."""
+    """Patches of a share of the ROI's length along each axis, rounded up to a size that the network can halve."""
 
     def edit(c: dict) -> None:
         step = np.prod(c["architecture"]["arch_kwargs"]["strides"], axis=0)
@@ -140,7 +140,7 @@ def key_of(variant: str, seed: int) -> str:
 
 
 class Study:
-    """Folders, commands and results of one comparison; steps that are done are not repeated."""
+    """Folders, commands and results of one comparison. Steps that are done are not repeated."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -148,7 +148,7 @@ class Study:
         self.out = self.demo.out
         self.on_gpu = options.device != "cpu"
         self.n_processes = (os.cpu_count() or 2) if self.on_gpu else 2
-        # Of a training: on a CPU one thread, which also augments, so that its time counts; on a GPU as users do.
+        # On a CPU a training has one thread, which also augments, so that its time counts. On a GPU it trains as users do.
         self.loader_processes = str(min(12, self.n_processes)) if self.on_gpu else "0"
         self.demo.environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         self.demo.environment["nnUNet_def_n_proc"] = str(self.n_processes)
@@ -222,7 +222,7 @@ class Study:
 
 
 def train_localizer(study: Study, fold: int) -> None:
-    """As `nnUNetv2_train` does, with its maps for the next stage; on a CPU on one thread."""
+    """As `nnUNetv2_train` does, with its maps for the next stage. On one thread of the CPU."""
     import torch
     from nnunetv2.run.run_training import get_trainer_from_args
 
@@ -236,7 +236,7 @@ def train_localizer(study: Study, fold: int) -> None:
 
 
 def train_localizers(study: Study, folds: Sequence[int]) -> None:
-    """Several folds at a time, which on a GPU disturb each other: they get no more done than one alone would."""
+    """Several folds at a time. On a GPU they disturb each other, so they get no more done than one alone would."""
     if len(folds) == 1:
         return train_localizer(study, folds[0])
     processes = [subprocess.Popen(study.command(LOCALIZER, [str(fold)]), preexec_fn=KILL_WITH_PARENT) for fold in folds]
@@ -261,7 +261,7 @@ def train_and_score(study: Study, variant: str, seed: int, default_iterations: i
     torch.set_num_threads(1)
     stock = variant in (STOCK_PLAN, STOCK_RECIPE)
     record = {"variant": variant, "seed": seed}
-    # One training at a time has the GPU to itself; others import, contour and score meanwhile.
+    # One training at a time has the GPU to itself. Others import, contour and score meanwhile.
     with FileLock(study.out / "gpu.lock") if study.on_gpu else nullcontext():
         clock = time.perf_counter if study.on_gpu else time.process_time
         if study.on_gpu:
@@ -294,13 +294,13 @@ def train_and_score(study: Study, variant: str, seed: int, default_iterations: i
 
 
 def _trainer_of_equal_cost(study: Study, variant: str, seed: int, iterations: float) -> nnUNetTrainer:
-    # A network so large that few epochs fit gets shorter ones; stock's learning rate falls by the epoch.
+    # A network so large that few epochs fit gets shorter ones, because stock's learning rate falls by the epoch.
     per_epoch = max(1, min(25, int(iterations / FEWEST_EPOCHS)))
     return _trainer(study, variant, seed, epochs=max(1, round(iterations / per_epoch)), iterations=per_epoch)
 
 
 def _trainer_by_the_clock(study: Study, variant: str, seed: int) -> nnUNetTrainer:
-    """Ours ends on time by its plan; stock, which can't, gets as many epochs as fit by the time its iterations take."""
+    """Ours ends on time by its plan. Stock, which can't, gets as many epochs as fit by the time of its iterations."""
     if variant not in (STOCK_PLAN, STOCK_RECIPE):
         trainer = _trainer(study, variant, seed)
         until(trainer, study.options.seconds)
@@ -364,7 +364,7 @@ def _trainer(study: Study, variant: str, seed: int, *, epochs: int = 1, iteratio
 
 
 def _resolved(plans: Mapping, configuration: str) -> dict:
-    """A configuration with what it inherits, so that one edit reaches all of it."""
+    """A configuration with the entries that it inherits, so that one edit reaches all of it."""
     own = copy.deepcopy(plans["configurations"][configuration])
     parent = own.pop("inherits_from", None)
     return own if parent is None else {**_resolved(plans, parent), **own}
@@ -373,7 +373,7 @@ def _resolved(plans: Mapping, configuration: str) -> dict:
 def _seconds_per_iteration(
     *trainers: nnUNetTrainer, n: int = TIMED_ITERATIONS, clock: Callable[[], float] = time.process_time
 ) -> list[float]:
-    """Time of an iteration with its share of the validation, per trainer; all take turns."""
+    """Time of an iteration with its share of the validation, per trainer. The trainers take turns."""
     train_s: list[list[float]] = [[] for _ in trainers]
     val_s: list[float] = []
     for trainer in trainers:
@@ -394,7 +394,7 @@ def _seconds_per_iteration(
         for loader in (trainer.dataloader_train, trainer.dataloader_val):
             if hasattr(loader, "_finish"):
                 loader._finish()
-    # A mean where loader processes work in bursts: their pauses count.
+    # On a GPU loader processes work in bursts. Their pauses count, so it is the mean.
     average = np.median if clock is time.process_time else np.mean
     return [float(average(t[n:])) + v for t, v in zip(train_s, val_s, strict=True)]
 
@@ -445,10 +445,10 @@ def _scores(study: Study, predictions: Path) -> dict:
 
 
 def table(records: Sequence[Mapping]) -> str:
-    """Markdown: a row per variant, mean over its seeds; best mean DSC first.
+    """Markdown with a row per variant, mean over its seeds, the best mean DSC first.
 
     Raises:
-        ValueError: If the runs were made on several devices: their times mean different things.
+        ValueError: If the runs were made on several devices, because their times mean different things.
     """
     if len(devices := sorted({record["device"] for record in records})) > 1:
         raise ValueError(

@@ -2,9 +2,9 @@
 
 `python -m nnunet_ext.end_to_end.registration_benchmark OUT`
 
-Makes unregistered phantoms below OUT (kept for the next run), registers T1 and T2 to the CT and prints, per case, the
-target registration error: the distance between where the found and the true transform put a voxel of an organ, mean
-over at most 40 voxels of an organ, then over the seven organs.
+It makes unregistered phantoms below OUT, which are kept for the next run, and registers T1 and T2 to the CT. Per case it
+prints the target registration error. This is the distance between the positions to which the found and the true transform
+move a voxel. It is the mean over at most 40 voxels of an organ, then over the seven organs.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def target_error_mm(
 def benchmark(
     out: Path, *, n_cases: int = 20, size: str = "tiny", seed: int = 11, options: RegistrationOptions | None = None
 ) -> list[dict]:
-    """One row per case and MR: what was kept, mean error over the organs of the kept and of no transform, seconds."""
+    """One row per case and MR: transform kept, mean error over the organs with it and without any, seconds."""
     rows = []
     for folder in make_phantoms(out, n_cases=n_cases, seed=seed, size=size, unregistered=True, n_processes=1):
         *images, label_map = (folder / name for name in FILES)

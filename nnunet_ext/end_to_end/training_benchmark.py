@@ -1,4 +1,6 @@
-"""Is a training limited by its network or by loading: iterations per second with real data and with one batch repeated.
+"""Iterations per second of a training with real data and with one batch repeated.
+
+The two numbers tell whether the network or the loading of data limits it.
 
     nnunet_ext benchmark train -d 501 -p CascadeOARPlans
 
@@ -27,7 +29,7 @@ from nnunet_ext.processes import KILL_WITH_PARENT, memory_mb
 
 CONFIGURATIONS = ("3d_lowres", "3d_cascade_fullres")
 STOCK = ("nnUNetTrainer", "nnUNetPlans", "3d_fullres")
-#: Of the phantoms measured on where no data set is given.
+#: Of the phantoms that are measured if no data set is given.
 PHANTOM_ID, PHANTOM_NAME, N_PHANTOMS = 505, "Benchmark", 5
 WARM_UP_ITERATIONS, LONGEST_WARM_UP_S = 3, 10.0
 #: A phase of slow iterations ends after the one that passes this.
@@ -48,16 +50,16 @@ def benchmark_train(
     stock: bool = True,
     out: Path = Path("benchmark"),
 ) -> str:
-    """Measure the training of some configurations and of stock nnU-Net; the table, in Markdown.
+    """Measure the training of some configurations and of stock nnU-Net. Returns the table, in Markdown.
 
     Args:
-        dataset_id: A preprocessed data set; None makes phantoms in `out`, with the planner for small machines.
-        plans: Without: CascadeOARPlans, for phantoms CascadeOARPlansSmall.
+        dataset_id: A preprocessed data set. None makes phantoms in `out`, with the planner for small machines.
+        plans: CascadeOARPlans if None, for phantoms CascadeOARPlansSmall.
         configurations: Trained by `CascadeOARTrainer`.
-        device: `cuda`, `cpu` or `mps`; without, the GPU if there is one.
+        device: `cuda`, `cpu` or `mps`. None takes the GPU if there is one.
         iterations: Timed with each of the two kinds of data, after a warm-up.
-        n_threads: Torch's threads on the CPU; without, one per core as in `nnUNetv2_train`.
-        stock: Also measure stock nnU-Net, planned and preprocessed into `nnUNet_preprocessed` where it is not yet.
+        n_threads: Torch's threads on the CPU. None takes one per core, as `nnUNetv2_train` does.
+        stock: Also measure stock nnU-Net. It is planned and preprocessed into `nnUNet_preprocessed` if it is not yet.
         out: Folder for `training.md` and `training.json`.
 
     Raises:
@@ -70,7 +72,7 @@ def benchmark_train(
     out.mkdir(parents=True, exist_ok=True)
     demo = Demo(out)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device != "cpu":  # the demo spares small machines and short trainings; `nnUNetv2_train` does not
+    if device != "cpu":  # the demo spares small machines and short trainings, `nnUNetv2_train` does not
         for name in {"nnUNet_n_proc_DA", "nnUNet_compile"} - set(os.environ):
             del demo.environment[name]
     if dataset_id is None:
@@ -200,7 +202,7 @@ def measure(
     network_cpu_s = (process_time() - cpu) / len(cached)
     if on_device is not None:
         training.device_transforms = on_device
-    for _ in range(2 * getattr(loader, "num_cached", 0)):  # what the loader made while it waited would flatter it
+    for _ in range(2 * getattr(loader, "num_cached", 0)):  # batches made while the loader waited would flatter it
         next(loader)
     step(next(loader))
     real = _timed(lambda: step(next(loader)), iterations)
@@ -236,7 +238,7 @@ def measure(
 
 
 def _timed(do: Callable[[], object], iterations: int, *, longest_s: float = LONGEST_PHASE_S) -> list[float]:
-    """Seconds of each repetition; no further one is begun after `longest_s`."""
+    """Seconds of each repetition. No further one is begun after `longest_s`."""
     seconds: list[float] = []
     while len(seconds) < iterations and sum(seconds) < longest_s:
         start = perf_counter()
@@ -246,7 +248,7 @@ def _timed(do: Callable[[], object], iterations: int, *, longest_s: float = LONG
 
 
 def rate(seconds: Sequence[float]) -> float:
-    """Iterations per second: the median over `N_PARTS` parts of the run."""
+    """Iterations per second, the median over `N_PARTS` parts of the run."""
     return median(len(part) / sum(part) for part in _parts(seconds))
 
 
@@ -257,7 +259,7 @@ def _parts(seconds: Sequence[float]) -> Iterator[Sequence[float]]:
 
 
 def table(records: Sequence[Mapping]) -> str:
-    """Markdown: a row per configuration."""
+    """Markdown with a row per configuration."""
     lines = [
         "| training | patch, batch | cached it/s | real it/s | real / cached | CPU s per iteration | CPU s to load a batch "
         "| memory MB |",

@@ -1,12 +1,12 @@
-"""Predictions against references: from two folders of label maps, or a trained model, to a score per case and organ.
+"""A score per case and organ, from two folders of label maps or from the cross-validation of a trained model.
 
 The rules for each case that has a reference:
 
 - Every organ gets the metrics of `nnunet_ext.evaluation.metrics`. Its docstring has the values for an empty mask.
 - A FAILED case has no prediction, a damaged or unreadable file, another grid or an unknown label. It is named, and every
-  organ of its reference scores as missed: DSC 0, HD95 = image diagonal, surface dice 0. A lost case must not improve the
-  mean, so the rest of a damaged prediction is never scored. A case whose reference cannot be read is in no mean, because
-  its organs are unknown.
+  organ of its reference scores as missed, with DSC 0, the image diagonal as HD95 and surface dice 0. A lost case must not
+  improve the mean, so the rest of a damaged prediction is never scored. A case whose reference cannot be read is in no
+  mean, because its organs are unknown.
 - An organ that the model does not segment, because its crop is too small for it, has no score in any case. The
   `left_out_organs` of the `dataset.json` beside the predictions names them.
 
@@ -54,32 +54,32 @@ def evaluate(
     n_processes: int = 2,
     show_progress: bool = True,
 ) -> EvaluationSummary:
-    """Score every prediction that has a reference; write `evaluation.csv`, `evaluation.json` and `evaluation.md`.
+    """Score every prediction that has a reference. Write `evaluation.csv`, `evaluation.json` and `evaluation.md`.
 
     Args:
-        predictions: Folder with one label map per case; the file name without its ending is the case. Or a trained model
-            (`.../CascadeOARTrainer__CascadeOARPlans__3d_cascade_fullres`): its cross-validation is scored, the cases of the
-            folds that have been validated.
-        references: Folder with the reference label maps, same names; the file ending may differ. None for a trained model:
-            `labelsTr` of its dataset in `$nnUNet_raw`, else `gt_segmentations` in `$nnUNet_preprocessed`.
-        out: Folder for the three files; made if missing. Each replaces an old one only when it is complete.
-        localizer: Label maps of the localizer for the same cases, or its trained model, to compare with; scored into
-            `out/localizer`. None, for a trained model: that of the stage before, if it is there.
-        labels: Organ -> label value, or a list of values for a region. Default: `labels` of the `dataset.json` in
-            `predictions`, `references` or the folder above `references`. `background` is skipped; voxels that the
+        predictions: Folder with one label map per case, or a trained model. The name of a label map without its ending is
+            the case. Of a model (`.../CascadeOARTrainer__CascadeOARPlans__3d_cascade_fullres`), the cases of its validated
+            folds are scored.
+        references: Folder with the reference label maps. They have the names of the predictions, and may have another file
+            ending. For a trained model, None stands for `labelsTr` of its dataset in `$nnUNet_raw`, or
+            `gt_segmentations` in `$nnUNet_preprocessed`.
+        out: Folder for the three files, made if missing. Each replaces an old one only when it is complete.
+        localizer: Label maps of the localizer for the same cases, or its trained model, to compare with. Its scores go to
+            `out/localizer`. For a trained model, None stands for the stage before, if it is there.
+        labels: Organ -> label value, or a list of values for a region. None stands for `labels` of the `dataset.json` in
+            `predictions`, `references` or the folder above `references`. `background` is skipped. Voxels that the
             reference marks `ignore` count as background in both.
-        tolerance_mm: Tolerance of the surface dice, for all organs or by organ; for organs not named,
+        tolerance_mm: Tolerance of the surface dice, for all organs or by organ. Organs that are not named have that of
             `metrics.tolerance_mm_of`.
-        n_processes: Processes that read and score cases; 1 stays in this process.
+        n_processes: Processes that read and score cases. With 1, this process does so itself.
         show_progress: Draw a progress bar.
 
     Returns:
-        The scores. Cases that failed are in `.failed` with their reason, the others are scored all the same.
+        The scores. Cases that failed are in `.failed` with their reason. The others are scored all the same.
 
     Raises:
-        FileNotFoundError: If a folder does not exist, there is no reference, no prediction is of a case that has one, or no
-            `dataset.json` names the labels.
-        ValueError: If two files of a folder are the same case, a label or tolerance is unusable.
+        FileNotFoundError: If a folder does not exist, no case has both files, or no `dataset.json` names the labels.
+        ValueError: If two files of a folder are the same case, or a label or tolerance is unusable.
     """
     if n_processes < 1:
         raise ValueError(f"n_processes is {n_processes}; give 1 or more.")
@@ -169,7 +169,7 @@ def _score(
 
 
 def _pairs(folders: Folders, labels: Mapping[str, int]) -> list[tuple[str, str]]:
-    """Left and right among the labels: as the `dataset.json` beside predictions or references states, else by name."""
+    """Left and right organs, from the `dataset.json` beside predictions or references, or by name."""
     places = (folders.dataset, folders.references, folders.references.parent)
     stated = next((content for place in places if (content := dataset_json_of(place))), {})
     pairs = dataset_pairs({"labels": labels, **stated}, where=f"dataset.json of {folders.dataset.name}")

@@ -32,7 +32,7 @@ class PlacedBox:
 
 @dataclass(frozen=True)
 class Folders:
-    """The label maps to score, by case, and what is known about the predictions."""
+    """The label maps to score, by case, and all that is known about the predictions."""
 
     dataset: Path  # folder of the predictions, which may hold a dataset.json
     references: Path
@@ -112,7 +112,7 @@ def _boxes(predictions: Path) -> dict[str, PlacedBox]:
     cases = read_predictions_json(path)["cases"]
     dataset = dataset_json_of(predictions)
     reader = dataset.get("overwrite_image_reader_writer", "None")
-    # The planner's choice: nnU-Net's reorienting reader for NIfTI; other readers get images whose axes are in LPS order.
+    # The planner chooses nnU-Net's reorienting reader for NIfTI. Other readers get images whose axes are in LPS order.
     reorients = reader == "NibabelIOWithReorient" or (
         reader == "None" and dataset.get("file_ending", "").startswith(".nii")
     )

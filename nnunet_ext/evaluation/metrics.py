@@ -14,9 +14,9 @@ A finite worst distance keeps a missed organ in the mean. Leaving it out would r
 organ costs the same, because no voxel of it is right.
 
 Surface distances come from google-deepmind's `surface-distance` (checked against 0.1 and its source). Its surface
-elements sit on voxel CORNERS and carry the area of the surface that passes there, so a voxel has 8 elements, and two
-single 1 mm voxels whose centres are 2 mm apart have distances of 1 and 2 mm, not 2 mm throughout. Outside the image
-counts as outside the organ, so a mask cut off by the image border has a surface there.
+elements sit on voxel CORNERS and carry the area of the surface that passes there. So a voxel has 8 elements. Two single
+1 mm voxels whose centres are 2 mm apart have distances of 1 and 2 mm, not 2 mm throughout. Outside the image counts as
+outside the organ, so a mask that is cut off by the image border has a surface there.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def dice_percent(reference: np.ndarray, prediction: np.ndarray) -> float:
         prediction: Bool mask, same shape as `reference`.
 
     Returns:
-        Value in [0, 100]; NaN if both masks are empty, 0.0 if only one is.
+        Value in [0, 100]. NaN if both masks are empty, 0.0 if only one is.
 
     Raises:
         ValueError: If a mask is not bool, not 3D, or the shapes differ.
@@ -108,17 +108,17 @@ def hd95_mm(
         reference: Bool mask, shape `(Z, Y, X)`.
         prediction: Bool mask, same shape as `reference`.
         spacing_mm: Voxel size along `(Z, Y, X)`, in mm.
-        worst_mm: Value when one mask is empty. Default: the diagonal of the arrays given; pass the whole image's when
-            the masks are crops.
+        worst_mm: Value when one mask is empty. None stands for the diagonal of the arrays given. If the masks are crops,
+            pass the diagonal of the whole image.
 
     Returns:
-        Distance in mm; NaN if both masks are empty, `worst_mm` if only one is.
+        Distance in mm. NaN if both masks are empty, `worst_mm` if only one is.
 
     Raises:
         ValueError: If a mask is not bool, the shapes differ or a spacing is not positive.
 
     Source:
-        surface-distance `compute_robust_hausdorff`; it takes the maximum of the two directions.
+        surface-distance `compute_robust_hausdorff`, which takes the maximum of the two directions.
     """
     return score_organ(reference, prediction, spacing_mm=spacing_mm, worst_mm=worst_mm)["hd95_mm"]
 
@@ -135,7 +135,7 @@ def surface_dice(
         tolerance_mm: Largest surface distance, in mm, that counts as agreement.
 
     Returns:
-        Value in [0, 1]; NaN if both masks are empty, 0.0 if only one is.
+        Value in [0, 1]. NaN if both masks are empty, 0.0 if only one is.
 
     Raises:
         ValueError: If a mask is not bool, the shapes differ, a spacing is not positive or the tolerance is negative.
@@ -158,7 +158,7 @@ def mean_surface_distance_mm(
 
 
 def volume_difference_ml(reference: np.ndarray, prediction: np.ndarray, *, spacing_mm: Sequence[float]) -> float:
-    """Volume of the prediction minus volume of the reference, in mL; positive where the prediction is larger.
+    """Volume of the prediction minus volume of the reference, in mL. Positive if the prediction is larger.
 
     Args:
         reference: Bool mask, shape `(Z, Y, X)`.
@@ -166,7 +166,7 @@ def volume_difference_ml(reference: np.ndarray, prediction: np.ndarray, *, spaci
         spacing_mm: Voxel size along `(Z, Y, X)`, in mm.
 
     Returns:
-        Difference in mL; 0.0 if both masks are empty.
+        Difference in mL. 0.0 if both masks are empty.
 
     Raises:
         ValueError: If a mask is not bool, the shapes differ or a spacing is not positive.
@@ -176,7 +176,7 @@ def volume_difference_ml(reference: np.ndarray, prediction: np.ndarray, *, spaci
 
 
 def volume_difference_percent(reference: np.ndarray, prediction: np.ndarray) -> float:
-    """Volume of the prediction minus volume of the reference, in percent of the reference's; NaN without a reference.
+    """Volume of the prediction minus volume of the reference, in percent of the reference's. NaN without a reference.
 
     Raises:
         ValueError: If a mask is not bool, not 3D, or the shapes differ.
@@ -201,10 +201,10 @@ def score_organ(
         prediction: Bool mask, same shape as `reference`.
         spacing_mm: Voxel size along `(Z, Y, X)`, in mm.
         tolerance_mm: Largest surface distance, in mm, that counts as agreement in `surface_dice`.
-        worst_mm: Distance reported when one mask is empty. Default: the diagonal of the arrays given.
+        worst_mm: Distance reported when one mask is empty. None stands for the diagonal of the arrays given.
 
     Returns:
-        `METRICS` -> value. Volumes in mL are plain numbers also where the other metrics are NaN.
+        `METRICS` -> value. Volumes in mL are numbers even if the other metrics are NaN.
 
     Raises:
         ValueError: If a mask is not bool, the shapes differ, a spacing is not positive or the tolerance is negative.
@@ -246,12 +246,12 @@ def score_organ(
 
 
 def image_diagonal_mm(shape: Sequence[int], spacing_mm: Sequence[float]) -> float:
-    """Length of the diagonal of an image, outer voxel edge to outer voxel edge, in mm: no HD95 can be larger."""
+    """Length of the diagonal of an image, outer voxel edge to outer voxel edge, in mm. No HD95 can be larger."""
     return float(np.linalg.norm(np.multiply(shape, spacing_mm)))
 
 
 def joint_bounding_box(reference: np.ndarray, prediction: np.ndarray) -> tuple[slice, ...]:
-    """Smallest box that holds both masks, and one voxel more on each side where the image has one.
+    """Smallest box that holds both masks, with one voxel more on each side if the image has one.
 
     Raises:
         ValueError: If both masks are empty.

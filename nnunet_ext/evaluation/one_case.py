@@ -26,10 +26,10 @@ KILLED_REASON = (
 
 
 def on_grid_of(prediction: sitk.Image, reference: sitk.Image) -> sitk.Image:
-    """The prediction with axes ordered and flipped as the reference's; the voxels themselves stay what they are.
+    """The prediction with axes ordered and flipped as the reference's. No voxel changes its value.
 
     Raises:
-        ValueError: If the two grids are not the same voxels; the message names the difference.
+        ValueError: If the two grids are not the same voxels. The message names the difference.
     """
     try:
         return back_to_grid(prediction, reference)
@@ -107,10 +107,10 @@ def _score_case(job: Job) -> Result:
 
 
 def failed_case(job: Job, reason: str) -> Result:
-    """Rows of a case that could not be scored: every organ of its reference counts as missed."""
+    """Rows of a case that could not be scored. Every organ of its reference counts as missed."""
     nan = float("nan")
     try:
-        image, _ = label_map_of(read_image(job.reference))  # of a value that is no label nobody knows what it means
+        image, _ = label_map_of(read_image(job.reference))  # a value that is no label belongs to no organ
         reference = sitk.GetArrayViewFromImage(image)
         spacing_mm = image.GetSpacing()[::-1]
         masks = {organ: _mask(reference, values) for organ, values in job.organs.items()}
@@ -151,7 +151,7 @@ def _read_labels(path: Path, known: Collection[int], role: str) -> sitk.Image:
     except (OSError, ValueError) as error:
         raise type(error)(f"{role} {error}") from error
     array = sitk.GetArrayViewFromImage(image)
-    # The boxes need a place for every value up to the largest: not where one has ten digits.
+    # The boxes need a place for every value up to the largest, so a value of ten digits would cost too much memory.
     in_range = array.min() >= 0 and array.max() <= max(known, default=0)
     present = _label_boxes(array) if in_range else np.unique(array).tolist()
     if unknown := [*odd, *(value for value in present if value and value not in known)]:

@@ -37,7 +37,7 @@ _EVALUATION_JSON = {
 
 
 def write_evaluation(summary: EvaluationSummary, out: Path) -> None:
-    """Write `evaluation.csv`, `.json` and `.md`, each complete or not at all; the localizer's into `localizer/`."""
+    """Write `evaluation.csv`, `.json` and `.md`, each complete or not at all. The localizer's go to `localizer/`."""
     out.mkdir(parents=True, exist_ok=True)
     if summary.localizer is not None:
         write_evaluation(summary.localizer, out / "localizer")
@@ -47,7 +47,7 @@ def write_evaluation(summary: EvaluationSummary, out: Path) -> None:
 
 
 def read_evaluation(folder: Path) -> EvaluationSummary:
-    """What `write_evaluation` wrote.
+    """The scores that `write_evaluation` wrote.
 
     Raises:
         FileNotFoundError: If there is no `evaluation.json`.
@@ -89,7 +89,7 @@ def _score(case: str, organ: str, values: Mapping) -> Score:
 
 
 def _csv(rows: Sequence[Score]) -> str:
-    """One line per case and organ; an empty field where there is no number."""
+    """One line per case and organ. NaN is an empty field."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, [field.name for field in fields(Score)], lineterminator="\n")
     writer.writeheader()

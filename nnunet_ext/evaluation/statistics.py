@@ -24,7 +24,7 @@ SUMMARISED = {
 
 @dataclass(frozen=True)
 class Score:
-    """One organ of one case. The fields after `organ` are `metrics.METRICS`, NaN where there is no number.
+    """One organ of one case. The fields after `organ` are `metrics.METRICS`, NaN if there is no number.
 
     Attributes:
         tolerance_mm: Tolerance of `surface_dice`.

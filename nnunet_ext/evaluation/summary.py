@@ -12,6 +12,7 @@ from pathlib import Path
 
 from nnunet_ext.evaluation.statistics import SUMMARISED, Flag, Mean, Score, mean_of
 from nnunet_ext.evaluation.table import to_markdown
+from nnunet_ext.messages import Message
 
 DEFINITIONS = {
     "dsc_percent": "Dice similarity coefficient, in percent.",
@@ -51,17 +52,17 @@ class EvaluationSummary:
         labels: Organ -> label value, as in `dataset.json`.
         tolerance_mm: Organ -> tolerance of the surface dice.
         rows: One score per case and organ, the organs of a case together.
-        files: Case -> prediction and reference, None where there is none.
+        files: Case -> prediction and reference, None if there is none.
         failed: Case -> why it could not be scored.
         ignored: Predictions without a reference.
-        not_compared: What else lies in the folders of predictions and references and is no label map, as `folder/name`.
+        not_compared: Other files in the folders of predictions and references that are no label maps, as `folder/name`.
         not_segmented: Organs that the model leaves out.
-        pass_rates: Case -> label crop pass rate in [0, 1], where it is known.
-        channels: Names of the images' channels, empty where unknown.
+        pass_rates: Case -> label crop pass rate in [0, 1], for the cases for which it is known.
+        channels: Names of the images' channels, empty if unknown.
         model: The trained model, for a cross-validation.
         folds: Its folds that were scored.
         localizer: The localizer's scores on the same cases, or None.
-        left_right_pairs: Left and right organs, for pictures; None where they are not known.
+        left_right_pairs: Left and right organs, for pictures. None if they are not known.
     """
 
     labels: dict[str, int]
@@ -85,10 +86,13 @@ class EvaluationSummary:
         return not self.failed
 
     @property
-    def kind(self) -> str:
-        """What was scored, in words."""
-        plural = "s" * (len(self.folds) > 1)
-        return f"cross-validation, fold{plural} {', '.join(self.folds)}" if self.folds else "predictions"
+    def kind(self) -> Message:
+        """Folds of a cross-validation, or predictions."""
+        if not self.folds:
+            return Message("predictions")
+        if len(self.folds) == 1:
+            return Message("cross_validation_of_a_fold", {"fold": self.folds[0]})
+        return Message("cross_validation_of_folds", {"folds": self.folds})
 
     @property
     def organs(self) -> tuple[str, ...]:
@@ -128,15 +132,15 @@ class EvaluationSummary:
         return to_markdown(self)
 
     def scores(self, case: str, metric: str = "dsc_percent") -> dict[str, float]:
-        """One metric of one case: organ -> value (NaN where left out)."""
+        """Organ -> value of one metric in one case, NaN if left out."""
         return {row.organ: row.metric(metric) for row in self.rows if row.case == case}
 
     def values(self, organ: str, metric: str = "dsc_percent") -> dict[str, float]:
-        """One metric of one organ: case -> value (NaN where left out)."""
+        """Case -> value of one metric of one organ, NaN if left out."""
         return {row.case: row.metric(metric) for row in self.rows if row.organ == organ}
 
     def case_means(self, metric: str = "dsc_percent") -> dict[str, float]:
-        """Case -> mean of a metric over the case's organs; NaN where no organ has a value."""
+        """Case -> mean of a metric over the case's organs, NaN if no organ has a value."""
         by_case: dict[str, list[float]] = {}
         for row in self.rows:
             by_case.setdefault(row.case, []).append(row.metric(metric))

@@ -23,7 +23,7 @@ HEADS = {
 
 
 def to_markdown(summary: EvaluationSummary) -> str:
-    """The table of `evaluation.md`, what was missed, invented and left out, and what the localizer reached."""
+    """The text of `evaluation.md`: the table, the organs missed, invented and left out, and the localizer's scores."""
     header = ["organ", *HEADS.values(), "tolerance mm", "n"]
     lines = [
         [organ, *_cells(found), f"{summary.tolerance_mm[organ]:g}", str(found["dsc_percent"].n)]
@@ -32,7 +32,7 @@ def to_markdown(summary: EvaluationSummary) -> str:
     lines.append(["all organs", *_cells(summary.all_organs), "-", str(summary.all_organs["dsc_percent"].n)])
     reasons = "".join(f"\n  - {case}: {reason}" for case, reason in summary.failed.items()) or " none"
     n_cases = len(summary.cases)
-    folds = f" {summary.kind.capitalize()}." if summary.folds else ""
+    folds = f" {str(summary.kind).capitalize()}." if summary.folds else ""
     return f"""\
 {_table(header, lines)}
 

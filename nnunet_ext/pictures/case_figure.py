@@ -31,11 +31,11 @@ def draw_case(
     scores: Mapping[str, float] | None = None,
     pairs: Sequence[tuple[str, str]] | None = None,
 ) -> Figure:
-    """Figure of one case: every channel with the contours of both label maps.
+    """Figure of one case with the contours of both label maps on every channel.
 
     Arrays have the shape `(Z, Y, X)` and lie on the LPS image `grid`.
 
-    `pairs` are the left and right organs, which share slices; None: by name.
+    `pairs` are the left and right organs, which share slices. None finds them by name.
     """
     window_box = box_around(reference, prediction, grid.GetSpacing()[::-1])
     columns = [
@@ -64,10 +64,10 @@ def draw_comparison(
         channel: Name of the channel `volume`, for its window.
         volume: The channel.
         reference: Label map.
-        predictions: Experiment -> label map, or None where it has none.
+        predictions: Experiment -> label map, or None if it has none.
         labels: Organ -> label value.
         scores: Experiment -> organ -> DSC in percent, printed in the pictures.
-        pairs: Left and right organs, which share slices; None: by name.
+        pairs: Left and right organs, which share slices. None finds them by name.
     """
     window = display_window(channel, volume, box_around(reference, None, grid.GetSpacing()[::-1]))
     columns = [_Column(name, volume, window, found, scores.get(name, {})) for name, found in predictions.items()]
@@ -76,7 +76,7 @@ def draw_comparison(
 
 @dataclass(frozen=True)
 class _Column:
-    """One column of pictures: a title, the volume shown in a window, and the prediction drawn on it."""
+    """One column of pictures. The volume is shown in a window, with the prediction drawn on it."""
 
     title: str
     volume: np.ndarray
@@ -95,7 +95,7 @@ def _draw(
     scores: Mapping[str, float],
     pairs: Sequence[tuple[str, str]] | None,
 ) -> Figure:
-    """Rows are slices near the smallest organs; a narrow first column shows where they lie."""
+    """Rows are slices near the smallest organs. A narrow first column shows the position of each slice."""
     organs, colour = organ_values(labels), colours(labels)
     spacing_mm = grid.GetSpacing()[::-1]
     first = columns[0].prediction
@@ -119,7 +119,7 @@ def _draw(
             for m in (reference, *(column.prediction for column in columns))
         )
         pixel_mm = picture_spacing_mm(spacing_mm, view.plane)
-        # Around the reference, so that all columns show the same place; without one, around the prediction.
+        # Around the reference, so that all columns show the same place. Without one, around the prediction.
         about = [reference_masks, predicted[0] if len(columns) == 1 or reference is None else None]
         window_mm = zoom_mm(about, view.organs, pixel_mm)
         for number, (column, masks) in enumerate(zip(columns, predicted, strict=True)):
@@ -159,7 +159,7 @@ def _draw_scores(
     found: Mapping[str, bool],
     colour: Mapping[str, str],
 ) -> None:
-    """DSC of the organs a picture is about, in its upper left corner; `found` is empty where there is no prediction."""
+    """DSC of the organs of a picture, in its upper left corner. `found` is empty if there is no prediction."""
     texts = []
     for organ in organs:
         dsc = scores.get(organ, float("nan"))
@@ -191,7 +191,7 @@ def _draw_legend(
     *,
     one_prediction: bool,
 ) -> None:
-    """Organs with their DSC, or what became of them; above, which line is whose."""
+    """Line styles of reference and prediction, and organs with their DSC. Missed, invented and absent organs are marked."""
     handles = []
     for organ, values in organs.items():
         found = tuple(None if m is None else bool(np.isin(m, values).any()) for m in (reference, prediction))

@@ -16,7 +16,7 @@ from nnunet_ext.pictures.views import PLANES
 from nnunet_ext.pictures.volumes import PICTURE_MARGIN_MM
 
 NEIGHBOURHOOD_MM = 15.0  # organs this near the one a slice is about are shown with it: the eye with its lens
-SMALLEST_VIEW_MM = 56.0  # wide enough to recognise where a lone chiasm lies
+SMALLEST_VIEW_MM = 56.0  # wide enough to recognise the place of a lone chiasm
 VIEW_ASPECT = 4 / 3  # width / height of a picture
 
 
@@ -32,7 +32,7 @@ def draw_picture(axes: Axes, picture: np.ndarray, pixel_mm: tuple[float, float],
 def draw_contours(
     axes: Axes, masks: Sequence[dict[str, np.ndarray] | None], pixel_mm: tuple[float, float], colour: Mapping[str, str]
 ) -> None:
-    """Reference solid and wide, prediction dashed and narrow on a dark line, so both show where they coincide."""
+    """Reference solid and wide, prediction dashed and narrow on a dark line. Both can be seen when they coincide."""
     styles: tuple[dict[str, Any], ...] = (
         {"linewidths": 2.2, "linestyles": "solid", "alpha": 0.85},
         {"linewidths": 1.5, "linestyles": [(0, (3.0, 2.0))]},
@@ -105,7 +105,7 @@ def draw_marks(axes: Axes, plane: str, window_mm: tuple[float, float, float, flo
 
 
 def draw_outline(axes: Axes, x_mm: np.ndarray, y_mm: np.ndarray, mask: np.ndarray, **style: Any) -> LineCollection:
-    """Contour of a mask at one half: what `Axes.contour` draws, without its search for levels, colours and limits."""
+    """Contour of a mask at one half, as `Axes.contour` draws it, without its search for levels, colours and limits."""
     found = contour_generator(x_mm, y_mm, mask.astype(np.float32), line_type=LineType.Separate).lines(0.5)
     lines = [np.asarray(line) for line in found]  # `Separate`: one array per line
     collection = LineCollection(lines, **style)

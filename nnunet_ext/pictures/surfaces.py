@@ -1,7 +1,7 @@
-"""Prediction against reference in 3D: what both hold, what the prediction misses, what it adds.
+"""Prediction against reference in 3D: the volume in both, the missed and the extra volume.
 
-The volume in both is a solid, with the missed and the extra volume as coloured, translucent shells around it. World axes are
-LPS, in mm; seen from the front and from below the patient's right is on the picture's left, as on axial slices.
+The volume in both is a solid. The missed and the extra volume are coloured, translucent shells around it. World axes are
+LPS, in mm. Seen from the front and from below, the patient's right is on the picture's left, as on axial slices.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ COLOURS = {BOTH: "#d8d2c4", MISSED: "#f0334b", EXTRA: "#2f8cff"}
 SHELL_ALPHA = 0.62
 #: View -> elevation and azimuth of the camera in degrees, as matplotlib counts them for axes to L, P and S.
 VIEWS = {"from the front": (0, -90), "from the left, above": (28, -28), "from below": (-90, -90)}
-#: Letters at the left, right, top and bottom edge, where the view is along an axis.
+#: Letters at the left, right, top and bottom edge, if the view is along an axis.
 LETTERS = {"from the front": "RLSI", "from below": "RLAP"}
 #: Meshes are made on voxels of at most this size, in mm, smoothed by about half an original voxel.
 MESH_MM = 0.9
@@ -102,7 +102,7 @@ def parts_of(reference: np.ndarray, prediction: np.ndarray) -> dict[str, np.ndar
 
 
 def _volumes(spacing_mm: Sequence[float], reference: np.ndarray, prediction: np.ndarray) -> list[tuple[str, str]]:
-    """Per part its volume in words, organs apart: a voxel with the wrong organ is missed by one and extra in another."""
+    """Part -> its volume in words. Organs are counted apart, so a voxel with the wrong organ is missed and extra."""
     voxel_ml = float(np.prod(spacing_mm)) / 1000
     right = int(np.count_nonzero((reference == prediction) & (reference > 0)))
     counts = {BOTH: right, MISSED: int((reference > 0).sum()) - right, EXTRA: int((prediction > 0).sum()) - right}
@@ -161,7 +161,7 @@ def _mesh(mask: np.ndarray, spacing_mm: Sequence[float]) -> tuple[np.ndarray, np
     pad = 3
     field = ndimage.zoom(np.pad(mask, pad).astype(np.float32), factors, order=1, grid_mode=True, mode="grid-constant")
     smooth = ndimage.gaussian_filter(field, [0.5 * f for f in factors])
-    # A structure of a voxel or two must not be smoothed away: mesh it where its own peak is halved.
+    # A structure of a voxel or two must not be smoothed away, so it is meshed at half of its own peak.
     level = min(0.5, 0.5 * float(smooth.max()))
     fine_mm = np.divide(spacing_mm, factors)
     points, faces, normals, _ = marching_cubes(smooth, level, spacing=tuple(fine_mm))
@@ -185,7 +185,7 @@ def _camera(elevation: float, azimuth: float) -> np.ndarray:
 
 
 def _shade(colours: np.ndarray, normals: np.ndarray, elevation: float, azimuth: float) -> np.ndarray:
-    """Colours `(N, 3)` lit for a camera: ambient, two lamps and a soft highlight."""
+    """Colours `(N, 3)` lit for a camera by ambient light, two lamps and a soft highlight."""
     seen = normals @ _camera(elevation, azimuth).T
     seen = np.where(seen[:, 2:] < 0, -seen, seen)  # both sides of a shell are lit
     key, fill = (np.clip(seen @ (np.asarray(lamp) / np.linalg.norm(lamp)), 0, 1) for lamp in (KEY_LIGHT, FILL_LIGHT))

@@ -17,19 +17,19 @@ PLANES = {"axial": (0, "RLAP"), "coronal": (1, "RLSI"), "sagittal": (2, "APSI")}
 
 @dataclass(frozen=True)
 class View:
-    """One row of pictures: a slice of the LPS volume, by its voxel index along the axis the plane cuts."""
+    """One row of pictures. It is a slice of the LPS volume, by its voxel index along the axis that the plane cuts."""
 
     plane: str
     index: int
-    shows: str  # what the slice was chosen for
+    shows: str  # the organ that the slice was chosen for
     organs: tuple[str, ...] = ()  # its left and right, or itself
 
 
 def slice_picture(volume: np.ndarray, plane: str, index: int) -> np.ndarray:
     """A slice as it is shown, first row on top, from an LPS volume of shape `(Z, Y, X)`.
 
-    Axial: anterior on top, the patient's right on the left. Coronal: superior on top, the patient's right on the left.
-    Sagittal: superior on top, anterior on the left.
+    Axial slices have anterior on top and the patient's right on the left. Coronal slices have superior on top and the
+    patient's right on the left. Sagittal slices have superior on top and anterior on the left.
     """
     picture = np.take(volume, index, axis=PLANES[plane][0])
     return picture if plane == "axial" else picture[::-1]
@@ -50,16 +50,15 @@ def choose_views(
 ) -> list[View]:
     """Axial slices near the lenses and near the chiasm, and the coronal slice near the chiasm.
 
-    Where no organ is called lens or chiasm, its place is taken by the smallest organ not yet shown. Left and right share
-    a slice where one shows at least half the largest area of each; a tilted head gets one slice per side. Areas are
-    those of the reference, or of the prediction for an organ the reference lacks. Without any organ: the middle of
-    the volume.
+    If no organ is called lens or chiasm, the smallest organ not yet shown takes its place. Left and right share a slice if
+    one shows at least half the largest area of each. A tilted head gets one slice per side. Areas are those of the
+    reference, or of the prediction for an organ that the reference lacks. Without any organ, the slices are the middle ones.
 
     Args:
         reference: LPS label map, shape `(Z, Y, X)`, or None.
         prediction: The same for the prediction.
         labels: Organ -> label value.
-        pairs: Left and right organs; None: by name.
+        pairs: Left and right organs. None finds them by name.
     """
     pairs = pair_names(labels).pairs if pairs is None else pairs
     both = {organ: _both_sides(*pair) for pair in pairs for organ in pair}
@@ -80,7 +79,7 @@ def choose_views(
 
 
 def _both_sides(left: str, right: str) -> str:
-    """Name of a pair: that of the left one without its side."""
+    """Name of a pair, which is that of the left one without its side."""
     side = side_of(left)
     return f"{left}, {right}" if side is None else side.stem or f"{left}, {right}"
 

@@ -39,7 +39,7 @@ def read_case(
 
 
 def display_window(channel: str, volume: np.ndarray, box: tuple[slice, ...]) -> tuple[float, float]:
-    """Grey values shown black and white: a soft-tissue window for `CT`, percentiles inside `box` for anything else."""
+    """Grey values shown black and white. `CT` has a soft-tissue window, any other channel percentiles inside `box`."""
     if channel.upper() == "CT":
         return CT_WINDOW_HU
     low, high = np.nanpercentile(volume[box], (1.0, 99.5))
@@ -47,7 +47,7 @@ def display_window(channel: str, volume: np.ndarray, box: tuple[slice, ...]) -> 
 
 
 def on_grid(image: sitk.Image, grid: sitk.Image, *, interpolation: str = "linear") -> sitk.Image:
-    """An image, or by `nearest` a label map, on a grid; as it is where it lies on it already."""
+    """An image on a grid, or with `nearest` a label map. It is returned as it is if it lies on that grid already."""
     if same_grid(image, grid):
         return image
     return resample_to(
@@ -58,7 +58,7 @@ def on_grid(image: sitk.Image, grid: sitk.Image, *, interpolation: str = "linear
 def box_around(
     reference: np.ndarray | None, prediction: np.ndarray | None, spacing_mm: Sequence[float]
 ) -> tuple[slice, ...]:
-    """Box of everything labelled, and `PICTURE_MARGIN_MM` around it; the whole volume where nothing is."""
+    """Box of everything labelled with `PICTURE_MARGIN_MM` around it, or the whole volume if nothing is labelled."""
     given = [m > 0 for m in (reference, prediction) if m is not None]
     labelled = np.logical_or.reduce(given)
     box = []

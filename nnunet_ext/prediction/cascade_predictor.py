@@ -1,4 +1,4 @@
-"""Both stages of the cascade, loaded once: from the images of a case to organ masks on the case's own grid.
+"""Both stages of the cascade, loaded once. They turn the images of a case into organ masks on the case's own grid.
 
 A configuration without a previous stage, such as the whole-volume baseline, predicts in one stage.
 """
@@ -52,15 +52,15 @@ REGROW_TIMES = 3
 
 @dataclass(frozen=True)
 class PreparedCase:
-    """One case as the networks need it, made by `CascadePredictor.prepare`.
+    """One case in the form of the networks' input, made by `CascadePredictor.prepare`.
 
     Attributes:
         images: Normalised images of the body on the case's voxels, shape `(C, *plan_axes)`, float32.
         localizer_images: The same on the localizer's grid, or None without a localizer.
         properties: Of the crop to the body, as nnU-Net's preprocessor gives them.
         channels: The channels the case has. A model trained with modality dropout does without some.
-        warnings: What a person should know.
-        grid: The grid of the case's CT (else its first channel) as it was given, as an image without content. None if
+        warnings: Messages for the user.
+        grid: The grid of the case's CT, or of its first channel, as it was given. It is an image without content. None if
             arrays were given.
     """
 
@@ -84,7 +84,7 @@ class CasePrediction:
         missing: Names of organs without a voxel, except those that the model leaves out.
         channels: The channels the case had.
         precision: Number format of the networks: `float32`, `bfloat16` or `float16`.
-        warnings: What a person should know. Those of `PreparedCase` come first.
+        warnings: Messages for the user. Those of `PreparedCase` come first.
     """
 
     label_map: np.ndarray
@@ -207,7 +207,7 @@ class CascadePredictor:
     def _locate(self, prepared: PreparedCase) -> np.ndarray:
         """The localizer's label map on the body's grid, shape `(1, *plan_axes)`."""
         assert self.localizer is not None
-        assert prepared.localizer_images is not None  # made where there is a localizer
+        assert prepared.localizer_images is not None  # made if there is a localizer
         logits = self._logits(self.localizer, prepared.localizer_images).numpy()
         return label_map_of_logits(
             logits,
@@ -353,7 +353,7 @@ class CascadePredictor:
             images: Channel name -> file or image. A channel that is not there is left blank if the model was trained
                 with modality dropout.
             options: How to bring the images to the form of the training images, mostly `recorded_options()`. None if they
-                have that form, as those of an `imagesTs` folder: one grid, couch and mask off, N4, window.
+                have that form, as those of an `imagesTs` folder. They lie on one grid, without couch and mask, after N4.
             same_frame: Groups of channels that share a frame of reference, for a registration. See `prepare_channels`.
 
         Raises:
@@ -480,7 +480,7 @@ class CascadePredictor:
 
 
 def as_image(image: Path | sitk.Image) -> sitk.Image:
-    """The image itself, or what the file holds."""
+    """The image itself, or the one read from the file."""
     return read_image(image) if isinstance(image, Path) else image
 
 

@@ -173,7 +173,7 @@ def checkpoint_files(folder: Path, folds: Sequence[int | str] | None, checkpoint
     """Checkpoint files of some folds of a trained configuration. None means all folds of the cross-validation.
 
     Raises:
-        FileNotFoundError: Naming what is not there.
+        FileNotFoundError: If a folder or file is not there. The message names it.
     """
     if folds is None:
         folds = [f.parent.name.removeprefix("fold_") for f in sorted(folder.glob(f"fold_*/{checkpoint}"))]
@@ -229,7 +229,7 @@ def read_weights(file: Path) -> dict:
         with torch.serialization.safe_globals(NUMPY_SCALARS):
             # Mapped, not read: the optimizer's state, two thirds of the file, stays on the disk.
             checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, MemoryError):  # not there, no permission: what is in it is not to blame
+    except (OSError, MemoryError):  # not there, or no permission, so its content is not to blame
         raise
     except Exception as error:  # torch, zipfile and pickle each have their own
         raise ValueError(
@@ -245,10 +245,10 @@ def read_weights(file: Path) -> dict:
 def check_architecture(configuration: ConfigurationManager) -> None:
     """Refuse a plan that names anything but a network and layers of the known packages.
 
-    nnU-Net imports these names and calls what it finds with arguments from the plan.
+    nnU-Net imports these names and calls the objects it finds with arguments from the plan.
 
     Raises:
-        ValueError: Naming it.
+        ValueError: If there is any. The message names it.
     """
     options = configuration.network_arch_init_kwargs
     names = {"network_class_name": (configuration.network_arch_class_name, NETWORK_PACKAGES)}

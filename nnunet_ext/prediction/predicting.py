@@ -1,4 +1,4 @@
-"""Contour many cases with both stages in one process: which cases, what becomes of each, and the record of it."""
+"""Many cases through both stages in one process, with a record of each."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ MANIFEST = "predictions.json"
 
 @dataclass
 class PredictionSummary:
-    """What a run did: case names written, kept from an earlier run, failed (with reason), and warnings per case.
+    """Case names written, kept from an earlier run and failed (with reason), and warnings per case.
 
-    `files` says what became of every file of the images folder.
+    `files` counts the files of the images folder by their use.
     """
 
     out: Path
@@ -81,39 +81,39 @@ def predict(
 ) -> PredictionSummary:
     """Segment every case, with both stages in one process.
 
-    Writes `out/<case><file ending>` on each case's own grid, with `rtstruct` also `out/<case>.dcm`, `out/dataset.json` (so
-    that `nnunet_ext evaluate` knows the labels, and the organs that the configuration leaves out) and
-    `out/predictions.json`: what predicted, and per case its box, fallback, warnings, seconds and the peak memory of the
+    Each case gives `out/<case><file ending>` on its own grid, and with `rtstruct` also `out/<case>.dcm`.
+    `out/dataset.json` tells `nnunet_ext evaluate` the labels, and the organs that the configuration leaves out.
+    `out/predictions.json` records the models, and per case its box, fallback, warnings, seconds and the peak memory of the
     process until then. While the networks see one case, the next is read and the one before is written.
 
-    A case that fails is named and leaves no output, and the others are finished; a case that was predicted before is
-    skipped unless `overwrite`. Cases of a DICOM tree get numbers, as in `nnunet_ext convert`: nothing in `out` says whose
-    they are, a private key file beside it does.
+    A case that fails is named and leaves no output, and the others are finished. A case that was predicted before is
+    skipped unless `overwrite`. Cases of a DICOM tree get numbers, as in `nnunet_ext convert`. Only a private key file
+    beside `out` says whose they are.
 
     Args:
-        images: Folder with `<case>_0000<ending>`, `<case>_0001<ending>`, ... in the form of the training images; or with
-            one folder per case that holds one image per channel, or with DICOM series of any nesting: those are prepared
-            as `nnunet_ext convert` prepared the training images.
+        images: Folder with `<case>_0000<ending>`, `<case>_0001<ending>`, ... in the form of the training images. Or a
+            folder with one folder per case that holds one image per channel. Or a folder with DICOM series of any nesting.
+            Folders and DICOM are prepared as `nnunet_ext convert` prepared the training images.
         out: Folder to write to.
-        dataset_id: nnU-Net dataset the models were trained on: id or name.
-        model: Folder of the trained configuration, its localizer in the folder beside it, instead of `dataset_id`,
-            `trainer`, `plans` and `configuration`: for a model without nnU-Net's folders.
-        configuration: Any configuration that is trained; `3d_cascade_fullres` if None. Its localizer, if it has one, is
-            the one its plan names.
-        folds: Folds to average; None for all that are trained.
+        dataset_id: Id or name of the nnU-Net dataset that the models were trained on.
+        model: Folder of the trained configuration, with its localizer in the folder beside it. It takes the place of
+            `dataset_id`, `trainer`, `plans` and `configuration` for a model without nnU-Net's folders.
+        configuration: Any configuration that is trained, `3d_cascade_fullres` if None. If its plan names a localizer, that
+            one is used.
+        folds: Folds to average, all that are trained if None.
         trainer, plans: `CascadeOARTrainer` and `CascadeOARPlans` if None.
         checkpoint: File name of the weights in each fold's folder.
-        device: `cuda`, `cpu` or `mps`; None for the GPU if there is one.
+        device: `cuda`, `cpu` or `mps`. None takes the GPU if there is one.
         use_mirroring, full_precision: See `CascadePredictor`.
-        layout: Kind of `images`: `files`, `folders`, `dicom`, or `auto` to look what is there.
-        register: Register the MR to the CT, also where the training images were not registered by `convert`.
-        series_file: DICOM only: TOML file that says which series is which channel (see `cases.dicom_cases`).
-        key_file: DICOM only: the private file that says which patient each case is; `<out>.key.csv` beside `out` if None.
-        rtstruct: Write an RTSTRUCT for each case; DICOM only.
+        layout: Kind of `images`: `files`, `folders` or `dicom`. `auto` finds out.
+        register: Register the MR to the CT, even if the training images were not registered by `convert`.
+        series_file: TOML file that says which series is which channel (see `cases.dicom_cases`). For DICOM only.
+        key_file: Private file that says which patient each case is, `<out>.key.csv` beside `out` if None. For DICOM only.
+        rtstruct: Write an RTSTRUCT for each case. For DICOM only.
         strict: A case with a warning fails.
         num_parts, part_id: Take every `num_parts`-th case from the `part_id`-th on, so that several processes share the
-            work; they may share `out`, too.
-        overwrite: Predict again what is there already; it is deleted first.
+            work. They may share `out`, too.
+        overwrite: Delete earlier predictions and predict their cases again.
         show_progress: Show progress bars.
 
     Raises:
@@ -166,10 +166,10 @@ def predict(
 
 
 def preparation(predictor: CascadePredictor, kind: str, *, register: bool) -> ChannelOptions | None:
-    """How cases that are not in the form of the training images are brought to it; None where all are.
+    """Options that bring cases into the form of the training images, or None if all are in that form.
 
     Raises:
-        ValueError: If files in that form are to be registered, or the model's dataset does not say what was done to it.
+        ValueError: If files in that form are to be registered, or the model's dataset does not record its preparation.
     """
     if kind == "files":
         if register:
@@ -183,7 +183,7 @@ def preparation(predictor: CascadePredictor, kind: str, *, register: bool) -> Ch
 
 
 class _Run:
-    """One run over many cases: what `predict` and its three steps share."""
+    """One run over many cases, with all that `predict` and its three steps share."""
 
     def __init__(
         self,
@@ -202,15 +202,15 @@ class _Run:
         #: Several processes write one manifest: each under this lock, which ends with its process.
         self.lock = FileLock(out / f".{MANIFEST}.lock") if shared else contextlib.nullcontext()
 
-    # --- what lies in the folder -------------------------------------------------------------------------------------
+    # --- the output folder --------------------------------------------------------------------------------------------
 
     def outputs(self, case: str) -> list[Path]:
-        """The RTSTRUCT, where one is wanted, and the label map, which is written last: with it the case is finished."""
+        """The RTSTRUCT if one is wanted, and the label map. The label map is written last, so it means a finished case."""
         mask = self.out / f"{case}{self.predictor.dataset_json['file_ending']}"
         return [self.out / f"{case}.dcm", mask] if self.rtstruct else [mask]
 
     def begin(self, *, overwrite: bool, register: bool) -> None:
-        """Write what is known before the first case; refuse to mix with the predictions of another model."""
+        """Begin the manifest before the first case. Refuse to mix with the predictions of another model."""
         header = {
             "versions": {
                 "nnunet_ext": __version__,
@@ -247,7 +247,7 @@ class _Run:
     # --- the cases ---------------------------------------------------------------------------------------------------
 
     def predict(self, found: FoundCases, part: slice, *, overwrite: bool, show_progress: bool) -> None:
-        """All cases of this part, each in three steps; at most one case is ahead, and one behind the networks."""
+        """All cases of this part, each in three steps. At most one case is ahead of the networks, and one behind them."""
         for file, reason in found.others.items():
             message = Message("file_left_out", {"reason": reason})
             if self.strict:
@@ -271,7 +271,7 @@ class _Run:
         behind: tuple[Case, dict, Future] | None = None
         try:
             for at, case in enumerate(tqdm(todo, desc="Predicting", unit="case", disable=not show_progress)):
-                self.remove(case.name)  # half of what is wanted, or refused by strict
+                self.remove(case.name)  # an incomplete output, or one that strict refused
                 prepared = ahead
                 assert prepared is not None  # every case is begun one round ahead
                 wait([prepared])
@@ -280,13 +280,13 @@ class _Run:
                 if behind is not None:
                     self.finish(*behind)
                 behind = None if mask is None else (case, record, in_background(timed, self.write, case, mask))
-        finally:  # also when interrupted: what is being written is finished
+        finally:  # also when interrupted, so that files under way are finished
             if behind is not None:
                 self.finish(*behind)
             self.count_files(found)
 
     def count_files(self, found: FoundCases) -> None:
-        """Say in the manifest what became of every file, by what this run and others into the folder made of the cases."""
+        """Count the files of the images folder in the manifest, by the outcome of the cases in this and other runs."""
         with self.lock:
             manifest = read_manifest(self.out / MANIFEST)
             failed = [case for case, record in manifest["cases"].items() if "failed" in record]
@@ -304,7 +304,7 @@ class _Run:
         return replace(prepared, warnings=[*warnings, *prepared.warnings])
 
     def segment(self, case: Case, prepared: Future) -> tuple[dict, sitk.Image | None]:
-        """Record and mask of a case that is read; no mask where it failed."""
+        """Record and mask of a case that is read. No mask if it failed."""
         try:
             prepared_case, prepare_s = prepared.result()
             prediction, segment_s = timed(self.predictor.segment, prepared_case)
@@ -318,7 +318,7 @@ class _Run:
             return {}, None
 
     def describe(self, case: Case, prediction: CasePrediction, **seconds: float) -> dict:
-        """What the manifest says about a case, as plain JSON."""
+        """The entry of a case in the manifest, as plain JSON."""
         warnings = [message.changed(case.public) for message in prediction.warnings]
         return {
             **prediction.record(),
@@ -331,7 +331,7 @@ class _Run:
         }
 
     def write(self, case: Case, mask: sitk.Image) -> list[Message]:
-        """The case's files; the label map last, so that where it is, the case is finished. What was left out of them."""
+        """Write the case's files, the label map last, and return messages on contours that were left out."""
         notes: list[Message] = []
         if self.rtstruct:
             from nnunet_ext.dicom.rtstruct_writer import write_rtstruct
@@ -375,7 +375,7 @@ class _Run:
 
 
 def model_sha256(predictor: CascadePredictor) -> str:
-    """Hash of all that decides what the networks say: plans and weights of every stage and fold."""
+    """Hash of the plans and weights of every stage and fold, which decide the networks' output."""
     digest = hashlib.sha256()
     for stage in predictor.stages:
         digest.update(json.dumps(stage.plans_manager.plans, sort_keys=True).encode())

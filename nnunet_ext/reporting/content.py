@@ -1,6 +1,7 @@
 """The data of a report: experiments with their scores, tables, figures and training curves.
 
-`reporting.report` makes it. The tables, figures and page read this data and do not change it.
+`reporting.report` makes it. The tables, figures and page read this data and do not change it. Its texts become words when
+they are written: English in Markdown and LaTeX, English and Chinese in the page.
 """
 
 from __future__ import annotations
@@ -10,7 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_ext.evaluation.summary import EvaluationSummary
+from nnunet_ext.messages import Message
 from nnunet_ext.reporting.training_curves import TrainingCurve
+
+#: A text of the report. A plain string is the same in every language: a name, a number, the text of an error.
+Text = str | Message
 
 
 @dataclass(frozen=True)
@@ -18,11 +23,11 @@ class Experiment:
     """One system on its cases.
 
     Attributes:
-        name: As the user calls it; unique in a report.
+        name: The user's name for it. No other experiment of the report has it.
         folder: The evaluation folder (`evaluation.json`, `.csv`, `.md`).
-        scores: Per case and organ, as evaluated: all its cases, also those that other experiments lack. Holds the files
-            of predictions and references (`scores.files`), label crop pass rates, channels and the localizer's scores.
-        images: Case -> channel name -> image, first the one to draw on. Cases without images are not in it.
+        scores: Per case and organ, as evaluated. They include cases that other experiments lack, and hold the files of
+            predictions and references, label crop pass rates, channels and the localizer's scores.
+        images: Case -> channel name -> image. Pictures are drawn on the first channel. Cases without images are not in it.
     """
 
     name: str
@@ -33,9 +38,9 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table: its plain text (`78.46 +- 6.23`), and whether it is the best of its row."""
+    """A cell of a table: its text (`78.46 +- 6.23`), and whether it is the best of its row."""
 
-    text: str
+    text: Text
     best: bool = False
 
 
@@ -46,13 +51,19 @@ class Table:
     Attributes:
         name: Stem of its files `tables/<name>.md` and `.tex`.
         rows: Cells, of which the first names the row.
+        notes: Sentences below the table.
     """
 
     name: str
-    title: str
-    header: tuple[str, ...]
+    title: Text
+    header: tuple[Text, ...]
     rows: tuple[tuple[Cell, ...], ...]
-    note: str = ""
+    notes: tuple[Text, ...] = ()
+
+    @property
+    def note(self) -> str:
+        """The notes in English."""
+        return " ".join(map(str, self.notes))
 
 
 @dataclass(frozen=True)
@@ -69,7 +80,7 @@ class Picture:
 
     name: str
     kind: str
-    title: str
+    title: Text
     png: str
     svg: str | None = None
     case: str | None = None
@@ -88,7 +99,7 @@ class Report:
         shown_cases: Those with overlays and surfaces, the worst first.
         box_organ: The organ of the box plots.
         curves: Training curves of the models that are known.
-        remarks: Sentences a reader must see: cases left out, tests not made, pictures not drawn and why.
+        remarks: A reader must see these: cases left out, tests not made, pictures not drawn and why.
     """
 
     out: Path
@@ -100,7 +111,7 @@ class Report:
     curves: tuple[TrainingCurve, ...] = ()
     tables: tuple[Table, ...] = ()
     pictures: tuple[Picture, ...] = ()
-    remarks: tuple[str, ...] = ()
+    remarks: tuple[Message, ...] = ()
 
     @property
     def failed(self) -> dict[str, str]:

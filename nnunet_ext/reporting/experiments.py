@@ -8,6 +8,7 @@ from pathlib import Path
 from nnunet_ext.evaluation.evaluating import evaluate
 from nnunet_ext.evaluation.score_files import read_evaluation
 from nnunet_ext.evaluation.summary import EvaluationSummary
+from nnunet_ext.messages import Message
 from nnunet_ext.nnunet_folders import (
     channel_files,
     dataset_folder,
@@ -24,7 +25,7 @@ from nnunet_ext.reporting.training_curves import TrainingCurve, read_training_cu
 REFERENCE_TOLERANCE = 0.01
 
 
-def load_experiment(
+def load_experiments(
     runs: Sequence[tuple[str, Path]],
     out: Path,
     references: Path | None,
@@ -33,6 +34,20 @@ def load_experiment(
     n_processes: int,
     show_progress: bool,
 ) -> list[Experiment]:
+    """An experiment for each run (name and folder). Predictions and models are scored first, into `out/evaluations`.
+
+    Args:
+        runs: As for `reporting.report`.
+        out: Folder of the report.
+        references: Reference label maps, for folders of predictions.
+        images: Folder of images to draw on. None stands for the one beside the references.
+        n_processes: Processes that score cases.
+        show_progress: Draw progress bars.
+
+    Raises:
+        FileNotFoundError: If a folder is no evaluation, no model, and no predictions with references.
+        ValueError: If two runs would have the same file names.
+    """
     stems = [file_stem(name) for name, _ in runs]
     if twice := {stem for stem in stems if stems.count(stem) > 1}:
         raise ValueError(f"two runs are called '{sorted(twice)[0]}' (in file names); give each a name: NAME=FOLDER.")
@@ -96,7 +111,7 @@ def _channel_names(images: Path, scores: EvaluationSummary) -> Mapping[str, str]
 
 
 def curves_of(experiments: Sequence[Experiment], models: Sequence[Path]) -> list[TrainingCurve]:
-    """Curves of the models asked for, and of those of cross-validations with their localizers where their logs are there."""
+    """Curves of the models asked for, and of cross-validated models and their localizers if they have logs."""
     curves = [curve for model in models for curve in read_training_curves(Path(model))]
     known = [experiment.scores.model for experiment in experiments if experiment.scores.model is not None]
     asked = {Path(model).resolve() for model in models}
@@ -107,8 +122,8 @@ def curves_of(experiments: Sequence[Experiment], models: Sequence[Path]) -> list
     return curves
 
 
-def common_cases(experiments: Sequence[Experiment]) -> tuple[tuple[str, ...], list[str]]:
-    """Cases that every experiment has, and what was left out, in words."""
+def common_cases(experiments: Sequence[Experiment]) -> tuple[tuple[str, ...], list[Message]]:
+    """Cases that every experiment has, and a remark for each experiment that has more."""
     common = [c for c in experiments[0].scores.cases if all(c in e.scores.cases for e in experiments)]
     if not common:
         raise ValueError(
@@ -119,13 +134,20 @@ def common_cases(experiments: Sequence[Experiment]) -> tuple[tuple[str, ...], li
     for experiment in experiments:
         if left_out := [case for case in experiment.scores.cases if case not in common]:
             remarks.append(
-                f"Compared on the {len(common)} cases that all experiments have; {experiment.name} has {len(left_out)} "
-                f"more: {', '.join(left_out)}."
+                Message(
+                    "compared_on_common_cases",
+                    {"n": len(common), "name": experiment.name, "more": len(left_out), "cases": left_out},
+                )
             )
     return tuple(common), remarks
 
 
 def check_comparable(experiments: Sequence[Experiment], common: Sequence[str]) -> None:
+    """Refuse experiments with other tolerances or other reference contours than the first one.
+
+    Raises:
+        ValueError: If there are any. The message names the organ, and the case if its contours differ.
+    """
     first = experiments[0]
     for other in experiments[1:]:
         for organ in set(first.scores.organs) & set(other.scores.organs):

@@ -1,50 +1,54 @@
-"""Figures of a report: box plots, overlays, surfaces, training curves, and the pictures of the preprocessing."""
+"""The figures of a report as files: plots, overlays, surfaces, and pictures of the preprocessing."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import matplotlib
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from tqdm import tqdm
 
-from nnunet_ext.evaluation.summary import EvaluationSummary
-from nnunet_ext.evaluation.table import HEADS
 from nnunet_ext.files import written_whole
+from nnunet_ext.messages import Message
 from nnunet_ext.pictures.case_figure import draw_case, draw_comparison
 from nnunet_ext.pictures.surfaces import draw_surfaces
 from nnunet_ext.pictures.volumes import read_case
-from nnunet_ext.reporting import reference_study
-from nnunet_ext.reporting.content import Experiment, Picture, Report
+from nnunet_ext.reporting.content import Experiment, Picture, Report, Text
+from nnunet_ext.reporting.plots import draw_all_organs, draw_box_plots, draw_training_curves
 from nnunet_ext.reporting.table_text import file_stem
-from nnunet_ext.reporting.training_curves import TrainingCurve
 
 #: Folder of the figures in a report.
 FOLDER = "figures"
-#: Okabe and Ito's colours for colour-blind readers, with dark grey in place of yellow, which is weak on white.
-PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#444444", "#999999")
-#: Fewer cases are drawn as points without a box. A box of three points hides more than it shows.
-LEAST_FOR_BOX = 5
+#: Pictures that `convert` draws of a case, by the stem of their file.
+PREPROCESSING_STEPS = {
+    "1_couch_and_mask": Message("step_couch_and_mask"),
+    "2_bias_field": Message("step_bias_field"),
+    "3_window": Message("step_window"),
+    "4_alignment": Message("step_alignment"),
+    "5_labels": Message("step_labels"),
+}
 
 
-def draw_figures(report: Report, *, with_study: bool, show_progress: bool) -> tuple[list[Picture], list[str]]:
-    """Draw all figures into the report's folder; remarks name what could not be drawn and why."""
+def draw_figures(report: Report, *, with_study: bool, show_progress: bool) -> tuple[list[Picture], list[Message]]:
+    """Draw all figures into the report's folder.
+
+    Returns:
+        The pictures, and remarks on those that could not be drawn.
+    """
     pictures, remarks = [], []
     compared = {e.name: e.scores.only(report.cases) for e in report.experiments}
+    n_cases = len(report.cases)
     figure = draw_box_plots(compared, report.box_organ, with_study=with_study)
-    title = f"{report.box_organ}: DSC and HD95 of {len(report.cases)} cases"
+    title = Message("title_box_plots", {"organ": report.box_organ, "n": n_cases})
     pictures.append(_save(figure, report.out, f"box_{file_stem(report.box_organ)}", "box", title))
     figure = draw_all_organs(compared, report.organs)
-    pictures.append(_save(figure, report.out, "box_all_organs", "box", f"DSC of {len(report.cases)} cases by organ"))
+    title = Message("title_box_plots_by_organ", {"n": n_cases})
+    pictures.append(_save(figure, report.out, "box_all_organs", "box", title))
     if report.curves:
         figure = draw_training_curves(report.curves)
-        pictures.append(_save(figure, report.out, "training_curves", "curves", "Training curves"))
+        pictures.append(_save(figure, report.out, "training_curves", "curves", Message("title_training_curves")))
     for case in tqdm(report.shown_cases, desc="Drawing", unit="case", disable=not show_progress):
         # One by one: a damaged prediction of one experiment must not cost the others their pictures.
         overlays = [_overlay(report, case, experiment) for experiment in report.experiments]
@@ -53,133 +57,8 @@ def draw_figures(report: Report, *, with_study: bool, show_progress: bool) -> tu
             try:
                 pictures += drawn
             except (OSError, RuntimeError, ValueError) as error:  # SimpleITK raises RuntimeError
-                remarks.append(f"case '{case}': {' '.join(str(error).split())}")
+                remarks.append(Message("case_not_drawn", {"case": case, "error": " ".join(str(error).split())}))
     return pictures, list(dict.fromkeys(remarks))
-
-
-# Scores ---------------------------------------------------------------------------------------------------------------
-
-
-def draw_box_plots(compared: Mapping[str, EvaluationSummary], organ: str, *, with_study: bool = False) -> Figure:
-    """DSC and HD95 of one organ, a box per experiment, with every case as a point.
-
-    Boxes: quartiles and median; whiskers: to the last case within 1.5 interquartile ranges. Boxes are over all cases, but
-    the HD95 axis ends above the largest distance of an organ that was found: a missed one has the image diagonal, and is
-    named at the top instead. With `with_study`, the study's mean +- SD as grey bars.
-    """
-    studies = [s for s in reference_study.SYSTEMS if with_study and organ in s.values["dsc_percent"]]
-    figure = _figure(max(7.0, 2.6 + 2.1 * (len(compared) + len(studies))), 4.6)
-    for column, metric in enumerate(("dsc_percent", "hd95_mm")):
-        axes = figure.add_subplot(1, 2, column + 1)
-        for place, summary in enumerate(compared.values()):
-            values = [v for v in summary.values(organ, metric).values() if not np.isnan(v)]
-            _box(axes, values, place, PALETTE[place % len(PALETTE)])
-        published = {study.name: study.values[metric][organ] for study in studies if metric in study.values}
-        for place, (mean, sd) in enumerate(published.values(), start=len(compared)):
-            axes.errorbar(place, mean, sd, fmt="D", color="#777777", capsize=5, markersize=5, linewidth=1.3)
-        names = [*compared, *published]
-        axes.set_xticks(range(len(names)), names, rotation=25, ha="right", rotation_mode="anchor")
-        axes.set_xlim(-0.6, len(names) - 0.4)
-        axes.set_title(f"{organ}: {HEADS[metric]}", fontsize=12)
-        if metric == "hd95_mm":
-            _end_above_found(axes, compared, organ, [mean + sd for mean, sd in published.values()])
-        axes.grid(axis="y", color="#dddddd", linewidth=0.8)
-    return figure
-
-
-def _end_above_found(
-    axes: Axes, compared: Mapping[str, EvaluationSummary], organ: str, published_mm: Sequence[float]
-) -> None:
-    """End the HD95 axis above the organs that were found, and say at the top how many were not."""
-    rows = {name: [row for row in summary.rows if row.organ == organ] for name, summary in compared.items()}
-    found_mm = [row.hd95_mm for found in rows.values() for row in found if not row.flag]
-    lost = {name: sum(row.flag in ("missed", "invented", "failed") for row in found) for name, found in rows.items()}
-    axes.set_ylim(bottom=0)
-    if not any(lost.values()) or not found_mm:
-        return
-    top = max(1.35 * max(found_mm), 1.1 * max(published_mm, default=0.0), 1.0)
-    axes.set_ylim(0, top)
-    for place, (name, n_lost) in enumerate(lost.items()):
-        if n_lost:
-            text = f"▲ {n_lost} of {len(rows[name])}\nnot found"
-            axes.text(place, 0.98 * top, text, ha="center", va="top", fontsize=9, color=PALETTE[place % len(PALETTE)])
-
-
-def draw_all_organs(compared: Mapping[str, EvaluationSummary], organs: Sequence[str]) -> Figure:
-    """DSC of every organ, one box per experiment side by side."""
-    figure = _figure(max(8.0, 1.6 + len(organs) * (0.55 + 0.42 * len(compared))), 4.8)
-    axes = figure.add_subplot()
-    width = 0.8 / len(compared)
-    for number, (name, summary) in enumerate(compared.items()):
-        colour = PALETTE[number % len(PALETTE)]
-        for place, organ in enumerate(organs):
-            values = [v for v in summary.values(organ).values() if not np.isnan(v)]
-            _box(axes, values, place - 0.4 + width * (number + 0.5), colour, width=0.8 * width)
-        axes.plot([], [], color=colour, linewidth=6, alpha=0.6, label=name)
-    axes.set_xticks(range(len(organs)), organs)
-    axes.set_xlim(-0.6, len(organs) - 0.4)
-    axes.set_ylabel(HEADS["dsc_percent"])
-    axes.grid(axis="y", color="#dddddd", linewidth=0.8)
-    if len(compared) > 1:
-        figure.legend(loc="outside upper center", ncols=min(len(compared), 5), frameon=False)
-    return figure
-
-
-def _box(axes: Axes, values: Sequence[float], place: float, colour: str, *, width: float = 0.55) -> None:
-    if len(values) >= LEAST_FOR_BOX:
-        box = axes.boxplot(values, positions=[place], widths=width, showfliers=False, patch_artist=True)
-        box["boxes"][0].set(facecolor=colour, alpha=0.35, edgecolor=colour)
-        for part in (*box["whiskers"], *box["caps"], *box["medians"]):
-            part.set(color=colour, linewidth=1.4)
-    elif values:
-        axes.hlines(np.median(values), place - width / 2, place + width / 2, color=colour, linewidth=1.8)
-    # Spread evenly, not at random: the same scores give the same picture.
-    offsets = np.linspace(-0.3, 0.3, len(values))[_spread(len(values))] * width if len(values) > 1 else [0.0]
-    axes.scatter(
-        place + np.asarray(offsets[: len(values)]), values, s=13, color=colour, linewidth=0, zorder=3, alpha=0.9
-    )
-
-
-def _spread(n: int) -> np.ndarray:
-    """A fixed order of n places in which neighbours are far apart."""
-    return np.argsort((np.arange(n) * 0.618034) % 1.0)
-
-
-# Training -------------------------------------------------------------------------------------------------------------
-
-
-def draw_training_curves(curves: Sequence[TrainingCurve]) -> Figure:
-    """Losses above and pseudo Dice below, a column per model, folds as thin lines on top of each other."""
-    models = list(dict.fromkeys(curve.model for curve in curves))
-    organs = list(dict.fromkeys(organ for curve in curves for organ in curve.pseudo_dice))
-    figure = _figure(max(6.5, 5.6 * len(models)), 6.4)
-    for column, model in enumerate(models):
-        of_model = [curve for curve in curves if curve.model == model]
-        losses = figure.add_subplot(2, len(models), column + 1)
-        for number, curve in enumerate(of_model):
-            for label, loss, colour in (
-                ("training", curve.train_loss, PALETTE[0]),
-                ("validation", curve.validation_loss, PALETTE[4]),
-            ):
-                # One entry in the legend for all folds.
-                losses.plot(curve.epochs, loss, color=colour, linewidth=1.2, label="" if number else label)
-        folds = ", ".join(curve.fold for curve in of_model)
-        losses.set_title(f"{of_model[0].configuration}, fold{'s' * (len(of_model) > 1)} {folds}", fontsize=12)
-        losses.set_ylabel("loss")
-        losses.legend(frameon=False, fontsize=9)
-        dice = figure.add_subplot(2, len(models), len(models) + column + 1, sharex=losses)
-        for curve in of_model:
-            for organ, values in curve.pseudo_dice.items():
-                dice.plot(curve.epochs, values, color=PALETTE[organs.index(organ) % len(PALETTE)], linewidth=1.2)
-        dice.set(xlabel="epoch", ylabel="pseudo Dice on patches", ylim=(0, 1))
-        for axes in (losses, dice):
-            axes.grid(color="#dddddd", linewidth=0.8)
-    handles = [Line2D([], [], color=PALETTE[i % len(PALETTE)], label=organ) for i, organ in enumerate(organs)]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 7), frameon=False)
-    return figure
-
-
-# Cases ----------------------------------------------------------------------------------------------------------------
 
 
 def _overlay(report: Report, case: str, experiment: Experiment) -> Iterator[Picture]:
@@ -223,7 +102,8 @@ def _comparison(report: Report, case: str) -> Iterator[Picture]:
         scores={e.name: e.scores.scores(case) for e in report.experiments},
         pairs=first.scores.left_right_pairs,
     )
-    yield _save(figure, report.out, f"overlay_{file_stem(case)}", "overlay", f"{case}, all experiments", case=case)
+    title = Message("title_all_experiments", {"case": case})
+    yield _save(figure, report.out, f"overlay_{file_stem(case)}", "overlay", title, case=case)
 
 
 def _surface(report: Report, case: str, experiment: Experiment) -> Iterator[Picture]:
@@ -240,7 +120,7 @@ def _surface(report: Report, case: str, experiment: Experiment) -> Iterator[Pict
 
 
 def _preprocessing(report: Report, case: str) -> Iterator[Picture]:
-    """Copies of the pictures that `convert` drew of the case, where they lie beside its references."""
+    """Copies of the pictures that `convert` drew of the case, if they lie beside its images."""
     for folder in _preview_folders(report.experiments, case):
         for source in sorted(folder.glob("*.png")):
             stem = f"preprocessing_{file_stem(case)}_{source.stem}"
@@ -248,8 +128,9 @@ def _preprocessing(report: Report, case: str) -> Iterator[Picture]:
             target.parent.mkdir(parents=True, exist_ok=True)
             with written_whole(target) as temporary:
                 shutil.copyfile(source, temporary)
-            step = source.stem.partition("_")[2].replace("_", " ")
-            yield Picture(stem, "preprocessing", f"{case}: {step}", f"{FOLDER}/{stem}.png", case=case)
+            step = PREPROCESSING_STEPS.get(source.stem) or source.stem.partition("_")[2].replace("_", " ")
+            title = Message("title_preprocessing", {"case": case, "step": step})
+            yield Picture(stem, "preprocessing", title, f"{FOLDER}/{stem}.png", case=case)
         return
 
 
@@ -261,21 +142,12 @@ def _preview_folders(experiments: Sequence[Experiment], case: str) -> Iterator[P
                 yield folder
 
 
-# Files ----------------------------------------------------------------------------------------------------------------
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def _save(
     figure: Figure,
     out: Path,
     stem: str,
     kind: str,
-    title: str,
+    title: Text,
     *,
     case: str | None = None,
     experiment: str | None = None,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nnunet_ext.evaluation.statistics import Score
+from nnunet_ext.reporting.content import Text
 
 #: An organ below this DSC is low, whatever the other cases reach.
 LOW_DSC_PERCENT = 50.0
@@ -43,7 +44,7 @@ class Reason:
 
     @property
     def weight(self) -> int:
-        """How many things are wrong: organs, warnings, or 1."""
+        """Number of organs or warnings, or 1."""
         return len(self.organs) or self.count or 1
 
 
@@ -54,13 +55,13 @@ class PageCase:
     Attributes:
         name: The case.
         scores: Organ -> score, empty without a reference.
-        warnings: Sentences to show.
+        warnings: Texts to show.
         reasons: Why a person should look, empty if nothing is conspicuous.
     """
 
     name: str
     scores: Mapping[str, Score]
-    warnings: tuple[str, ...]
+    warnings: tuple[Text, ...]
     reasons: tuple[Reason, ...]
 
     @property

@@ -22,8 +22,8 @@ class PairedTest:
 
     Attributes:
         n_pairs: Cases in which both have a value.
-        median_difference: Median over these of the experiment's value minus the first one's; NaN without pairs.
-        p: Two-sided p-value of Wilcoxon's signed-rank test, Holm-corrected; None with fewer than `LEAST_PAIRS` pairs.
+        median_difference: Median over these cases of the experiment's value minus the first one's. NaN without pairs.
+        p: Two-sided p-value of Wilcoxon's signed-rank test, Holm-corrected. None with fewer than `LEAST_PAIRS` pairs.
     """
 
     n_pairs: int
@@ -36,8 +36,8 @@ def paired_tests(
 ) -> dict[tuple[str, str], PairedTest]:
     """(experiment, organ) -> test of that experiment against the first one, Holm-corrected over all of these.
 
-    Organs of a case count as pairs where both experiments have a value. Differences of zero are dropped from the test, as
-    Wilcoxon does; where all are zero, p is 1.
+    A case is a pair for an organ if both experiments have a value. Differences of zero are dropped from the test, as
+    Wilcoxon does. If all are zero, p is 1.
     """
     names = list(compared)
     tests: dict[tuple[str, str], PairedTest] = {}
@@ -55,7 +55,9 @@ def paired_tests(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction: the smallest of m p-values times m, the next times m - 1, ...; never falling, at most 1.
+    """Holm's step-down correction. The smallest of m p-values is multiplied by m, the next one by m - 1, and so on.
+
+    Corrected values never fall, and are at most 1.
 
     Source:
         Holm 1979, Scandinavian Journal of Statistics 6:65-70.

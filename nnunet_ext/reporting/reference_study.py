@@ -14,7 +14,7 @@ _ORGANS = ("Eye_L", "Eye_R", "Lens_L", "Lens_R", "OpticNrv_L", "OpticNrv_R", "Op
 
 @dataclass(frozen=True)
 class Published:
-    """A published system: organ -> (mean, SD), by metric name as in `metrics.METRICS`."""
+    """A published system. `values` is metric (as in `metrics.METRICS`) -> organ -> (mean, SD)."""
 
     name: str
     values: MappingProxyType[str, MappingProxyType[str, tuple[float, float]]]

@@ -14,8 +14,9 @@ import numpy as np
 from nnunet_ext.evaluation.summary import EvaluationSummary
 from nnunet_ext.files import check_folder, check_output_folder, write_text
 from nnunet_ext.folder_lock import holding, owned_folder
+from nnunet_ext.messages import Message
 from nnunet_ext.reporting.content import Cell, Experiment, Picture, Report, Table
-from nnunet_ext.reporting.experiments import check_comparable, common_cases, curves_of, load_experiment
+from nnunet_ext.reporting.experiments import check_comparable, common_cases, curves_of, load_experiments
 from nnunet_ext.reporting.table_text import to_latex, to_markdown
 from nnunet_ext.reporting.tables import make_tables
 from nnunet_ext.reporting.training_curves import TrainingCurve, read_training_curves
@@ -41,24 +42,24 @@ def report(
     """Write `report.html`, `report.md`, `tables/*.md` and `.tex`, `figures/*.png` and `.svg`.
 
     Args:
-        runs: Name and folder of each experiment: an evaluation (`nnunet_ext evaluate -o`), or predictions with
-            `references`, or a trained model; the last two are evaluated first, into `out/evaluations/NAME`.
-        out: Folder for the report; made if missing. Files of an earlier report are replaced.
+        runs: Name and folder of each experiment. The folder is an evaluation (`nnunet_ext evaluate -o`), predictions with
+            `references`, or a trained model. The last two are evaluated first, into `out/evaluations/NAME`.
+        out: Folder for the report, made if missing. Files of an earlier report are replaced.
         references: Reference label maps, for runs that are folders of predictions.
-        images: nnU-Net's `imagesTr` or `imagesTs` to draw on. None: the one beside the references (`labelsTs` ->
+        images: nnU-Net's `imagesTr` or `imagesTs` to draw on. None stands for the one beside the references (`labelsTs` ->
             `imagesTs`, `labelsTr` and `gt_segmentations` -> `imagesTr`).
-        models: Trained models whose training curves to draw, besides those of cross-validations and their localizers.
-        box_organ: Organ of the box plots. None: the one with the lowest mean DSC over all experiments.
-        cases: Cases with overlays and surfaces. None: the worst, the median and the best by mean DSC.
+        models: Trained models whose training curves are drawn, besides those of cross-validations and their localizers.
+        box_organ: Organ of the box plots. None stands for the one with the lowest mean DSC over all experiments.
+        cases: Cases with overlays and surfaces. None stands for the worst, the median and the best by mean DSC.
         reference_study: Show the study's published values beside the experiments.
-        viewer_limit_mb: Size of the cases' images in `report.html`; see `page.write_report_page`.
+        viewer_limit_mb: Largest size of the cases' images in `report.html`, see `page.write_report_page`.
         n_processes: Processes that score cases.
         show_progress: Draw progress bars.
 
     Raises:
-        FileNotFoundError: If a run is not what a run can be.
-        ValueError: If names or cases are not unique or unknown, or the experiments can't be compared: no common case, other
-            tolerances, other references.
+        FileNotFoundError: If a run is no evaluation, no model, and no predictions with references.
+        ValueError: If two runs have one name, or a case or organ is unknown. If experiments have no common case, other
+            tolerances or other references.
     """
     out = check_output_folder(out)
     for folder, called in ((references, "references folder"), (images, "images folder")):
@@ -66,7 +67,7 @@ def report(
             check_folder(folder, called)
     for model in models:
         read_training_curves(Path(model))  # before hours of scoring
-    experiments = load_experiment(runs, out, references, images, n_processes=n_processes, show_progress=show_progress)
+    experiments = load_experiments(runs, out, references, images, n_processes=n_processes, show_progress=show_progress)
     common, remarks = common_cases(experiments)
     compared = [experiment.scores.only(common) for experiment in experiments]
     check_comparable(experiments, common)
@@ -89,7 +90,7 @@ def report(
     )
     tables, more = make_tables(experiments, common, organs, box_organ=box_organ, with_study=reference_study)
     remarks += more
-    # matplotlib takes a second to import: only here, where it is needed.
+    # matplotlib takes a second to import, so it is not imported before it is needed.
     from nnunet_ext.reporting.figures import draw_figures
     from nnunet_ext.reporting.page import VIEWER_LIMIT_MB, write_report_page
 
@@ -97,9 +98,7 @@ def report(
     remarks += more
     without = [e.name for e in experiments if not any(e.images.get(case) for case in content.shown_cases)]
     if without:
-        remarks.append(
-            f"No overlays of {', '.join(without)}: no images were found beside the references; name their folder."
-        )
+        remarks.append(Message("no_images_to_draw_on", {"names": without}))
     content = replace(content, tables=tuple(tables), pictures=tuple(pictures), remarks=tuple(remarks))
     _write(content)
     limit_mb = VIEWER_LIMIT_MB if viewer_limit_mb is None else viewer_limit_mb
@@ -121,7 +120,7 @@ def _hardest(compared: Sequence[EvaluationSummary], organs: Sequence[str]) -> st
 
 
 def _worst_median_best(compared: Sequence[EvaluationSummary], cases: Sequence[str]) -> list[str]:
-    """Up to three cases by their mean DSC over organs and experiments, the worst first; cases without a score last."""
+    """Up to three cases by their mean DSC over organs and experiments, the worst first. Cases without a score come last."""
     case_means = [scores.case_means() for scores in compared]
     means = {case: np.mean([found[case] for found in case_means]) for case in cases}
     by_score = sorted(cases, key=lambda case: (np.isnan(means[case]), means[case]))

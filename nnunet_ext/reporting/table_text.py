@@ -1,4 +1,4 @@
-"""A table as Markdown and as LaTeX."""
+"""A table as Markdown and as LaTeX, in English."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from nnunet_ext.reporting.content import Cell, Table
 
 def to_markdown(table: Table) -> str:
     """A heading, the table with the best of each row in bold, and its note."""
-    lines = [table.header, ("---",) * len(table.header)]
-    lines += [tuple(f"**{cell.text}**" if cell.best else cell.text for cell in row) for row in table.rows]
+    lines = [[str(head) for head in table.header], ["---"] * len(table.header)]
+    lines += [[f"**{cell.text}**" if cell.best else str(cell.text) for cell in row] for row in table.rows]
     text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
     return f"### {table.title}\n\n{text}\n\n{table.note}\n".replace("+-", "±")
 
@@ -22,16 +22,16 @@ def to_latex(table: Table) -> str:
     """
 
     def cell(found: Cell) -> str:
-        text = to_latex_text(found.text)
+        text = to_latex_text(str(found.text))
         return rf"\textbf{{{text}}}" if found.best else text
 
-    lines = [[to_latex_text(head) for head in table.header], *([cell(c) for c in row] for row in table.rows)]
+    lines = [[to_latex_text(str(head)) for head in table.header], *([cell(c) for c in row] for row in table.rows)]
     head, *body = [" & ".join(line) + r" \\" for line in lines]
     body_text = "\n".join(body)
     return rf"""% \usepackage{{booktabs,graphicx}}
 \begin{{table}}
 \centering
-\caption{{{to_latex_text(table.title)}. {to_latex_text(table.note)}}}
+\caption{{{to_latex_text(str(table.title))}. {to_latex_text(table.note)}}}
 \label{{tab:{table.name}}}
 \resizebox{{\ifdim\width>\linewidth\linewidth\else\width\fi}}{{!}}{{%
 \begin{{tabular}}{{l{"c" * (len(table.header) - 1)}}}

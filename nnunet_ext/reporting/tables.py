@@ -1,4 +1,4 @@
-"""Tables of a report: one per metric with all experiments side by side, paired tests, localizer against segmenter.
+"""Tables of a report: scores of all experiments side by side, paired tests, localizer against segmenter.
 
 Values are mean +- SD (sample SD) over the cases that all experiments have. The best mean of a row is marked. Published
 values are never marked, because they come from other patients.
@@ -14,28 +14,27 @@ import numpy as np
 from nnunet_ext.evaluation.statistics import SUMMARISED, Mean, mean_of
 from nnunet_ext.evaluation.summary import EvaluationSummary
 from nnunet_ext.evaluation.table import HEADS
+from nnunet_ext.messages import Message
 from nnunet_ext.reporting import reference_study
-from nnunet_ext.reporting.content import Cell, Experiment, Table
+from nnunet_ext.reporting.content import Cell, Experiment, Table, Text
 from nnunet_ext.reporting.paired_tests import LEAST_PAIRS, SIGNIFICANT, PairedTest, paired_tests
 from nnunet_ext.reporting.reference_study import Published
 from nnunet_ext.reporting.table_text import file_stem
 
-#: Name of the row for the mean over organs.
-ALL_ORGANS = "all organs"
 #: Metrics of which the larger value is better. Of the others, the value nearest to 0 is.
 LARGER_IS_BETTER = ("dsc_percent", "surface_dice")
 TITLES = {
-    "dsc_percent": "Dice similarity coefficient (DSC), %",
-    "hd95_mm": "95 % Hausdorff distance (HD95), mm",
-    "mean_surface_distance_mm": "Mean surface distance, mm",
-    "surface_dice": "Surface dice (normalised surface dice)",
-    "volume_difference_percent": "Volume difference, prediction minus reference, %",
+    "dsc_percent": Message("title_dsc"),
+    "hd95_mm": Message("title_hd95"),
+    "mean_surface_distance_mm": Message("title_mean_surface_distance"),
+    "surface_dice": Message("title_surface_dice"),
+    "volume_difference_percent": Message("title_volume_difference"),
 }
 
 
 def make_tables(
     experiments: Sequence[Experiment], cases: Sequence[str], organs: Sequence[str], *, box_organ: str, with_study: bool
-) -> tuple[list[Table], list[str]]:
+) -> tuple[list[Table], list[Message]]:
     """All tables, and remarks on tests that were not made."""
     compared = {experiment.name: experiment.scores.only(cases) for experiment in experiments}
     tables = [_overview(experiments, compared, box_organ)]
@@ -49,15 +48,11 @@ def make_tables(
             tables.append(_test_table(list(compared), tests, metric))
     tables += [_localizer_table(name, s, s.localizer) for name, s in compared.items() if s.localizer is not None]
     tables.append(_organ_table(compared, box_organ, with_study=with_study))
-    remark = (
-        f"No p-value for some comparisons: Wilcoxon's test shows nothing with fewer than {LEAST_PAIRS} cases that have a "
-        f"value in both experiments (cases compared: {len(cases)})."
-    )
-    return tables, [remark] if too_few else []
+    return tables, [Message("no_p_value", {"least": LEAST_PAIRS, "n": len(cases)})] if too_few else []
 
 
 def _overview(experiments: Sequence[Experiment], compared: Mapping[str, EvaluationSummary], box_organ: str) -> Table:
-    rows = []
+    rows: list[tuple[Text, ...]] = []
     for experiment in experiments:
         whole, scores = experiment.scores, compared[experiment.name]
         rates = list(whole.pass_rates.values())
@@ -66,7 +61,7 @@ def _overview(experiments: Sequence[Experiment], compared: Mapping[str, Evaluati
                 experiment.name,
                 whole.kind,
                 "+".join(whole.channels) or "-",
-                f"{len(scores.cases)} of {len(whole.cases)}",
+                Message("cell_some_of_all", {"n": len(scores.cases), "all": len(whole.cases)}),
                 scores.all_organs["dsc_percent"].text(2),
                 scores.per_organ[box_organ]["dsc_percent"].text(2) if box_organ in scores.organs else "-",
                 str(len(scores.missed)),
@@ -75,19 +70,22 @@ def _overview(experiments: Sequence[Experiment], compared: Mapping[str, Evaluati
                 f"{100 * np.mean(rates):.2f} % ({100 * min(rates):.2f} %)" if rates else "-",
             )
         )
+    dsc = HEADS["dsc_percent"]
     header = (
-        *("experiment", "what", "channels", "cases compared", "all organs DSC %", f"{box_organ} DSC %"),
-        *("missed", "invented", "failed cases", "label crop pass rate"),
+        Message("head_experiment"),
+        Message("head_what_was_scored"),
+        Message("head_channels"),
+        Message("head_cases_compared"),
+        Message("head_metric_of_all_organs", {"metric": dsc}),
+        Message("head_metric_of_organ", {"organ": box_organ, "metric": dsc}),
+        Message("head_missed"),
+        Message("head_invented"),
+        Message("head_failed_cases"),
+        Message("head_pass_rate"),
     )
-    return Table(
-        "overview",
-        "The experiments",
-        header,
-        tuple(tuple(map(Cell, row)) for row in rows),
-        "Mean +- SD over the cases compared. Missed, invented: organs over these cases; both, and every organ of a failed "
-        "case, count with DSC 0 and distances of the image diagonal. Label crop pass rate: share of the organ voxels in the "
-        "box the segmenter saw, mean and worst case over all of the experiment's cases.",
-    )
+    notes = Message("note_means_of_compared"), Message("note_missed_and_invented"), Message("note_pass_rate")
+    cells = tuple(tuple(Cell(text) for text in row) for row in rows)
+    return Table("overview", Message("title_overview"), header, cells, notes)
 
 
 def _metric_table(
@@ -99,33 +97,40 @@ def _metric_table(
 ) -> Table:
     decimals = SUMMARISED[metric]
     rows = []
-    for organ in (*organs, ALL_ORGANS):
+    for organ in (*organs, None):
         found = [_mean(summary, organ, metric, compared) for summary in compared.values()]
         best = _best(found, metric, decimals)
         cells = []
         for name, one, is_best in zip(compared, found, best, strict=True):
-            test = tests.get((name, organ))
+            test = tests.get((name, organ)) if organ is not None else None
             sign = " †" if test and test.p is not None and test.p < SIGNIFICANT else ""
             cells.append(Cell(one.text(decimals) + sign, is_best))
-        cells += [Cell(_published(system.values[metric].get(organ), decimals)) for system in published]
-        rows.append((Cell(organ), *cells))
-    note = f"Mean +- SD over {len(next(iter(compared.values())).cases)} cases."
+        values = [system.values[metric].get(organ) if organ is not None else None for system in published]
+        rows.append((_organ_cell(organ), *cells, *(Cell(_published(value, decimals)) for value in values)))
+    header: tuple[Text, ...] = (Message("head_organ"), *compared, *(system.name for system in published))
+    return Table(metric, TITLES[metric], header, tuple(rows), _metric_notes(compared, metric, tests, published))
+
+
+def _metric_notes(
+    compared: Mapping[str, EvaluationSummary],
+    metric: str,
+    tests: Mapping[tuple[str, str], PairedTest],
+    published: Sequence[Published],
+) -> tuple[Message, ...]:
+    name, first = next(iter(compared.items()))
+    notes = [Message("note_means", {"n": len(first.cases)})]
     if metric == "surface_dice":
-        first = next(iter(compared.values()))
-        note += " Tolerances in mm: " + ", ".join(f"{organ} {mm:g}" for organ, mm in first.tolerance_mm.items()) + "."
+        tolerances = [Message("tolerance_of_organ", {"organ": o, "mm": mm}) for o, mm in first.tolerance_mm.items()]
+        notes.append(Message("note_tolerances", {"tolerances": tolerances}))
     if len(compared) > 1:
-        nearest = " (nearest to 0)" if metric == "volume_difference_percent" else ""
-        note += (
-            f" Bold: best mean{nearest} of the row, of the experiments. All organs: those every experiment segments."
-        )
+        nearest = metric == "volume_difference_percent"
+        notes.append(Message("note_mean_nearest_to_0") if nearest else Message("note_best_mean"))
+        notes.append(Message("note_shared_organs"))
         if any(test.p is not None for test in tests.values()):
-            note += (
-                f" †: differs from {next(iter(compared))}, p < {SIGNIFICANT:g} (Wilcoxon signed-rank, Holm-corrected)."
-            )
+            notes.append(Message("note_dagger", {"name": name, "p": SIGNIFICANT}))
     if published:
-        note += " study: published values, of other patients; not ranked, not tested."
-    header = ("organ", *compared, *(system.name for system in published))
-    return Table(metric, TITLES[metric], header, tuple(rows), note)
+        notes.append(Message("note_study"))
+    return tuple(notes)
 
 
 def _test_table(names: Sequence[str], tests: Mapping[tuple[str, str], PairedTest], metric: str) -> Table:
@@ -135,19 +140,31 @@ def _test_table(names: Sequence[str], tests: Mapping[tuple[str, str], PairedTest
         cells = []
         for name in names[1:]:
             test = tests[name, organ]
-            p = "no test" if test.p is None else "p < 0.001" if test.p < 0.001 else f"p = {test.p:.3f}"
-            text = f"{test.median_difference:+.{decimals}f}; {p}; n = {test.n_pairs}" if test.n_pairs else "-"
-            cells.append(Cell(text, test.p is not None and test.p < SIGNIFICANT))
-        rows.append((Cell(organ), *cells))
+            cells.append(Cell(_test_text(test, decimals), test.p is not None and test.p < SIGNIFICANT))
+        rows.append((_organ_cell(organ), *cells))
+    differences = [Message("head_difference", {"name": name, "first": names[0]}) for name in names[1:]]
     return Table(
         f"wilcoxon_{metric}",
-        f"Paired comparison with {names[0]}: {TITLES[metric]}",
-        ("organ", *(f"{name} minus {names[0]}" for name in names[1:])),
+        Message("title_paired_comparison", {"name": names[0], "metric": TITLES[metric]}),
+        (Message("head_organ"), *differences),
         tuple(rows),
-        "Median of the differences over cases; p-value of Wilcoxon's signed-rank test, two-sided, Holm-corrected over the "
-        f"{len(tests)} comparisons of this table; n: cases in which both have a value. Bold: p < {SIGNIFICANT:g}. No test "
-        f"with fewer than {LEAST_PAIRS} pairs.",
+        (
+            Message("note_paired_tests", {"n": len(tests)}),
+            Message("note_significant", {"p": SIGNIFICANT}),
+            Message("note_least_pairs", {"n": LEAST_PAIRS}),
+        ),
     )
+
+
+def _test_text(test: PairedTest, decimals: int) -> Text:
+    """Median difference, p-value and number of pairs, or `-` without pairs."""
+    if not test.n_pairs:
+        return "-"
+    difference = f"{test.median_difference:+.{decimals}f}"
+    if test.p is None:
+        return Message("cell_no_test", {"difference": difference, "n": test.n_pairs})
+    p = "p < 0.001" if test.p < 0.001 else f"p = {test.p:.3f}"
+    return f"{difference}; {p}; n = {test.n_pairs}"
 
 
 def _localizer_table(name: str, summary: EvaluationSummary, localizer: EvaluationSummary) -> Table:
@@ -155,19 +172,23 @@ def _localizer_table(name: str, summary: EvaluationSummary, localizer: Evaluatio
     stages = {"localizer": localizer.only(both), "segmenter": summary.only(both)}
     metrics = ("dsc_percent", "hd95_mm")
     rows = []
-    for organ in (*summary.organs, ALL_ORGANS):
+    for organ in (*summary.organs, None):
         cells = []
         for metric in metrics:
             found = [_mean(stage, organ, metric, stages) for stage in stages.values()]
             best = _best(found, metric, SUMMARISED[metric])
             cells += [Cell(s.text(SUMMARISED[metric]), b) for s, b in zip(found, best, strict=True)]
-        rows.append((Cell(organ), *cells))
+        rows.append((_organ_cell(organ), *cells))
+    header = [Message("head_organ")]
+    for metric in metrics:
+        header.append(Message("head_metric_of_localizer", {"metric": HEADS[metric]}))
+        header.append(Message("head_metric_of_segmenter", {"metric": HEADS[metric]}))
     return Table(
         f"localizer_{file_stem(name)}",
-        f"Localizer against segmenter: {name}",
-        ("organ", *(f"{stage} {HEADS[metric]}" for metric in metrics for stage in stages)),
+        Message("title_localizer", {"name": name}),
+        tuple(header),
         tuple(rows),
-        f"Mean +- SD over {len(both)} cases; bold: the better of the two.",
+        (Message("note_means_of_stages", {"n": len(both)}),),
     )
 
 
@@ -182,31 +203,38 @@ def _organ_table(compared: Mapping[str, EvaluationSummary], organ: str, *, with_
         )
         for i, (name, row) in enumerate(found.items())
     ]
-    note = f"Mean +- SD over {len(next(iter(compared.values())).cases)} cases."
+    notes = [Message("note_means", {"n": len(next(iter(compared.values())).cases)})]
     if with_study and organ == reference_study.CHIASM:
         rows += [
             (Cell(name), Cell(f"{mean:g}"), Cell("-")) for name, mean in reference_study.CHIASM_DSC_PERCENT.items()
         ]
-        note += " The last rows are published means, of other patients; not ranked."
+        notes.append(Message("note_published_rows"))
     return Table(
         f"systems_{file_stem(organ)}",
-        f"{organ}: all systems",
-        ("system", *(HEADS[metric] for metric in metrics)),
+        Message("title_all_systems", {"organ": organ}),
+        (Message("head_system"), *(HEADS[metric] for metric in metrics)),
         tuple(rows),
-        note,
+        tuple(notes),
     )
 
 
-def _mean(summary: EvaluationSummary, organ: str, metric: str, compared: Mapping[str, EvaluationSummary]) -> Mean:
-    """Of an organ, or of the case means over the organs that all of the compared ones segment."""
-    if organ != ALL_ORGANS:
+def _organ_cell(organ: str | None) -> Cell:
+    """First cell of a row. None stands for the mean over organs."""
+    return Cell(Message("cell_all_organs") if organ is None else Message("cell_organ", {"organ": organ}))
+
+
+def _mean(
+    summary: EvaluationSummary, organ: str | None, metric: str, compared: Mapping[str, EvaluationSummary]
+) -> Mean:
+    """Mean over cases of an organ. None stands for the case means over the organs that all experiments segment."""
+    if organ is not None:
         return mean_of(summary.values(organ, metric).values())
     shared = [o for o in summary.organs if all(o in s.organs and o not in s.not_segmented for s in compared.values())]
     return replace(summary, rows=[row for row in summary.rows if row.organ in shared]).all_organs[metric]
 
 
 def _best(found: Sequence[Mean], metric: str, decimals: int) -> list[bool]:
-    """Which have the best mean of two or more, as printed: equal numbers are equally good."""
+    """Which have the best mean of two or more. Means that are printed as the same number are equally good."""
     means = [round(mean.value, decimals) for mean in found]
     valid = [m for m in means if not np.isnan(m)]
     if len(valid) < 2:

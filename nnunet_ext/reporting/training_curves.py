@@ -31,15 +31,15 @@ class TrainingCurve:
 
     @property
     def configuration(self) -> str:
-        """nnU-Net's name of what was trained, e.g. `3d_lowres`."""
+        """nnU-Net's configuration, e.g. `3d_lowres`."""
         return self.model.rpartition("__")[2]
 
 
 def read_training_curves(model: Path) -> list[TrainingCurve]:
     """The curves of all folds of a trained model that have finished an epoch.
 
-    A fold keeps one log per start. An epoch that was begun again counts as in the later log, and what an earlier training
-    did after it is dropped: a training started anew does not go on from the old one.
+    A fold keeps one log per start. An epoch that was begun again counts as in the later log. The epochs of the earlier log
+    after it are dropped, because a training that is started anew does not continue the old one.
 
     Raises:
         FileNotFoundError: If there is no log of a finished epoch.

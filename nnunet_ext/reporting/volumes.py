@@ -24,7 +24,7 @@ from nnunet_ext.images.label_maps import read_label_map
 from nnunet_ext.images.reading import read_image
 from nnunet_ext.pictures.volumes import display_window, on_grid
 
-SHOWN_MARGIN_MM = 15.0  # around the organs: enough to see where they lie
+SHOWN_MARGIN_MM = 15.0  # around the organs, enough to see their place in the head
 SURFACE_SPACING_MM = 1.0  # surfaces are made on a cubic grid of this size
 VERTEX_STEP_MM = 0.02  # vertices are whole numbers of this
 AXES = "RAS"
@@ -33,7 +33,7 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 @dataclass(frozen=True)
 class LabelMap:
-    """A file and what its label values mean: organ -> values. A voxel may belong to several organs (regions)."""
+    """A file, and organ -> label values in it. A voxel may belong to several organs (regions)."""
 
     path: Path
     organs: Mapping[str, tuple[int, ...]]
@@ -42,17 +42,19 @@ class LabelMap:
 def pack_case(case: str, images: Mapping[str, Path], label_maps: Mapping[str, LabelMap]) -> bytes:
     """One case for the viewer, gzip-compressed.
 
-    The content is the length of a JSON header (uint32), the header, then for each channel and each label map one byte
-    per voxel, x fastest, and for each surface its vertices (int16, in `VERTEX_STEP_MM` from the centre of the crop, RAS)
-    and triangles (uint32). Numbers are little-endian. The header says which values of a packed label map are which organ.
+    The content is the length of a JSON header (uint32), the header, the volumes and the surfaces. A volume is a channel or
+    a label map and has one byte per voxel, x fastest. A surface is its vertices (int16, RAS) and triangles (uint32).
+    Vertices are in `VERTEX_STEP_MM` from the centre of the crop. Numbers are little-endian. The header says which values
+    of a packed label map are which organ.
 
     Args:
-        case: Name for messages; it is not packed.
+        case: Name for messages. It is not packed.
         images: Channel name -> image. Those on another grid than the first one are resampled to it.
-        label_maps: Name (`reference` or an experiment's) -> label map, resampled by nearest neighbour where needed.
+        label_maps: Name (`reference` or an experiment's) -> label map. Those on another grid are resampled by nearest
+            neighbour.
 
     Raises:
-        ValueError: If there is no image, a file is damaged, or a map has more than 255 labels; the message names the case.
+        ValueError: If there is no image, a file is damaged, or a map has more than 255 labels. The message names the case.
     """
     if not images:
         raise ValueError(f"case '{case}': no image to look at.")
@@ -128,7 +130,7 @@ def _in_bytes(labels: np.ndarray, organs: Mapping[str, tuple[int, ...]]) -> tupl
 
 
 def _box(maps: Iterable[np.ndarray], shape: Sequence[int]) -> tuple[slice, ...]:
-    """Box of everything labelled in any of the maps; the whole volume where nothing is."""
+    """Box of everything labelled in any of the maps, or the whole volume if nothing is labelled."""
     labelled = np.zeros(shape, np.uint8)
     for label_map in maps:
         labelled |= label_map > 0
@@ -138,7 +140,8 @@ def _box(maps: Iterable[np.ndarray], shape: Sequence[int]) -> tuple[slice, ...]:
 def _greys(volume: np.ndarray, window: tuple[float, float]) -> tuple[np.ndarray, list[float]]:
     """The volume in 8 bit, and the display window in these values.
 
-    They span what there is within half a window's width of the window, so a reader can widen it.
+    The 8 bit span the window and half its width on each side, as far as the volume has such values. So a reader can
+    widen the window.
     """
     half = (window[1] - window[0]) / 2
     low, high = max(window[0] - half, float(volume.min())), min(window[1] + half, float(volume.max()))
@@ -148,7 +151,7 @@ def _greys(volume: np.ndarray, window: tuple[float, float]) -> tuple[np.ndarray,
 
 
 def organ_surface(mask: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Closed surface of a mask: between slices it follows the distance to the outline, so thick slices make no steps.
+    """Closed surface of a mask. It follows the distance to the outline between slices, so thick slices make no steps.
 
     Args:
         mask: Bool, `(Z, Y, X)`.

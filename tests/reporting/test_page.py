@@ -9,19 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from screenshots import Browser, find_browser
 
 from nnunet_ext.evaluation.evaluating import evaluate
 from nnunet_ext.labels.colours import colours
 from nnunet_ext.messages import Message
 from nnunet_ext.reporting.content import Cell, Experiment, Picture, Report, Table
-from nnunet_ext.reporting.page import view, write_report_page
-from nnunet_ext.reporting.page_parts import warnings_in_chinese
-from nnunet_ext.reporting.screenshots import Browser, find_browser
+from nnunet_ext.reporting.page import write_report_page
+from nnunet_ext.reporting.viewing import view
 
 LABELS = {"Eye_L": 1, "Eye_R": 2, "OpticChiasm": 3}
 SHAPE, SPACING_MM = (12, 44, 52), (3.0, 1.2, 1.1)  # Z, Y, X
 LOST = "the localizer found no organ: the whole body was segmented instead of the ROI"
-MESSAGE = {"kind": "no_organ_located", "values": {}}
 ASSETS = resources.files("nnunet_ext.reporting") / "assets"
 
 
@@ -64,7 +63,11 @@ def study(tmp_path_factory) -> Path:
     manifest = {
         "case_a": {"warnings": []},
         "case_b": {"missing": ["Eye_L"], "warnings": [f"T1 came from {folder}/imagesTs/case_b_0001.nii.gz, odd"]},
-        "case_c": {"fallback_whole_volume": True, "warnings": [LOST], "messages": [MESSAGE]},
+        "case_c": {
+            "fallback_whole_volume": True,
+            "warnings": [LOST],
+            "messages": [{"kind": "no_organ_located", "values": {}}],
+        },
     }
     (folder / "predictions" / "predictions.json").write_text(json.dumps({"cases": manifest}))
     return folder
@@ -82,7 +85,9 @@ def report(study) -> Report:
     (study / "box.png").write_bytes(
         base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgAB4iG8MwAAAABJRU5ErkJggg==")
     )
-    table = Table("dsc", "DSC", ("organ", "ours"), ((Cell("Eye_L"), Cell("88.1 <b> +- 2", best=True)),))
+    row = Cell(Message("cell_organ", {"organ": "Eye_L"})), Cell("88.1 <b> +- 2", best=True)
+    notes = Message("note_means", {"n": 3}), Message("note_shared_organs")
+    table = Table("dsc", Message("title_dsc"), (Message("head_organ"), "ours"), (row,), notes)
     return Report(
         study,
         (Experiment("ours", study / "evaluation", scores, images),),
@@ -92,7 +97,7 @@ def report(study) -> Report:
         "OpticChiasm",
         tables=(table,),
         pictures=(Picture("box", "box", "Box plots", "box.png"),),
-        remarks=(f"left out: {study}/labelsTs/x.nii.gz",),
+        remarks=(Message("case_not_drawn", {"case": "case_a", "error": f"{study}/labelsTs/x.nii.gz is cut off"}),),
     )
 
 
@@ -122,22 +127,15 @@ def test_cases_are_ordered_worst_first_with_their_reasons(page):
 
 
 def test_a_warning_has_its_chinese_text_by_its_kind(page):
-    assert content(page)["chinese"][LOST] == "定位网络未找到任何器官：改为分割整个身体，而不是感兴趣区域（ROI）"
+    case_b, case_c, _ = content(page)["experiments"][0]["cases"]
+    assert case_b["warnings"] == ["T1 came from …, odd"], "of an earlier version"
+    assert case_c["warnings"] == [
+        {"en": LOST, "zh": "定位网络未找到任何器官：改为分割整个身体，而不是感兴趣区域（ROI）"}
+    ]
 
 
-@pytest.mark.parametrize(
-    "messages", [[], [{"kind": "of_a_later_version", "values": {}}], [MESSAGE, MESSAGE], [{"text": LOST}]]
-)
-def test_a_warning_without_a_message_that_is_known_stays_english(messages):
-    assert warnings_in_chinese({"warnings": [LOST], "messages": messages}) == {}
-    assert warnings_in_chinese({"warnings": [LOST]}) == {}
-
-
-def test_files_in_the_values_of_a_message_are_not_on_the_page():
-    message = Message("pictures_not_drawn", {"error": "/data/miller/CT.nii.gz is cut off"})
-    ((english, chinese),) = warnings_in_chinese({"warnings": [str(message)], "messages": [message.to_json()]}).items()
-    assert english == "not all pictures could be drawn: … is cut off"
-    assert chinese == "部分图片未能绘制：… is cut off"
+def test_files_in_the_values_of_a_message_are_not_on_the_page(page):
+    assert content(page)["remarks"] == [{"en": "case 'case_a': … is cut off", "zh": "病例“case_a”：… is cut off"}]
 
 
 def test_page_and_evaluation_say_the_same_numbers(page, report):
@@ -291,6 +289,7 @@ def test_overview_names_what_needs_a_look(browser):
     assert "missed: Eye_L" in text
     assert text.index("case_b") < text.index("case_c") < text.index("case_a")
     assert "88.1 <b> ± 2" in text, "texts are no HTML"
+    assert "Mean ± SD over 3 cases. All organs: those every experiment segments." in text
 
 
 def test_contours_lie_on_the_organ_and_can_be_switched_off(viewer):
@@ -385,7 +384,10 @@ def test_language_switches_and_is_remembered(browser, page):
     browser.evaluate("document.getElementById('language').click()")
     assert "左眼球" in browser.evaluate("document.getElementById('overview').innerText")
     assert "定位网络未找到任何器官" in browser.evaluate("document.getElementById('cases').innerText")
-    assert "器官" in browser.evaluate("document.getElementById('tables').innerText")
+    assert "Dice 相似系数" in browser.evaluate("document.querySelector('#tables figcaption').innerText")
+    assert "3 个病例的均值 ± 标准差。所有器官：每个实验都分割的器官。" in browser.evaluate(
+        "document.getElementById('tables').innerText"
+    )
     browser.open(page)
     assert browser.evaluate("language") == "zh"
     browser.evaluate("document.getElementById('language').click()")

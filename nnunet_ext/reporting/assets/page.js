@@ -36,8 +36,11 @@ function organName(name) {
   return language === "zh" && organ.chinese ? organ.chinese : name;
 }
 
-// A sentence of the content in the current language, as far as it is known in it.
-const said = (text) => ((language === "zh" && REPORT.chinese[text]) || text).replaceAll("+-", "±");
+// A text of the content in the current language. A plain string is the same in both.
+const said = (text) => (typeof text === "string" ? text : text[language]).replaceAll("+-", "±");
+
+// Sentences one after the other. Chinese has no blanks between them.
+const sentences = (texts) => texts.map(said).join(language === "zh" ? "" : " ");
 
 function organNames(names) {
   return names.map(organName).join(language === "zh" ? "、" : ", ");
@@ -182,7 +185,7 @@ function renderComparison() {
       const body = table.rows.map((row) => h("tr", {}, ...row.map(cell)));
       const head = h("tr", {}, ...table.header.map((text, i) => h(i ? "th.number" : "th", {}, said(text))));
       const content = h("table", {}, h("thead", {}, head), h("tbody", {}, ...body));
-      return h("figure", {}, h("figcaption", {}, said(table.title)), content, h("p.hint", {}, said(table.note)));
+      return h("figure", {}, h("figcaption", {}, said(table.title)), content, h("p.hint", {}, sentences(table.notes)));
     }),
   );
   const kinds = [...new Set(REPORT.pictures.map(({ kind }) => kind))];

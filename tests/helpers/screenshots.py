@@ -1,6 +1,6 @@
-"""Pictures of a report's page, taken by a Chromium without a window; its tests look at the page the same way.
+"""Pictures of a report's page, taken by a Chromium without a window. The tests of the page drive the same browser.
 
-    python -m nnunet_ext.reporting.screenshots report/report.html pictures
+    python tests/helpers/screenshots.py report/report.html pictures
 
 Needs Chromium or Chrome. It is driven by its own protocol (https://chromedevtools.github.io/devtools-protocol) over a pipe,
 with WebGL in software, so neither a driver nor a graphics card is needed.
@@ -27,7 +27,7 @@ SIZE = (1440, 900)  # of the page, in CSS pixels
 
 
 def find_browser() -> str | None:
-    """Path of a Chromium or Chrome; None where there is none."""
+    """Path of a Chromium or Chrome, None if none is installed."""
     return next((path for name in BROWSERS if (path := shutil.which(name))), None)
 
 
