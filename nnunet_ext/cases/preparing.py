@@ -175,7 +175,8 @@ def prepare_channels(
     moves = _Moves()
     if options.register and others:
         with step("register"):
-            moves = _register(name, images[name], {c: found[c][-1] for c in others}, options, same_frame)
+            fixed = images[name] if is_ct(name) else reference.image  # a window would take the CT's bone
+            moves = _register(name, fixed, reference, {c: found[c][-1] for c in others}, options, same_frame)
     for channel in others:
         found[channel].append(_place(channel, found[channel][-1], name, reference, moves.transforms.get(channel)))
         if not keep_steps:
@@ -327,17 +328,19 @@ def _field_range(before: sitk.Image, after: sitk.Image, body: np.ndarray) -> lis
 def _register(
     name: str,
     fixed: sitk.Image,
+    reference: Step,
     moving: Mapping[str, Step],
     options: ChannelOptions,
     same_frame: Sequence[Sequence[str]] | None,
 ) -> _Moves:
-    """How the other channels have to move."""
+    """How the other channels have to move to lie on `fixed`, the image of the step `reference`."""
     result = register(
         fixed,
         {channel: one.image for channel, one in moving.items()},
         fixed_is_ct=is_ct(name),
         options=RegistrationOptions(backend=options.register_backend),
         bias_corrected=options.n4,
+        fixed_body=reference.body,
         bodies={channel: one.body for channel, one in moving.items()},
         same_frame=same_frame,
     )

@@ -12,6 +12,8 @@ import itertools
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_ext.images.displacements import looked_up, slabs_that_see
+
 #: Direction in which the three array axes of a canonical image run.
 CANONICAL = "LPS"
 #: Two grids are one if their corners lie within this distance, in voxels of the shortest edge. See `grid_tolerance_mm`.
@@ -177,11 +179,27 @@ def resample_to(
         outside_value = low if outside_value is None else outside_value
     transform = sitk.Transform() if transform is None else transform
     if interpolation == "nearest":
-        return sitk.Resample(image, reference, transform, sitk.sitkNearestNeighbor, outside_value)
+        return _resample(image, reference, transform, sitk.sitkNearestNeighbor, outside_value)
     smooth = sitk.Cast(image, sitk.sitkFloat32)
-    resampled = sitk.Resample(smooth, reference, transform, _INTERPOLATORS[interpolation], outside_value)
+    resampled = _resample(smooth, reference, transform, _INTERPOLATORS[interpolation], outside_value)
     if interpolation == "bspline":
         resampled = sitk.Clamp(resampled, sitk.sitkFloat32, min(low, outside_value), max(high, outside_value))
+    return resampled
+
+
+def _resample(
+    image: sitk.Image, reference: sitk.Image, transform: sitk.Transform, interpolator: int, outside_value: float
+) -> sitk.Image:
+    """`sitk.Resample`, but a transform that is not linear is computed only where the image can be seen."""
+    if transform.IsLinear():
+        return sitk.Resample(image, reference, transform, interpolator, outside_value)
+    result = np.full(reference.GetSize()[::-1], outside_value, dtype=sitk.GetArrayViewFromImage(image).dtype)
+    for slab, start in slabs_that_see(image, reference, transform):
+        part = sitk.Resample(image, slab, looked_up(transform, slab), interpolator, outside_value)
+        where = tuple(slice(first, first + n) for first, n in zip(start[::-1], slab.GetSize()[::-1], strict=True))
+        result[where] = sitk.GetArrayViewFromImage(part)
+    resampled = sitk.GetImageFromArray(result)
+    resampled.CopyInformation(reference)
     return resampled
 
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_ext.images.displacements import looked_up
 from nnunet_ext.registration import elastix
 from nnunet_ext.registration.options import RegistrationOptions
 from nnunet_ext.registration.rigid import new_method
@@ -34,7 +35,7 @@ def fit_elastic(
         except RuntimeError as error:
             log.debug("elastic fit of %s: %s", source.name, error)
             return None
-    method = new_method(fixed, mask, options.samples, options.seed)
+    method = new_method(fixed, mask, options.elastic_samples, options.seed)
     extent_mm = np.asarray(target.image.GetSize()) * target.image.GetSpacing()
     mesh = [max(1, round(float(mm) / options.knots_mm)) for mm in extent_mm]
     spline = sitk.BSplineTransformInitializer(target.image, mesh, 3)
@@ -81,8 +82,8 @@ def elastic_candidates(
 
 def jacobian_range(transform: sitk.Transform, target: Target) -> tuple[float, float]:
     field = sitk.TransformToDisplacementField(
-        transform, sitk.sitkVectorFloat64, target.grid.GetSize(), target.grid.GetOrigin(), target.grid.GetSpacing(),
-        target.grid.GetDirection(),
+        looked_up(transform, target.grid), sitk.sitkVectorFloat64, target.grid.GetSize(), target.grid.GetOrigin(),
+        target.grid.GetSpacing(), target.grid.GetDirection(),
     )  # fmt: skip
     values = sitk.GetArrayFromImage(sitk.DisplacementFieldJacobianDeterminant(field))[target.head]
     return float(values.min()), float(values.max())

@@ -17,7 +17,8 @@ class RegistrationOptions:
         elastic: Go on with a B-spline after the rigid step.
         seed: Of the sampling.
         knots_mm: Distance of the B-spline's knots.
-        samples: Voxels the metric looks at.
+        samples: Voxels the metric of the rigid fit looks at.
+        elastic_samples: The same for the elastic fit, whose time grows with them.
         elastic_iterations: Most iterations of the elastic fit.
         together: Try one transform for all moving images; False registers each on its own.
         backend: Whose optimiser: `simpleitk`, or `elastix` (the package `itk-elastix`; ModuleNotFoundError without).
@@ -27,6 +28,7 @@ class RegistrationOptions:
     seed: int = 1
     knots_mm: float = 60.0
     samples: int = 100_000
+    elastic_samples: int = 100_000
     elastic_iterations: int = 10
     together: bool = True
     backend: str = "simpleitk"

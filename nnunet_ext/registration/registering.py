@@ -36,6 +36,7 @@ def register(
     fixed_is_ct: bool = True,
     options: RegistrationOptions | None = None,
     bias_corrected: bool = False,
+    fixed_body: np.ndarray | None = None,
     bodies: Mapping[str, np.ndarray] | None = None,
     same_frame: Collection[Collection[str]] | None = None,
 ) -> RegistrationResult:
@@ -46,7 +47,8 @@ def register(
         moving: Name -> MR on a grid of its own.
         fixed_is_ct: False where the fixed image is an MR.
         options: See `RegistrationOptions`.
-        bias_corrected: The moving images went through N4 already; otherwise a copy does.
+        bias_corrected: The MR images went through N4 already. Otherwise a copy does.
+        fixed_body: The fixed image's body without couch and mask, bool `(Z, Y, X)` on its canonical grid. Found if None.
         bodies: Name of a moving image -> its body, bool `(Z, Y, X)` on its canonical grid. Found where it is not given.
         same_frame: Groups of names of moving images that share a frame of reference (DICOM); only these may share one
             transform. None where it is not known: then all may. Either way they have to show the head in one position.
@@ -70,7 +72,7 @@ def register(
     if not moving:
         raise ValueError("no moving image: give at least one image to register")
     check_images({"the fixed image": fixed, **moving}, copies=True)
-    target = Target.of(to_canonical(fixed), is_ct=fixed_is_ct)
+    target = Target.of(to_canonical(fixed), is_ct=fixed_is_ct, bias_corrected=bias_corrected, body=fixed_body)
     with ThreadPoolExecutor(2) as pool:  # ITK leaves Python's lock, so two images use two cores
         found_bodies = bodies or {}
         made = pool.map(lambda m: Source.of(m[0], m[1], bias_corrected, found_bodies.get(m[0])), moving.items())

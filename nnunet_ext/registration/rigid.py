@@ -128,7 +128,7 @@ def links_between(sources: Mapping[str, Source], options: RegistrationOptions) -
     links = {first_name: sitk.Transform(3, sitk.sitkIdentity)}
     if not others:
         return links
-    target = Target.of(first.image, is_ct=False)
+    target = Target.of(first.image, is_ct=False, bias_corrected=True, body=first.body)
     head = points_of(target.grid, target.head)
     for name, source in others:
         start = sitk.Euler3DTransform()

@@ -6,6 +6,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
+from nnunet_ext.images.displacements import looked_up
 from nnunet_ext.registration.volumes import ELASTIC_MM, Source, Target, shrunk_image
 
 BINS = 32
@@ -38,7 +39,8 @@ def information_of(target: Target, source: Source, transform: sitk.Transform, wh
 def on_judging_grid(target: Target, source: Source, transform: sitk.Transform) -> tuple[np.ndarray, np.ndarray]:
     """Moving values on the judging grid, and which of its voxels the moving image's field of view holds."""
     outside, smooth = source.outside, shrunk_image(source, ELASTIC_MM)
-    values = sitk.GetArrayFromImage(sitk.Resample(smooth, target.grid, transform, sitk.sitkLinear, outside))
+    at_voxels = looked_up(transform, target.grid)
+    values = sitk.GetArrayFromImage(sitk.Resample(smooth, target.grid, at_voxels, sitk.sitkLinear, outside))
     inside = values > outside
     return np.where(inside, values, outside + 1.0), inside
 

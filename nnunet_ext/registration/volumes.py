@@ -47,8 +47,10 @@ class Target:
     shrunk: dict[float, sitk.Image] = field(default_factory=dict)  # voxel size -> `image`, see `shrunk_image`
 
     @classmethod
-    def of(cls, image: sitk.Image, *, is_ct: bool) -> Target:
-        array, body = _values(image, "the fixed image", is_ct=is_ct)
+    def of(
+        cls, image: sitk.Image, *, is_ct: bool, bias_corrected: bool = False, body: np.ndarray | None = None
+    ) -> Target:
+        array, body = _values(image, "the fixed image", is_ct=is_ct, correct_bias=not bias_corrected, body=body)
         spacing = np.asarray(image.GetSpacing()[::-1])
         body = _head_only(body, spacing)
         reach = _dilate(body, HEAD_MARGIN_MM, spacing)
