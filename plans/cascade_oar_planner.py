@@ -71,6 +71,8 @@ class CascadeOARPlanner(ResEncUNetPlanner):
 
     - The target spacing is the finest of the training set along each axis (guarded), not the median. A grid coarser than
       a case's own can't hold an organ of one or two voxels.
+    - Images are interpolated along every axis, also between thick slices. `CascadeOARPlannerSeparateZ` takes the nearest
+      slice there, as nnU-Net does.
     - Label maps are resampled by `resample_label_map`, from which small organs come back whole.
     - The localizer's spacing is chosen so that every training body fits into one patch.
     - The ROI's size is measured on the training labels (`cascade.roi_fitting.fit_roi`).
@@ -94,6 +96,9 @@ class CascadeOARPlanner(ResEncUNetPlanner):
     #: Largest shift of the box in training, along each axis.
     roi_jitter_mm = 5.0
     dropout = 0.1
+    #: nnU-Net's option for resampling. False is interpolation along every axis (`results/resampling.md`). None takes the
+    #: nearest slice along an axis more than three times as coarse as the others, as nnU-Net does.
+    force_separate_z: bool | None = False
     localizer_batch_size: int | None = None
     #: Batch size of the study's crops.
     crop_batch_size: int | None = None
@@ -187,7 +192,13 @@ class CascadeOARPlanner(ResEncUNetPlanner):
 
     def determine_resampling(self, *args: object, **kwargs: object) -> tuple[Resampling, dict, Resampling, dict]:
         """Images are resampled as nnU-Net does, but faster. Label maps keep small organs. See `cascade.resampling`."""
-        return resample_image, {"force_separate_z": None}, resample_label_map, {"force_separate_z": None}
+        options = {"force_separate_z": self.force_separate_z}
+        return resample_image, options, resample_label_map, dict(options)
+
+    def determine_segmentation_softmax_export_fn(self, *args: object, **kwargs: object) -> tuple[Resampling, dict]:
+        """nnU-Net's, along the axes that label maps are resampled along. Else they would not come back whole."""
+        function, options = super().determine_segmentation_softmax_export_fn(*args, **kwargs)
+        return function, {**options, "force_separate_z": self.force_separate_z}
 
     def determine_normalization_scheme_and_whether_mask_is_used_for_norm(self) -> tuple[list[str], list[bool]]:
         """nnU-Net's schemes, but never with the nonzero mask, which the crop to the body replaces."""
