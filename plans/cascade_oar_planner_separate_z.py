@@ -5,8 +5,6 @@ Run by `nnUNetv2_plan_and_preprocess -d ID -pl CascadeOARPlannerSeparateZ`.
 
 from __future__ import annotations
 
-from typing import Any
-
 from nnunet_ext.plans.cascade_oar_planner import CascadeOARPlanner
 from nnunet_ext.plans.cascade_oar_planner_small import CascadeOARPlannerSmall
 
@@ -16,8 +14,23 @@ class CascadeOARPlannerSeparateZ(CascadeOARPlanner):
 
     force_separate_z = None
 
-    def __init__(self, *args: Any, plans_name: str = "CascadeOARPlansSeparateZ", **kwargs: Any) -> None:
-        super().__init__(*args, plans_name=plans_name, **kwargs)
+    def __init__(
+        self,
+        dataset_name_or_id: str | int,
+        gpu_memory_target_in_gb: float = 8,
+        preprocessor_name: str = "CascadeOARPreprocessor",
+        plans_name: str = "CascadeOARPlansSeparateZ",
+        overwrite_target_spacing: list[float] | tuple[float, ...] | None = None,
+        suppress_transpose: bool = False,
+    ) -> None:
+        super().__init__(
+            dataset_name_or_id,
+            gpu_memory_target_in_gb,
+            preprocessor_name,
+            plans_name,
+            overwrite_target_spacing,
+            suppress_transpose,
+        )
 
 
 class CascadeOARPlannerSmallSeparateZ(CascadeOARPlannerSmall):
@@ -25,5 +38,20 @@ class CascadeOARPlannerSmallSeparateZ(CascadeOARPlannerSmall):
 
     force_separate_z = None
 
-    def __init__(self, *args: Any, plans_name: str = "CascadeOARPlansSmallSeparateZ", **kwargs: Any) -> None:
-        super().__init__(*args, plans_name=plans_name, **kwargs)
+    def __init__(
+        self,
+        dataset_name_or_id: str | int,
+        gpu_memory_target_in_gb: float = 0.25,
+        preprocessor_name: str = "CascadeOARPreprocessor",
+        plans_name: str = "CascadeOARPlansSmallSeparateZ",
+        overwrite_target_spacing: list[float] | tuple[float, ...] | None = None,
+        suppress_transpose: bool = False,
+    ) -> None:
+        super().__init__(
+            dataset_name_or_id,
+            gpu_memory_target_in_gb,
+            preprocessor_name,
+            plans_name,
+            overwrite_target_spacing,
+            suppress_transpose,
+        )
