@@ -26,6 +26,8 @@ from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
+from nnunet_ext.cascade.head_crop import PLANS_KEY as HEAD_CROP_KEY
+from nnunet_ext.cascade.head_crop import ROOM_MM, HeadCrop
 from nnunet_ext.cascade.plausibility import PLANS_KEY, fit_ranges
 from nnunet_ext.cascade.resampling import resample_image, resample_label_map
 from nnunet_ext.cascade.roi_fitting import RoiFit, fit_roi
@@ -71,8 +73,11 @@ class CascadeOARPlanner(ResEncUNetPlanner):
 
     - The target spacing is the finest of the training set along each axis (guarded), not the median. A grid coarser than
       a case's own can't hold an organ of one or two voxels.
+    - Images are interpolated along every axis, also between thick slices. `CascadeOARPlannerSeparateZ` takes the nearest
+      slice there, as nnU-Net does.
     - Label maps are resampled by `resample_label_map`, from which small organs come back whole.
-    - The localizer's spacing is chosen so that every training body fits into one patch.
+    - Bodies are cropped to the reach of the training organs below the crown. The grid does not depend on where a CT ends.
+    - The localizer's spacing is chosen so that every training body, so cropped, fits into one patch.
     - The ROI's size is measured on the training labels (`cascade.roi_fitting.fit_roi`).
     - Left and right labels are paired by name, or as `left_right_pairs` in `dataset.json` says. The plan holds the pairs.
       A name that looks sided and has not one partner stops planning, unless `mirror_left_right` is false in
@@ -93,7 +98,12 @@ class CascadeOARPlanner(ResEncUNetPlanner):
     roi_margin_mm = 10.0
     #: Largest shift of the box in training, along each axis.
     roi_jitter_mm = 5.0
+    #: Room below and around the organs of the training set, to which every body is cropped. None: whole bodies.
+    head_room_mm: float | None = ROOM_MM
     dropout = 0.1
+    #: nnU-Net's option for resampling. False is interpolation along every axis (`results/resampling.md`). None takes the
+    #: nearest slice along an axis more than three times as coarse as the others, as nnU-Net does.
+    force_separate_z: bool | None = False
     localizer_batch_size: int | None = None
     #: Batch size of the study's crops.
     crop_batch_size: int | None = None
@@ -134,6 +144,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
             suppress_transpose,
         )
         self.scanned: dict[str, ScannedCase] | None = None
+        self.head_crop: HeadCrop | None = None
         odd = [name for name, v in self.dataset_json["labels"].items() if not isinstance(v, int) or name == "ignore"]
         if odd:
             raise ValueError(
@@ -163,16 +174,23 @@ class CascadeOARPlanner(ResEncUNetPlanner):
     def scan(self) -> dict[str, ScannedCase]:
         """Body sizes and organ extents of all training cases, which are read once per planner.
 
+        The bodies end at the reach of the organs of all cases, see `HeadCrop`.
+
         Raises:
             ValueError: See `scan_cases`.
         """
         if self.scanned is None:
-            self.scanned = scan_cases(
+            scanned = scan_cases(
                 self.dataset,
                 reader=self.determine_reader_writer()(),
                 channel_names=self.dataset_json["channel_names"],
                 labels=self.dataset_json["labels"],
             )
+            if self.head_room_mm is not None:
+                heads = [(case.head, case.organs) for case in scanned.values() if case.head is not None]
+                self.head_crop = crop = HeadCrop.fit(heads, self.head_room_mm)
+                scanned = {name: case.cropped(crop) for name, case in scanned.items()}
+            self.scanned = scanned
         return self.scanned
 
     def determine_fullres_target_spacing(self) -> np.ndarray:
@@ -187,7 +205,13 @@ class CascadeOARPlanner(ResEncUNetPlanner):
 
     def determine_resampling(self, *args: object, **kwargs: object) -> tuple[Resampling, dict, Resampling, dict]:
         """Images are resampled as nnU-Net does, but faster. Label maps keep small organs. See `cascade.resampling`."""
-        return resample_image, {"force_separate_z": None}, resample_label_map, {"force_separate_z": None}
+        options = {"force_separate_z": self.force_separate_z}
+        return resample_image, options, resample_label_map, dict(options)
+
+    def determine_segmentation_softmax_export_fn(self, *args: object, **kwargs: object) -> tuple[Resampling, dict]:
+        """nnU-Net's, along the axes that label maps are resampled along. Else they would not come back whole."""
+        function, options = super().determine_segmentation_softmax_export_fn(*args, **kwargs)
+        return function, {**options, "force_separate_z": self.force_separate_z}
 
     def determine_normalization_scheme_and_whether_mask_is_used_for_norm(self) -> tuple[list[str], list[bool]]:
         """nnU-Net's schemes, but never with the nonzero mask, which the crop to the body replaces."""
@@ -441,6 +465,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
             # Arrays are read as (Z, Y, X) in a canonical orientation, so X is the patient's left-right axis.
             "left_right_axis": forward.index(2),
             PAIRS_KEY: [list(pair) for pair in self.pairs],
+            HEAD_CROP_KEY: None if self.head_crop is None else self.head_crop.to_plan(),
             "configurations": configurations,
             PLANS_KEY: fit_ranges(
                 [c.organs for c in cases.values()],
@@ -475,6 +500,8 @@ class CascadeOARPlanner(ResEncUNetPlanner):
                     f"than the target of {factor * self.UNet_vram_target_GB:g} GB. Train it on a larger GPU, planned for "
                     f"with -gpu_memory_target {int(np.ceil(memory_gb / factor))}, or leave it out."
                 )
+        if self.head_crop is not None:
+            print(f"Bodies are seen down to {self.head_crop.below_crown_mm:g} mm below the crown")
         size_mm = self.plans["configurations"][SEGMENTER]["roi"]["size_mm"]
         print(
             f"ROI: {millimetres(size_mm)} (organs of all training cases need {millimetres(fit.needed_mm)}; "

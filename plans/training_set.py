@@ -13,8 +13,10 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from tqdm import tqdm
 
 from nnunet_ext.cascade import roi
+from nnunet_ext.cascade.head_crop import HeadCrop
 from nnunet_ext.cascade.plausibility import unlike_the_others
-from nnunet_ext.cascade.preprocessor import body_box
+from nnunet_ext.cascade.preprocessor import body_box, find_body
+from nnunet_ext.cleaning.head import HeadPlace
 from nnunet_ext.images.checks import check_arrays
 from nnunet_ext.images.label_maps import shown_values
 from nnunet_ext.labels.volumes import impossible_volumes, refuse_whole_image
@@ -23,11 +25,25 @@ from nnunet_ext.messages import Message
 
 @dataclass(frozen=True)
 class ScannedCase:
-    """Body size and organ extents of one training case, along its axes as read, `(Z, Y, X)`."""
+    """Body size and organ extents of one training case, along its axes as read, `(Z, Y, X)`.
+
+    Attributes:
+        spacing_mm: Voxel size.
+        body_shape: Voxels of the part that the networks see.
+        organs: Label value -> extent.
+        head: Where the head lies. None if no body was found.
+    """
 
     spacing_mm: tuple[float, ...]
     body_shape: tuple[int, ...]
     organs: Mapping[int, roi.OrganExtent]
+    head: HeadPlace | None = None
+
+    def cropped(self, head_crop: HeadCrop) -> ScannedCase:
+        """The case as the networks see it with a crop to the reach of the organs."""
+        if self.head is None:
+            return self
+        return replace(self, body_shape=tuple(end - first for first, end in head_crop.box(self.head)))
 
 
 def scan_cases(
@@ -87,11 +103,13 @@ def scan_case(
         refuse_whole_image(label_map[0], {organ: value for organ, value in labels.items() if value in organs})
     except ValueError as error:
         raise ValueError(f"case '{name}': {error}. Files: {', '.join([*image_files, label_file])}.") from None
-    box = body_box(images, spacing_mm=spacing, channel_names=channel_names)
+    body = find_body(images, spacing_mm=spacing, channel_names=channel_names)
+    box = body_box(body, spacing_mm=spacing, head_crop=None)
     return ScannedCase(
         spacing_mm=spacing,
         body_shape=tuple(upper - lower for lower, upper in box),
         organs=organs,
+        head=HeadPlace.of(body, spacing),
     )
 
 

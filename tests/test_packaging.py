@@ -14,7 +14,12 @@ from nnunet_ext.installation.hooking import LOOKUP_FOLDERS
 
 ROOT = Path(__file__).parents[1]
 OURS = {
-    "experiment_planning": {"CascadeOARPlanner", "CascadeOARPlannerSmall"},
+    "experiment_planning": {
+        "CascadeOARPlanner",
+        "CascadeOARPlannerSeparateZ",
+        "CascadeOARPlannerSmall",
+        "CascadeOARPlannerSmallSeparateZ",
+    },
     "preprocessing": {"CascadeOARPreprocessor"},
     "resampling": {"resample_image", "resample_label_map"},
     "training": {"CascadeOARTrainer", "CascadeOARTrainerReference"},

@@ -537,6 +537,9 @@ class CascadeOARTrainer(nnUNetTrainer):
             transpose_forward=tuple(self.plans_manager.transpose_forward),
             from_localizer=from_localizer,
             guidance=self.recipe.guidance,
+            force_separate_z=self.configuration_manager.configuration["resampling_fn_data_kwargs"].get(
+                "force_separate_z"
+            ),
             errors_mm=errors_mm,
         )
 

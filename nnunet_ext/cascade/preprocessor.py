@@ -12,12 +12,16 @@ from nnunetv2.preprocessing.resampling.default_resampling import compute_new_sha
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunet_ext.cascade import roi
-from nnunet_ext.cleaning.body import body_extent
+from nnunet_ext.cascade.head_crop import BODY_MARGIN_MM, HeadCrop
+from nnunet_ext.cleaning.body import coarse_body_mask
+from nnunet_ext.cleaning.head import HeadPlace, image_region
 from nnunet_ext.images.channels import ct_channels
 from nnunet_ext.nnunet_folders import read_dataset_json
 
-#: Kept around the body, for partial volume at the skin and for a cleaning that removed a little too much.
-BODY_MARGIN_MM = 10.0
+#: nnU-Net's scheme whose mean and standard deviation are those of the image itself.
+Z_SCORE = "ZScoreNormalization"
+#: A body seen in fewer voxels tells no mean.
+FEWEST_VOXELS = 100
 #: Key under which a case's `properties` say how it was cropped.
 PROPERTIES_KEY = "cascade_oar"
 
@@ -31,13 +35,10 @@ def stored_extents(properties: Mapping) -> dict[int, roi.OrganExtent]:
     return roi.extents_from_numbers(properties[PROPERTIES_KEY]["organ_extents"])
 
 
-def body_box(
+def find_body(
     images: Sequence[np.ndarray] | np.ndarray, *, spacing_mm: Sequence[float], channel_names: Mapping[str, str]
-) -> roi.Box:
-    """Bounding box of the patient plus `BODY_MARGIN_MM`, found on the CT, or on the first MR if there is no CT.
-
-    nnU-Net's crop to nonzero does nothing for a CT, in which air is -1000. It removes the whole background of an image if
-    that was set to zero. This box depends on the patient only.
+) -> np.ndarray:
+    """The patient, found on the CT, or on the first MR if there is no CT.
 
     Args:
         images: Of every channel, shape `(Z, Y, X)`, as read.
@@ -45,18 +46,45 @@ def body_box(
         channel_names: nnU-Net's `channel_names` of `dataset.json`.
 
     Returns:
-        Box along `(Z, Y, X)`, or the whole volume if no body is found.
+        Bool `(Z, Y, X)`, to some millimetres. All False if no body is found.
     """
     ct = ct_channels(channel_names)
-    image = images[ct[0] if ct else 0]
-    extent = body_extent(image, spacing_mm=spacing_mm, is_ct=bool(ct))
-    if extent is None:
-        return roi.whole(image.shape)
-    margins = [int(np.ceil(BODY_MARGIN_MM / spacing)) for spacing in spacing_mm]
-    return tuple(
-        (max(0, lower - m), min(n, upper + m))
-        for (lower, upper), m, n in zip(extent, margins, image.shape, strict=True)
-    )
+    return coarse_body_mask(images[ct[0] if ct else 0], spacing_mm=spacing_mm, is_ct=bool(ct))
+
+
+def body_box(body: np.ndarray, *, spacing_mm: Sequence[float], head_crop: HeadCrop | None) -> roi.Box:
+    """The part of a volume that the networks see.
+
+    nnU-Net's crop to nonzero does nothing for a CT, in which air is -1000. It removes the whole background of an image if
+    that was set to zero. This box depends on the patient only.
+
+    Args:
+        body: What `find_body` found.
+        spacing_mm: Voxel size along `(Z, Y, X)`.
+        head_crop: The plan's. Without one, the box holds the whole body.
+
+    Returns:
+        Box along `(Z, Y, X)` with `BODY_MARGIN_MM` around the body, or the whole volume if there is no body.
+    """
+    place = HeadPlace.of(body, spacing_mm)
+    if place is None:
+        return roi.whole(body.shape)
+    return place.whole_box(BODY_MARGIN_MM) if head_crop is None else head_crop.box(place)
+
+
+def standardise(image: np.ndarray, body: np.ndarray) -> None:
+    """Give the voxels of the body that an image shows a mean of 0 and a standard deviation of 1, in place.
+
+    Args:
+        image: Float, any axes.
+        body: Bool, same shape.
+    """
+    seen = body & image_region(image)
+    if np.count_nonzero(seen) < FEWEST_VOXELS:
+        return
+    values = image[seen].astype(np.float64)
+    image -= np.float32(values.mean())
+    image /= np.float32(max(values.std(), 1e-8))
 
 
 def shift(box: roi.Box, origin: roi.Box) -> roi.Box:
@@ -72,9 +100,12 @@ def clip(box: Sequence[Sequence[int]], origin: roi.Box) -> roi.Box:
 class CascadeOARPreprocessor(DefaultPreprocessor):
     """`DefaultPreprocessor` with another crop, recorded the way nnU-Net records its own.
 
-    Every configuration is cropped to the patient's body (`body_box`). At prediction, a configuration with a previous stage
-    is cropped further to the ROI that the previous stage's label map votes for (`roi.find_roi`). Intensities are
-    normalised with the statistics of the whole body, then only the crop is resampled.
+    Every configuration is cropped to the patient's body down to the reach of the organs (`body_box`). At prediction, a
+    configuration with a previous stage is cropped further to the ROI that the previous stage's label map votes for
+    (`roi.find_roi`). Intensities are normalised with the statistics of the body, then only the crop is resampled.
+
+    If the plan has a `head_crop`, the z-score of an image runs over the voxels of the body that lie in its field of view
+    (`image_region`). So it does not depend on how far a CT goes down, nor on how much air is around a head.
 
     The box is stored as `properties['bbox_used_for_cropping']`, so nnU-Net's own export pastes the result back.
     `properties['cascade_oar']` says which organs placed the box. Without any, the segmenter runs over the whole body.
@@ -131,7 +162,7 @@ class CascadeOARPreprocessor(DefaultPreprocessor):
         configuration_manager: ConfigurationManager,
         dataset_json: Mapping,
     ) -> tuple[np.ndarray, dict]:
-        """Normalised images of the body, the same for all configurations of a plan that normalise alike.
+        """Normalised images of the body or its upper part, the same for all configurations of a plan that normalise alike.
 
         Args:
             images: Of every channel, shape `(Z, Y, X)`. Not modified.
@@ -146,7 +177,10 @@ class CascadeOARPreprocessor(DefaultPreprocessor):
         if bad := [c for c, image in enumerate(images) if not np.isfinite(image).all()]:
             raise ValueError(f"channels {bad} hold NaN or infinite values. Replace them, or leave the case out.")
         forward = plans_manager.transpose_forward
-        body = body_box(images, spacing_mm=properties["spacing"], channel_names=dataset_json["channel_names"])
+        spacing_mm = properties["spacing"]
+        patient = find_body(images, spacing_mm=spacing_mm, channel_names=dataset_json["channel_names"])
+        head_crop = HeadCrop.from_plan(plans_manager.plans)
+        body = body_box(patient, spacing_mm=spacing_mm, head_crop=head_crop)
         body = tuple(body[i] for i in forward)
         cropped = np.empty((len(images), *(upper - lower for lower, upper in body)), np.float32)
         for channel, image in zip(cropped, images, strict=True):
@@ -155,6 +189,11 @@ class CascadeOARPreprocessor(DefaultPreprocessor):
         cropped = self._normalize(
             cropped, everywhere, configuration_manager, plans_manager.foreground_intensity_properties_per_channel
         )
+        if head_crop is not None:
+            patient = patient.transpose(forward)[roi.slices(body)]
+            for channel, scheme in zip(cropped, configuration_manager.normalization_schemes, strict=True):
+                if scheme == Z_SCORE:
+                    standardise(channel, patient)
         return cropped, {
             **properties,
             "shape_before_cropping": tuple(images[0].shape[i] for i in forward),

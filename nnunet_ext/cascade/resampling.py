@@ -26,8 +26,9 @@ def resample_image(
 ) -> np.ndarray:
     """Images on another grid: what nnU-Net's `resample_data_or_seg_to_shape` makes with its defaults, several times faster.
 
-    Cubic splines along every axis, the nearest voxel along an axis much coarser than the others. Both are linear and
-    separable, so each axis is one multiplication with a matrix, in single precision.
+    Cubic splines along every axis. If the plan's `force_separate_z` is None, as nnU-Net plans it, the nearest voxel along
+    an axis much coarser than the others. Both are linear and separable, so each axis is one multiplication with a matrix,
+    in single precision.
 
     nnU-Net finds this function by its name in the plan (`resampling_fn_data`).
 
@@ -35,7 +36,7 @@ def resample_image(
         data: Shape `(C, *axes)`.
         new_shape: Size along each axis of the result.
         current_spacing, new_spacing: Voxel sizes in mm.
-        force_separate_z: nnU-Net's option: None to decide by the spacing.
+        force_separate_z: nnU-Net's option. False for splines along every axis, None to decide by the spacing.
 
     Returns:
         Shape `(C, *new_shape)`, float32; no value lies outside the image's range (without the coarse axis: the slice's).
@@ -82,6 +83,7 @@ def label_map_of_logits(
     new_shape: Sequence[int],
     current_spacing: Sequence[float],
     new_spacing: Sequence[float],
+    force_separate_z: bool | None = None,
 ) -> np.ndarray:
     """Label map on another grid as nnU-Net's export makes it, computed only where an organ can be.
 
@@ -92,6 +94,7 @@ def label_map_of_logits(
         logits: Shape `(labels, *axes)`.
         to_labels: Logits -> labels `(*axes)`.
         new_shape, current_spacing, new_spacing: See `resample_label_map`.
+        force_separate_z: As in the plan's `resampling_fn_probabilities_kwargs`.
 
     Returns:
         Shape `(*new_shape)`, int16.
@@ -100,7 +103,7 @@ def label_map_of_logits(
     where = ndimage.find_objects((to_labels(logits) > 0).astype(np.int8))
     if not where:
         return result
-    _, coarse = determine_do_sep_z_and_axis(None, current_spacing, new_spacing)
+    _, coarse = determine_do_sep_z_and_axis(force_separate_z, current_spacing, new_spacing)
     box, new_box, weights = [], [], []
     for axis, (s, n, new_n) in enumerate(zip(where[0], logits.shape[1:], result.shape, strict=True)):
         # The voxels with an organ and their neighbours; the new voxels that have one of the former among their neighbours.
@@ -143,9 +146,9 @@ def resample_label_map(
     Args:
         data: Integer labels, shape `(1, *axes)`; negative values are background.
         new_shape: Size along each axis of the result.
-        current_spacing, new_spacing: Voxel sizes in mm. As in nnU-Net, an axis much coarser than the others is
-            resampled by nearest neighbour.
-        force_separate_z: nnU-Net's option: None to decide by the spacing.
+        current_spacing, new_spacing: Voxel sizes in mm.
+        force_separate_z: nnU-Net's option, which has to be that of the export. False for linear interpolation along every
+            axis. If None, an axis much coarser than the others is resampled by nearest neighbour.
         max_rounds: Rounds of back-projection at most.
 
     Returns:

@@ -137,6 +137,7 @@ class RoiDataset(InMemoryDataset):
         transpose_forward: Sequence[int],
         from_localizer: bool,
         guidance: bool,
+        force_separate_z: bool | None,
         errors_mm: Sequence[Sequence[float]],
         records: dict[str, dict],
     ) -> None:
@@ -148,6 +149,7 @@ class RoiDataset(InMemoryDataset):
         self.transpose_forward = tuple(transpose_forward)
         self.from_localizer = from_localizer
         self.guidance = guidance
+        self.force_separate_z = force_separate_z
         self.errors_mm = np.asarray(errors_mm, dtype=float)
         self.records = records
 
@@ -231,8 +233,8 @@ class RoiDataset(InMemoryDataset):
             return data[:], reference[None], localizer_map if self.guidance else None, properties
         shape = tuple(upper - lower for lower, upper in box)
         new_shape = compute_new_shape(shape, original_spacing, self.spacing_mm)
-        # As in preprocessing: an axis much coarser than the others is taken by nearest neighbour.
-        _, nearest_axis = determine_do_sep_z_and_axis(None, original_spacing, self.spacing_mm)
+        # As in preprocessing: if the plan says so, an axis much coarser than the others is taken by nearest neighbour.
+        _, nearest_axis = determine_do_sep_z_and_axis(self.force_separate_z, original_spacing, self.spacing_mm)
         crop = resample_box(data, edges, new_shape, nearest_axis=nearest_axis)
         new_properties = {
             **properties,
@@ -295,7 +297,8 @@ class RoiDatasets:
     """What a trainer uses as its `dataset_class`: makes `RoiDataset`s that know the plan.
 
     nnU-Net calls a dataset class with folder, identifiers and the previous stage's folder only, and asks it for its
-    static methods; this object answers both. `records` collects, per validated case, how its box was placed.
+    static methods; this object answers both. `force_separate_z` is the plan's, for the images. `records` collects, per
+    validated case, how its box was placed.
     """
 
     rule: roi.RoiRule
@@ -303,6 +306,7 @@ class RoiDatasets:
     transpose_forward: tuple[int, ...]
     from_localizer: bool = False
     guidance: bool = False
+    force_separate_z: bool | None = None
     errors_mm: Sequence[Sequence[float]] = ()
     records: dict[str, dict] = field(default_factory=dict)
 

@@ -15,7 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cases", dest="n_cases", metavar="N", type=positive_int, required=True, help="how many to make"
     )
     parser.add_argument("--seed", metavar="S", type=natural_number, help="the same seed makes the same cases")
-    parser.add_argument("--size", choices=("tiny", "small", "full"), help="full has the voxel sizes of a planning CT")
+    parser.add_argument(
+        "--size", choices=("tiny", "small", "thin", "full"), help="full has the voxel sizes of a planning CT"
+    )
     parser.add_argument("--unregistered", action="store_true", help="move T1 and T2 against the CT")
     parser.add_argument("--dicom", action="store_true", help="write DICOM series and an RTSTRUCT instead of NIfTI")
     add_processes(parser)

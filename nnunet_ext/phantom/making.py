@@ -66,6 +66,7 @@ class SizeRange:
 SIZES = {
     "tiny": SizeRange((2.3, 2.7), (2.3, 2.7), (250, 275), (190, 215), (2.0, 2.6), (2.4, 3.2)),
     "small": SizeRange((1.0, 1.2), (2.7, 3.3), (250, 275), (195, 225), (0.95, 1.15), (3.0, 4.5)),
+    "thin": SizeRange((0.75, 0.83), [1.25], (250, 275), (195, 225), (0.75, 0.83), (1.25, 1.5)),
     "full": SizeRange([0.488, 0.586, 0.684, 0.781, 0.977], [2.5, 3.0, 5.0], None, (205, 280), (0.65, 0.75), (4.5, 5.0)),
 }
 
@@ -93,7 +94,8 @@ def make_phantoms(
         out: Folder for the cases; made if needed.
         n_cases: Number of cases.
         seed: Any non-negative integer.
-        size: "tiny" (about 2.5 mm), "small" (1.1 x 1.1 x 3 mm) or "full" (512 x 512, 2.5 to 5 mm slices).
+        size: "tiny" (about 2.5 mm), "small" (1.1 x 1.1 x 3 mm), "thin" (0.8 x 0.8 x 1.25 mm) or "full" (512 x 512, 2.5 to
+            5 mm slices).
         unregistered: Put T1 and T2 on grids of their own, shifted, turned and bent against the CT. The transform is
             written as `mr_to_ct.tfm`: it maps CT points to MR points, which is what
             `sitk.Resample(mr, ct, transform)` takes to bring the MR onto the CT. Otherwise T1 and T2 come on the grid

@@ -215,6 +215,9 @@ class CascadePredictor:
             prepared.images.shape[1:],
             self.localizer.configuration_manager.spacing,
             [prepared.properties["spacing"][i] for i in self.segmenter.plans_manager.transpose_forward],
+            self.localizer.configuration_manager.configuration["resampling_fn_probabilities_kwargs"][
+                "force_separate_z"
+            ],
         )[None]
 
     def _segment_box(

@@ -18,16 +18,20 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ext.cascade import preprocessor, roi
+from nnunet_ext.cascade.head_crop import PLANS_KEY, HeadCrop
 from nnunet_ext.cascade.preprocessor import (
     BODY_MARGIN_MM,
     PROPERTIES_KEY,
     CascadeOARPreprocessor,
     body_box,
     clip,
+    find_body,
     shift,
+    standardise,
     stored_extents,
 )
 from nnunet_ext.cascade.roi_fitting import fit_roi
+from nnunet_ext.cleaning import head
 
 SHAPE = (31, 53, 47)
 SPACING_MM = (2.3, 1.7, 1.3)  # 71 x 90 x 61 mm
@@ -100,6 +104,11 @@ def exported(seg: np.ndarray, properties: dict, plans, configuration) -> np.ndar
     )
 
 
+def whole_body_box(volumes: np.ndarray, channel_names: dict) -> roi.Box:
+    body = find_body(volumes, spacing_mm=SPACING_MM, channel_names=channel_names)
+    return body_box(body, spacing_mm=SPACING_MM, head_crop=None)
+
+
 def dsc(a: np.ndarray, b: np.ndarray) -> float:
     return 200.0 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b))
 
@@ -110,7 +119,7 @@ def dsc(a: np.ndarray, b: np.ndarray) -> float:
 @pytest.mark.parametrize("channels", [("CT", "T1", "T2"), ("T1",), ("T2", "T1"), ("T1", "CT")])
 def test_the_body_box_is_the_head_and_a_margin_of_10_mm(channels):
     names = {str(i): c for i, c in enumerate(channels)}
-    box = body_box(images(channels), spacing_mm=SPACING_MM, channel_names=names)
+    box = whole_body_box(images(channels), names)
     margins = [int(np.ceil(BODY_MARGIN_MM / s)) for s in SPACING_MM]  # 5, 6 and 8 voxels
     assert margins == [5, 6, 8]
     for (lower, upper), (first, last), m, n in zip(box, HEAD_BOX, margins, SHAPE, strict=True):
@@ -126,17 +135,96 @@ def test_the_body_is_looked_for_in_the_ct_or_else_in_the_first_mr(monkeypatch, c
 
     def find(volume, *, spacing_mm, is_ct):
         seen.append((float(volume.flat[0]), is_ct))
-        return tuple((0, n) for n in volume.shape)
+        return np.ones(volume.shape, bool)
 
-    monkeypatch.setattr(preprocessor, "body_extent", find)
+    monkeypatch.setattr(preprocessor, "coarse_body_mask", find)
     volumes = np.stack([np.full((5, 7, 11), i, np.float32) for i in range(len(channels))])
-    body_box(volumes, spacing_mm=SPACING_MM, channel_names={str(i): c for i, c in enumerate(channels)})
+    find_body(volumes, spacing_mm=SPACING_MM, channel_names={str(i): c for i, c in enumerate(channels)})
     assert seen == [(used, is_ct)]
 
 
 def test_a_volume_without_a_body_is_kept_whole():
     air = np.full((1, 5, 7, 11), -1000.0, np.float32)
-    assert body_box(air, spacing_mm=SPACING_MM, channel_names={"0": "CT"}) == roi.whole((5, 7, 11))
+    assert whole_body_box(air, {"0": "CT"}) == roi.whole((5, 7, 11))
+    nobody = np.zeros((5, 7, 11), bool)
+    crop = HeadCrop(50.0, ((10.0, 10.0), (10.0, 10.0)))
+    assert body_box(nobody, spacing_mm=SPACING_MM, head_crop=crop) == roi.whole((5, 7, 11))
+
+
+# ------------------------------------------------------------------------------------------------ head crop
+
+REACH = HeadCrop(below_crown_mm=30.0, beyond_head_mm=((4.0, 6.0), (5.0, 5.0)))
+
+
+def with_neck(volumes: np.ndarray) -> np.ndarray:
+    volumes = volumes.copy()
+    neck = np.s_[:12, 14:31, 17:34]
+    for image in volumes:
+        image[neck] = image[12:16, 18:27, 20:30].mean() + 0.1 * (image[neck] - image[neck].mean())
+    return volumes
+
+
+def with_torso(volumes: np.ndarray, slices: int, *, in_mr: bool) -> np.ndarray:
+    """The head and a neck on a wide torso. Where the MR did not see the torso, conversion leaves the MR's lowest value."""
+    volumes = with_neck(volumes)
+    torso = np.empty((len(volumes), slices, *volumes.shape[2:]), np.float32)
+    noise = np.random.default_rng(5).standard_normal(torso.shape[1:])
+    for part, image, mean, sd in zip(torso, volumes, (45.0, 500.0, 1200.0), (10.0, 15.0, 40.0), strict=True):
+        part[...] = mean + sd * noise if in_mr or mean < 100 else image.min()
+        part[:, :3] = image.min()  # air in front of it
+    return np.concatenate([torso, volumes], axis=1)
+
+
+@pytest.mark.parametrize("forward", TRANSPOSITIONS)
+@pytest.mark.parametrize("in_mr", [False, True])
+def test_with_a_head_crop_the_networks_see_the_same_however_far_the_images_go_down(
+    cascade_plans, monkeypatch, forward, in_mr
+):
+    monkeypatch.setattr(head, "HEAD_MM", 30.0)  # as small as this head
+    plans, configuration = managers(cascade_plans, "3d_fullres", forward=forward)
+    plans.plans[PLANS_KEY] = REACH.to_plan()
+    seen, boxes = [], []
+    for slices in (0, 9, 40):
+        data = with_neck(images()) if slices == 0 else with_torso(images(), slices, in_mr=in_mr)
+        found, _, properties = run(plans, configuration, data)
+        seen.append(found)
+        boxes.append(np.array(properties["bbox_used_for_cropping"])[forward.index(0)] - slices)
+    assert boxes[0].tolist() == boxes[1].tolist() == boxes[2].tolist()
+    assert abs(boxes[0][0] - (22 - round(30 / SPACING_MM[0]))) <= 1  # down from the crown
+    np.testing.assert_array_equal(seen[1], seen[2])
+    np.testing.assert_allclose(seen[0], seen[1], atol=0.05)
+
+
+def test_without_a_head_crop_the_whole_body_is_seen_and_the_z_score_is_nnunets(cascade_plans):
+    plans, configuration = managers(cascade_plans, "3d_fullres")
+    data = with_torso(images(), 20, in_mr=True)
+    found, _, properties = run(plans, configuration, data)
+    assert properties["bbox_used_for_cropping"][0][0] == 0
+    assert found.shape[2:] == SHAPE[1:]
+    for channel in found[1:]:
+        assert float(channel.mean()) == pytest.approx(0.0, abs=1e-4)
+        assert float(channel.std()) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_the_z_score_runs_over_the_body_inside_the_field_of_view():
+    rng = np.random.default_rng(0)
+    image = rng.normal(300, 20, (12, 14, 16)).astype(np.float32)
+    body = np.zeros(image.shape, bool)
+    body[2:10, 3:11, 4:13] = True
+    image[~body] = rng.normal(50, 3, np.count_nonzero(~body))
+    image[:5] = image.min() - 1  # not seen
+    image[7, 6, 8] = image.min()  # a void inside the body is
+    standardise(image, body)
+    seen = image[5:10, 3:11, 4:13].astype(float)
+    assert seen.mean() == pytest.approx(0, abs=1e-3)
+    assert seen.std() == pytest.approx(1, abs=1e-3)
+
+
+def test_an_image_that_sees_nothing_of_the_body_is_left_alone():
+    image = np.zeros((6, 7, 8), np.float32)
+    image[0, 0, 0] = 5.0
+    standardise(image, np.ones(image.shape, bool))
+    assert image.sum() == 5.0
 
 
 @pytest.mark.parametrize("configuration", ["3d_lowres", "3d_fullres"])
@@ -144,7 +232,7 @@ def test_a_volume_without_a_body_is_kept_whole():
 def test_every_configuration_without_a_previous_stage_is_cropped_to_the_body(cascade_plans, configuration, forward):
     plans, configuration = managers(cascade_plans, configuration, forward=forward)
     data, seg, properties = run(plans, configuration)
-    body = body_box(images(), spacing_mm=SPACING_MM, channel_names=DATASET["channel_names"])
+    body = whole_body_box(images(), DATASET["channel_names"])
     assert tuple(tuple(b) for b in properties["bbox_used_for_cropping"]) == tuple(body[i] for i in forward)
     assert data.shape[1:] == seg.shape[1:] == tuple(body[i][1] - body[i][0] for i in forward)
     assert tuple(properties["shape_before_cropping"]) == tuple(SHAPE[i] for i in forward)
@@ -252,7 +340,7 @@ def test_a_label_above_127_is_kept(cascade_plans):
 def test_an_empty_localizer_map_leaves_the_whole_body_and_says_so(cascade_plans):
     plans, configuration = managers(cascade_plans)
     data, _, properties = run(plans, configuration, seg=np.zeros_like(reference()))
-    body = body_box(images(), spacing_mm=SPACING_MM, channel_names=DATASET["channel_names"])
+    body = whole_body_box(images(), DATASET["channel_names"])
     assert tuple(map(tuple, properties["bbox_used_for_cropping"])) == body
     assert data.shape[1:] == tuple(u - lo for lo, u in body)
     assert properties[PROPERTIES_KEY]["found"] is False
@@ -279,7 +367,7 @@ def test_a_requested_box_overrules_the_vote_and_is_clipped_to_the_body(cascade_p
     assert properties == of_body
     grids = crops.resampling(data.shape[1:], new, plans, configuration)
     data, seg = configuration.resampling_fn_data(data, *grids), configuration.resampling_fn_seg(seg, *grids)
-    body = body_box(images(), spacing_mm=SPACING_MM, channel_names=DATASET["channel_names"])
+    body = whole_body_box(images(), DATASET["channel_names"])
     assert body[1][0] > 0
     assert new["bbox_used_for_cropping"] == [[10, 30], [8, 20], [body[1][0], 25]]
     assert data.shape[1:] == seg.shape[1:] == (20, 12, 25 - body[1][0])
@@ -337,7 +425,7 @@ def test_a_training_case_is_saved_uncropped_with_organ_extents_and_locations(
         warnings.simplefilter("ignore")
         CascadeOARPreprocessor(verbose=False).run_case_save(out, *files, plans, configuration, DATASET)
     data, seg, _, properties = nnUNetDatasetBlosc2(str(tmp_path), ["case"]).load_case("case")
-    body = body_box(images(), spacing_mm=SPACING_MM, channel_names=DATASET["channel_names"])
+    body = whole_body_box(images(), DATASET["channel_names"])
     assert tuple(map(tuple, properties["bbox_used_for_cropping"])) == body
     assert data.shape[1:] == tuple(round((u - lo) / 0.9) for lo, u in body)
     seg = np.asarray(seg[:])

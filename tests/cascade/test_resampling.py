@@ -16,10 +16,10 @@ from nnunet_ext.cascade.resampling import (
 )
 
 
-def exported(labels: np.ndarray, shape, current_spacing, new_spacing) -> np.ndarray:
+def exported(labels: np.ndarray, shape, current_spacing, new_spacing, force_separate_z=None) -> np.ndarray:
     """What nnU-Net's export makes of a network that predicts exactly `labels`."""
     logits = np.stack([labels == v for v in range(labels.max() + 2)]).astype(np.float32)
-    back = resample_data_or_seg_to_shape(logits, shape, current_spacing, new_spacing, False, 1, 0, None)
+    back = resample_data_or_seg_to_shape(logits, shape, current_spacing, new_spacing, False, 1, 0, force_separate_z)
     return back.argmax(0)
 
 
@@ -45,13 +45,15 @@ def dsc(a: np.ndarray, b: np.ndarray) -> float:
         ((3.2, 1.1, 1.1), (2.8, 1.0, 1.0)),
         ((3.3, 1.0, 1.0), (3.0, 0.9, 0.9)),  # more than 3:1: nnU-Net takes the coarse axis by nearest neighbour
         ((1.0, 1.1, 3.4), (0.9, 1.0, 3.1)),
+        ((5.0, 0.976, 0.976), (2.375, 0.9, 0.9)),  # the reference study's slices
     ],
 )
-def test_organs_of_one_voxel_come_back_through_the_export(spacing, target):
+@pytest.mark.parametrize("force_separate_z", [None, False])
+def test_organs_of_one_voxel_come_back_through_the_export(spacing, target, force_separate_z):
     labels = head()
     new_shape = compute_new_shape(labels.shape, spacing, target)
-    there = resample_label_map(labels[None], new_shape, spacing, target)
-    back = exported(there[0], labels.shape, target, spacing)
+    there = resample_label_map(labels[None], new_shape, spacing, target, force_separate_z)
+    back = exported(there[0], labels.shape, target, spacing, force_separate_z)
     assert there.shape == (1, *new_shape)
     for value in (1, 2, 3):
         assert dsc(labels == value, back == value) >= 96
@@ -131,16 +133,27 @@ GRIDS = [
 
 
 @pytest.mark.parametrize(("shape", "spacing", "new_shape", "new_spacing"), GRIDS)
-def test_images_are_resampled_as_nnunet_does(shape, spacing, new_shape, new_spacing):
+@pytest.mark.parametrize("force_separate_z", [None, False])
+def test_images_are_resampled_as_nnunet_does(shape, spacing, new_shape, new_spacing, force_separate_z):
     data = np.random.default_rng(0).normal(40, 300, (2, *shape)).astype(np.float32)
     data[1] = -1000
     data[1, 3:, 2:4] = 500.0  # an edge: splines overshoot, and are clipped
     before = data.copy()
-    ours = resample_image(data, new_shape, spacing, new_spacing)
-    theirs = resample_data_or_seg_to_shape(data, new_shape, spacing, new_spacing, False, 3, 0, None)
+    ours = resample_image(data, new_shape, spacing, new_spacing, force_separate_z)
+    theirs = resample_data_or_seg_to_shape(data, new_shape, spacing, new_spacing, False, 3, 0, force_separate_z)
     assert ours.dtype == np.float32
     np.testing.assert_allclose(ours, theirs, atol=2e-3)
     np.testing.assert_array_equal(data, before)
+
+
+def test_between_thick_slices_values_are_interpolated_only_without_separate_z():
+    data = np.broadcast_to(np.array([0.0, 100.0, 200.0])[:, None, None], (3, 8, 9))[None]
+    grids = (6, 8, 9), (5.0, 0.976, 0.976), (2.5, 0.976, 0.976)
+    assert resample_image(data, *grids, None)[0, :, 4, 4].tolist() == [0, 0, 100, 100, 200, 200]
+    between = resample_image(data, *grids, False)[0, :, 4, 4]
+    assert (np.diff(between)[1:-1] > 20).all()  # beyond the middle of the last slice its value is kept
+    assert between.min() >= 0
+    assert between.max() <= 200
 
 
 def test_an_image_on_its_own_grid_is_left_alone():
@@ -151,15 +164,17 @@ def test_an_image_on_its_own_grid_is_left_alone():
 @pytest.mark.parametrize(("shape", "spacing", "new_shape", "new_spacing"), GRIDS)
 @pytest.mark.parametrize("where", [np.s_[1:3, 2:4, 4:6], np.s_[0:2, 0:3, 0:1], np.s_[-2:, -1:, -3:], np.s_[:0]])
 @pytest.mark.parametrize("layer_bytes", [1, 1 << 24])
+@pytest.mark.parametrize("force_separate_z", [None, False])
 def test_a_label_map_made_near_the_organs_is_the_export_of_the_whole(
-    shape, spacing, new_shape, new_spacing, where, layer_bytes, monkeypatch
+    shape, spacing, new_shape, new_spacing, where, layer_bytes, force_separate_z, monkeypatch
 ):
     monkeypatch.setattr(resampling, "LAYER_BYTES", layer_bytes)
     rng = np.random.default_rng(1)
     logits = rng.normal(0, 1, (3, *shape)).astype(np.float32)
     logits[0] += 8  # background wins
     logits[1:][(slice(None), *(where if isinstance(where, tuple) else (where,)))] += 16  # but here it may not
-    exported = resample_data_or_seg_to_shape(logits, new_shape, spacing, new_spacing, False, 1, 0, None).argmax(0)
-    ours = label_map_of_logits(logits, lambda x: x.argmax(0), new_shape, spacing, new_spacing)
+    grids = new_shape, spacing, new_spacing
+    exported = resample_data_or_seg_to_shape(logits, *grids, False, 1, 0, force_separate_z).argmax(0)
+    ours = label_map_of_logits(logits, lambda x: x.argmax(0), *grids, force_separate_z)
     np.testing.assert_array_equal(ours, exported)
     assert (exported > 0).any() == (where != np.s_[:0])

@@ -376,6 +376,28 @@ def test_the_crop_reproduces_a_smooth_field_at_the_positions_of_the_original_vox
     assert error < 0.01
 
 
+@pytest.mark.parametrize(("force_separate_z", "largest_error"), [(False, 0.01), (None, 0.2)])
+def test_the_crop_is_resampled_along_the_axes_that_the_plan_says(tmp_path, force_separate_z, largest_error):
+    spacing_mm, original_shape = (6.9, 1.1, 1.7), (8, 55, 34)  # slices six times as thick as pixels
+    extent = np.multiply(original_shape, spacing_mm)
+    data = field([(np.arange(n) + 0.5) * e / n for n, e in zip(SHAPE, extent, strict=True)])[None].astype(np.float32)
+    save(tmp_path, data=data, localizer_map=label_map()[0], spacing_mm=spacing_mm, original_shape=original_shape)
+    datasets = RoiDatasets(
+        rule=rule(size_mm=(20.0, 27.0, 24.0)),
+        spacing_mm=SPACING_MM,
+        transpose_forward=(0, 1, 2),
+        from_localizer=True,
+        force_separate_z=force_separate_z,
+    )
+    crop, _, _, properties = datasets(str(tmp_path), ["case"], str(tmp_path / "localizer")).load_case("case")
+    points = []
+    for (lower, upper), n, mm in zip(properties["bbox_used_for_cropping"], crop.shape[1:], spacing_mm, strict=True):
+        points.append((lower + (np.arange(n) + 0.5) * (upper - lower) / n) * mm)
+    error = np.abs(crop[0] - field(points)).max() / np.ptp(data)
+    assert error < largest_error
+    assert (error > 0.01) == (force_separate_z is None)  # the nearest slice lies up to half a planned voxel away
+
+
 @pytest.mark.parametrize("forward", [(0, 1, 2), (2, 0, 1)])
 def test_a_label_map_predicted_on_the_crop_lands_on_the_right_original_voxels(tmp_path, cascade_plans, forward):
     """The image is the label map itself: what nnU-Net's export makes of the crop must be the original label map."""

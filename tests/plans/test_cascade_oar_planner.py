@@ -30,6 +30,7 @@ from planned_heads import (
 )
 
 from nnunet_ext.cascade.roi import RoiRule, find_roi, label_crop_pass_rate
+from nnunet_ext.hooks.experiment_planning import lookup
 from nnunet_ext.plans.cascade_oar_planner import CascadeOARPlanner
 from nnunet_ext.plans.cascade_oar_planner_small import CascadeOARPlannerSmall
 from nnunet_ext.plans.training_set import ScannedCase
@@ -104,6 +105,27 @@ def test_the_full_planner_differs_in_size_and_schedule(planned):
     assert segmenter["training"]["num_epochs"] == 500
     assert segmenter["architecture"]["arch_kwargs"]["dropout_op"] == "torch.nn.modules.dropout.Dropout3d"
     assert segmenter["architecture"]["arch_kwargs"]["dropout_op_kwargs"] == {"p": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("planner", "force_separate_z"),
+    [
+        ("CascadeOARPlanner", False),
+        ("CascadeOARPlannerSmall", False),
+        ("CascadeOARPlannerSeparateZ", None),
+        ("CascadeOARPlannerSmallSeparateZ", None),
+    ],
+)
+def test_images_label_maps_and_the_export_are_interpolated_along_the_same_axes(planned, planner, force_separate_z):
+    plan = planned(getattr(lookup, planner))
+    assert plan["plans_name"] == planner.replace("Planner", "Plans")
+    for name in ("3d_lowres", "3d_fullres"):
+        configuration = plan["configurations"][name]
+        for what in ("data", "seg", "probabilities"):
+            assert configuration[f"resampling_fn_{what}_kwargs"]["force_separate_z"] is force_separate_z
+    segmenter = plan["configurations"]["3d_cascade_fullres"]
+    assert segmenter["inherits_from"] == "3d_fullres"
+    assert not any("resampling" in key for key in segmenter)
 
 
 def test_the_command_lines_default_preprocessor_is_replaced(own_raw):

@@ -8,7 +8,9 @@ from importlib import import_module
 
 LOOKUPS = {
     "CascadeOARPlanner": "nnunet_ext.plans.cascade_oar_planner",
+    "CascadeOARPlannerSeparateZ": "nnunet_ext.plans.cascade_oar_planner_separate_z",
     "CascadeOARPlannerSmall": "nnunet_ext.plans.cascade_oar_planner_small",
+    "CascadeOARPlannerSmallSeparateZ": "nnunet_ext.plans.cascade_oar_planner_separate_z",
 }
 
 
