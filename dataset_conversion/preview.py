@@ -6,14 +6,11 @@ pictures follow `pictures`: radiological view, directions at the edges, a scale 
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -24,14 +21,13 @@ from nnunet_ext.files import written_whole
 from nnunet_ext.images.channels import is_ct
 from nnunet_ext.images.geometry import resample_to, same_grid
 from nnunet_ext.pictures.case_figure import draw_case
-from nnunet_ext.pictures.contours import draw_marks, draw_outline, draw_picture
+from nnunet_ext.pictures.sheet import DPI, Sheet, blue_to_red, grey, tinted
 from nnunet_ext.pictures.views import PLANES, picture_spacing_mm, slice_picture
 from nnunet_ext.pictures.volumes import CT_WINDOW_HU
 
 #: Air, foam, mask and skin differ; bone need not.
 WIDE_WINDOW_HU = (-1000.0, 300.0)
 DRAWN_BONE_HU = 250.0
-_DPI = 72
 _GREEN, _YELLOW = "#5cff6a", "#fff04d"
 
 
@@ -85,7 +81,7 @@ def draw_previews(
             figures["5_labels"] = draw_case(case, grid, volumes, labels, None, labels=dict(label_values), pairs=pairs)
     files = []
     for name, figure in sorted(figures.items()):
-        _save(figure, out / f"{name}.png", dpi=50 if name == "5_labels" else _DPI)
+        _save(figure, out / f"{name}.png", dpi=50 if name == "5_labels" else DPI)
         files.append(f"{name}.png")
     return files
 
@@ -109,25 +105,6 @@ def _views(body: np.ndarray, labels: np.ndarray | None) -> list[tuple[str, int]]
     if labels is not None and labels.any():
         axial = int(np.argmax(np.count_nonzero(labels, axis=(1, 2))))
     return [("axial", axial), ("sagittal", int((x[0] + x[-1]) // 2))]
-
-
-def _sheet(
-    case: str, title: str, n_rows: int, n_columns: int, *, aspects: Sequence[float], width: float = 3.1
-) -> tuple[Figure, list]:
-    """A black figure with rows of pictures; `aspects`: height / width of each row."""
-    heights = [width * min(max(aspect, 0.5), 1.6) for aspect in aspects]
-    figure = Figure(figsize=(width * n_columns, sum(heights) + 0.8 + 0.26 * n_rows), dpi=_DPI, facecolor="black")
-    FigureCanvasAgg(figure)
-    height = figure.get_figheight()
-    spec = figure.add_gridspec(
-        n_rows, n_columns, height_ratios=heights, left=0.005, right=0.995, bottom=0.006, top=1 - 0.98 / height,
-        wspace=0.015, hspace=0.26 * n_rows / sum(heights),
-    )  # fmt: skip
-    style: dict[str, Any] = {"color": "white", "ha": "left", "va": "top"}
-    figure.text(0.008, 1 - 0.06 / height, case, fontsize=12, fontweight="bold", **style)
-    text = textwrap.fill(title, round(13.5 * figure.get_figwidth()))
-    figure.text(0.008, 1 - 0.3 / height, text, fontsize=10, **style)
-    return figure, [[figure.add_subplot(spec[r, c]) for c in range(n_columns)] for r in range(n_rows)]
 
 
 def _aspect(shape: Sequence[int], spacing_mm: Sequence[float], plane: str) -> float:
@@ -156,38 +133,6 @@ def _fullest(mask: np.ndarray, axis: int, box: tuple[slice, ...]) -> int:
     return int(np.argmax(area)) + n // 4 + (box[axis].start or 0)
 
 
-def _show(
-    axes: Axes,
-    picture: np.ndarray,
-    plane: str,
-    pixel_mm: tuple[float, float],
-    window: tuple[float, float],
-    title: str = "",
-) -> None:
-    draw_picture(axes, picture, pixel_mm, window)
-    draw_marks(axes, plane, (0.0, picture.shape[1] * pixel_mm[1], 0.0, picture.shape[0] * pixel_mm[0]))
-    if title:
-        axes.set_title(title, color="white", fontsize=9.5, pad=3, y=1.0)  # given: looked for, it takes long
-
-
-def _tint(axes: Axes, mask: np.ndarray, pixel_mm: tuple[float, float], colour: tuple[float, float, float]) -> None:
-    rgba = np.zeros((*mask.shape, 4), np.float32)
-    rgba[mask] = (*colour, 0.75)
-    extent = (
-        -0.5 * pixel_mm[1],
-        (mask.shape[1] - 0.5) * pixel_mm[1],
-        (mask.shape[0] - 0.5) * pixel_mm[0],
-        -0.5 * pixel_mm[0],
-    )
-    axes.imshow(rgba, extent=extent, interpolation="nearest", aspect="equal")
-
-
-def _outline(axes: Axes, mask: np.ndarray, pixel_mm: tuple[float, float], colour: str, width: float = 0.9) -> None:
-    if mask.any() and not mask.all():
-        x_mm, y_mm = np.arange(mask.shape[1]) * pixel_mm[1], np.arange(mask.shape[0]) * pixel_mm[0]
-        draw_outline(axes, x_mm, y_mm, mask, colors=[colour], linewidths=width)
-
-
 def _grey_window(values: np.ndarray) -> tuple[float, float]:
     low, high = np.percentile(values[:: max(1, values.size // 200_000)], (1.0, 99.5)) if values.size else (0.0, 1.0)
     return (float(low), float(high)) if high > low else (float(low), float(low) + 1.0)
@@ -213,16 +158,16 @@ def _draw_cleaning(
         "Nothing of the patient may be red; no couch or mask may be left on the right."
     )
     shape = before[box].shape
-    figure, axes = _sheet(case, title, len(views), 3, aspects=[_aspect(shape, spacing_mm, plane) for plane, _ in views])
-    for row, (plane, index) in zip(axes, views, strict=True):
+    sheet = Sheet(case, title, 3, aspects=[_aspect(shape, spacing_mm, plane) for plane, _ in views])
+    for row, (plane, index) in zip(sheet.rows, views, strict=True):
         at = index - (box[PLANES[plane][0]].start or 0)
         pixel_mm = picture_spacing_mm(spacing_mm, plane)
         old, new = (slice_picture(a[box], plane, at) for a in (before, cleaned))
-        _show(row[0], old, plane, pixel_mm, WIDE_WINDOW_HU, f"before, {plane}")
-        _show(row[1], old, plane, pixel_mm, WIDE_WINDOW_HU, "taken off")
-        _tint(row[1], slice_picture(taken, plane, at), pixel_mm, (1.0, 0.25, 0.2))
-        _show(row[2], new, plane, pixel_mm, WIDE_WINDOW_HU, "after")
-    return figure
+        row[0].show(grey(old, WIDE_WINDOW_HU), plane, pixel_mm, f"before, {plane}")
+        red = tinted(grey(old, WIDE_WINDOW_HU), slice_picture(taken, plane, at), (255, 64, 51))
+        row[1].show(red, plane, pixel_mm, "taken off")
+        row[2].show(grey(new, WIDE_WINDOW_HU), plane, pixel_mm, "after")
+    return sheet.figure()
 
 
 def _draw_window(
@@ -231,21 +176,15 @@ def _draw_window(
     low, high = (float(v) for v in window_hu)
     spacing_mm = grid.GetSpacing()[::-1]
     title = f"Window {low:g}..{high:g} HU: soft tissue keeps its contrast, everything beyond is cut off."
-    figure, axes = _sheet(case, title, 1, 2, aspects=[_aspect(after.shape, spacing_mm, "axial")])
+    sheet = Sheet(case, title, 2, aspects=[_aspect(after.shape, spacing_mm, "axial")])
     plane, index = views[0]
     pixel_mm = picture_spacing_mm(spacing_mm, plane)
-    for a, volume, window, text in zip(
-        axes[0], (cleaned, after), (WIDE_WINDOW_HU, (low, high)), ("before", "after"), strict=True
+    for panel, volume, window, text in zip(
+        sheet.rows[0], (cleaned, after), (WIDE_WINDOW_HU, (low, high)), ("before", "after"), strict=True
     ):
-        _show(
-            a,
-            slice_picture(volume, plane, index),
-            plane,
-            pixel_mm,
-            window,
-            f"{text}, grey scale {window[0]:g}..{window[1]:g} HU",
-        )
-    return figure
+        heading = f"{text}, grey scale {window[0]:g}..{window[1]:g} HU"
+        panel.show(grey(slice_picture(volume, plane, index), window), plane, pixel_mm, heading)
+    return sheet.figure()
 
 
 def _draw_bias(case: str, channels: Channels, names: Sequence[str]) -> Figure:
@@ -257,10 +196,8 @@ def _draw_bias(case: str, channels: Channels, names: Sequence[str]) -> Figure:
         for name in names
     )
     title = f"Bias field (factor {ranges}): smooth, no anatomy in it; one tissue must be equally bright everywhere."
-    figure, axes = _sheet(
-        case, title, len(names), 3, aspects=[_aspect(shapes[name], spacings[name], "axial") for name in names]
-    )
-    for row, name in zip(axes, names, strict=True):
+    sheet = Sheet(case, title, 3, aspects=[_aspect(shapes[name], spacings[name], "axial") for name in names])
+    for row, name in zip(sheet.rows, names, strict=True):
         before, after = (one.array for one in pairs[name])
         index = before.shape[0] // 2
         body = pairs[name][0].body
@@ -269,11 +206,10 @@ def _draw_bias(case: str, channels: Channels, names: Sequence[str]) -> Figure:
         pixel_mm = picture_spacing_mm(spacings[name], "axial")
         with np.errstate(divide="ignore", invalid="ignore"):
             field = np.where((new > 0) & (old > 0) & body[index], old / new, np.nan)
-        _show(row[0], old, "axial", pixel_mm, window, f"{name} before")
-        _show(row[1], field, "axial", pixel_mm, (0.7, 1.3), "field, blue 0.7 .. red 1.3")
-        row[1].images[0].set_cmap("coolwarm")
-        _show(row[2], new, "axial", pixel_mm, window, f"{name} after")
-    return figure
+        row[0].show(grey(old, window), "axial", pixel_mm, f"{name} before")
+        row[1].show(blue_to_red(field, (0.7, 1.3)), "axial", pixel_mm, "field, blue 0.7 .. red 1.3")
+        row[2].show(grey(new, window), "axial", pixel_mm, f"{name} after")
+    return sheet.figure()
 
 
 def _draw_alignment(case: str, grid: sitk.Image, channels: Channels, views: list) -> Figure:
@@ -309,28 +245,25 @@ def _draw_alignment(case: str, grid: sitk.Image, channels: Channels, views: list
     n_columns = max(map(len, lines))
     rows = [(*view, line) for line in lines for view in views]
     aspects = [_aspect(fixed.shape, spacing_mm, plane) for plane, _, _ in rows]
-    figure, axes = _sheet(case, title, len(rows), n_columns, aspects=aspects, width=2.5)
+    sheet = Sheet(case, title, n_columns, aspects=aspects, width_in=2.5)
     fixed_window = CT_WINDOW_HU if is_ct(reference) else _grey_window(fixed[body])
     moving = {id(image): sitk.GetArrayFromImage(image)[box] for line in lines for image, _, _ in line}
     windows = {key: _grey_window(array[body]) for key, array in moving.items()}
-    for row, (plane, index, line) in zip(axes, rows, strict=True):
-        for unused in row[len(line) :]:
-            unused.set_axis_off()
+    for row, (plane, index, line) in zip(sheet.rows, rows, strict=True):
         at = index - (box[PLANES[plane][0]].start or 0)
         pixel_mm = picture_spacing_mm(spacing_mm, plane)
         here, skin, hard = (slice_picture(a, plane, at) for a in (fixed, body, bone))
-        for picture, (image, heading, board) in zip(row, line, strict=False):
-            there, window = slice_picture(moving[id(image)], plane, at), windows[id(image)]
+        for panel, (image, heading, board) in zip(row, line, strict=False):
+            there = grey(slice_picture(moving[id(image)], plane, at), windows[id(image)])
             if board:
-                grey = [np.clip((p - w[0]) / (w[1] - w[0]), 0, 1) for p, w in ((here, fixed_window), (there, window))]
                 squares = [np.arange(n) * mm // 25.0 for n, mm in zip(here.shape, pixel_mm, strict=True)]
                 odd = (squares[0][:, None] + squares[1][None]) % 2 == 0
-                _show(picture, np.where(odd, *grey), plane, pixel_mm, (0.0, 1.0), heading)
+                panel.show(np.where(odd, grey(here, fixed_window), there), plane, pixel_mm, heading)
             else:
-                _show(picture, there, plane, pixel_mm, window, heading)
-                _outline(picture, hard, pixel_mm, _YELLOW, 0.5)
-                _outline(picture, skin, pixel_mm, _GREEN)
-    return figure
+                panel.show(there, plane, pixel_mm, heading)
+                panel.outline(hard, pixel_mm, _YELLOW, 0.5)
+                panel.outline(skin, pixel_mm, _GREEN)
+    return sheet.figure()
 
 
 # ------------------------------------------------------------------------------------------- the page of all cases

@@ -11,6 +11,7 @@ from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.patches import Rectangle
+from matplotlib.transforms import Transform
 
 from nnunet_ext.pictures.views import PLANES
 from nnunet_ext.pictures.volumes import PICTURE_MARGIN_MM
@@ -86,11 +87,20 @@ def draw_frame(axes: Axes, window_mm: tuple[float, float, float, float]) -> None
     axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor="white", linewidth=1.0))
 
 
-def draw_marks(axes: Axes, plane: str, window_mm: tuple[float, float, float, float]) -> None:
-    """Patient directions at the edges and a scale bar of about a fifth of the width."""
+def draw_marks(
+    axes: Axes, plane: str, window_mm: tuple[float, float, float, float], *, shares: Transform | None = None
+) -> None:
+    """Patient directions at the edges and a scale bar of about a fifth of the width.
+
+    Args:
+        axes: Where to draw.
+        plane: `axial`, `coronal` or `sagittal`.
+        window_mm: Left, right, top and bottom of what is shown.
+        shares: From shares of the picture's width and height, upwards, to the screen. None if it fills the axes.
+    """
     style: dict[str, Any] = {
         "color": "white",
-        "transform": axes.transAxes,
+        "transform": axes.transAxes if shares is None else shares,
         "path_effects": [patheffects.withStroke(linewidth=2.5, foreground="black")],
     }
     places = [(0.015, 0.5, "left", "center"), (0.985, 0.5, "right", "center")]

@@ -28,7 +28,7 @@ class RegistrationOptions:
     seed: int = 1
     knots_mm: float = 60.0
     samples: int = 100_000
-    elastic_samples: int = 100_000
+    elastic_samples: int = 30_000
     elastic_iterations: int = 10
     together: bool = True
     backend: str = "simpleitk"
