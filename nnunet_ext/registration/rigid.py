@@ -24,8 +24,13 @@ from nnunet_ext.registration.volumes import (
 SAME_POSITION_MM = 4.0
 #: Where T2 -> T1 finds less than this, patient and scanner did not move and the header is exact.
 STILL_MM = 0.5
-#: Shifts along the body that the search from afar tries, and from how many of all starts it goes on.
+#: Shifts along the body that the search from afar tries, and from how many of all starts it goes on at least.
 SEARCH_MM, STARTS = tuple(range(-40, 41, 10)), 3
+#: A fit has found the head if its information is so many times that of a start on average (median). On 20 slabs of 60 mm
+#: and on whole heads, right fits had 1.8 and more, wrong ones 1.4 and less.
+STANDS_OUT = 1.6
+#: Two starts are one if they lie nearer to each other.
+APART_MM = 5.0
 
 
 def new_method(fixed: sitk.Image, mask: sitk.Image, samples: int, seed: int) -> sitk.ImageRegistrationMethod:
@@ -75,8 +80,9 @@ def _fit_rigid(
 def best_rigid(target: Target, source: Source, options: RegistrationOptions) -> sitk.Euler3DTransform:
     """The most promising of many starts, refined level by level; a level that is not better is not kept.
 
-    Starts: header, middles of the heads, crowns, each also shifted along the body: of a slab, or of a head that does not
-    fill its image, the middle says little.
+    Starts are the header, the middles of the heads and the crowns, each also shifted along the body. Of a slab, or of a
+    head that does not fill its image, the middle says little. The information of a start tells little too, so more of
+    them are tried until a fit stands out.
     """
     base_mm = (np.zeros(3), source.center_mm - target.center_mm, source.top_mm - target.top_mm)
     tried = []
@@ -86,13 +92,16 @@ def best_rigid(target: Target, source: Source, options: RegistrationOptions) -> 
         start.SetTranslation(shift_mm.tolist())
         tried.append((information_of(target, source, start, target.head), start))
     tried.sort(key=lambda pair: -pair[0])
+    stands_out = STANDS_OUT * float(np.median([information for information, _ in tried]))
     starts: list[sitk.Euler3DTransform] = []
+    found: list[tuple[float, sitk.Euler3DTransform]] = []
     for _, start in tried:
-        apart = [np.linalg.norm(np.subtract(start.GetTranslation(), other.GetTranslation())) for other in starts]
-        if len(starts) < STARTS and all(mm > 5.0 for mm in apart):
-            starts.append(start)
-    found = []
-    for start in starts:
+        if len(starts) >= STARTS and any(information >= stands_out for information, _ in found):
+            break
+        apart_mm = [np.linalg.norm(np.subtract(start.GetTranslation(), other.GetTranslation())) for other in starts]
+        if any(mm <= APART_MM for mm in apart_mm):
+            continue
+        starts.append(start)
         try:
             fitted = _fit_rigid(
                 target, target.mask, source, start, options,

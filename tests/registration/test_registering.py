@@ -221,6 +221,17 @@ def test_unusual_fields_of_view_and_grids_are_registered(unregistered, kind, lim
     )
 
 
+def test_a_slab_whose_best_starts_mislead_is_found_all_the_same(shared_phantom):
+    # Of 27 starts, the right ones come ninth and thirteenth.
+    phantom = shared_phantom(0, 0, size="tiny", unregistered=True)
+    label = sitk.GetArrayViewFromImage(phantom.label)
+    middle = np.argwhere(label > 0).mean(axis=0)[::-1].tolist()
+    point = phantom.mr_to_ct.TransformPoint(phantom.label.TransformContinuousIndexToPhysicalPoint(middle))
+    result = register(phantom.ct, {"T1": _slab(phantom.t1, point, 60.0)}, options=RIGID)
+    assert result.channels["T1"].kept == "rigid"
+    assert _mean_error_mm(phantom, result.channels["T1"].transform) <= 1.0
+
+
 def test_missing_elastix_says_what_to_install(unregistered, tmp_path, monkeypatch, capsys):
     def missing(name: str) -> str:
         raise elastix.PackageNotFoundError(name)
