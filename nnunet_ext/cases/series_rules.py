@@ -1,4 +1,21 @@
-"""The TOML file that says which DICOM series is which channel."""
+"""The TOML file that names the DICOM series of each channel.
+
+    [series]                       # for every patient: SeriesDescription or ProtocolName, `*` stands for anything
+    T1 = ["*MPRAGE*", "ax t1"]
+    ignore = ["*test*"]
+
+    [case_003]                     # for one case: series number, description or SeriesInstanceUID
+    T1 = 5
+    RTSTRUCT = "approved"          # StructureSetLabel, or SOPInstanceUID
+
+    [case_004]                     # one volume of a series that holds several: the series, a comma, and its words
+    CT = "2, acquisition 1"
+    T1 = "MEMPRAGE, echo 1"
+
+The words are `echo`, `acquisition`, `time` (phases of a dynamic), `type` (a value of ImageType, for complex and Dixon
+images), `inversion`, `b`, `kVp`, `flip`, `kernel`, `stack`, and `part` if only the order of the images tells. Messages
+name every volume as the file has to.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +27,7 @@ from pathlib import Path
 
 from nnunet_ext.cases.key_file import CASE_NAME
 from nnunet_ext.dicom.model import Series
-from nnunet_ext.dicom.parts import PART_WORDS
+from nnunet_ext.dicom.traits import PART_WORDS
 from nnunet_ext.files import read_toml
 from nnunet_ext.labels.organs import normalise_name
 

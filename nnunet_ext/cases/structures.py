@@ -1,4 +1,10 @@
-"""Which RTSTRUCT belongs to a case: the one drawn on its CT."""
+"""The RTSTRUCT of a case, which is the one drawn on its CT.
+
+An RTSTRUCT counts only if its patient and frame of reference are those of the reference channel (the CT), and every
+image that the contours of organs refer to belongs to it. Other references (an MR it was fused with, another CT) and
+regions that are no organ do not matter. Without such references, the series, images or frame of reference it lists must be
+the CT's.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +13,8 @@ from dataclasses import replace
 
 from nnunet_ext.cases.series_rules import means
 from nnunet_ext.dicom.model import Series
-from nnunet_ext.dicom.rtstruct_reader import Roi, StructureSet, read_rtstruct
+from nnunet_ext.dicom.rtstruct_reader import read_rtstruct
+from nnunet_ext.dicom.structure_set import Roi, StructureSet
 from nnunet_ext.images.channels import reference_channel
 from nnunet_ext.labels.table import LabelTable
 from nnunet_ext.messages import Message

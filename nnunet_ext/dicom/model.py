@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nnunet_ext.dicom.parts import Traits
+from nnunet_ext.dicom.traits import Traits
 from nnunet_ext.messages import Message
 
 

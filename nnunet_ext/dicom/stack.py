@@ -11,8 +11,9 @@ import SimpleITK as sitk
 
 from nnunet_ext.dicom.headers import median_of_known
 from nnunet_ext.dicom.model import Series, Slice
-from nnunet_ext.dicom.parts import FEWEST_SLICES, equal_within_rounding
+from nnunet_ext.dicom.parts import FEWEST_SLICES
 from nnunet_ext.dicom.pixels import pixels_of
+from nnunet_ext.dicom.traits import equal_within_rounding
 from nnunet_ext.messages import Message
 
 #: Gaps between slices that differ by less than this share, or so many mm, are even, because headers round positions.

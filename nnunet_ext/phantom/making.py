@@ -152,10 +152,10 @@ def _write_case(job: tuple[Path, dict]) -> None:
 
 def _write_dicom(folder: Path, case: Phantom, name: str) -> None:
     """CT, T1 and T2 as series of one patient, and the organs as contours along the edges of the CT's voxels."""
-    from nnunet_ext.dicom.rtstruct_reader import trace_mask
     from nnunet_ext.dicom.rtstruct_writer import write_contours
     from nnunet_ext.dicom.series import find_series
     from nnunet_ext.dicom.series_writer import Study, write_series
+    from nnunet_ext.dicom.tracing import trace_mask
 
     mr_frame = "1" if case.mr_to_ct is None else "2"
     times = {"T1": {"EchoTime": 12, "RepetitionTime": 550}, "T2": {"EchoTime": 95, "RepetitionTime": 4200}}

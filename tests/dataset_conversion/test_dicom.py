@@ -22,10 +22,10 @@ from nnunet_ext.cli.main import main
 from nnunet_ext.dataset_conversion.convert import convert
 from nnunet_ext.dataset_conversion.listing import list_cases
 from nnunet_ext.dicom.model import Series
-from nnunet_ext.dicom.rtstruct_reader import trace_mask
 from nnunet_ext.dicom.rtstruct_writer import write_contours
 from nnunet_ext.dicom.series import find_series
 from nnunet_ext.dicom.series_writer import Study, write_series
+from nnunet_ext.dicom.tracing import trace_mask
 from nnunet_ext.images.geometry import index_to_world, to_canonical
 from nnunet_ext.images.reading import read_image
 from nnunet_ext.labels.organs import ORGANS

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nnunet_ext.dicom.parts import Part, Traits, equal_within_rounding, split_volumes
+from nnunet_ext.dicom.parts import Part, split_volumes
+from nnunet_ext.dicom.traits import Traits, equal_within_rounding
 
 
 def stack(n: int = 10, gap_mm: float = 2.5, start_mm: float = 0.0, **traits) -> list[tuple[float, Traits]]:

@@ -9,19 +9,14 @@ import SimpleITK as sitk
 from fault_inputs import set_raw
 
 from nnunet_ext.dicom.model import Series
-from nnunet_ext.dicom.rtstruct_reader import (
-    Contour,
-    Roi,
-    fill_polygon,
-    rasterise,
-    read_rtstruct,
-    readable_text,
-    trace_mask,
-)
+from nnunet_ext.dicom.rasterising import fill_polygon, rasterise
+from nnunet_ext.dicom.rtstruct_reader import read_rtstruct
 from nnunet_ext.dicom.rtstruct_writer import write_contours
 from nnunet_ext.dicom.series import find_series
 from nnunet_ext.dicom.series_writer import Study, write_series
-from nnunet_ext.dicom.text import decode_text
+from nnunet_ext.dicom.structure_set import Contour, Roi
+from nnunet_ext.dicom.text import decode_text, readable_text
+from nnunet_ext.dicom.tracing import trace_mask
 from nnunet_ext.messages import in_english
 
 SHAPE, SPACING_MM = (9, 13, 17), (3.0, 0.8, 0.7)

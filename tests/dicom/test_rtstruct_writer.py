@@ -20,12 +20,14 @@ from scipy import ndimage
 
 from nnunet_ext.cli.main import main
 from nnunet_ext.dicom.model import Series
+from nnunet_ext.dicom.rasterising import fill_polygon, rasterise
 from nnunet_ext.dicom.reading import read_series
-from nnunet_ext.dicom.rtstruct_reader import fill_polygon, rasterise, read_rtstruct, trace_mask
+from nnunet_ext.dicom.rtstruct_reader import read_rtstruct
 from nnunet_ext.dicom.rtstruct_writer import write_contours, write_rtstruct
 from nnunet_ext.dicom.series import find_series
 from nnunet_ext.dicom.series_writer import Study, write_series
 from nnunet_ext.dicom.stack import series_grid
+from nnunet_ext.dicom.tracing import trace_mask
 from nnunet_ext.labels.colours import colours
 from nnunet_ext.messages import in_english
 
