@@ -31,7 +31,7 @@ from nnunet_ext.messages import Message, in_english
 
 @dataclass(frozen=True)
 class DicomCase:
-    """One case; see `case.Case`. `drawn`: name, number of contours and organ of every region of the RTSTRUCT."""
+    """One case, see `case.Case`. `drawn` has name, number of contours and organ of every region of the RTSTRUCT."""
 
     name: str
     identifier: str

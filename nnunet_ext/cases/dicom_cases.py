@@ -32,7 +32,7 @@ from nnunet_ext.messages import Message
 
 @dataclass
 class Found:
-    """What a tree gives: cases, cases that cannot be converted and why, lines on what belongs to none.
+    """Cases of a tree, cases that cannot be converted and why, and lines on series that belong to none.
 
     `counts` are the files of each case, also of those that failed, `beside` the files of none.
     """
@@ -57,16 +57,16 @@ def find_cases(
     unlabelled: bool = False,
     show_progress: bool = True,
 ) -> Found:
-    """Cases of a DICOM tree; nothing is written.
+    """Cases of a DICOM tree. Nothing is written.
 
     Args:
         source: Folder at any level above the files.
         modalities: Channels a case needs.
-        table: Which regions are which organs; None where no labels are wanted: an RTSTRUCT then only says which of
-            several CTs is meant.
+        table: Which regions are which organs. None if no labels are wanted. An RTSTRUCT then only says which of several
+            CTs is meant.
         optional: Channels that a case may lack.
         series_file: TOML file that says which series is which channel, see `series_rules`.
-        key_file: Earlier key, so that patients keep their numbers; may not exist yet.
+        key_file: Earlier key, so that patients keep their numbers. It may not exist yet.
         test_cases: Case names that go to the test set.
         unlabelled: So do cases without RTSTRUCT, even if other files could be their labels.
         show_progress: Show a progress bar over the files.
@@ -116,7 +116,7 @@ def find_cases(
 
 
 def _count_files(found: Found, tree: Tree, names: Sequence[str], groups: Sequence[Sequence[Series]]) -> None:
-    """Put every file of the tree down to a case or to none; without names, which may be personal."""
+    """Put every file of the tree down to a case or to none, without names, which may be personal."""
     cases = {case.name: case for case in found.cases}
     place = {path: name for name, group in zip(names, groups, strict=True) for s in group for path in s.paths}
     drawings = {path for one in tree.structures for path in one.paths}
@@ -144,7 +144,7 @@ def _count_files(found: Found, tree: Tree, names: Sequence[str], groups: Sequenc
 def _refuse_lost_labels(
     name: str, case: DicomCase, tree: Tree, names: Sequence[str], groups: Sequence[Sequence[Series]]
 ) -> None:
-    """ValueError where a case without RTSTRUCT has labels in a form that is not read: it would become a test case."""
+    """ValueError if a case without RTSTRUCT has labels in a form that is not read. It would become a test case."""
     remedy = "export them as RTSTRUCT, or pass --unlabelled"
     if {series.patient.key for series in case.series.values()} & tree.segmentations:
         raise ValueError(f"it has no RTSTRUCT, but a DICOM SEG, which is not read: if these are its labels, {remedy}")
@@ -162,7 +162,7 @@ def _refuse_lost_labels(
 
 
 def _note_unreadable(found: Found, tree: Tree, names: Sequence[str], groups: Sequence[Sequence[Series]]) -> None:
-    """Tell the cases that lie beside files which cannot be read: images or labels may be among them."""
+    """Tell the cases that lie beside files which cannot be read. Images or labels may be among them."""
     closed: dict[str, int] = {}
     for path, reason in tree.left_over.items():
         if reason == UNREADABLE:
@@ -198,7 +198,7 @@ def _strays(
     structures: Sequence[Claim],
     patients: Mapping[str, object],
 ) -> None:
-    """RTSTRUCTs of patients without images: the case they lie beside fails, as it would else lose its labels."""
+    """Fail the case beside which an RTSTRUCT of a patient without images lies. It would else lose its labels."""
     for structure, content, _ in structures:
         known = set() if content is None else content.series_uids | content.sop_uids
         if structure.patient.key in patients or any(

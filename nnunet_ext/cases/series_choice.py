@@ -76,7 +76,7 @@ def listed(labels: Sequence[str], most: int = 8) -> str:
 
 
 def parts_of(series: Iterable[Series]) -> str:
-    """What a file for --series can choose of series that are no volume as a whole."""
+    """The parts of series that are no volume as a whole, as a file for --series can choose them."""
     choices = [
         f'"{part.choice}" ({", ".join(filter(None, (part.part_note, f"{len(part.slices)} images")))})'
         for one in series

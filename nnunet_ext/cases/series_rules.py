@@ -12,9 +12,9 @@
     CT = "2, acquisition 1"
     T1 = "MEMPRAGE, echo 1"
 
-The words are `echo`, `acquisition`, `time` (phases of a dynamic), `type` (a value of ImageType, for complex and Dixon
-images), `inversion`, `b`, `kVp`, `flip`, `kernel`, `stack`, and `part` if only the order of the images tells. Messages
-name every volume as the file has to.
+The words are `echo`, `acquisition`, `time`, `type`, `inversion`, `b`, `kVp`, `flip`, `kernel`, `stack` and `part`.
+`time` counts the phases of a dynamic series. `type` is a value of ImageType, for complex and Dixon images. `part` is
+for images that only their order tells apart. Messages name every volume as the file has to.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _PART = re.compile(rf"(.+)[\s,;:]+(acq|{'|'.join(PART_WORDS)})(?![a-z])[\s=#:]*(
 
 
 def load_series_rules(path: Path | None) -> dict[str, dict[str, list]]:
-    """`[series]` and `[case_001]` sections of the series file: channel -> names and numbers."""
+    """Sections `[series]` and `[case_001]` of the series file, which map a channel to names and numbers."""
     if path is None:
         return {}
     path = Path(path)
@@ -54,7 +54,7 @@ def load_series_rules(path: Path | None) -> dict[str, dict[str, list]]:
 
 
 def means(rule: str | int, series: Series) -> bool:
-    """Whether a rule names a series, or a part of it; a description that ends like a part goes first."""
+    """Whether a rule names a series, or a part of it. A description that ends like a part goes first."""
     return series.number == rule if isinstance(rule, int) else names_of(rule, series) or _means_part(rule, series)
 
 
@@ -89,7 +89,7 @@ def names_of(name: str, series: Series) -> bool:
 
 
 def ruled(images: Iterable[Series], rules: Mapping[str, Sequence]) -> list[Series]:
-    """The series with the channels that the user's rules give them, in parts where a rule names a part."""
+    """The series with the channels that the user's rules give them, in parts if a rule names a part."""
     ruled = [_with_rule(one, rules) for series in images for one in opened(series, rules)]
     chosen = {(one.patient.key, one.uid) for one in ruled if one.part and one.channel and one.by_rule}
     return [

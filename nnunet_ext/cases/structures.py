@@ -1,9 +1,9 @@
 """The RTSTRUCT of a case, which is the one drawn on its CT.
 
-An RTSTRUCT counts only if its patient and frame of reference are those of the reference channel (the CT), and every
-image that the contours of organs refer to belongs to it. Other references (an MR it was fused with, another CT) and
-regions that are no organ do not matter. Without such references, the series, images or frame of reference it lists must be
-the CT's.
+An RTSTRUCT counts only if its patient and frame of reference are those of the reference channel (the CT). Every image
+that the contours of organs refer to must belong to that channel. Other references (an MR it was fused with, another CT)
+and regions that are no organ do not matter. Without such references, the series, images or frame of reference it lists
+must be the CT's.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _WITH_REMEDY = {"rtstruct_refused", "contours_on_another_series", "contours_on_l
 
 
 def read_structure(series: Series) -> tuple[StructureSet | None, Message | None]:
-    """What an RTSTRUCT holds, or why it cannot be read."""
+    """Content of an RTSTRUCT, or why it cannot be read."""
     try:
         return read_rtstruct(series.paths[0]), None
     except ValueError as error:
@@ -36,7 +36,7 @@ def read_structure(series: Series) -> tuple[StructureSet | None, Message | None]
 
 
 def refers_to(content: StructureSet, series: Series) -> bool:
-    """Whether contours are drawn on images of a series; if they do not say, whether the series is listed."""
+    """Whether contours are drawn on images of a series. If they do not say, whether the series is listed."""
     there = {one.sop_uid for one in series.slices}
     drawn_on = content.contour_sop_uids
     if drawn_on:
@@ -47,7 +47,7 @@ def refers_to(content: StructureSet, series: Series) -> bool:
 
 
 def drawn_organs(content: StructureSet, table: LabelTable | None) -> tuple[Roi, ...]:
-    """Regions with contours that are organs; all with contours where there are no organs, or nobody says which."""
+    """Regions with contours that are organs. All with contours if none is an organ, or if there is no table."""
     drawn = tuple(roi for roi in content.rois if roi.contours)
     return tuple(roi for roi in drawn if table is not None and table.organ(roi.name)) or drawn
 
@@ -60,7 +60,7 @@ def mismatch(
     table: LabelTable | None,
     others: Sequence[Series] = (),
 ) -> Message | None:
-    """Why an RTSTRUCT does not belong to a series; None if it does."""
+    """Why an RTSTRUCT does not belong to a series. None if it does."""
     if structure.patient.key != series.patient.key:
         return Message("rtstruct_of_another_patient", {"channel": channel})
     frame, frames = series.frame_of_reference_uid, content.frame_of_reference_uids
@@ -105,7 +105,7 @@ def claims_of(
     modalities: Sequence[str],
     table: LabelTable | None,
 ) -> dict[int, list[Claim]]:
-    """RTSTRUCTs per group, each with the reason it does not fit; one that fits another group is left to that one."""
+    """RTSTRUCTs per group, each with the reason it does not fit. One that fits another group is left to that one."""
     channel = reference_channel(modalities)
     claims: dict[int, list[Claim]] = {id(group): [] for group in groups}
     # Looked up, not searched: 1,000 patients have half a million images.

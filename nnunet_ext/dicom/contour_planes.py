@@ -24,7 +24,7 @@ FURTHEST_SLICES, HALF_TOLERANCE_SLICES = 0.5, 0.02
 
 @dataclass(frozen=True)
 class ImagePlanes:
-    """Where the images of a series lie, as positions along the slices of a grid: sorted, one per plane."""
+    """Positions of the images of a series along the slices of a grid, sorted, one per plane."""
 
     positions: np.ndarray
     planes: Mapping[str, Sequence[tuple[int | None, int]]]  # SOP instance UID -> frame, number of the plane
@@ -53,7 +53,10 @@ class ImagePlanes:
         return bool(-most <= number <= len(self.positions) - 1 + most)
 
     def own(self, contour: Contour, number: float) -> int | None:
-        """The plane of the image that a contour refers to, the nearest of several; None if it refers to none of these."""
+        """The plane of the image that a contour refers to, the nearest of several.
+
+        None if it refers to none of these.
+        """
         planes = [
             plane
             for uid, frame in contour.images

@@ -1,4 +1,4 @@
-"""Headers of DICOM files: the elements we read, frames of multi-frame objects, and what makes an image unreadable."""
+"""Headers of DICOM files, and of the frames of multi-frame objects."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ _TEXTS = {
 
 
 def start_of_rtstruct(path: Path) -> FileDataset | None:
-    """Header of an RTSTRUCT up to its sequences, so that one that is cut off is not overlooked; None of other files."""
+    """Header of an RTSTRUCT up to its sequences, so that one that is cut off is not overlooked. None of other files."""
     from pydicom.filereader import read_partial
 
     try:
@@ -83,9 +83,9 @@ def start_of_rtstruct(path: Path) -> FileDataset | None:
 
 
 def frames(header: Header, sop_class: str) -> list[tuple[int | None, Header]]:
-    """Frames of an enhanced object under the headers of classic images; of any other file, its own header.
+    """Frames of an enhanced object under the headers of classic images. Of any other file, its own header.
 
-    Also the file's own header where the frames do not say where they lie: it is then refused as a whole.
+    If the frames have no position, it is the file's own header too, and the file is refused as a whole.
     """
     itself: list[tuple[int | None, Header]] = [(None, header)]
     count = header.number("NumberOfFrames") or 1
@@ -114,7 +114,7 @@ def frames(header: Header, sop_class: str) -> list[tuple[int | None, Header]]:
 
 
 def functional_groups(groups: Dataset, shared: Dataset | dict[str, Any]) -> dict[str, Any]:
-    """Classic element -> value of one frame; a frame's own group goes before the shared one."""
+    """Classic element -> value of one frame. A frame's own group goes before the shared one."""
     values = {}
     for sequence, element, classic in _FUNCTIONAL_GROUPS:
         items = groups.get(sequence) or shared.get(sequence)
@@ -125,7 +125,7 @@ def functional_groups(groups: Dataset, shared: Dataset | dict[str, Any]) -> dict
 
 
 class Header:
-    """A dataset whose values are read without ever raising or warning; or values by keyword, as of one frame."""
+    """A dataset, or values by keyword as of one frame, that is read without errors and warnings."""
 
     def __init__(self, dataset: Dataset | dict[str, Any]) -> None:
         self.dataset = dataset

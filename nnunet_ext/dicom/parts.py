@@ -32,8 +32,8 @@ class Part:
 
     Attributes:
         images: Which of the images, as indices.
-        name: How it is chosen, such as `("echo 1",)`; empty for a series that is one volume.
-        note: What the name means, such as `TE 1.69 ms`.
+        name: How it is chosen, such as `("echo 1",)`. Empty for a series that is one volume.
+        note: Meaning of the name, such as `TE 1.69 ms`.
         rest: Parts that only the order of the images tells apart. The images are one volume if these are copies.
     """
 
@@ -119,7 +119,7 @@ class _Images:
         return 2 * len(own[at] & others) >= len(own[at])
 
     def _by_value(self, images: tuple[int, ...], trait: str) -> list[tuple[int, ...]]:
-        """Images of equal value, in the order of the values; numbers that differ by rounding are equal."""
+        """Images of equal value, in the order of the values. Numbers that differ by rounding are equal."""
         values = [getattr(self.traits[i], trait) for i in images]
         _, _, least, share = TRAIT_WORDS[trait]
         groups: list[list[int]] = []
@@ -157,7 +157,7 @@ class _Images:
         return [tuple(sorted(i for _, i in group)) for group in zip(*ranks, strict=True)]
 
     def _by_order(self, images: tuple[int, ...], name: tuple[str, ...], note: str) -> tuple[Part, ...]:
-        """First, second, ... image at each place by its number, for choosing; they may be copies."""
+        """First, second, ... image at each place by its number, for choosing. They may be copies."""
         places: dict[int, list[tuple[tuple[float, float], int]]] = defaultdict(list)
         for i in images:
             one = self.traits[i]
@@ -262,7 +262,7 @@ class _Images:
 
 
 def _differences(kinds: Sequence[str]) -> list[str]:
-    """The values of ImageType that are not those of all: `W`, `F`; numbers where these are not different."""
+    """The values of ImageType that are not those of all, such as `W` and `F`. Numbers if these do not differ."""
     values = [kind.split("\\") for kind in kinds]
     common = set(values[0]).intersection(*values[1:])
     texts = [" ".join(dict.fromkeys(value for value in own if value not in common)) for own in values]

@@ -8,8 +8,8 @@ Within a plane, a contour inside another one cuts a hole, and one inside the hol
 cross each other are united. Exact copies count once. Contours marked `CLOSEDPLANAR_XOR` are combined by XOR.
 An open line that ends at its beginning is an outline that its writer closed by hand, and counts as closed.
 
-`contour_planes` gives the image that a contour belongs to. A slice without a contour that lies between contours is filled
-by shape-based interpolation (signed distances) if at most two slices in a row are skipped and the organ continues.
+`contour_planes` gives the image that a contour belongs to. A slice without a contour may lie between contours. If at
+most two slices in a row are skipped and the organ continues, shape-based interpolation (signed distances) fills it.
 Otherwise it stays empty. Messages say so.
 """
 
@@ -45,7 +45,7 @@ def rasterise(
     """Voxels whose centre lies inside the contours.
 
     Args:
-        contours: Of one organ; points in mm, LPS.
+        contours: Of one organ, with points in mm, LPS.
         image: Gives the grid, in any orientation.
         notes: Takes one message for everything that was moved, interpolated, cut off or left out.
         slices: The images of the series that `image` was read from, which contours lie on and refer to. None if they
@@ -55,8 +55,8 @@ def rasterise(
         Bool `(Z, Y, X)`.
 
     Raises:
-        ValueError: If contours are not parallel to the slices, lie more than half a slice off the image they refer to
-            or off every image, or all lie outside the image.
+        ValueError: If contours are not parallel to the slices, lie more than half a slice off their image, or all lie
+            outside the image.
     """
     notes = [] if notes is None else notes
     nx, ny, nz = image.GetSize()
@@ -167,12 +167,12 @@ def fill_polygon(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Pixels whose centre lies inside a polygon, by the even-odd rule.
 
     Args:
-        points: `(N, 2)` as `(x, y)` in pixels, pixel centres at whole numbers; closed by itself.
+        points: `(N, 2)` as `(x, y)` in pixels, pixel centres at whole numbers. It is closed by itself.
         size: Rows and columns.
 
     Returns:
-        Bool `size`. A centre exactly on the border belongs to the side of larger x or y, so of two polygons that share
-        an edge exactly one owns it.
+        Bool `size`. A centre exactly on the border belongs to the side of larger x or y. Of two polygons that share an
+        edge exactly one owns it.
     """
     start, end = points, np.roll(points, -1, axis=0)
     crossings: list[list[float]] = [[] for _ in range(size[0])]
@@ -193,12 +193,12 @@ def fill_polygon(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _continues(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two masks belong to one piece of an organ: they overlap."""
+    """Whether two masks overlap, so that they belong to one piece of an organ."""
     return bool((a & b).any())
 
 
 def _between(a: np.ndarray, b: np.ndarray, share: float, spacing_mm: Sequence[float]) -> np.ndarray:
-    """Mask between two masks at `share` of the way from a to b: where the weighted signed distance is inside."""
+    """Mask between two masks at `share` of the way from a to b, by the weighted signed distance."""
 
     def signed(mask: np.ndarray) -> np.ndarray:
         padded = np.pad(mask, 1)

@@ -119,7 +119,7 @@ def structure_set(
 
 
 def _copy_patient_and_study(image: Dataset, dataset: Dataset, our_text: str, notes: list[Message]) -> None:
-    """Patient and study byte by byte as in the images, or in UTF-8 where our own text may need other letters than theirs."""
+    """Patient and study byte by byte as in the images, or in UTF-8 if our own text needs other letters than theirs."""
     utf_8 = not our_text.isascii()
     left_out = _copy(image, dataset, (*_COPIED, *_COPIED_IF_THERE), stated_charsets(image), utf_8=utf_8)
     for keyword in _COPIED:
@@ -133,7 +133,7 @@ def _copy_patient_and_study(image: Dataset, dataset: Dataset, our_text: str, not
 def _copy(
     source: Dataset, target: Dataset, keys: Iterable[str | int], charsets: Sequence[str], *, utf_8: bool
 ) -> list[str]:
-    """Copy elements whose value is what their type asks for; keywords of the others.
+    """Copy elements whose value keeps to its type.
 
     Args:
         source: pydicom's dataset, or an item of a sequence.
@@ -141,6 +141,9 @@ def _copy(
         keys: Keywords or tags.
         charsets: Of the file.
         utf_8: Whether text is written in UTF-8 and not byte by byte.
+
+    Returns:
+        Keywords of the elements that were left out.
     """
     from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
     from pydicom.dataelem import DataElement
@@ -179,7 +182,7 @@ def _copy(
 
 
 def _check_value(raw: DataElement | RawDataElement, vr: str) -> None:
-    """ValueError unless the values of an element are what its type asks for: numbers, dates, times, codes."""
+    """ValueError unless the values of an element keep to its type, such as a number, a date or a code."""
     from pydicom.config import RAISE
     from pydicom.valuerep import validate_value
 
@@ -191,7 +194,7 @@ def _check_value(raw: DataElement | RawDataElement, vr: str) -> None:
 
 
 def _references(series: Series, sop_class: str) -> Dataset:
-    """Frame of reference, study, series and all its images; a multi-frame object once, for all its frames."""
+    """Frame of reference, study, series and all its images. A multi-frame object stands once, for all its frames."""
     from pydicom.dataset import Dataset
 
     frame, of_study, of_series = Dataset(), Dataset(), Dataset()

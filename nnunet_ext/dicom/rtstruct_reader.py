@@ -25,15 +25,15 @@ _UNDEFINED_LENGTH = 0xFFFFFFFF
 
 
 class _Malformed(ValueError):
-    """In words of ours, without a header value."""
+    """A fault in words of ours, without a header value."""
 
 
 def read_rtstruct(path: Path) -> StructureSet:
-    """Regions of an RTSTRUCT, in file order; regions without contours have none.
+    """Regions of an RTSTRUCT, in file order. Regions without contours are there too.
 
     Raises:
-        ValueError: If the file is no RTSTRUCT, is cut off, or has no regions. What is wrong with one region is its
-            `problem`. No message holds a header value.
+        ValueError: If the file is no RTSTRUCT, is cut off, or has no regions. A fault of one region is its `problem`.
+            No message holds a header value.
     """
     import pydicom
 
@@ -95,7 +95,7 @@ def _content(dataset: Dataset) -> StructureSet:
 
 
 def _is_cut_off(dataset: Dataset) -> bool:
-    """Whether the file ends within an element, of which pydicom gives what is there."""
+    """Whether the file ends within an element. pydicom gives the part of it that is there."""
     elements = (dataset.get_item(tag) for tag in dataset.keys())  # noqa: SIM118 a dataset iterates over its elements
     return any(
         isinstance(element.value, bytes)
@@ -114,7 +114,7 @@ def _references(frame: Dataset) -> References:
 
 
 def _contours(item: Dataset) -> tuple[list[Contour], str]:
-    """Contours of one region, and what is wrong with the first that cannot be used."""
+    """Contours of one region, and the fault of the first that cannot be used."""
     drawn: list[Contour] = []
     try:
         contours = list(item.get("ContourSequence") or ())
@@ -166,7 +166,7 @@ def _points(contour: Dataset) -> np.ndarray:
 
 
 def _whole(item: Dataset, keyword: str) -> int | None:
-    """A whole number, the first of several; None where there is none."""
+    """A whole number, the first of several. None if there is none."""
     try:
         return int(np.ravel(item.get(keyword))[0])
     except (TypeError, ValueError, LookupError, OverflowError):

@@ -45,14 +45,14 @@ def rtstruct(
 
     Args:
         mask: Label map on the grid of the series, in any orientation.
-        ct_series: Folder with the series, at any depth; of several CTs the one on whose grid the mask lies.
+        ct_series: Folder with the series, at any depth. Of several CTs, the one on whose grid the mask lies is taken.
         out: File to write.
         labels_file: Label table, see `labels.load_label_table`.
         dataset_json: `dataset.json` with the labels. Without either, the one beside the mask, or one folder above.
         notes: See `write_rtstruct`.
 
     Returns:
-        Organs without a voxel: they are in the structure set, without contours.
+        Organs without a voxel. They are in the structure set, without contours.
 
     Raises:
         FileNotFoundError: If a file or folder is not there.
@@ -81,7 +81,7 @@ def rtstruct(
 
 
 def _series_of(label_map: sitk.Image, folder: Path) -> Series:
-    """The one CT (or other image series, where there is no CT) on whose grid a label map lies."""
+    """The one CT on whose grid a label map lies, or the one other image series if there is no CT."""
     if folder.is_file():
         raise NotADirectoryError(
             f"CT series {folder} is a single file; name the folder that holds all images of the series, {folder.parent}"
@@ -122,20 +122,20 @@ def write_rtstruct(
     Args:
         label_map: On the grid of the series (`dicom.stack.series_grid`), its axes in any order and direction.
         series: The CT, from `dicom.series.find_series`.
-        out: File to write; replaced only when complete.
+        out: File to write, replaced only when complete.
         labels: Organ -> label value, as in `dataset.json`, without the organs that the model leaves out. Their order
             gives the organs' numbers and colours, which are those of `labels.colours`.
-        model: What drew the contours, for the description of every organ; its first 64 characters go there, all of
-            it into the description of the structure set.
+        model: Name of the model that drew the contours. Its first 64 characters go into the description of every organ,
+            all of it into that of the structure set.
         notes: Takes one message for everything of the CT's header that is left out.
 
     Returns:
         Organs without a voxel. They are in the structure set as organs without contours, and named in its description.
 
     Raises:
-        ValueError: If the label map lies on another grid (the message names both), holds a value that `labels` does
-            not know or no organ at all, if an organ lies between the images of a series with uneven gaps, or if the
-            series does not say which study and frame of reference it belongs to.
+        ValueError: If the label map lies on another grid (the message names both), holds no organ, or holds a value
+            that `labels` does not know. Also if an organ lies between the images of a series with uneven gaps, or the
+            series names no study or frame of reference.
         OSError: If a file cannot be read or written.
     """
     from nnunet_ext.labels.values import organ_values
@@ -196,16 +196,16 @@ def write_contours(
     """Write closed planar contours as RTSTRUCT of a series.
 
     Args:
-        contours: Organ -> polygons `(N, 3)` in mm, LPS, each in the plane of one image; none for an empty organ.
+        contours: Organ -> polygons `(N, 3)` in mm, LPS, each in the plane of one image. None for an empty organ.
         series: From `dicom.series.find_series`.
-        out: File to write; replaced only when complete.
-        labels: All organs in label order, for the colours; None for those of `contours`.
+        out: File to write, replaced only when complete.
+        labels: All organs in label order, for the colours. None for those of `contours`.
         model: See `write_rtstruct`.
-        headers: More elements by keyword; they win over ours.
+        headers: More elements by keyword. They win over ours.
         notes: See `write_rtstruct`.
 
     Raises:
-        ValueError: See `write_rtstruct`; also if a name is no name of a structure.
+        ValueError: As `write_rtstruct`, and if a name is no name of a structure.
         OSError: If a file cannot be read or written.
     """
     import pydicom

@@ -96,7 +96,7 @@ def _tags() -> list[BaseTag]:
 
 
 class _Search:
-    """Files found so far, in groups that may be one series; RTSTRUCTs go to the tree at once."""
+    """Files found so far, in groups that may be one series. RTSTRUCTs go to the tree at once."""
 
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
@@ -169,7 +169,7 @@ class _Search:
 
 
 def _files(folder: Path, tree: Tree) -> Iterable[Path]:
-    """Files that may be DICOM; the others are counted in the tree."""
+    """Files that may be DICOM. The others are counted in the tree."""
     for path, problem in walk(folder):
         tree.files.append(path)
         reason = reason_of(path, problem, folder)
@@ -182,7 +182,7 @@ def _files(folder: Path, tree: Tree) -> Iterable[Path]:
 
 
 def _set_aside(header: Header, sop_class: str) -> str:
-    """What a file is that is no slice of a volume; empty where it may be one."""
+    """Kind of a file that is no slice of a volume. Empty if it may be one."""
     kind = header.text("ImageType").upper()
     if sop_class.startswith(SECONDARY_CAPTURE) or "SCREEN" in kind:
         return "screen and secondary captures"

@@ -1,4 +1,4 @@
-"""The files of one DICOM series, and the series that they make: one for each volume that may be a channel."""
+"""The files of one DICOM series, and the series that they make, one for each volume that may be a channel."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ SPACING_ROUNDING_MM = 0.005
 
 @dataclass
 class Members:
-    """Files of one series; whole headers only of the first image of every contrast: a tree may hold 100,000 files."""
+    """Files of one series.
+
+    Only the first image of every contrast keeps its header, as a tree may hold 100,000 files.
+    """
 
     direction: np.ndarray
     headers: dict[tuple, Header] = field(default_factory=dict)
@@ -54,7 +57,7 @@ class Members:
 
     @property
     def spacing_mm(self) -> tuple[float, float] | None:
-        """Of spacings that differ by rounding the one that is written with most digits; None where one is missing."""
+        """Of spacings that differ by rounding, the one that is written with most digits. None if one is missing."""
         if None in self.spacings:
             return None
         return max(self.spacings, key=lambda spacing: (sum(len(f"{mm:.9g}") for mm in spacing), spacing))
@@ -74,7 +77,7 @@ def _traits(header: Header, frame: int | None) -> Traits:
 
 
 def _contrast_key(traits: Traits) -> tuple:
-    """What a classification may depend on, and may differ between the images of a series; numbers rounded."""
+    """Values that may differ between the images of a series and that the channel may depend on. Numbers are rounded."""
     return (traits.kind, *(None if value is None else round(value, 1) for value in traits[1:4]))
 
 
@@ -86,7 +89,7 @@ def _seconds(text: str) -> float | None:
 
 
 def series_of(members: Members, tree: Tree) -> list[Series]:
-    """Series of files that share UID, frame, direction and matrix: one for each volume that may be a channel."""
+    """Series of files that share UID, frame, direction and matrix, one for each volume that may be a channel."""
     header = members.first
     slices: list[Slice] = []
     seen = set()
@@ -133,7 +136,7 @@ def _part(base: Series, part: Part, members: Members) -> Series:
 
 
 def _classified(series: Series, members: Members) -> Series:
-    """With the channel, and what else the header of its first image says."""
+    """The series with its channel and the other values of its first image's header."""
     header = members.headers.get(_contrast_key(series.slices[0].traits), members.first)
     channel, reason, notes = classify(header.text, header.number)
     if len(members.spacings) > 1:

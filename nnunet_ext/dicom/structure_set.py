@@ -26,7 +26,7 @@ class Contour:
     Attributes:
         points_mm: `(N, 3)` in mm, LPS.
         kind: ContourGeometricType.
-        images: SOP instance UID and frame (from 0, None if not said) of the images it was drawn on; usually one.
+        images: SOP instance UID and frame (from 0, None if not said) of the images it was drawn on, usually one.
     """
 
     points_mm: np.ndarray
@@ -35,7 +35,7 @@ class Contour:
 
     @property
     def sop_uid(self) -> str:
-        """Of the image it was drawn on, empty if not said."""
+        """SOP instance UID of the image it was drawn on, empty if not said."""
         return self.images[0][0] if self.images else ""
 
 
@@ -43,7 +43,8 @@ class Contour:
 class Roi:
     """One region of interest of an RTSTRUCT. Names are as drawn and may be personal.
 
-    `problem`: why its contours cannot be used, as the end of a sentence that begins with its name. Empty if they can.
+    `problem` says why its contours cannot be used, as the end of a sentence that begins with its name. Empty if they
+    can.
     """
 
     number: int | None
@@ -54,13 +55,13 @@ class Roi:
 
     @property
     def encloses(self) -> bool:
-        """Whether a contour encloses an area; points and lines do not."""
+        """Whether a contour encloses an area. Points and lines do not."""
         return bool(closed_contours(self.contours, []))
 
 
 @dataclass(frozen=True)
 class References:
-    """Series and images that an RTSTRUCT lists as what it was drawn on."""
+    """Series and images that an RTSTRUCT lists as those it was drawn on."""
 
     series_uids: frozenset[str] = frozenset()
     sop_uids: frozenset[str] = frozenset()
@@ -71,11 +72,11 @@ class References:
 
 @dataclass(frozen=True)
 class StructureSet:
-    """An RTSTRUCT and what it says it was drawn on.
+    """Regions of an RTSTRUCT, and the images it was drawn on.
 
     Attributes:
         rois: Its regions, in file order.
-        listed: What it refers to, per frame of reference.
+        listed: Its references, per frame of reference.
         leftover: Contours that belong to no region, in words.
     """
 
@@ -102,7 +103,10 @@ class StructureSet:
         return frozenset({*self.listed, *(roi.frame_of_reference_uid for roi in self.rois)} - {""})
 
     def references(self, rois: Iterable[Roi]) -> References:
-        """What is listed for the frames of reference of some regions; all of it where a region's frame is not listed."""
+        """References listed for the frames of reference of some regions.
+
+        All of them if a region's frame is not listed.
+        """
         frames = {roi.frame_of_reference_uid for roi in rois}
         frames = frames if frames and frames <= set(self.listed) else set(self.listed)
         result = References()

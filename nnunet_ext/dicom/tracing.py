@@ -10,14 +10,14 @@ from nnunet_ext.images.geometry import index_to_world
 
 
 def trace_mask(mask: np.ndarray, image: sitk.Image) -> list[np.ndarray]:
-    """Polygons along the edges of a mask's voxels, slice by slice; `rasterise` gives the same mask back.
+    """Polygons along the edges of a mask's voxels, slice by slice. `rasterise` gives the same mask back.
 
     Args:
         mask: Bool `(Z, Y, X)`.
         image: Its grid, in any orientation.
 
     Returns:
-        Points `(N, 3)` in mm, LPS, one polygon per piece, straight runs with two points. Holes are cut by keyholes: the
+        Points `(N, 3)` in mm, LPS, one polygon per piece, straight runs with two points. Holes are cut by keyholes. The
         polygon runs inwards along one line between voxels, around the hole, and back along the same line.
     """
     matrix = index_to_world(image)

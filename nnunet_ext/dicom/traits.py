@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Traits(NamedTuple):
-    """What an image says of the volume it belongs to; None where it does not say it.
+    """Values of an image's header that say which volume it belongs to. None if the header lacks one.
 
     Attributes:
         kind: ImageType and ComplexImageComponent.

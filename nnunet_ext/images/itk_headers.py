@@ -31,7 +31,7 @@ _NRRD_SPACES = {
 
 
 def meta_image_header(path: Path) -> tuple[dict[str, str], int]:
-    """Fields of a MetaImage header (names in lower case) and where the data starts in the same file."""
+    """Fields of a MetaImage header (names in lower case) and the start of the data in the same file."""
     fields: dict[str, str] = {}
     with path.open("rb") as file:
         for line in iter(lambda: file.readline(65536), b""):
@@ -93,7 +93,7 @@ def check_meta_image(path: Path) -> None:
 
 
 def nrrd_header(path: Path) -> tuple[dict[str, str], int]:
-    """Fields of a NRRD header (names in lower case) and where the data starts in the same file."""
+    """Fields of a NRRD header (names in lower case) and the start of the data in the same file."""
     fields: dict[str, str] = {}
     with path.open("rb") as file:
         if not file.readline(64).startswith(b"NRRD"):
@@ -164,7 +164,7 @@ def _sizes(path: Path, field: str, text: str) -> list[int]:
 
 
 def _check_byte_count(path: Path, data: Path, skip: int, expected: int, encoding: str) -> None:
-    """Raise ValueError where a file holds less data than its header promises, or its compressed data is damaged."""
+    """Raise ValueError if a file holds less data than its header promises, or its compressed data is damaged."""
     try:
         if encoding == "raw":
             count = data.stat().st_size - skip

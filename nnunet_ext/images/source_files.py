@@ -43,7 +43,7 @@ _NAMES_SHOWN = 3
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Every file below a folder, each with what keeps it from being read: one of the reasons above, or nothing.
+    """Every file below a folder, each with one of the reasons above if it cannot be read.
 
     A folder that is not entered counts as one file. Whether a file may be opened is not tried.
     """
@@ -88,7 +88,7 @@ _FOLDER = "a folder"
 
 
 def _problem(path: Path) -> str:
-    """What a link leads to, if that is no file."""
+    """Kind of a link's target, if that is no file."""
     try:
         mode = path.stat().st_mode
     except PermissionError:
@@ -195,7 +195,7 @@ class FileCount:
             self.names.setdefault(reason, []).append(name)
 
     def add(self, other: FileCount, *, below: str = "") -> None:
-        """Count another's files too; their names stand below a folder."""
+        """Count another's files too. Their names stand below a folder."""
         self.channels += other.channels
         self.labels += other.labels
         self.left_over += other.left_over
@@ -254,7 +254,7 @@ def count_files(
 
 
 def total(counts: Mapping[str, FileCount], beside: FileCount, failed: Iterable[str] = ()) -> FileCount:
-    """The count of a whole source: that of its cases, of which some failed, and of what lies beside them."""
+    """The count of a whole source, of its cases, some of which failed, and of the files beside them."""
     failed, result = set(failed), FileCount()
     result.add(beside)
     for case, count in counts.items():

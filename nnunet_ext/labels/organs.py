@@ -1,4 +1,4 @@
-"""The organs we know: TG-263 names, what users call them, and their Chinese names."""
+"""The organs we know, with their TG-263 names, the names that users give them, and Chinese names."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class SideWords:
         left, right: The words. Case does not matter.
         sure: A whole word of this kind gives a name a side `anywhere` in it, or only as the `last` word, or `never`.
             Elsewhere it does so only if the partner is there: `Os frontale` has no side, `OS_lens` and `OD_lens` have.
-        before: Whether it also stands before an organ. The French letters do not: `gon` is no nerve.
+        before: Whether it also stands before an organ. The French letters do not, as `gon` is no nerve.
     """
 
     left: tuple[str, ...]

@@ -29,13 +29,13 @@ class LabelTable:
     """Organs in label order and the names under which they are found.
 
     Args:
-        names: Organ names; the label value is the position + 1, 0 is background.
+        names: Organ names. The label value is the position + 1, 0 is background.
         aliases: Per organ, the other names users draw with. Case, blanks and punctuation do not matter.
             The organ's own name is always among them.
-        stated_pairs: All pairs of left and right organs, the left one first. None: they are read from the names.
+        stated_pairs: All pairs of left and right organs, the left one first. None if they are read from the names.
         mirror_left_right: Whether training may mirror along the left-right axis.
-        parts: Per organ, those of its names that are parts of it and not the whole organ, beside those that
-            `PART_WORDS` or a number tell (`Eye_AL`, `GTV 2`).
+        parts: Per organ, those of its names that are parts of it and not the whole organ. `PART_WORDS` or a number tell
+            others (`Eye_AL`, `GTV 2`).
 
     Raises:
         ValueError: If there is no organ, a name is empty or `background`, one alias stands for two organs, or a stated
@@ -75,7 +75,7 @@ class LabelTable:
 
     @property
     def dataset_labels(self) -> dict[str, int]:
-        """`labels` of nnU-Net's `dataset.json`: background first."""
+        """`labels` of nnU-Net's `dataset.json`, background first."""
         return {"background": 0, **self.values}
 
     @property
@@ -85,20 +85,20 @@ class LabelTable:
 
     @property
     def side_entries(self) -> dict:
-        """Entries about sides for nnU-Net's `dataset.json`: those that the table states."""
+        """Entries about sides that the table states, for nnU-Net's `dataset.json`."""
         pairs = {} if self.stated_pairs is None else {PAIRS_KEY: [list(pair) for pair in self.stated_pairs]}
         return pairs if self.mirror_left_right else {**pairs, MIRROR_KEY: False}
 
     def organ(self, drawn_name: str) -> str | None:
-        """Organ that a drawn name stands for, or None where the table does not know it."""
+        """Organ that a drawn name stands for, or None if the table does not know it."""
         return self._owner.get(normalise_name(drawn_name))  # type: ignore[attr-defined]
 
     def is_part(self, drawn_name: str) -> bool:
-        """Whether a drawn name is that of a part of an organ; parts are united, two whole organs are not."""
+        """Whether a drawn name is that of a part of an organ. Parts are united, two whole organs are not."""
         return bool(self._place(normalise_name(drawn_name)))
 
     def _place(self, key: str) -> frozenset[str]:
-        """Which part of its organ a normalised name means; nothing where it means the whole organ, or no organ."""
+        """Which part of its organ a normalised name means. Nothing if it means the whole organ, or no organ."""
         organ = self._owner.get(key)  # type: ignore[attr-defined]
         if organ is None:
             return frozenset()
@@ -111,8 +111,8 @@ class LabelTable:
         """Refuse two versions of one organ, of which nobody can say which is meant.
 
         Args:
-            drawn: Names of regions, mask files or segments that hold something, and what a message calls each of them.
-                Names of no organ are passed over.
+            drawn: Names of regions, mask files or segments that hold something, and the name of each in messages. Names
+                of no organ are passed over.
 
         Raises:
             ValueError: If two names are equal, or both are the whole of one organ, or the same part of it.
@@ -171,10 +171,10 @@ def default_label_table() -> LabelTable:
 def load_label_table(path: Path) -> LabelTable:
     """Label table of a TOML file: `[labels]`, then one line per organ in label order.
 
-    `OpticChiasm = ["Chiasm", "optic_chiasm"]` makes the organ `OpticChiasm` and finds files of those names; an
-    organ without other names is `Brain = []`. Names in a list of their own are parts that are united:
-    `Brain = [["Cerebrum", "Cerebellum"], "whole brain"]`. Organs the package knows keep their built-in aliases, except
-    those that the file gives to another organ.
+    `OpticChiasm = ["Chiasm", "optic_chiasm"]` makes the organ `OpticChiasm` and finds files of those names. An organ
+    without other names is `Brain = []`. Names in a list of their own are parts that are united, as in `Brain =
+    [["Cerebrum", "Cerebellum"], "whole brain"]`. Organs the package knows keep their built-in aliases, except those
+    that the file gives to another organ.
 
     Two lines about sides may stand beside them: `left_right_pairs = [["eye1", "eye2"]]` lists all pairs, and
     `mirror_left_right = false` trains without mirroring. TOML wants them above `[labels]`. Below it they are read, too.
