@@ -1,4 +1,4 @@
-"""nnU-Net's raw dataset: what lies in it, may be replaced, and says what it holds."""
+"""Files of nnU-Net's raw dataset, those that may be replaced, and its `dataset.json`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _RECORD = {
 
 
 def side_warnings(table: LabelTable, dataset: Path | None = None) -> list[str]:
-    """What planning will refuse about left and right, and lines of an earlier `dataset.json` that the table lacks."""
+    """Left and right names that planning will refuse, and lines of an earlier `dataset.json` that the table lacks."""
     stated = table.side_entries
     unclear = None if stated else unclear_sides(table.names)
     warnings = [f"planning will refuse these labels: {unclear}"] if unclear else []
@@ -78,7 +78,7 @@ def dataset_folder_of(raw_folder: Path | None, dataset_id: int, name: str) -> Pa
 
 
 def remove_renamed(dataset: Path, identifiers: Mapping[str, str]) -> None:
-    """Remove what an earlier version wrote for these cases under another name: letters beyond ASCII were `_`."""
+    """Remove files that an earlier version wrote for these cases under another name, with `_` for letters beyond ASCII."""
     for path in sorted((dataset / "provenance").glob("*.json")):
         case = (read_record(path) or {}).get("case", "")
         if case in identifiers and identifiers[case] != path.stem and path.stem not in identifiers.values():
@@ -111,9 +111,9 @@ def is_of_kind(record: Mapping, settings: Settings) -> bool:
 
 
 def outdated_cases(dataset: Path, gathered: Gathered, source: str) -> set[str]:
-    """Cases whose files lack something now, so that what an earlier run made of the same source is wrong.
+    """Cases whose files lack something now, so that the result of an earlier run on the same source is wrong.
 
-    Not those of another source, where this one may hold another patient, and not those whose names have become ambiguous.
+    Not those of another source, which may be another patient, and not those whose names have become ambiguous.
     """
     names = Counter(identifier.casefold() for identifier in gathered.identifiers.values())
     outdated = set()
@@ -126,7 +126,7 @@ def outdated_cases(dataset: Path, gathered: Gathered, source: str) -> set[str]:
 
 
 def check_writable(dataset: Path) -> None:
-    """Make the folder for unfinished cases; OSError in one line where that is impossible."""
+    """Make the folder for unfinished cases. OSError in one line if that is impossible."""
     try:
         partial = dataset / ".partial"
         shutil.rmtree(partial, ignore_errors=True)
@@ -149,7 +149,7 @@ def remove_case(dataset: Path, identifier: str) -> None:
 
 
 def remove_empty_folders(dataset: Path) -> None:
-    """Remove what is empty in a dataset; its owner removes the dataset itself."""
+    """Remove empty folders of a dataset. Its owner removes the dataset itself."""
     if not dataset.is_dir():
         return
     for folder in [path for path in dataset.iterdir() if path.is_dir()]:
@@ -158,7 +158,7 @@ def remove_empty_folders(dataset: Path) -> None:
 
 
 def write_dataset_json(dataset: Path, name: str, settings: Settings) -> None:
-    """`dataset.json` for the cases that are there; removed where there is none."""
+    """`dataset.json` for the cases that are there. It is removed if there is none."""
     from nnunetv2.dataset_conversion.generate_dataset_json import generate_dataset_json
 
     n_training = len(list((dataset / "labelsTr").glob(f"*{FILE_ENDING}")))

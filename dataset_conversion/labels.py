@@ -35,7 +35,7 @@ class PlacedLabels:
     Attributes:
         label_map: Values of the label table.
         voxels: Voxels per organ, `before` in the files and `after` in the map.
-        warnings: What is worth knowing about them.
+        warnings: Messages about them.
     """
 
     label_map: sitk.Image
