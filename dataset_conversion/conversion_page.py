@@ -1,4 +1,4 @@
-"""One page that shows all cases of a conversion: `conversion.html`."""
+"""The page `conversion.html`, which shows all cases of a conversion."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def write_conversion_page(
     label_names: Sequence[str] = (),
     files: FileCount | None = None,
 ) -> Path:
-    """Write `conversion.html` at the top of a dataset: failures and warnings first, then one row per case.
+    """Write `conversion.html` at the top of a dataset, failures and warnings first, then one row per case.
 
     The page needs no network. It shows the pictures of `draw_previews` in `preview/CASE/`, if they are there.
 

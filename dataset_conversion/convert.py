@@ -99,7 +99,7 @@ def convert(
 
     Every image is turned to `LPS` axes without interpolation. Channels on other grids than the CT, or than the first
     channel if there is no CT, are resampled onto it by cubic B-splines. Label maps must lie on the grid of that
-    channel, or of another channel of the case: then each label is resampled on its own. A case that fails is left out
+    channel, or of another channel of the case. Then each label is resampled on its own. A case that fails is left out
     as a whole and the others are finished. Running again converts only cases that are new, changed or failed.
 
     Args:

@@ -86,7 +86,7 @@ def remove_renamed(dataset: Path, identifiers: Mapping[str, str]) -> None:
 
 
 def check_other_cases(dataset: Path, identifiers: set[str], settings: Settings, source: str) -> None:
-    """Refuse to mix: cases of an earlier run that this one does not replace must have its channels and labels."""
+    """Refuse to mix cases. Those of an earlier run that this one does not replace must have its channels and labels."""
     for path in sorted((dataset / "provenance").glob("*.json")):
         record = read_record(path)
         if path.stem in identifiers and (record is None or record.get("source", source) == source):

@@ -29,7 +29,7 @@ _MASK = re.compile(r"_OAR_(.+)\.seg\.nrrd$", re.IGNORECASE)
 
 
 def label_table() -> LabelTable:
-    """Our organs that the set has, in our order: all but the lenses."""
+    """Our organs that the set has, in our order, all but the lenses."""
     names = tuple(organ for organ in ORGANS if not organ.startswith("Lens"))
     return LabelTable(names, built_in_aliases(names))
 

@@ -17,7 +17,7 @@ from nnunet_ext.images.source_files import FileCount, total
 
 @dataclass
 class Listing:
-    """What `convert` would do: lines to print, case -> why it cannot be converted, and the count of all files."""
+    """Lines to print before a conversion, cases that cannot be converted and why, and the count of all files."""
 
     lines: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)

@@ -60,7 +60,7 @@ class _OtherCase(ValueError):
 def run_jobs(
     jobs: Sequence[Job], n_processes: int, show_progress: bool
 ) -> Generator[tuple[Job, Failed | list[Message] | None], None, None]:
-    """Each job with its outcome, as they finish: why it failed, None if nothing was to do, else its warnings."""
+    """Each job as it finishes, with the reason if it failed, None if nothing was to do, else its warnings."""
     from tqdm import tqdm
 
     with tqdm(total=len(jobs), desc="convert", unit="case", disable=not show_progress) as bar:

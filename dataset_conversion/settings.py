@@ -1,4 +1,4 @@
-"""What a conversion is asked for: channels, label table, cleaning."""
+"""The settings of a conversion: channels, label table, cleaning."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def measure_box(
 
 
 def is_missed(record: Mapping) -> bool:
-    """Whether the localizer missed a case: no organ found, or a box with less than half of the organs' voxels."""
+    """Whether the localizer missed a case. It found no organ, or its box has less than half of the organs' voxels."""
     rate = record["label_crop_pass_rate"]
     return record["fallback_whole_volume"] or (rate is not None and rate < 0.5)
 

@@ -94,7 +94,7 @@ class CascadeUNet(AbstractDynamicNetworkArchitectures):
 
     @staticmethod
     def initialize(module: nn.Module) -> None:
-        """As `ResidualEncoderUNet`: He, and every residual block starts as its shortcut."""
+        """As `ResidualEncoderUNet`, by He, and every residual block starts as its shortcut."""
         InitWeights_He(1e-2)(module)
         init_last_bn_before_add_to_0(module)
 

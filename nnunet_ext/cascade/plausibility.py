@@ -4,7 +4,7 @@ The planner measures the training labels and puts ranges into the plans file, so
 Prediction measures each case and warns if something lies outside. Only quantities that do not depend on the head's
 position in the image are compared. Organs that a case lacks are not.
 
-A range is a prediction interval: mean +- k SD of the training cases, k from Student's t distribution, so that few
+A range is a prediction interval, mean +- k SD of the training cases. k is from Student's t distribution, so that few
 training cases give wide ranges. It is shared out (Bonferroni) so that at most `FLAGGED_SHARE` of cases like the
 training cases are flagged for no reason. The measures depend on each other, so fewer are. A simulation with the means
 and covariances of 19 tiny phantoms gave 3 to 4 %, for 15, 60 and 1,000 training cases alike. It was made before
@@ -198,7 +198,7 @@ def implausible(
 
 
 def _misplaced(found: Mapping[str, OrganExtent], ranges: PlausibleRanges) -> list[Message]:
-    """The fewest organs that explain all unusual distances: a moved organ is far from, or near to, all others."""
+    """The fewest organs that explain all unusual distances. A moved organ is far from, or near to, all others."""
     unusual: dict[tuple[str, str], tuple[float, Range]] = {}
     for one, other in combinations(found, 2):
         usual = ranges.distance_mm.get(one, {}).get(other)
@@ -247,7 +247,7 @@ def _range(values: Sequence[float], least_sd: float, n_ranges: int) -> Range:
 
 
 def _no_mistakes(values: np.ndarray, least_sd: float) -> np.ndarray:
-    """Bool per value: whether it lies within `MISTAKE_SPREADS` of the median."""
+    """A bool per value, true if it lies within `MISTAKE_SPREADS` of the median."""
     off = np.abs(values - np.median(values))
     return off <= MISTAKE_SPREADS * max(1.4826 * np.median(off), least_sd)
 

@@ -39,7 +39,10 @@ class StoredCase:
     shape: tuple[int, ...]
 
     def cut(self, box: roi.Box) -> StoredCase:
-        """A copy of the part in a smaller box: nnU-Net's transforms work in place. From disk only its blocks are read."""
+        """A copy of the part in a smaller box, as nnU-Net's transforms work in place.
+
+        From disk only its blocks are read.
+        """
         inner = tuple((a - start, b - start) for (a, b), (start, _) in zip(box, self.box, strict=True))
         index = (slice(None), *roi.slices(inner))
         locations = self.properties["class_locations"]
@@ -122,8 +125,8 @@ class RoiDataset(InMemoryDataset):
     stages can be trained at the same time.
 
     In the final validation (`from_localizer=True`) the box comes from the localizer's out-of-fold label map, exactly as
-    at prediction: whole voxels of the ORIGINAL grid. The images come from the whole-body data by cubic interpolation at
-    the positions that preprocessing the crop would give. So the export lands on the original grid without a shift.
+    at prediction, in whole voxels of the ORIGINAL grid. The images come from the whole-body data by cubic interpolation
+    at the positions that preprocessing the crop would give. So the export lands on the original grid without a shift.
     """
 
     def __init__(
@@ -292,7 +295,7 @@ def resample_box(
 
 @dataclass
 class RoiDatasets:
-    """What a trainer uses as its `dataset_class`: makes `RoiDataset`s that know the plan.
+    """A trainer's `dataset_class`, which makes `RoiDataset`s that know the plan.
 
     nnU-Net calls a dataset class with folder, identifiers and the previous stage's folder only. It also asks it for its
     static methods. This object answers both. `records` collects, per validated case, how its box was placed.

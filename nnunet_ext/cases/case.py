@@ -33,7 +33,7 @@ class ReadImages:
     may_be_apart: bool = False
 
     def hand_over(self) -> dict[str, sitk.Image]:
-        """The images, which are no longer held here: whoever takes them can free each one after its use."""
+        """The images, which are no longer held here. Whoever takes them can free each one after its use."""
         images, self.images = self.images, {}
         return images
 

@@ -139,7 +139,7 @@ def is_slicer(path: Path) -> bool:
 
 
 def names_of_case(folder: Path, images: Iterable[Path]) -> list[str]:
-    """Names that say nothing about what a file of the case is: the case's, its images' and the channels'."""
+    """Names of the case, its images and the channels, which do not tell labels from images."""
     channels = [name for names in MODALITY_ALIASES.values() for name in names]
     return [folder.name, "MR", "MRI", *channels, *(image_stem(path) or "" for path in images)]
 

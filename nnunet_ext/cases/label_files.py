@@ -1,4 +1,4 @@
-"""Files that hold labels: which names and contents mean labels, and the segmentations of 3D Slicer.
+"""Files that hold labels, recognised by name and content, and the segmentations of 3D Slicer.
 
 3D Slicer writes `Segmentation.seg.nrrd`. Its header says which value is which segment, so its values need no table. Segments
 that overlap lie in layers, the first axis of a 4D file.

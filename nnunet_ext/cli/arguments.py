@@ -1,4 +1,4 @@
-"""What the verbs share: their contract with the parser, types of arguments, options of several verbs.
+"""The verbs' contract with the parser, types of arguments, and options of several verbs.
 
 A verb is a module with `SUMMARY`, `EXAMPLE`, `add_arguments(parser)` and `run(options)`, which returns the exit code.
 Nothing heavy is imported before `run`.

@@ -105,7 +105,7 @@ def _interrupt_on_terminate() -> Any:
 
 
 def command() -> NoReturn:
-    """The command of a shell: `main`, and the end of its process."""
+    """The command of a shell, which is `main` and the end of its process."""
     code = main()
     if code == INTERRUPTED or any(thread.name.startswith("nnunet_ext") for thread in threading.enumerate()):
         # Interrupted while a thread reads the next case, or a library of C++ works in threads of its own. One that comes

@@ -100,7 +100,7 @@ def on_images(
 
 
 def _nearest(numbers: np.ndarray, n_images: int) -> np.ndarray:
-    """Image of each contour that names none: the nearest.
+    """The nearest image of each contour that names none.
 
     Contours that are all off by the same share of a slice move by the same share. Exactly half-way all move to the image
     with the lower number, so that no slice takes two contours and the next none.

@@ -149,9 +149,9 @@ def _special(words: str) -> str:
 def classify(text: Callable[[str], str], number: Callable[[str], float | None]) -> tuple[str, str, list[Message]]:
     """Channel of a series from its headers, why, and notes.
 
-    The image type goes first: phases, real parts, fat, maps and projections are no channel. Then names count, such as
+    The image type goes first. Phases, real parts, fat, maps and projections are no channel. Then names count, such as
     `T1`, `MPRAGE` and `T2`. SeriesDescription goes before ProtocolName, which may be that of the whole examination.
-    Last come echo and repetition time: T1 at TE <= 30 ms with TR <= 1200 ms, T2 at TE >= 60 ms with TR >= 1500 ms. A
+    Last come echo and repetition time. T1 has TE <= 30 ms and TR <= 1200 ms, T2 has TE >= 60 ms and TR >= 1500 ms. A
     name that the times contradict is not believed. Other languages and house names need the series file.
 
     Args:

@@ -31,7 +31,7 @@ def pixels_of(
 ) -> list[np.ndarray]:
     """Rescaled pixels `(rows, columns)` of each slice, 64-bit float.
 
-    `padded` takes a bool array per slice: the pixels whose value the header names as padding.
+    `padded` takes a bool array per slice, true for pixels whose value the header names as padding.
     """
     frames = {one.path: _stored(one.path) for one in slices if one.frame is not None}
     result = []

@@ -254,6 +254,6 @@ def _check_names(organs: Iterable[str]) -> None:
 
 
 def _decimal(value: float) -> str:
-    """A coordinate as decimal string: `-31.7`, never `-0.0` or `1e-05`."""
+    """A coordinate as decimal string, such as `-31.7`, never `-0.0` or `1e-05`."""
     text = f"{value:.{POINT_DECIMALS}f}".rstrip("0").rstrip(".")
     return "0" if text == "-0" else text

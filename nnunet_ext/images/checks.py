@@ -110,7 +110,7 @@ def sampled(array: np.ndarray) -> np.ndarray:
 
 
 def blank_slices(array: np.ndarray) -> list[np.ndarray]:
-    """Per axis, a bool per slice across it: whether the slice holds one value."""
+    """Per axis, a bool for each slice across it, true if the slice holds one value."""
     found = []
     for axis in range(array.ndim):
         planes = np.moveaxis(array, axis, 0)
@@ -123,7 +123,7 @@ def blank_slices(array: np.ndarray) -> list[np.ndarray]:
 
 
 def lost_slices(array: np.ndarray, body: np.ndarray) -> list[np.ndarray]:
-    """Per axis, a bool per slice across it: whether it holds one value although the body goes on beside it.
+    """Per axis, a bool for each slice across it, true if it holds one value although the body goes on beside it.
 
     Slices of air beyond the head are not lost. There, cleaning or the scanner set the background to one value.
 

@@ -40,7 +40,7 @@ _OTHER_CONTENT = (
 def decompressed(data: Path, skip: int, encoding: str) -> Iterator[bytes]:
     """Content of a packed stream, piece by piece, its checksum checked. Several gzip or bzip2 streams in a row are one.
 
-    Whatever else follows is left out and said: if the image is whole without it, it is no part of the image.
+    Whatever else follows is left out and said. If the image is whole without it, it is no part of the image.
     """
     # zlib: MetaImage writes zlib streams, NRRD gzip ones; 47 accepts both.
     mark = {"gzip": GZIP, "bzip2": b"BZh", "zlib": None}[encoding]

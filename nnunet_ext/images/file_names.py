@@ -28,7 +28,7 @@ def image_stem(path: Path) -> str | None:
 
 
 def image_files(path: Path) -> list[Path]:
-    """The files that make up one image: itself, and the data file that a `.mhd` or detached `.nrrd` header names."""
+    """The files that make up one image, itself and the data file that a `.mhd` or detached `.nrrd` header names."""
     name = None
     refuse_pointer(path)
     if path.name.lower().endswith(".mhd"):

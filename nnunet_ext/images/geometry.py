@@ -82,10 +82,10 @@ def grid_tolerance_mm(a: sitk.Image, b: sitk.Image) -> float:
     The package's only rule is a quarter of the shortest voxel edge, at most 0.25 mm. It is in voxels, because mistakes
     are. A grid whose origin is meant at a corner of the voxel lies half a voxel off.
 
-    Rounding in headers of one grid makes less: positions have 0.01 mm, spacings four decimals (0.03 mm at the far
-    corner of a 512 x 512 CT), quaternions 32 bit. A shear that reading takes out and another tool keeps makes 0.2 mm
-    over a head (`SHEAR_TOLERANCE`). The rule ends at 0.25 mm, so that thick voxels hide no shift that shows in a
-    surface distance.
+    Rounding in headers of one grid makes less. Positions have 0.01 mm. Spacings have four decimals, which is 0.03 mm at
+    the far corner of a 512 x 512 CT. Quaternions have 32 bit. A shear that reading takes out and another tool keeps
+    makes 0.2 mm over a head (`SHEAR_TOLERANCE`). The rule ends at 0.25 mm, so that thick voxels hide no shift that
+    shows in a surface distance.
 
     Of the two rules before, 0.05 voxels refused the rounded CT at 0.5 mm, and 0.1 mm was half a voxel at 0.2 mm. Both
     refused the shear.

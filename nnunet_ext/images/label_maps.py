@@ -1,4 +1,4 @@
-"""Label maps: images of whole numbers."""
+"""Label maps, which are images of whole numbers."""
 
 from __future__ import annotations
 

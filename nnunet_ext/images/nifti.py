@@ -191,7 +191,7 @@ def _places_voxels(affine: np.ndarray) -> bool:
 
 
 def rotation_of(axes: np.ndarray, where: str) -> np.ndarray:
-    """Nearest orthonormal matrix: headers hold 32-bit floats. Raises ValueError if the axes are truly sheared."""
+    """Nearest orthonormal matrix, as headers hold 32-bit floats. Raises ValueError if the axes are truly sheared."""
     cosines = np.abs(axes.T @ axes - np.eye(3))
     if cosines.max() > SHEAR_TOLERANCE:
         raise ValueError(

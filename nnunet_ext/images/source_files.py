@@ -1,4 +1,4 @@
-"""Every file below a source folder, and what became of it: a channel, a label, or left over for a reason.
+"""Every file below a source folder, counted as a channel, as a label, or as left over for a reason.
 
 Links are followed as if the files and folders lay there. A folder is read once, under its real path if that lies below the
 source, so links that lead in circles end. Broken links, pipes and closed folders are files with a problem.
@@ -159,7 +159,7 @@ def reason_of(path: Path, problem: str, folder: Path) -> str:
 
 
 def reason_of_failed(path: Path, problem: str, folder: Path) -> str:
-    """`reason_of` for the files of a case that failed: its images are not odd, only not used."""
+    """`reason_of` for the files of a case that failed. Its images are not odd, only not used."""
     reason = reason_of(path, problem, folder)
     return OF_FAILED if reason in (OTHER_IMAGES, NO_IMAGES, DICOM) else reason
 
@@ -203,7 +203,7 @@ class FileCount:
             self.names.setdefault(reason, []).extend(f"{below}{name}" for name in names)
 
     def of_failed(self) -> FileCount:
-        """The count of the same files after their case failed: none is used."""
+        """The count of the same files after their case failed, so that none is used."""
         used = Counter({OF_FAILED: self.channels + self.labels})
         return FileCount(0, 0, self.left_over + used, self.names)
 

@@ -1,4 +1,4 @@
-"""Models made elsewhere: loading one runs no code of its maker, installing one writes nothing beside it.
+"""Models made elsewhere. Loading one runs no code of its maker, installing one writes nothing beside it.
 
 nnU-Net unpickles checkpoints and imports and calls whatever a plans file names. Here a checkpoint may hold tensors and
 plain values only, and a plans file may name networks and their layers only.

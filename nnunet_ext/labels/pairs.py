@@ -91,7 +91,7 @@ def left_right_pairs(labels: Mapping[str, int]) -> list[tuple[int, int]]:
 
 
 def dataset_pairs(dataset_json: Mapping, *, where: str = "dataset.json") -> list[tuple[str, str]]:
-    """Left and right names of a `dataset.json`: as its `left_right_pairs` states, else by name.
+    """Left and right names of a `dataset.json`, as its `left_right_pairs` states, else by name.
 
     Raises:
         ValueError: If the stated pairs are wrong (`check_pairs`).

@@ -82,7 +82,7 @@ def _organs_by_word(aliases: Mapping[str, Iterable[str]]) -> dict[str, str]:
 
 
 def _tokens(name: str) -> list[tuple[int, int]]:
-    """Where the words of a name begin and end: between separators, at camel case, digits and changes of script."""
+    """Begin and end of the words of a name, at separators, camel case, digits and changes of script."""
 
     def kind(c: str) -> str:
         return "U" if c.isupper() else "l" if c.islower() else "d" if c.isdigit() else "c" if c.isalpha() else "-"
@@ -169,7 +169,7 @@ def is_series(spelling: str, names: Iterable[str]) -> bool:
 
 
 def glued_side(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Names that differ in a word for a side within a longer word: `parotidl` and `parotidr`, `Rib_L1` and `Rib_R1`."""
+    """Names that differ in a word for a side within a longer one, such as `Rib_L1` and `Rib_R1`."""
     found: dict[tuple, dict[str, str]] = {}
     for name in names:
         text = unicodedata.normalize("NFKC", name)
@@ -196,7 +196,7 @@ def chinese_name(organ: str) -> str | None:
 
 
 class NamedSide(NamedTuple):
-    """The side of a name, and the name without it: `L` and `Cochlea_PRV03` of `Cochlea_L_PRV03`."""
+    """The side of a name, and the name without it, such as `L` and `Cochlea_PRV03` of `Cochlea_L_PRV03`."""
 
     side: str
     stem: str

@@ -80,7 +80,7 @@ class LabelTable:
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
-        """Left and right organs: as stated, else by name."""
+        """Left and right organs, as stated, else by name."""
         return pair_names(self.names).pairs if self.stated_pairs is None else list(self.stated_pairs)
 
     @property
@@ -134,7 +134,7 @@ class LabelTable:
             raise ValueError(message)
 
     def as_dict(self) -> dict[str, list]:
-        """The table as plain JSON: organ -> aliases, in label order, without those that come with the package.
+        """The aliases of each organ as plain JSON, in label order, without those that come with the package.
 
         Names that are declared as parts form a list of their own, as in the file.
         """
@@ -153,7 +153,7 @@ def _quoted(name: str) -> str:
 
 
 def _places(name: str) -> set[str]:
-    """What a name says of the part that it means: its side, place (`PART_WORDS`) and number."""
+    """Side, place (`PART_WORDS`) and number of the part that a name means."""
     words = re.findall(r"[A-Z]?[a-zà-ÿ]+|[A-Z]+(?![a-z])|\d+|[\u3400-\u9fff]", unicodedata.normalize("NFKC", name))
     words = [word.casefold() for word in words]
     words += [letter for word in words if (match := _PLACE_AND_SIDE.fullmatch(word)) for letter in match.groups()]
@@ -169,14 +169,14 @@ def default_label_table() -> LabelTable:
 
 
 def load_label_table(path: Path) -> LabelTable:
-    """Label table of a TOML file: `[labels]`, then one line per organ in label order.
+    """Label table of a TOML file, which has `[labels]` and then one line per organ in label order.
 
     `OpticChiasm = ["Chiasm", "optic_chiasm"]` makes the organ `OpticChiasm` and finds files of those names. An organ
     without other names is `Brain = []`. Names in a list of their own are parts that are united, as in `Brain =
     [["Cerebrum", "Cerebellum"], "whole brain"]`. Organs the package knows keep their built-in aliases, except those
     that the file gives to another organ.
 
-    Two lines about sides may stand beside them: `left_right_pairs = [["eye1", "eye2"]]` lists all pairs, and
+    Two lines about sides may stand beside them. `left_right_pairs = [["eye1", "eye2"]]` lists all pairs, and
     `mirror_left_right = false` trains without mirroring. TOML wants them above `[labels]`. Below it they are read, too.
 
     Raises:

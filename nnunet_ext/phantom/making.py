@@ -1,4 +1,4 @@
-"""Synthetic head cases as files: CT, T1w and T2w of one head with exact labels of the seven organs.
+"""Synthetic heads as files, each with CT, T1w and T2w and exact labels of the seven organs.
 
 For tests, demos and trials without patient data. A phantom is no substitute for a patient. Scores on phantoms say that
 a pipeline works, not how well it contours people.

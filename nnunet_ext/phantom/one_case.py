@@ -1,4 +1,4 @@
-"""One phantom in memory: CT, T1w and T2w of one head with exact labels of the seven organs."""
+"""One phantom in memory, with CT, T1w and T2w of a head and exact labels of the seven organs."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class SparseSpatialTransform(SpatialTransform):
     """
 
     def _get_base_grid_clone(self) -> torch.Tensor:
-        """One point: the base class then makes no grid on the CPU, see `get_parameters`."""
+        """One point, so that the base class makes no grid on the CPU, see `get_parameters`."""
         n_axes = len(self.patch_size)
         return torch.zeros(*[1] * n_axes, n_axes)
 
@@ -66,7 +66,7 @@ class SparseSpatialTransform(SpatialTransform):
 
         The box ends before `upper`.
 
-        Only the box is sampled: beyond it all is background, as `grid_sample` takes it to be around a volume.
+        Only the box is sampled. Beyond it all is background, as `grid_sample` takes it to be around a volume.
         """
         near = label_map[tuple(slice(a, b) for a, b in zip(lower.tolist(), upper.tolist(), strict=True))]
         labels = torch.unique(near[near > 0])

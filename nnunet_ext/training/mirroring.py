@@ -32,7 +32,7 @@ def swap_channels(logits: torch.Tensor, pairs: Sequence[tuple[int, int]], *, cha
 class LeftRightMirrorTransform(MirrorTransform):
     """Mirror along any of `allowed_axes`. Along `left_right_axis` the labels of left and right organs are exchanged.
 
-    A mirrored left eye looks like a right eye: with its old label it would teach the network that left is right.
+    A mirrored left eye looks like a right eye. With its old label it would teach the network that left is right.
 
     Args:
         allowed_axes: Spatial axes that may be mirrored, each with probability 0.5, counted without the channel axis.

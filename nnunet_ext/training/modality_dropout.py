@@ -11,7 +11,7 @@ from nnunet_ext.images.channels import is_ct
 
 
 def optional_channels(channel_names: Sequence[str]) -> tuple[int, ...]:
-    """Indices of the channels a case may lack: all but the CT, or all but the first if there is no CT."""
+    """Indices of the channels a case may lack, all but the CT, or all but the first if there is no CT."""
     needed = next((i for i, name in enumerate(channel_names) if is_ct(name)), 0)
     return tuple(i for i in range(len(channel_names)) if i != needed)
 

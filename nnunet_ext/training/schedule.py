@@ -118,7 +118,7 @@ def learning_rate_factor(
     iteration: int,
     warmup_iterations: int,
 ) -> float:
-    """Factor on the initial learning rate: linear warm-up, then polynomial decay.
+    """Factor on the initial learning rate, with linear warm-up, then polynomial decay.
 
     When patience runs out, the factor falls from its last value to zero over `wind_down_epochs`. To stop at a high
     learning rate would throw away the gain of annealing. Epochs or a time budget that end sooner still end it at zero.

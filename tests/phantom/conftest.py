@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from nnunet_ext.phantom.anatomy import build_anatomy
 from nnunet_ext.phantom.head_parameters import HeadParameters
 from nnunet_ext.phantom.one_case import make_phantom
 
@@ -44,3 +45,13 @@ def troubled():
 def unregistered(shared_phantom, tmp_path_factory):
     out = tmp_path_factory.mktemp("unregistered")
     return shared_phantom.write(out, n_cases=1, size="tiny", unregistered=True)[0]
+
+
+@pytest.fixture(scope="session")
+def head():
+    return replace(HeadParameters.draw(np.random.default_rng(2)), tumour=None, streaks=None, missing_eye=None)
+
+
+@pytest.fixture(scope="session")
+def anatomy(head):
+    return build_anatomy(head, np.random.default_rng(0))
