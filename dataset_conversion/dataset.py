@@ -58,6 +58,11 @@ def side_warnings(table: LabelTable, dataset: Path | None = None) -> list[str]:
 
 
 def dataset_folder_of(raw_folder: Path | None, dataset_id: int, name: str) -> Path:
+    """Folder of a raw dataset, which need not exist.
+
+    Raises:
+        ValueError: If there is no raw folder, the id or name is wrong, or another dataset has the id.
+    """
     if raw_folder is None:
         if not os.environ.get("nnUNet_raw"):  # noqa: SIM112 nnU-Net's own spelling
             raise ValueError(
@@ -199,6 +204,8 @@ def write_page(dataset: Path, failed: Mapping[str, str], settings: Settings, fil
 
 
 def versions() -> dict[str, str]:
+    """Versions of the packages that decide a conversion's result."""
+
     def installed(package: str) -> str:
         try:
             return version(package)
@@ -214,6 +221,7 @@ def versions() -> dict[str, str]:
 
 
 def read_record(path: Path) -> dict | None:
+    """The provenance of a case, None if it is missing or damaged."""
     try:
         return read_json(path, _RECORD)
     except (OSError, ValueError):

@@ -181,5 +181,6 @@ def _refuse_lost_labels(
 
 
 def names_of(paths: Sequence[Path], most: int = 4) -> str:
+    """Names of the first few files, for messages."""
     names = " and ".join(path.name for path in paths[:most])
     return names + (f" and {len(paths) - most} more" if len(paths) > most else "")

@@ -33,11 +33,14 @@ FORMAT = 4
 
 
 def split_of(case: SourceCase) -> str:
+    """`Tr` or `Ts`, of the folders that a case goes to."""
     return "Ts" if case.test or not case.has_labels else "Tr"
 
 
 @dataclass(frozen=True)
 class Job:
+    """One case to convert, as a worker process gets it."""
+
     case: SourceCase
     settings: Settings
     dataset: Path

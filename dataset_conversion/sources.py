@@ -69,6 +69,11 @@ def gather(
     unlabelled: bool,
     show_progress: bool,
 ) -> Gathered:
+    """Cases of a source, and its files of no case. Arguments as for `convert`.
+
+    Raises:
+        ValueError: If the layout is unknown, or a series file is given without DICOM.
+    """
     from nnunet_ext.dataset_conversion import hanseg
 
     if layout not in ("folders", "dicom", "hanseg"):

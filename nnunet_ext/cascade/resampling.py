@@ -212,6 +212,7 @@ def back_project(wanted: np.ndarray, values: np.ndarray, there: list, back: list
 
 
 def one_hot(index: np.ndarray, n: int) -> np.ndarray:
+    """Masks `(n, *axes)` float32 of the values 0..n-1 of an array."""
     return (np.arange(n).reshape(-1, *(1,) * index.ndim) == index).astype(np.float32)
 
 

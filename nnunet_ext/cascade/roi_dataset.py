@@ -59,6 +59,7 @@ class StoredCase:
 
     @property
     def bytes_per_voxel(self) -> int:
+        """Bytes of all arrays of a case, per voxel."""
         arrays = [self.data, self.seg, *([] if self.localizer_map is None else [self.localizer_map])]
         return sum(a.dtype.itemsize * (a.shape[0] if a.ndim > len(self.shape) else 1) for a in arrays)
 

@@ -150,6 +150,21 @@ def case_of_series(
     table: LabelTable | None,
     words: frozenset[str],
 ) -> DicomCase:
+    """The case of a group of series, with its channels and its RTSTRUCT chosen.
+
+    Args:
+        name: Of the case.
+        group: Series of one patient that belong together.
+        claims: RTSTRUCTs of the group, from `claims_of`.
+        rules: Of the series file, for this case.
+        modalities: Channels of a case.
+        optional: Channels that a case may lack.
+        table: Which regions are which organs. None if no labels are wanted.
+        words: Personal words of the patient.
+
+    Raises:
+        ValueError: If a channel is missing or not clear, or the RTSTRUCT cannot be used.
+    """
     notes: list[Message] = []
     group = ruled(group, rules)
     for channel in rules:

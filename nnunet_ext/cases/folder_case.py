@@ -135,6 +135,7 @@ def _files_of(paths: Iterable[Path]) -> set[Path]:
 
 
 def is_slicer(path: Path) -> bool:
+    """Whether a file is a segmentation of 3D Slicer, by its ending."""
     return path.name.lower().endswith(SLICER_ENDING)
 
 
@@ -151,6 +152,7 @@ def drawn_name(path: Path, table: LabelTable, known: Sequence[str]) -> str:
 
 
 def label_map_of_case(case: FolderCase, table: LabelTable) -> tuple[sitk.Image, dict[str, int]]:
+    """The one label map of a case, in the values of the label table."""
     path = case.label_files[None][0]
     image, odd = label_map_of(read_image(path))
     values = np.unique(sitk.GetArrayViewFromImage(image)).tolist()

@@ -74,6 +74,7 @@ def numbered(groups: Sequence[Sequence[Series]], modalities: Sequence[str], rows
 
 
 def same_patient(names: Sequence[str], groups: Sequence[Sequence[Series]]) -> dict[str, list[str]]:
+    """Case name -> names of the other cases of its patient."""
     by_patient: dict[str, list[str]] = {}
     for name, group in zip(names, groups, strict=True):
         by_patient.setdefault(group[0].patient.key, []).append(name)

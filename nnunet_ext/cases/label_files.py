@@ -78,6 +78,7 @@ def without_label_words(stem: str, known: Iterable[str] = ()) -> str | None:
 
 
 def words_of(name: str) -> list[str]:
+    """Words of a name in lower case."""
     return [word for word in re.split(r"[\W_]+", name.lower()) if word]
 
 

@@ -100,5 +100,6 @@ def check_files_drawn_once(files: Iterable[tuple[str, Path]], table: LabelTable)
 
 
 def voxels_per_organ(array: np.ndarray, table: LabelTable) -> dict[str, int]:
+    """Organ -> number of its voxels in a label map."""
     counts = np.bincount(array.ravel().astype(np.intp), minlength=len(table.names) + 1)
     return {organ: int(counts[value]) for organ, value in table.values.items()}

@@ -18,6 +18,21 @@ def pick_series(
     claims: Sequence[Claim],
     notes: list[Message],
 ) -> Series:
+    """The series of a channel.
+
+    If several are recognised, those that fit the RTSTRUCT and the reference channel go before the others.
+
+    Args:
+        name: Of the case.
+        channel: Its name.
+        group: Series of the case.
+        reference: Series of the reference channel, None if this is it.
+        claims: RTSTRUCTs that belong to the case.
+        notes: Takes a message for every choice.
+
+    Raises:
+        ValueError: If there is none, if several are left, or if the one cannot be read.
+    """
     candidates = [series for series in group if series.channel == channel]
     if not candidates:
         others = "; ".join(f"{s.label}: {s.reason}" for s in group if not s.channel) or "nothing else"
@@ -72,6 +87,7 @@ def _combines(series: Series, other: Series) -> bool:
 
 
 def listed(labels: Sequence[str], most: int = 8) -> str:
+    """Labels of series in a message."""
     return " and ".join(labels[:most]) + (f" and {len(labels) - most} others" if len(labels) > most else "")
 
 

@@ -78,6 +78,7 @@ def _plain_part(word: str, value: str) -> str:
 
 
 def names_of(name: str, series: Series) -> bool:
+    """Whether a name is the UID, the number or a description of a series. `*` stands for anything."""
     name = name.strip()
     if name == series.uid:
         return True
@@ -101,6 +102,7 @@ def ruled(images: Iterable[Series], rules: Mapping[str, Sequence]) -> list[Serie
 
 
 def opened(series: Series, rules: Mapping[str, Sequence]) -> list[Series]:
+    """The parts of a series if a rule names one of them, else the series."""
     parts = [end for part in series.parts for end in opened(part, rules)]
     values = [value for channel, values in rules.items() if channel != "RTSTRUCT" for value in values]
     named = any(_means_part(value, part) and not _means_part(value, series) for value in values for part in parts)

@@ -147,6 +147,21 @@ def pick_structure(
     table: LabelTable,
     group: Sequence[Series],
 ) -> tuple[Series | None, StructureSet | None]:
+    """The RTSTRUCT of a case with its content, None if there is none.
+
+    Args:
+        name: Of the case.
+        claims: RTSTRUCTs of its patient, from `claims_of`.
+        series: Of the reference channel.
+        rule: Names of the RTSTRUCT in the series file, None if it has none.
+        channel: Name of the reference channel.
+        notes: Takes a message for every RTSTRUCT that is left out.
+        table: Which regions are which organs.
+        group: Series of the case.
+
+    Raises:
+        ValueError: If several belong to the series, or none does although there is one.
+    """
     if rule:
         claims = [claim for claim in claims if any(means(value, claim[0]) for value in rule)]
         if not claims:

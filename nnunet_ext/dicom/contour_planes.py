@@ -31,6 +31,7 @@ class ImagePlanes:
 
     @classmethod
     def of(cls, image: sitk.Image, slices: Sequence[Slice] | None) -> ImagePlanes:
+        """Of the images of a series, or of the planes of an image if `slices` is None."""
         if slices is None:
             return cls(np.arange(image.GetSize()[2], dtype=float), {})
         k = np.array([image.TransformPhysicalPointToContinuousIndex(one.position_mm)[2] for one in slices])
@@ -49,6 +50,7 @@ class ImagePlanes:
         return below + (k - self.positions[below]) / np.diff(self.positions)[below]
 
     def reach(self, k: float) -> bool:
+        """Whether a position lies at an image, or at most half a slice beyond the first or last."""
         number, most = self.number(np.array([k]))[0], FURTHEST_SLICES + HALF_TOLERANCE_SLICES
         return bool(-most <= number <= len(self.positions) - 1 + most)
 

@@ -26,6 +26,7 @@ def is_dicom(path: Path) -> bool:
 
 
 def holds_dicom(path: Path) -> bool:
+    """As `is_dicom`. OSError if the file cannot be opened."""
     with path.open("rb") as file:
         start = file.read(132)
     if start[128:132] == b"DICM":

@@ -131,6 +131,7 @@ class Header:
         self.dataset = dataset
 
     def text(self, tag: str) -> str:
+        """Text of an element, with backslashes between several values. Empty if there is none."""
         try:
             if tag in _TEXTS and not isinstance(self.dataset, dict):
                 return element_text(self.dataset, tag)
@@ -144,10 +145,12 @@ class Header:
             return ""
 
     def number(self, tag: str) -> float | None:
+        """Value of an element that has one number. None if it has none."""
         values = self.numbers(tag, 1)
         return values[0] if values else None
 
     def numbers(self, tag: str, count: int) -> tuple[float, ...] | None:
+        """Values of an element, None unless these are `count` finite numbers."""
         try:
             value: Any
             if tag == "RawDataType" and not isinstance(self.dataset, dict):
@@ -162,10 +165,12 @@ class Header:
         return tuple(values) if len(values) == count and np.all(np.isfinite(values)) else None
 
     def point(self, tag: str) -> tuple[float, float, float] | None:
+        """Three numbers, `(x, y, z)`. None if there are none."""
         values = self.numbers(tag, 3)
         return None if values is None else (values[0], values[1], values[2])
 
 
 def median_of_known(values: Iterable[float | None]) -> float | None:
+    """Median of the positive values. None if there is none."""
     known = [value for value in values if value is not None and value > 0]
     return float(np.median(known)) if known else None

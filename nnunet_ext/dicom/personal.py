@@ -20,6 +20,7 @@ _DATE = re.compile(
 
 
 def patient_of(header: Header) -> Patient:
+    """The patient that a header names."""
     patient_id, name = header.text("PatientID"), header.text("PatientName")
     key = patient_id or name or header.text("StudyInstanceUID")
     return Patient(key, patient_id, name, header.text("PatientBirthDate"))

@@ -56,6 +56,19 @@ def structure_set(
     model: str,
     notes: list[Message],
 ) -> Dataset:
+    """The RTSTRUCT of a series as a DICOM dataset.
+
+    Args:
+        contours: Organ -> polygons `(N, 3)` in mm, LPS, each in the plane of one image.
+        series: The CT.
+        image: Header of one of its images.
+        labels: All organs in label order, for the colours. None for those of `contours`.
+        model: Name of the model that drew the contours.
+        notes: Takes one message for everything of the CT's header that is left out.
+
+    Raises:
+        ValueError: If the series lacks a UID, or an organ's name is no name of a structure.
+    """
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import ImplicitVRLittleEndian, generate_uid
 

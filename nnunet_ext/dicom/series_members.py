@@ -41,6 +41,7 @@ class Members:
     problem: str = ""
 
     def add(self, header: Header, path: Path, sop: str, frame: int | None, direction: np.ndarray) -> None:
+        """Add one image, with the direction of its slices."""
         position = header.point("ImagePositionPatient") or (0.0, 0.0, 0.0)
         thickness, between = header.number("SliceThickness"), header.number("SpacingBetweenSlices")
         traits = _traits(header, frame)
@@ -178,4 +179,5 @@ def _header_problem(header: Header, members: Members) -> str:
 
 
 def whole(value: float | None) -> int | None:
+    """A number without its fraction. None stays None."""
     return None if value is None else int(value)

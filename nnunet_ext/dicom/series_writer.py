@@ -32,6 +32,7 @@ class Study:
     frame_of_reference: str = "1"
 
     def uid(self, *words: object) -> str:
+        """A UID that is the same for the same patient and words."""
         from pydicom.uid import generate_uid
 
         return generate_uid(entropy_srcs=["nnunet_ext", self.patient_id, *map(str, words)])

@@ -107,6 +107,15 @@ def grid_of(series: Series, stack: Stack) -> sitk.Image:
 
 
 def arrange(series: Series, notes: list[Message]) -> Stack:
+    """Slices of a series, sorted into a stack.
+
+    Args:
+        series: From `find_series`.
+        notes: Takes a message for copies that are dropped and for gaps that are odd.
+
+    Raises:
+        ValueError: If they are no stack, with the reason.
+    """
     if series.problem:
         raise ValueError(series.problem)
     if len(series.slices) < FEWEST_SLICES:

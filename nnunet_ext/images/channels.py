@@ -22,6 +22,7 @@ def is_ct(modality: str) -> bool:
 
 
 def image_like(array: np.ndarray, image: sitk.Image) -> sitk.Image:
+    """An array `(Z, Y, X)` as an image on the grid of another one."""
     result = sitk.GetImageFromArray(array)
     result.CopyInformation(image)
     return result

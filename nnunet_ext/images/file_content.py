@@ -87,6 +87,7 @@ def refuse_other_content(path: Path, start: bytes, expected: str) -> None:
 
 
 def cut_off(path: Path, detail: str) -> ValueError:
+    """The error for a file that is cut off."""
     return ValueError(f"{path.name} is cut off: {detail}; the file is damaged, copy it again")
 
 

@@ -45,6 +45,7 @@ def meta_image_header(path: Path) -> tuple[dict[str, str], int]:
 
 
 def check_meta_image(path: Path) -> None:
+    """ValueError if a MetaImage file is not whole, or its header is wrong where ITK does not look."""
     fields, start = meta_image_header(path)
     source = fields.get("elementdatafile")
     if source is None or "dimsize" not in fields:
@@ -109,6 +110,7 @@ def nrrd_header(path: Path) -> tuple[dict[str, str], int]:
 
 
 def check_nrrd(path: Path) -> None:
+    """ValueError if a NRRD file is not whole, or its header does not name the patient's sides."""
     fields, start = nrrd_header(path)
     item = next((size for size, names in _NRRD_BYTES.items() if fields.get("type", "").lower() in names), None)
     if item is None or "sizes" not in fields:

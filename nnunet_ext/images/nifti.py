@@ -27,6 +27,11 @@ _MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}  # NIfTI xyzt_units: metre, mm, mic
 
 
 def read_nifti(path: Path) -> sitk.Image:
+    """The image of a NIfTI file as stored, on the grid that its header names.
+
+    Raises:
+        ValueError: If the file is damaged, or is no scalar 3D image with a known orientation.
+    """
     from nibabel import Nifti1Header, Nifti2Header
     from nibabel.arrayproxy import ArrayProxy
     from nibabel.spatialimages import HeaderDataError

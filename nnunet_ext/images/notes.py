@@ -24,6 +24,7 @@ def collected_notes(messages: list[Message]) -> Iterator[None]:
 
 
 def note(message: Message) -> None:
+    """Hand a message to the list of `collected_notes`, or to the log if there is none."""
     if (messages := _messages.get()) is None:
         log.warning("%s", message)
     elif message not in messages:

@@ -190,6 +190,7 @@ class FileCount:
         return self.channels + self.labels + self.left_over.total()
 
     def leave(self, reason: str, name: str | None = None) -> None:
+        """Count a file that is neither channel nor label, with the reason and, if it may be said, its name."""
         self.left_over[reason] += 1
         if name is not None:
             self.names.setdefault(reason, []).append(name)

@@ -104,6 +104,7 @@ class Slab:
 
     @property
     def nodes(self) -> Block:
+        """Nodes around all samples."""
         z, y, x = self.axes
         return z.nodes, y.nodes, x.nodes
 

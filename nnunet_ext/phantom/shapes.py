@@ -156,6 +156,7 @@ def flat_tube(points_mm: np.ndarray, half_thickness_mm: float, wide: Vector, rat
 
 
 def bent_tube(points_mm: list[list[float]], radius_mm: float) -> Shape:
+    """A tube of one radius around a smooth curve through the points."""
     return tube(curve(points_mm, 9), radius_mm)
 
 
