@@ -30,7 +30,6 @@ from nnunet_ext.phantom.tissues import Layer
 from nnunet_ext.phantom.waves import Waves
 
 #: Thickness of the eyelids.
-#: Thickness of the eyelids.
 LID_MM = 2.5
 
 

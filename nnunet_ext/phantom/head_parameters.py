@@ -11,7 +11,6 @@ from nnunet_ext.phantom.shapes import unit
 LEFT, RIGHT = "left", "right"
 SIDES = {LEFT: 1, RIGHT: -1}  # sign of x in LPS
 #: Mean thickness of the skull.
-#: Mean thickness of the skull.
 SKULL_MM = 6.5
 #: Chance of each finding in a case.
 TUMOUR_CHANCE, STREAK_CHANCE, MISSING_EYE_CHANCE = 0.2, 0.15, 0.05

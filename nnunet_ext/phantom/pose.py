@@ -57,13 +57,11 @@ class Pose:
 
     def to_head_mm(self, world_mm: np.ndarray) -> np.ndarray:
         """Points `(..., 3)` of the world in the head frame."""
-        """Points `(..., 3)` of the world in the head frame."""
         q = (world_mm.astype(np.float64) - self.translation_mm) @ self.rotation
         q = q.astype(np.float32)
         return q + self.displacement_mm(q)
 
     def to_world_mm(self, head_mm: np.ndarray) -> np.ndarray:
-        """Points `(..., 3)` of the head frame in the world."""
         """Points `(..., 3)` of the head frame in the world."""
         q = head_mm
         for _ in range(12):  # the displacement's slope is below 0.2, so the error shrinks at least fivefold a step
@@ -145,7 +143,6 @@ class Shift:
         return sitk.CompositeTransform([rigid, spline])  # the last one is applied first
 
     def record(self) -> dict:
-        """Rotation, translation and largest bending, for `phantom.json`."""
         """Rotation, translation and largest bending, for `phantom.json`."""
         return {
             "rotation_deg": round(float(np.rad2deg(np.arccos((np.trace(self.rotation) - 1) / 2))), 3),
