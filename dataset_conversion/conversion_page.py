@@ -1,4 +1,4 @@
-"""One page that shows all cases of a conversion: `conversion.html`."""
+"""The page `conversion.html`, which shows all cases of a conversion."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def write_conversion_page(
     label_names: Sequence[str] = (),
     files: FileCount | None = None,
 ) -> Path:
-    """Write `conversion.html` at the top of a dataset: failures and warnings first, then one row per case.
+    """Write `conversion.html` at the top of a dataset, failures and warnings first, then one row per case.
 
-    The page needs no network; it shows the pictures of `draw_previews` in `preview/CASE/` where they are.
+    The page needs no network. It shows the pictures of `draw_previews` in `preview/CASE/`, if they are there.
 
     Args:
         dataset: The dataset's folder.
         cases: Provenance of the converted cases, as the converter writes it.
         failed: Case -> reason.
         label_names: Organs in label order.
-        files: What became of every file below the source.
+        files: The count of every file below the source.
 
     Returns:
         The page.
@@ -61,14 +61,14 @@ def write_conversion_page(
 
 
 def _label_volumes_ml(record: Mapping) -> dict[str, float]:
-    """Organ -> mL on the grid of the images; empty without labels."""
+    """Organ -> mL on the grid of the images. Empty without labels."""
     counts = (record.get("label_voxels") or {}).get("after", {})
     spacing_mm = record["channels"][record["reference_channel"]]["spacing_mm"]
     return {organ: n * float(np.prod(spacing_mm)) / 1000 for organ, n in counts.items()}
 
 
 def _far_volumes(volumes: Mapping[str, Mapping[str, float]], organs: Sequence[str]) -> dict[str, dict[str, Message]]:
-    """Case -> organ -> what is odd about its volume, against the median of all cases that have the organ."""
+    """Case -> organ -> words on a volume far from the median of all cases that have the organ."""
     marks: dict[str, dict[str, Message]] = {}
     for organ in organs:
         found = {case: v[organ] for case, v in volumes.items() if v.get(organ, 0) > 0}
@@ -86,7 +86,7 @@ def _far_volumes(volumes: Mapping[str, Mapping[str, float]], organs: Sequence[st
 def _case(
     dataset: Path, record: Mapping, volumes_ml: Mapping[str, float], marks: Mapping[str, Message]
 ) -> dict[str, Any]:
-    """What the page shows of a case."""
+    """Values of a case for the page."""
     name = record["identifier"]
     return {
         "name": name,
@@ -103,7 +103,7 @@ def _case(
 
 
 def _channel(channel: str, entry: Mapping) -> dict[str, Any]:
-    """What the page says about a channel of a case."""
+    """Words of the page about a channel of a case."""
     done = []
     if "couch_and_mask_removed_ml" in entry:
         on_skin = (

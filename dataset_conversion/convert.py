@@ -49,17 +49,17 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class ConversionSummary:
-    """What `convert` did.
+    """Result of `convert`.
 
     Attributes:
         dataset_folder: `nnUNet_raw/DatasetID_NAME`.
         written: Cases converted now.
         skipped: Cases that were there already, from the same files with the same options.
-        failed: Case -> reason, one line. It says whether the files of an earlier conversion were taken out or are kept;
-            nothing else of these cases is in the dataset.
-        warnings: Case -> what is worth knowing, for the cases written now.
-        listing: After a dry run, what would be taken for what.
-        files: What became of every file below the source.
+        failed: Case -> reason, one line. It says whether the files of an earlier conversion were taken out or are kept.
+            Nothing else of these cases is in the dataset.
+        warnings: Case -> messages, for the cases written now.
+        listing: After a dry run, the file or series of every channel and organ.
+        files: The count of every file below the source.
     """
 
     dataset_folder: Path
@@ -97,36 +97,37 @@ def convert(
 ) -> ConversionSummary:
     """Folder of cases or DICOM tree -> nnU-Net raw dataset with `dataset.json` and a provenance file per case.
 
-    Every image is turned to `LPS` axes without interpolation; channels on other grids than the CT (the first channel
-    where there is no CT) are resampled onto it by cubic B-splines. Label maps must lie on the grid of that channel, or
-    of another channel of the case: then each label is resampled on its own. A case that fails is left out as a whole and
-    the others are finished. Running again converts only what is new, changed or failed.
+    Every image is turned to `LPS` axes without interpolation. Channels on other grids than the CT, or than the first
+    channel if there is no CT, are resampled onto it by cubic B-splines. Label maps must lie on the grid of that
+    channel, or of another channel of the case. Then each label is resampled on its own. A case that fails is left out
+    as a whole and the others are finished. Running again converts only cases that are new, changed or failed.
 
     Args:
         source: Folder with one folder per case, or a DICOM tree of any nesting.
         dataset_id: nnU-Net's dataset number, 1..999.
-        name: Dataset name: `Dataset501_NAME`.
-        modalities: Channels in nnU-Net's order; file names are looked up by `find_channel_files`. `CT` is treated as CT.
-            CT, T1, T2 if None; CT, T1 for HaN-Seg.
-        labels_file: TOML label table (`load_label_table`); the seven organs of `ORGANS` if None. What it says about left
-            and right goes into `dataset.json`.
+        name: Name in the dataset's folder `Dataset501_NAME`.
+        modalities: Channels in nnU-Net's order, whose files `find_channel_files` finds. `CT` is treated as CT. CT, T1,
+            T2 if None, or CT, T1 for HaN-Seg.
+        labels_file: TOML label table (`load_label_table`). The seven organs of `ORGANS` if None. Its entries about left
+            and right go into `dataset.json`.
         test_cases: Names of cases that go to `imagesTs` (and `labelsTs`). So do cases without labels.
-        layout: `folders`, `dicom`, `hanseg`, or `auto` to look what is there (`source_layout`).
-        series_file: DICOM only: TOML file that says which series is which channel (see `cases.dicom_cases`).
-        key_file: DICOM only: the private file that says which patient each case is; `DatasetID_NAME.key.csv` beside the
-            dataset folder if None.
+        layout: `folders`, `dicom`, `hanseg`, or `auto` to decide by the source's content (`source_layout`).
+        series_file: TOML file that says which series is which channel, for DICOM only (see `cases.series_rules`).
+        key_file: The private file that says which patient each case is, for DICOM only. `DatasetID_NAME.key.csv` beside
+            the dataset folder if None.
         unlabelled: A case without recognised labels goes to the test set even if files beside its images could be labels.
-        dry_run: Only say what would be taken for what (`list_cases`); nothing is written, `raw_folder` need not be set.
+        dry_run: Only list the file or series of every channel and organ (`list_cases`). Nothing is written, and
+            `raw_folder` need not be set.
         n_processes: Cases converted at the same time. More than one starts new Python processes, so a script needs
             `if __name__ == "__main__":`.
         allow_non_hu: Accept a CT whose values are not HU.
         window_hu: Clip the CT to this window.
         clean_ct: Replace couch and fixation mask by air.
         n4: Remove the bias field of channels that are not CT.
-        register: Register the other channels to the CT (the first channel where there is no CT); the warnings say where
-            elastic registration was not kept.
-        register_backend: Whose optimiser: `simpleitk`, or `elastix` (the package `itk-elastix`).
-        raw_folder: nnU-Net's raw folder; the environment variable `nnUNet_raw` if None.
+        register: Register the other channels to the CT, or to the first channel if there is no CT. Warnings name the
+            channels whose elastic registration was not kept.
+        register_backend: Library of the registration, `simpleitk` or `elastix` (the package `itk-elastix`).
+        raw_folder: nnU-Net's raw folder. The environment variable `nnUNet_raw` if None.
         show_progress: Show a progress bar.
         preview: Draw a picture of every step of every case, and `conversion.html` that shows them.
 
@@ -213,7 +214,7 @@ def _convert_into(
     show_progress: bool,
     preview: bool,
 ) -> ConversionSummary:
-    """What `convert` does once its arguments make sense; nobody else writes to the dataset meanwhile."""
+    """`convert` with checked arguments. Nobody else writes to the dataset meanwhile."""
     if layout == "dicom":
         numbered = any((dataset / "provenance").glob("case_*.json"))
         check_key(Path(key_file), dataset, numbered=numbered)

@@ -1,4 +1,4 @@
-"""nnU-Net's raw dataset: what lies in it, may be replaced, and says what it holds."""
+"""Files of nnU-Net's raw dataset, those that may be replaced, and its `dataset.json`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _RECORD = {
 
 
 def side_warnings(table: LabelTable, dataset: Path | None = None) -> list[str]:
-    """What planning will refuse about left and right, and lines of an earlier `dataset.json` that the table lacks."""
+    """Left and right names that planning will refuse, and lines of an earlier `dataset.json` that the table lacks."""
     stated = table.side_entries
     unclear = None if stated else unclear_sides(table.names)
     warnings = [f"planning will refuse these labels: {unclear}"] if unclear else []
@@ -58,6 +58,11 @@ def side_warnings(table: LabelTable, dataset: Path | None = None) -> list[str]:
 
 
 def dataset_folder_of(raw_folder: Path | None, dataset_id: int, name: str) -> Path:
+    """Folder of a raw dataset, which need not exist.
+
+    Raises:
+        ValueError: If there is no raw folder, the id or name is wrong, or another dataset has the id.
+    """
     if raw_folder is None:
         if not os.environ.get("nnUNet_raw"):  # noqa: SIM112 nnU-Net's own spelling
             raise ValueError(
@@ -78,7 +83,7 @@ def dataset_folder_of(raw_folder: Path | None, dataset_id: int, name: str) -> Pa
 
 
 def remove_renamed(dataset: Path, identifiers: Mapping[str, str]) -> None:
-    """Remove what an earlier version wrote for these cases under another name: letters beyond ASCII were `_`."""
+    """Remove files that an earlier version wrote for these cases under another name, with `_` for letters beyond ASCII."""
     for path in sorted((dataset / "provenance").glob("*.json")):
         case = (read_record(path) or {}).get("case", "")
         if case in identifiers and identifiers[case] != path.stem and path.stem not in identifiers.values():
@@ -86,7 +91,7 @@ def remove_renamed(dataset: Path, identifiers: Mapping[str, str]) -> None:
 
 
 def check_other_cases(dataset: Path, identifiers: set[str], settings: Settings, source: str) -> None:
-    """Refuse to mix: cases of an earlier run that this one does not replace must have its channels and labels."""
+    """Refuse to mix cases. Those of an earlier run that this one does not replace must have its channels and labels."""
     for path in sorted((dataset / "provenance").glob("*.json")):
         record = read_record(path)
         if path.stem in identifiers and (record is None or record.get("source", source) == source):
@@ -111,9 +116,9 @@ def is_of_kind(record: Mapping, settings: Settings) -> bool:
 
 
 def outdated_cases(dataset: Path, gathered: Gathered, source: str) -> set[str]:
-    """Cases whose files lack something now, so that what an earlier run made of the same source is wrong.
+    """Cases whose files lack something now, so that the result of an earlier run on the same source is wrong.
 
-    Not those of another source, where this one may hold another patient, and not those whose names have become ambiguous.
+    Not those of another source, which may be another patient, and not those whose names have become ambiguous.
     """
     names = Counter(identifier.casefold() for identifier in gathered.identifiers.values())
     outdated = set()
@@ -126,7 +131,7 @@ def outdated_cases(dataset: Path, gathered: Gathered, source: str) -> set[str]:
 
 
 def check_writable(dataset: Path) -> None:
-    """Make the folder for unfinished cases; OSError in one line where that is impossible."""
+    """Make the folder for unfinished cases. OSError in one line if that is impossible."""
     try:
         partial = dataset / ".partial"
         shutil.rmtree(partial, ignore_errors=True)
@@ -149,7 +154,7 @@ def remove_case(dataset: Path, identifier: str) -> None:
 
 
 def remove_empty_folders(dataset: Path) -> None:
-    """Remove what is empty in a dataset; its owner removes the dataset itself."""
+    """Remove empty folders of a dataset. Its owner removes the dataset itself."""
     if not dataset.is_dir():
         return
     for folder in [path for path in dataset.iterdir() if path.is_dir()]:
@@ -158,7 +163,7 @@ def remove_empty_folders(dataset: Path) -> None:
 
 
 def write_dataset_json(dataset: Path, name: str, settings: Settings) -> None:
-    """`dataset.json` for the cases that are there; removed where there is none."""
+    """`dataset.json` for the cases that are there. It is removed if there is none."""
     from nnunetv2.dataset_conversion.generate_dataset_json import generate_dataset_json
 
     n_training = len(list((dataset / "labelsTr").glob(f"*{FILE_ENDING}")))
@@ -199,6 +204,8 @@ def write_page(dataset: Path, failed: Mapping[str, str], settings: Settings, fil
 
 
 def versions() -> dict[str, str]:
+    """Versions of the packages that decide a conversion's result."""
+
     def installed(package: str) -> str:
         try:
             return version(package)
@@ -214,6 +221,7 @@ def versions() -> dict[str, str]:
 
 
 def read_record(path: Path) -> dict | None:
+    """The provenance of a case, None if it is missing or damaged."""
     try:
         return read_json(path, _RECORD)
     except (OSError, ValueError):

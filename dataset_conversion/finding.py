@@ -38,7 +38,7 @@ def find_case(
     layout: str,
     lost: Sequence[tuple[Path, str]] | None,
 ) -> FolderCase:
-    """The case of one folder; `lost`: files that must not be labels if none is recognised."""
+    """The case of one folder. If no labels are recognised, none of the files `lost` may hold labels."""
     from nnunet_ext.dataset_conversion import hanseg
 
     notes: tuple[Message, ...] = ()
@@ -104,10 +104,11 @@ def _stems(paths: Iterable[Path]) -> dict[Path, str]:
 def _by_other_names(
     folder: Path, unknown: list[Path], organs: dict[str | None, list[Path]], table: LabelTable, known: Sequence[str]
 ) -> list[Path]:
-    """Label maps among files of unknown names; masks of organs that have none yet are put into `organs`.
+    """Label maps among files of unknown names. Masks of organs that have none yet are put into `organs`.
 
-    Label maps count only if there are no masks, and files in a folder that is not one of `MASK_FOLDERS` only if there is
-    nothing else: what lies beside labels of the usual names is a draft or a copy. What is found is taken out of `unknown`.
+    Label maps count only if there are no masks. Files in a folder that is not one of `MASK_FOLDERS` count only if there
+    is nothing else. Files beside labels of the usual names are drafts or copies. Files that are found are taken out of
+    `unknown`.
     """
     groups = [list(unknown)]
     if not organs:
@@ -144,7 +145,7 @@ def _in_label_folders(folder: Path, known: Sequence[str]) -> list[Path]:
 def _refuse_lost_labels(
     folder: Path, files: Sequence[tuple[Path, str]], images: Mapping[str, Path], table: LabelTable
 ) -> None:
-    """ValueError where a case without labels has a file that could be its labels: it would become a test case."""
+    """ValueError if a case without labels has a file that could be its labels. It would become a test case."""
     used = {file for path in images.values() for file in image_files(path)}
     known = names_of_case(folder, images.values())
     for path, problem in files:
@@ -180,5 +181,6 @@ def _refuse_lost_labels(
 
 
 def names_of(paths: Sequence[Path], most: int = 4) -> str:
+    """Names of the first few files, for messages."""
     names = " and ".join(path.name for path in paths[:most])
     return names + (f" and {len(paths) - most} more" if len(paths) > most else "")

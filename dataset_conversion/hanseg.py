@@ -1,12 +1,12 @@
-"""The layout of the public HaN-Seg 2023 set (Podobnik et al. 2023, doi:10.1002/mp.16197): head and neck CT with T1w MR.
+"""The layout of the public HaN-Seg 2023 set, head and neck CT with T1w MR (Podobnik et al. 2023, doi:10.1002/mp.16197).
 
     case_01/case_01_IMG_CT.nrrd
     case_01/case_01_IMG_MR_T1.nrrd            not registered to the CT
     case_01/case_01_OAR_OpticChiasm.seg.nrrd  one mask per organ, up to 30, on the CT's grid
 
 Case folders lie in the given folder or one below it (`set_1/`). Of our organs the set holds both optic nerves, the
-chiasm, and each eye as an anterior and a posterior part (`Eye_AL`, `Eye_PL`). It has no lenses: they are part of the
-eyes there, unlike in data sets where the eye excludes its lens, so the two kinds should not be mixed in training.
+chiasm, and each eye as an anterior and a posterior part (`Eye_AL`, `Eye_PL`). It has no lenses. They are part of the
+eyes there. In other data sets the eye excludes its lens, so the two kinds should not be mixed in training.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MASK = re.compile(r"_OAR_(.+)\.seg\.nrrd$", re.IGNORECASE)
 
 
 def label_table() -> LabelTable:
-    """Our organs that the set has, in our order: all but the lenses."""
+    """Our organs that the set has, in our order, all but the lenses."""
     names = tuple(organ for organ in ORGANS if not organ.startswith("Lens"))
     return LabelTable(names, built_in_aliases(names))
 
@@ -80,7 +80,7 @@ def _should_be_case(folder: Path) -> bool:
 
 
 def _file(folder: Path, name: str) -> Path | None:
-    """The image of a name, `IMG_CT`, in any letter case; a broken link too."""
+    """The image of a name, `IMG_CT`, in any letter case. A broken link, too."""
     wanted = f"{folder.name}_{name}.nrrd".lower()
     return next((path for path in _below(folder) if path.name.lower() == wanted and not path.is_dir()), None)
 

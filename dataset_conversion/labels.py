@@ -35,7 +35,7 @@ class PlacedLabels:
     Attributes:
         label_map: Values of the label table.
         voxels: Voxels per organ, `before` in the files and `after` in the map.
-        warnings: What is worth knowing about them.
+        warnings: Messages about them.
     """
 
     label_map: sitk.Image
@@ -96,7 +96,7 @@ def place_labels(
 
 
 def _cut_labels(drawn: sitk.Image, labels: sitk.Image, table: LabelTable) -> list[Message]:
-    """Organs whose volume resampling changed by more than a tenth: cut at the border, or finer than a voxel."""
+    """Organs whose volume resampling changed by more than a tenth, as they are cut, or finer than a voxel."""
     warnings = []
     voxel = [float(np.prod(image.GetSpacing())) for image in (drawn, labels)]
     before, after = (voxels_per_organ(sitk.GetArrayViewFromImage(image), table) for image in (drawn, labels))
@@ -108,7 +108,7 @@ def _cut_labels(drawn: sitk.Image, labels: sitk.Image, table: LabelTable) -> lis
 
 
 def _swapped_sides(array: np.ndarray, table: LabelTable) -> list[Message]:
-    """Left organs that lie to the right of their partner: swapped names or a flipped image. x runs to the left."""
+    """Left organs that lie to the right of their partner, by swapped names or a flipped image. x runs to the left."""
     warnings = []
     names = list(table.names)
     for left, right in pair_values(table.pairs, table.values):

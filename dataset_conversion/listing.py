@@ -1,4 +1,4 @@
-"""What `convert` would take for what, without writing."""
+"""The dry run of `convert`, which lists the file or series of every channel and organ."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nnunet_ext.images.source_files import FileCount, total
 
 @dataclass
 class Listing:
-    """What `convert` would do: lines to print, case -> why it cannot be converted, and the count of all files."""
+    """Lines to print before a conversion, cases that cannot be converted and why, and the count of all files."""
 
     lines: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
@@ -36,7 +36,9 @@ def list_cases(
     unlabelled: bool = False,
     show_progress: bool = True,
 ) -> Listing:
-    """What `convert` would take for what, what is left over and which case lacks what; nothing is written.
+    """The file or series that `convert` would take for every channel and organ. Nothing is written.
+
+    It also lists files that are left over, and the cases that lack something.
 
     Headers are read, and of cases without labels the images that could be labels.
 

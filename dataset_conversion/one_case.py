@@ -33,11 +33,14 @@ FORMAT = 4
 
 
 def split_of(case: SourceCase) -> str:
+    """`Tr` or `Ts`, of the folders that a case goes to."""
     return "Ts" if case.test or not case.has_labels else "Tr"
 
 
 @dataclass(frozen=True)
 class Job:
+    """One case to convert, as a worker process gets it."""
+
     case: SourceCase
     settings: Settings
     dataset: Path
@@ -47,7 +50,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Failed:
-    """Why a case failed; `outdated` if its own files are bad, so that what an earlier run made of them is wrong too."""
+    """Why a case failed. It is `outdated` if its own files are bad, so that an earlier result of them is wrong too."""
 
     reason: str
     outdated: bool = False
@@ -60,7 +63,7 @@ class _OtherCase(ValueError):
 def run_jobs(
     jobs: Sequence[Job], n_processes: int, show_progress: bool
 ) -> Generator[tuple[Job, Failed | list[Message] | None], None, None]:
-    """Each job with its outcome, as they finish: why it failed, None if nothing was to do, else its warnings."""
+    """Each job as it finishes, with the reason if it failed, None if nothing was to do, else its warnings."""
     from tqdm import tqdm
 
     with tqdm(total=len(jobs), desc="convert", unit="case", disable=not show_progress) as bar:
@@ -87,7 +90,7 @@ def run_jobs(
 
 
 def _convert_case(job: Job) -> Failed | list[Message] | None:
-    """Convert one case if needed. What an earlier run made of it stays until the new files are complete."""
+    """Convert one case if needed. The files of an earlier run stay until the new ones are complete."""
     case, dataset = job.case, job.dataset
     partial = dataset / ".partial" / case.identifier
     earlier = read_record(dataset / "provenance" / f"{case.identifier}.json") or {}
@@ -147,7 +150,7 @@ def _move_case(job: Job, partial: Path, files: Sequence[str]) -> None:
 
 
 def _check_earlier(job: Job, hashes: Mapping[str, str], earlier: Mapping) -> list[Message]:
-    """Refuse to replace another source's case of the same name; a warning if the same source now has other files.
+    """Refuse to replace another source's case of the same name. Warns if the same source now has other files.
 
     It is the same case if one of its images is among the files it was converted from before, wherever they lay then.
 
@@ -171,7 +174,10 @@ def _check_earlier(job: Job, hashes: Mapping[str, str], earlier: Mapping) -> lis
 
 
 def _build(job: Job, partial: Path) -> tuple[list[str], dict, list[Message]]:
-    """Write a case's channels and labels below `partial`; names of the files in the dataset, the record, and warnings."""
+    """Write a case's channels and labels below `partial`.
+
+    Returns names of the files in the dataset, the record, and warnings.
+    """
     case, settings = job.case, job.settings
     labels: PlacedLabels | None = None
     with step("read"):
@@ -245,13 +251,16 @@ def _sha256(path: Path) -> str:
 
 
 def hashed_source(source: Path, dataset: Path) -> str:
-    """Tells sources of one dataset apart without saying where they lay; slow to compute, so that paths can't be guessed."""
+    """Tells sources of one dataset apart without naming their paths.
+
+    It is slow to compute, so that nobody can guess them.
+    """
     path = os.path.normcase(source.resolve())
     return hashlib.pbkdf2_hmac("sha256", path.encode(errors="surrogateescape"), dataset.name.encode(), 100_000).hex()
 
 
 def _fingerprint(case: SourceCase, settings: Settings, hashes: Mapping[str, str]) -> str:
-    """Hash of all that decides what a case's files hold and where they go."""
+    """Hash of all that decides the content and the place of a case's files."""
     content = {
         "format": FORMAT,
         "split": split_of(case),

@@ -1,7 +1,7 @@
-"""A picture of every step of the conversion, and one page that shows all cases: `conversion.html`.
+"""A picture of every step of the conversion, for the page that shows all cases, `conversion.html`.
 
-Per case: couch and mask, bias field, window, alignment of the channels, labels. Each title says what to look for. The
-pictures follow `pictures`: radiological view, directions at the edges, a scale in mm.
+Per case: couch and mask, bias field, window, alignment of the channels, labels. Each title names the thing to look for.
+The pictures follow `pictures`: radiological view, directions at the edges, a scale in mm.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ def draw_previews(
 
     Args:
         case: Name in the titles.
-        out: Folder; made if needed.
-        channels: What `prepare_channels` made of the images, with `keep_steps`.
+        out: Folder, made if needed.
+        channels: Result of `prepare_channels`, with `keep_steps`.
         labels: Label map `(Z, Y, X)` on the grid of the channels, or None.
         label_values: Organ -> label value.
-        pairs: Left and right organs, which share slices; None: by name.
+        pairs: Left and right organs, which share slices. None to pair them by name.
 
     Returns:
         Names of the files, in the order of the steps. Steps that were not done have no picture.
@@ -115,7 +115,7 @@ def _aspect(shape: Sequence[int], spacing_mm: Sequence[float], plane: str) -> fl
 
 
 def _crop(body: np.ndarray, spacing_mm: Sequence[float], margin_mm: float) -> tuple[slice, ...]:
-    """The body's box with a margin that shows couch and mask; a 512 x 512 picture is mostly air."""
+    """The body's box with a margin that shows couch and mask. A 512 x 512 picture is mostly air."""
     if not body.any():
         return (slice(None),) * 3
     box = []
@@ -127,7 +127,7 @@ def _crop(body: np.ndarray, spacing_mm: Sequence[float], margin_mm: float) -> tu
 
 
 def _fullest(mask: np.ndarray, axis: int, box: tuple[slice, ...]) -> int:
-    """Index, in the volume `box` was cut from, of the slice with most of a mask; of the middle half of the slices."""
+    """Index, in the volume `box` was cut from, of the slice with most of a mask, of the middle half of the slices."""
     n = mask.shape[axis]
     area = np.count_nonzero(mask, axis=tuple(a for a in range(3) if a != axis))[n // 4 : n - n // 4]
     return int(np.argmax(area)) + n // 4 + (box[axis].start or 0)

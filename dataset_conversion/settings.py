@@ -1,4 +1,4 @@
-"""What a conversion is asked for: channels, label table, cleaning."""
+"""The settings of a conversion: channels, label table, cleaning."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ FILE_ENDING = ".nii.gz"
 
 @dataclass(frozen=True)
 class Settings:
+    """Channels, label table and preparation of a conversion."""
+
     modalities: tuple[str, ...]
     table: LabelTable
     channels: ChannelOptions
 
     def as_dict(self) -> dict:
+        """Plain JSON, for the record of each case."""
         return {
             "modalities": list(self.modalities),
             **asdict(self.channels),
@@ -31,12 +34,14 @@ class Settings:
 
 
 def default_modalities(layout: str) -> tuple[str, ...]:
+    """Channels of a layout if none are asked for."""
     from nnunet_ext.dataset_conversion import hanseg
 
     return hanseg.MODALITIES if layout == "hanseg" else ("CT", "T1", "T2")
 
 
 def label_table_of(layout: str, labels_file: Path | None) -> LabelTable:
+    """The user's label table, or that of a layout."""
     from nnunet_ext.dataset_conversion import hanseg
 
     if labels_file is not None:
@@ -45,6 +50,7 @@ def label_table_of(layout: str, labels_file: Path | None) -> LabelTable:
 
 
 def checked_modalities(modalities: Sequence[str]) -> tuple[str, ...]:
+    """Channels as nnU-Net wants them. ValueError if one is given twice."""
     names = (modalities,) if isinstance(modalities, str) else tuple(modalities)
     if not names or len({name.casefold() for name in names}) != len(names):
         raise ValueError(f"modalities {list(names)}: give each channel once, e.g. CT T1 T2")
@@ -52,6 +58,7 @@ def checked_modalities(modalities: Sequence[str]) -> tuple[str, ...]:
 
 
 def checked_window(window_hu: Sequence[float]) -> tuple[float, float]:
+    """Lower and upper end of a window in HU. ValueError if it is empty."""
     low, high = (float(value) for value in window_hu)
     if not -np.inf < low < high < np.inf:
         raise ValueError(f"window {low:g}..{high:g} HU is empty; give the lower end first, e.g. --window-hu -160 240")

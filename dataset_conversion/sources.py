@@ -29,7 +29,7 @@ from nnunet_ext.images.source_files import (
 
 @dataclass
 class Gathered:
-    """What a source holds.
+    """Cases of a source, and the files of none.
 
     `identifiers` are nnU-Net's names of all cases, also of those that failed. `counts` are the files of each, `beside` those
     of no case.
@@ -45,7 +45,7 @@ class Gathered:
 
 
 def find_layout(source: Path, modalities: Sequence[str] | None = None) -> str:
-    """`hanseg`, `folders` or `dicom`, by what a folder holds; `folders` where nothing is recognised.
+    """`hanseg`, `folders` or `dicom`, by a folder's content. `folders` if nothing is recognised.
 
     Raises:
         ValueError: If some cases are DICOM and others are not.
@@ -69,6 +69,11 @@ def gather(
     unlabelled: bool,
     show_progress: bool,
 ) -> Gathered:
+    """Cases of a source, and its files of no case. Arguments as for `convert`.
+
+    Raises:
+        ValueError: If the layout is unknown, or a series file is given without DICOM.
+    """
     from nnunet_ext.dataset_conversion import hanseg
 
     if layout not in ("folders", "dicom", "hanseg"):
@@ -146,7 +151,7 @@ def _by_folder(
 
 
 def _named_after(folder: Path, source: Path, beside: Sequence[tuple[Path, str]]) -> list[tuple[Path, str]]:
-    """Images directly in the source that have a case's name: they could be its labels."""
+    """Images directly in the source that have a case's name. They could be its labels."""
     words = words_of(folder.name)
     return [
         (path, problem)
@@ -156,14 +161,14 @@ def _named_after(folder: Path, source: Path, beside: Sequence[tuple[Path, str]])
 
 
 def _identifier(name: str) -> str:
-    """nnU-Net's case name: letters of any script, digits, `-` and `_` stay, all else becomes `_`."""
+    """nnU-Net's case name. Letters of any script, digits, `-` and `_` stay, all else becomes `_`."""
     name = unicodedata.normalize("NFC", name)
     kept = (c if c in "-_" or unicodedata.category(c)[0] in "LNM" else " " for c in name)
     return re.sub(" +", "_", "".join(kept))
 
 
 def _identifiers(folders: Sequence[Path], failed: dict[str, str]) -> dict[Path, str]:
-    """nnU-Net's case name per folder; folders that would share one are put into `failed`."""
+    """nnU-Net's case name per folder. Folders that would share one are put into `failed`."""
     identifiers = {folder: _identifier(folder.name) for folder in folders}
     groups: dict[str, list[Path]] = {}
     for folder, identifier in identifiers.items():

@@ -315,7 +315,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         )
 
     def memory_gb(self, patch_size: Sequence[int], architecture: Mapping, batch_size: int) -> float:
-        """GPU memory that a training takes, in GB: nnU-Net's estimate, which is for a batch of two."""
+        """GPU memory that a training takes, in GB, by nnU-Net's estimate, which is for a batch of two."""
         share = self.feature_map_size(patch_size, architecture) / self.UNet_reference_val_3d
         return share * self.UNet_reference_val_corresp_GB * batch_size / self.UNet_reference_val_corresp_bs_3d
 

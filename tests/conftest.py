@@ -17,16 +17,18 @@ N_LABELS = 4  # background and three organs
 
 #: Folders and files of tests that make phantoms, register, convert, train or build a wheel: `make check` leaves them out.
 SLOW = (
-    "faults", "dataset_conversion", "trainers", "plans", "cleaning/test_body.py", "test_end_to_end.py",
+    "faults", "dataset_conversion", "cases/test_dicom_case.py", "cases/test_dicom_cases.py", "cases/test_folder_case.py",
+    "cases/test_key_file.py", "cases/test_organ_masks.py", "cases/test_series_choice.py", "cases/test_series_rules.py",
+    "cases/test_structures.py", "trainers", "plans", "cleaning/test_body.py", "test_end_to_end.py",
     "test_any_organs.py", "evaluation/test_one_case.py", "test_guides.py", "labels/test_volumes.py",
-    "test_packaging.py", "phantom/test_making.py", "prediction/test_predicting.py",
+    "test_packaging.py", "phantom/test_making.py", "phantom/test_one_case.py", "prediction/test_predicting.py",
     "end_to_end/test_prediction_benchmark.py", "end_to_end/test_conversion_benchmark.py",
     "registration/test_registering.py", "reporting/test_experiments.py", "reporting/test_figures.py",
     "reporting/test_page.py", "reporting/test_reporting.py",
 )  # fmt: skip
 #: Of these, the longest come first, so that several test processes end together.
 LONGEST = (
-    "test_end_to_end.py", "test_guides.py", "test_dicom.py", "test_registering.py", "test_body.py",
+    "test_end_to_end.py", "test_guides.py", "test_structures.py", "test_registering.py", "test_body.py",
     "test_cascade_oar_planner.py", "test_making.py", "test_convert.py", "test_any_organs.py", "test_reporting.py",
 )  # fmt: skip
 

@@ -43,7 +43,7 @@ SUBSTITUTIONS = {
     r"--test phantom_020 phantom_021": "--test phantom_002",
     r"--test case_41 case_42": "--test phantom_002",
     r"(nnunet_ext convert patients .*)": r"\1 --no-n4 --no-preview",  # shown by the other conversions
-    r"(nnunet_ext convert .*) --register": r"\1",  # tens of seconds a case; see test_dicom and test_registration
+    r"(nnunet_ext convert .*) --register": r"\1",  # tens of seconds a case; see test_dicom_case and test_registering
     r"-overwrite_target_spacing 1.25 0.8 0.8": "-overwrite_target_spacing 2.5 2.4 2.3",  # the phantoms' own, about
     r"3d_fullres_80x256x256 3d_cascade_32x128x128 (3d_cascade_32x96x96) 3d_cascade_16x64x64": r"\1",
     r"(whole|32x128x128|16x64x64)=scores/\S+ ": "",

@@ -93,19 +93,20 @@ class CascadeOARTrainer(nnUNetTrainer):
     fold's folder ends the training after the epoch. All of it is derived from the log in the checkpoint, so `--c` continues
     the same schedule.
 
-    **Running long.** Checkpoints are written every epoch, whole or not at all. After a kill, `--c` goes on from the last
-    finished epoch with the learning rates and the time budget of an uninterrupted run, but not its random numbers. The time
-    of the epoch that was cut off does not count. A training that had ended goes straight to the validation. The time budget
-    counts from the start of the first epoch of a run to the end of the last, with everything in between. It ends the
-    training after an iteration, that epoch's short validation and the checkpoint. STOP is deleted when the validation is
-    done. Until then `--c` takes it for an end. Training anew in the same folder renames the checkpoints that are there.
-    With several GPUs, rank 0's clock and files decide, and loss and gradients are those of one GPU on the same batch.
+    **Running long.** Checkpoints are written every epoch, whole or not at all. After a kill, `--c` goes on from the
+    last finished epoch. Learning rates and time budget are those of an uninterrupted run, random numbers are not. The
+    time of the epoch that was cut off does not count. A training that had ended goes straight to the validation. The
+    time budget counts from the start of the first epoch of a run to the end of the last, with everything in between. It
+    ends the training after an iteration, that epoch's short validation and the checkpoint. STOP is deleted when the
+    validation is done. Until then `--c` takes it for an end. Training anew in the same folder renames the checkpoints
+    that are there. With several GPUs, rank 0's clock and files decide, and loss and gradients are those of one GPU on
+    the same batch.
 
-    **Segmenter.** A configuration with a previous stage trains on the ROI (`nnunet_ext.cascade.roi_dataset`). In training
-    the box lies around the reference organs, moved by the localizer's measured errors or as planned. In the final
-    validation the localizer's out-of-fold label map places it, end to end. The network sees the image channels only, unless
-    the recipe asks for guidance. `validation/label_crop_pass_rate.json` says for every case which organs placed the box and
-    which share of the organ voxels it holds, and names the cases that the localizer missed.
+    **Segmenter.** A configuration with a previous stage trains on the ROI (`nnunet_ext.cascade.roi_dataset`). In
+    training the box lies around the reference organs, moved by the localizer's measured errors or as planned. In the
+    final validation the localizer's out-of-fold label map places it, end to end. The network sees the image channels
+    only, unless the recipe asks for guidance. `validation/label_crop_pass_rate.json` says for every case which organs
+    placed the box and which share of the organ voxels it holds. It also names the cases that the localizer missed.
     Organs that the plan leaves out of a crop are background to it. They are never predicted and not scored. The model's
     `dataset.json` names them for `nnunet_ext predict` and `evaluate`.
 
@@ -395,9 +396,9 @@ class CascadeOARTrainer(nnUNetTrainer):
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """nnU-Net's validation. The segmenter's is end to end, with boxes from the localizer's out-of-fold label maps.
 
-        Localizer and segmenter write `validation/label_crop_pass_rate.json`. The localizer's has the distance of its boxes
-        from where the reference organs place them. Fold `all` validates on its training cases and says so. Its localizer
-        keeps its label maps in its own folder, because those of the other folds are out-of-fold.
+        Localizer and segmenter write `validation/label_crop_pass_rate.json`. The localizer's has the distance of its
+        boxes from those that the reference organs vote for. Fold `all` validates on its training cases and says so. Its
+        localizer keeps its label maps in its own folder, because those of the other folds are out-of-fold.
 
         Raises:
             FileNotFoundError: If the localizer has not been validated on these cases yet.

@@ -20,7 +20,7 @@ from nnunet_ext.training.schedule import wind_down_start
 
 
 class CascadeOARTrainerReference(CascadeOARTrainer):
-    """The reference study's recipe: soft Dice, Adam 2e-4, batch size 1, early stopping, flips and Gaussian noise.
+    """The reference study's recipe, with soft Dice, Adam 2e-4, batch size 1, early stopping, flips and Gaussian noise.
 
     Its localizer is a plain 3D U-Net, so the localizer is trained without deep supervision whatever the plan says.
 

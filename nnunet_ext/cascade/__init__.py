@@ -1,1 +1,1 @@
-"""What nnU-Net plugs in besides plans and trainers: network, preprocessor, resampling, region of interest."""
+"""Network, preprocessor, resampling and region of interest, which nnU-Net plugs in besides plans and trainers."""

@@ -49,8 +49,8 @@ def measure_box(
         spacing_mm: Voxel size along the same axes.
 
     Returns:
-        See `box_record`. `error_mm` is the distance of the box centre, along each axis, from where the reference organs
-        place it. It is None if either places no box.
+        See `box_record`. `error_mm` is the distance, along each axis, of the box centre from the one that the reference
+        organs vote for. It is None if either places no box.
     """
     decision = find_roi(localizer_map, rule, spacing_mm=spacing_mm)
     centre, _, _ = vote_centre(extents, rule)
@@ -63,7 +63,7 @@ def measure_box(
 
 
 def is_missed(record: Mapping) -> bool:
-    """Whether the localizer missed a case: no organ found, or a box with less than half of the organs' voxels."""
+    """Whether the localizer missed a case. It found no organ, or its box has less than half of the organs' voxels."""
     rate = record["label_crop_pass_rate"]
     return record["fallback_whole_volume"] or (rate is not None and rate < 0.5)
 

@@ -1,4 +1,4 @@
-"""The U-Net of both stages, put together from dynamic-network-architectures' parts, and what is hooked onto it."""
+"""The U-Net of both stages, put together from dynamic-network-architectures' parts, and its hooks."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ POOLING = {"strided_convolution": "conv", "max_pooling": "max"}
 class CascadeUNet(AbstractDynamicNetworkArchitectures):
     """U-Net in which each of the reference study's improvements is one word of the plan's `arch_kwargs`.
 
-    With both on and deep supervision (the configuration's `deep_supervision`) it is the study's segmenter, and the same
-    network as dynamic-network-architectures' `ResidualEncoderUNet`; with all off it is the 3D U-Net that localizes.
+    With both on and deep supervision (the configuration's `deep_supervision`) it is the study's segmenter. It is then
+    the same network as dynamic-network-architectures' `ResidualEncoderUNet`. With all off it is the 3D U-Net that
+    localizes.
 
     Args:
         n_blocks_per_stage: Blocks of two convolutions per stage of the encoder.
@@ -35,7 +36,7 @@ class CascadeUNet(AbstractDynamicNetworkArchitectures):
         ValueError: If `downsampling` is another word.
 
     Source:
-        Cicek et al. 2016, 3D U-Net, doi:10.1007/978-3-319-46723-8_49; He et al. 2016, doi:10.1109/CVPR.2016.90.
+        Cicek et al. 2016, 3D U-Net, doi:10.1007/978-3-319-46723-8_49, and He et al. 2016, doi:10.1109/CVPR.2016.90.
     """
 
     key_to_encoder = "encoder.stages"
@@ -73,11 +74,11 @@ class CascadeUNet(AbstractDynamicNetworkArchitectures):
         self.keys_to_in_proj = (f"{first}.conv", f"{first}.all_modules.0")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
-        """Logits `(B, labels, Z, Y, X)`; with deep supervision a list, full resolution first."""
+        """Logits `(B, labels, Z, Y, X)`. With deep supervision a list, full resolution first."""
         return self.decoder(self.encoder(x))
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
-        """Values in all feature maps for one image of `input_size`; nnU-Net's measure of the memory needed.
+        """Values in all feature maps for one image of `input_size`, nnU-Net's measure of the memory needed.
 
         A stage that pools computes on the pooled size. The encoders of dynamic-network-architectures count the size before.
         """
@@ -93,7 +94,7 @@ class CascadeUNet(AbstractDynamicNetworkArchitectures):
 
     @staticmethod
     def initialize(module: nn.Module) -> None:
-        """As `ResidualEncoderUNet`: He, and every residual block starts as its shortcut."""
+        """As `ResidualEncoderUNet`, by He, and every residual block starts as its shortcut."""
         InitWeights_He(1e-2)(module)
         init_last_bn_before_add_to_0(module)
 
@@ -101,7 +102,7 @@ class CascadeUNet(AbstractDynamicNetworkArchitectures):
 def keep_channels(n: int) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], tuple[torch.Tensor, ...]]:
     """Forward pre-hook that hands a network only the first `n` channels of its input `(B, C, Z, Y, X)`.
 
-    nnU-Net appends the previous stage's label map one-hot behind the image channels of a cascaded configuration; the
+    nnU-Net appends the previous stage's label map one-hot behind the image channels of a cascaded configuration. The
     segmenter looks at the images alone.
     """
 

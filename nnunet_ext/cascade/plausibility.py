@@ -1,13 +1,14 @@
-"""Whether predicted organs look like those of the training cases: their volumes, their sides, how far apart they lie.
+"""Whether volumes, sides and distances of predicted organs are like those of the training cases.
 
 The planner measures the training labels and puts ranges into the plans file, so a model that is handed on carries them.
-Prediction measures each case and warns where something lies outside. Only quantities that do not depend on how the head
-lies in the image are compared; organs that a case lacks are not.
+Prediction measures each case and warns if something lies outside. Only quantities that do not depend on the head's
+position in the image are compared. Organs that a case lacks are not.
 
-A range is a prediction interval: mean +- k SD of the training cases, k from Student's t distribution, so that few training
-cases give wide ranges. It is shared out (Bonferroni) so that at most `FLAGGED_SHARE` of cases like the training cases are
-flagged for no reason. The measures depend on each other, so fewer are: 3 to 4 % in a simulation with the means and
-covariances of 19 tiny phantoms, for 15, 60 and 1,000 training cases alike (before `VOLUME_SD_OF_ONE_VOXEL` was added).
+A range is a prediction interval, mean +- k SD of the training cases. k is from Student's t distribution, so that few
+training cases give wide ranges. It is shared out (Bonferroni) so that at most `FLAGGED_SHARE` of cases like the
+training cases are flagged for no reason. The measures depend on each other, so fewer are. A simulation with the means
+and covariances of 19 tiny phantoms gave 3 to 4 %, for 15, 60 and 1,000 training cases alike. It was made before
+`VOLUME_SD_OF_ONE_VOXEL` was added.
 """
 
 from __future__ import annotations
@@ -45,13 +46,13 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class PlausibleRanges:
-    """What is usual in the training cases; organs by name, plain JSON types.
+    """Usual values of the training cases, by organ names, in plain JSON types.
 
     Attributes:
         volume_ml: Organ -> range.
         left_to_right_volume: Left organ -> range of its volume over that of its right partner.
         left_to_right_mm: Left organ -> median of its centroid's position minus its partner's, along X of the arrays as
-            nnU-Net reads them; only its sign is used.
+            nnU-Net reads them. Only its sign is used.
         distance_mm: Organ -> other organ -> range of the distance of their centroids.
     """
 
@@ -65,10 +66,10 @@ class PlausibleRanges:
 
     @classmethod
     def from_plan(cls, plan: Mapping) -> PlausibleRanges:
-        """Read back what `to_plan` wrote.
+        """The ranges that `to_plan` wrote.
 
         Raises:
-            ValueError: If it is not that: the plans were made by another version or edited.
+            ValueError: If they are not in that form, because the plans were made by another version or edited.
         """
         try:
             return cls(**plan)
@@ -91,7 +92,7 @@ def fit_ranges(
         cases: Organs of each training case by label value, axes `(Z, Y, X)` as nnU-Net reads them.
         labels: `labels` of the `dataset.json`.
         voxel_ml: Volume of a typical case's voxel.
-        pairs: Left and right organs; None: by name.
+        pairs: Left and right organs. None to pair them by name.
     """
     named = [_by_name(organs, labels) for organs in cases]
     pairs = pair_names(labels).pairs if pairs is None else pairs
@@ -133,7 +134,7 @@ def fit_ranges(
 def unlike_the_others(
     cases: Mapping[str, Mapping[int, OrganExtent]], labels: Mapping[str, int], *, voxel_ml: float
 ) -> dict[str, list[Message]]:
-    """Training cases whose organs have a volume that `fit_ranges` takes for a mistake: case -> one message per organ.
+    """Training cases whose organs have a volume that `fit_ranges` takes for a mistake, each with a message per organ.
 
     Arguments as for `fit_ranges`, with the names of the cases.
     """
@@ -165,7 +166,7 @@ def implausible(
         organs: Organs of one case by label value, axes `(Z, Y, X)` as nnU-Net reads them.
         ranges: Of the training set.
         labels: `labels` of the `dataset.json`.
-        pairs: Left and right organs; None: by name.
+        pairs: Left and right organs. None to pair them by name.
     """
     found = _by_name(organs, labels)
     messages = []
@@ -197,7 +198,7 @@ def implausible(
 
 
 def _misplaced(found: Mapping[str, OrganExtent], ranges: PlausibleRanges) -> list[Message]:
-    """The fewest organs that explain all unusual distances: a moved organ is far from, or near to, all others."""
+    """The fewest organs that explain all unusual distances. A moved organ is far from, or near to, all others."""
     unusual: dict[tuple[str, str], tuple[float, Range]] = {}
     for one, other in combinations(found, 2):
         usual = ranges.distance_mm.get(one, {}).get(other)
@@ -236,7 +237,7 @@ def _distance_mm(one: OrganExtent, other: OrganExtent) -> float:
 
 
 def _range(values: Sequence[float], least_sd: float, n_ranges: int) -> Range:
-    """Where the next value lies with a probability of `1 - FLAGGED_SHARE / n_ranges`, were they normal."""
+    """Range that holds the next value with a probability of `1 - FLAGGED_SHARE / n_ranges`, were values normal."""
     every = np.asarray(values)
     kept = every[_no_mistakes(every, least_sd)]
     n = len(kept)
@@ -246,7 +247,7 @@ def _range(values: Sequence[float], least_sd: float, n_ranges: int) -> Range:
 
 
 def _no_mistakes(values: np.ndarray, least_sd: float) -> np.ndarray:
-    """Bool per value: whether it lies within `MISTAKE_SPREADS` of the median."""
+    """A bool per value, true if it lies within `MISTAKE_SPREADS` of the median."""
     off = np.abs(values - np.median(values))
     return off <= MISTAKE_SPREADS * max(1.4826 * np.median(off), least_sd)
 
@@ -257,6 +258,6 @@ def _least_volume_sd(log_volumes: Sequence[float], voxel_ml: float) -> float:
 
 
 def _outside(value: float, limits: Range) -> Range | None:
-    """The limits, from 0 on, if the value lies outside; else None."""
+    """The limits, from 0 on, if the value lies outside, else None."""
     lower, upper = limits
     return None if lower <= value <= upper else (max(lower, 0), upper)

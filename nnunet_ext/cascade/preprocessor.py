@@ -1,4 +1,4 @@
-"""nnU-Net preprocessor of the cascade: crops to the body, and to the ROI if it is given a localizer's label map."""
+"""nnU-Net preprocessor that crops to the body, and to the ROI if it is given a localizer's label map."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PROPERTIES_KEY = "cascade_oar"
 
 
 def stored_extents(properties: Mapping) -> dict[int, roi.OrganExtent]:
-    """Where the reference organs of a preprocessed training case lie, from its `properties`.
+    """Extents of the reference organs of a preprocessed training case, from its `properties`.
 
     Raises:
         KeyError: If the case was not preprocessed by `CascadeOARPreprocessor`.

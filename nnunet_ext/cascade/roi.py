@@ -1,8 +1,8 @@
-"""The region of interest (ROI) of the segmenter: from the localizer's label map to a box.
+"""The region of interest (ROI) of the segmenter, a box that follows from the localizer's label map.
 
 Every organ found votes for the centre of the box. The plan stores how far each organ lies from the centre in the
 training labels. So two eyes suffice to place a box that also holds the chiasm. The preprocessor uses this rule at
-prediction, and the dataset uses it in training and validation. Nothing else decides where a box lies.
+prediction, and the dataset uses it in training and validation. Nothing else places a box.
 
 Positions are in mm from the outer edge of the array's first voxel, along the array's own axes. Voxel `i` spans
 `[i * spacing, (i + 1) * spacing]`. Edges are used because nnU-Net's resampling keeps the edges of a volume in place. A
@@ -71,7 +71,8 @@ class RoiRule:
         size_mm: Edge lengths of the box.
         offset_mm: Label value -> organ centroid minus box centre, median over the training cases.
         spread_mm: Label value -> typical distance of an organ's vote from the box centre. A small one is reliable.
-        jitter_mm: Largest uniform shift of the box along each axis in training: the localizer's expected error.
+        jitter_mm: Largest uniform shift of the box along each axis in training, which is the localizer's expected
+            error.
         left_out: Label values of organs too large for the patch. They vote, but are background to the segmenter.
     """
 
@@ -92,7 +93,7 @@ class RoiRule:
 
     @classmethod
     def from_plan(cls, plan: Mapping) -> RoiRule:
-        """Read back what `to_plan` wrote.
+        """The rule that `to_plan` wrote.
 
         Raises:
             ValueError: If a key is missing because the plans were edited or made by another version.
@@ -111,7 +112,7 @@ class RoiRule:
 
 @dataclass(frozen=True)
 class RoiDecision:
-    """Where the box lies and why.
+    """Position of the box, and the reasons for it.
 
     Attributes:
         centre_mm: Centre of the box, or None if no organ was found. The box is then the whole volume.

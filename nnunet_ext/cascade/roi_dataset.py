@@ -26,8 +26,8 @@ class StoredCase:
         data: Images `(C, *plan_axes)`, in memory or lazily read from disk, as the next two.
         seg: Label map `(1, *plan_axes)`.
         localizer_map: Shape `(*plan_axes)`, or None.
-        properties: nnU-Net's; `class_locations` count from the box's first voxel.
-        box: Where the arrays lie in the preprocessed volume.
+        properties: nnU-Net's. `class_locations` count from the box's first voxel.
+        box: Place of the arrays in the preprocessed volume.
         shape: Of that volume.
     """
 
@@ -39,7 +39,10 @@ class StoredCase:
     shape: tuple[int, ...]
 
     def cut(self, box: roi.Box) -> StoredCase:
-        """A copy of the part in a smaller box: nnU-Net's transforms work in place. From disk only its blocks are read."""
+        """A copy of the part in a smaller box, as nnU-Net's transforms work in place.
+
+        From disk only its blocks are read.
+        """
         inner = tuple((a - start, b - start) for (a, b), (start, _) in zip(box, self.box, strict=True))
         index = (slice(None), *roi.slices(inner))
         locations = self.properties["class_locations"]
@@ -56,15 +59,16 @@ class StoredCase:
 
     @property
     def bytes_per_voxel(self) -> int:
+        """Bytes of all arrays of a case, per voxel."""
         arrays = [self.data, self.seg, *([] if self.localizer_map is None else [self.localizer_map])]
         return sum(a.dtype.itemsize * (a.shape[0] if a.ndim > len(self.shape) else 1) for a in arrays)
 
 
 class InMemoryDataset(nnUNetDatasetBlosc2):
-    """Cases that `hold` has decompressed once; the others are read from disk every time, as nnU-Net does.
+    """Cases that `hold` has decompressed once. The others are read from disk every time, as nnU-Net does.
 
-    Hold before the loader's processes start: where they are forked (Linux) they share the memory. Where they are started
-    anew, the held cases stay behind, and are read from disk.
+    Hold before the loader's processes start. Forked ones (Linux) share the memory. If they are started anew, the held
+    cases stay behind and are read from disk.
     """
 
     def __init__(
@@ -80,7 +84,7 @@ class InMemoryDataset(nnUNetDatasetBlosc2):
         return {**vars(self), "held": {}}
 
     def hold(self, limit_bytes: float) -> int:
-        """Take cases into memory, one after the other while they fit; returns the bytes they take."""
+        """Take cases into memory, one after the other while they fit. Returns the bytes they take."""
         used = 0
         for identifier in self.identifiers:
             case = self.stored(identifier)
@@ -95,7 +99,7 @@ class InMemoryDataset(nnUNetDatasetBlosc2):
         return used
 
     def part_to_hold(self, identifier: str, case: StoredCase) -> roi.Box | None:
-        """Box that holds whatever `load_case` may ask for; None: nothing smaller than the volume, so not worth holding."""
+        """Box of all that `load_case` may ask for. None if it is the volume, which is not worth holding."""
         return case.box
 
     def stored(self, identifier: str) -> StoredCase:
@@ -116,14 +120,14 @@ class InMemoryDataset(nnUNetDatasetBlosc2):
 class RoiDataset(InMemoryDataset):
     """Cases as `(images, label map, localizer's label map or None, properties)`, cropped to the ROI.
 
-    In training (`from_localizer=False`) the box lies where the reference organs vote for it, moved by one of `errors_mm`,
-    the localizer's measured errors, or where there are none by up to the plan's `jitter_mm`; only the blocks inside the
-    box are read from disk. The third entry is None unless `guidance`: the segmenter looks at the images alone, so both
+    In training (`from_localizer=False`) the reference organs vote for the box. It is moved by one of `errors_mm`, the
+    localizer's measured errors, or without these by up to the plan's `jitter_mm`. Only the blocks inside the box are
+    read from disk. The third entry is None unless `guidance` is on. The segmenter looks at the images alone, so both
     stages can be trained at the same time.
 
-    In the final validation (`from_localizer=True`) the box comes from the localizer's out-of-fold label map, exactly as at
-    prediction: whole voxels of the ORIGINAL grid. The images are taken from the whole-body data by cubic interpolation at
-    the positions that preprocessing the crop would give, so the export lands on the original grid without a shift.
+    In the final validation (`from_localizer=True`) the box comes from the localizer's out-of-fold label map, exactly as
+    at prediction, in whole voxels of the ORIGINAL grid. The images come from the whole-body data by cubic interpolation
+    at the positions that preprocessing the crop would give. So the export lands on the original grid without a shift.
     """
 
     def __init__(
@@ -173,7 +177,7 @@ class RoiDataset(InMemoryDataset):
         return crop.data, seg, crop.localizer_map if self.guidance else None, properties
 
     def part_to_hold(self, identifier: str, case: StoredCase) -> roi.Box | None:
-        """The ROI with all that jitter can bring into it; None for a case without organs, whose box lies anywhere."""
+        """The ROI with all that jitter can bring into it. None for a case without organs, whose box lies anywhere."""
         centre = self._centre_mm(identifier, case)
         if self.from_localizer or centre is None:
             return None
@@ -201,7 +205,7 @@ class RoiDataset(InMemoryDataset):
         return -reach, reach
 
     def _jitter_mm(self) -> np.ndarray:
-        """How far this time's box lies from where the reference organs place it, along each axis."""
+        """Distance of this time's box, along each axis, from the one that the reference organs vote for."""
         if len(self.errors_mm):
             voxel = np.random.uniform(-1, 1, len(self.spacing_mm)) * self.spacing_mm  # between the errors seen
             return self.errors_mm[np.random.randint(len(self.errors_mm))] + voxel
@@ -268,7 +272,7 @@ def resample_box(
     """The part of a volume between fractional voxel edges, on `shape` voxels, by cubic spline.
 
     Args:
-        data: Shape `(C, *axes)`; may be a lazily read array, of which only the surroundings of the box are read.
+        data: Shape `(C, *axes)`. Of an array that is read lazily, only the surroundings of the box are read.
         edges: Lower and upper edge along each axis, in voxels of `data` (voxel `i` spans `[i, i + 1]`).
         shape: Wanted size along each axis.
         nearest_axis: Axis along which the nearest voxel is taken instead.
@@ -294,10 +298,10 @@ def resample_box(
 
 @dataclass
 class RoiDatasets:
-    """What a trainer uses as its `dataset_class`: makes `RoiDataset`s that know the plan.
+    """A trainer's `dataset_class`, which makes `RoiDataset`s that know the plan.
 
-    nnU-Net calls a dataset class with folder, identifiers and the previous stage's folder only, and asks it for its
-    static methods; this object answers both. `force_separate_z` is the plan's, for the images. `records` collects, per
+    nnU-Net calls a dataset class with folder, identifiers and the previous stage's folder only. It also asks it for its
+    static methods. This object answers both. `force_separate_z` is the plan's, for the images. `records` collects, per
     validated case, how its box was placed.
     """
 

@@ -107,7 +107,7 @@ def too_large(
     voxel_mm: Sequence[float] | np.ndarray,
     pairs: Sequence[tuple[int, int]] = (),
 ) -> dict[int, tuple[float, ...]]:
-    """Organs that do not fit a crop of given size around them: label value -> edge lengths in mm that they need.
+    """Organs that do not fit a crop of given size around them, with the edge lengths in mm that they need.
 
     An organ fits if the crop holds it wholly in `FITTING_SHARE` of the cases that have it. The crop is placed at whole
     voxels, which takes half a voxel on each side.

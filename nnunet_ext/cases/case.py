@@ -20,9 +20,9 @@ class ReadImages:
 
     Attributes:
         images: Channel -> image, in channel order.
-        sources: Channel -> where it is from, in a word or two.
-        warnings: What is worth knowing about them.
-        same_frame: Channels in groups that share a frame of reference. None where the files do not say.
+        sources: Channel -> its source, in a word or two.
+        warnings: Messages about them.
+        same_frame: Channels in groups that share a frame of reference. None if the files do not say.
         may_be_apart: Whether the source has a word for frames of reference, and does not say that there is one only.
     """
 
@@ -33,7 +33,7 @@ class ReadImages:
     may_be_apart: bool = False
 
     def hand_over(self) -> dict[str, sitk.Image]:
-        """The images, which are no longer held here: whoever takes them can free each one after its use."""
+        """The images, which are no longer held here. Whoever takes them can free each one after its use."""
         images, self.images = self.images, {}
         return images
 
@@ -45,7 +45,7 @@ class DrawnLabels:
     Attributes:
         label_map: Values of the label table, on the grid they were drawn on.
         voxels: Organ -> voxels as drawn, before overlaps were settled.
-        warnings: What is worth knowing about them.
+        warnings: Messages about them.
     """
 
     label_map: sitk.Image
@@ -59,9 +59,9 @@ class Case(Protocol):
     No attribute or result that is written or printed may name a patient.
 
     Attributes:
-        name: What messages call it.
-        ignored: What was found beside its images and is not used.
-        notes: What is known before anything is read.
+        name: Its name in messages.
+        ignored: Files or series beside its images that are not used.
+        notes: Messages known before anything is read.
         as_trained: Whether its images have the form of the training images already.
     """
 
@@ -78,21 +78,21 @@ class Case(Protocol):
     def as_trained(self) -> bool: ...
 
     def read_images(self) -> ReadImages:
-        """The images, each with what is odd about it.
+        """The images, with messages about them.
 
         Raises:
-            ValueError: If one cannot be read as what it should be.
+            ValueError: If one cannot be read.
         """
 
     def public(self, text: str) -> str:
-        """A message without what only the owner of the data may see."""
+        """A message without words that only the owner of the data may see."""
 
 
 class SourceCase(Case, Protocol):
     """A case that can be converted.
 
     Attributes:
-        identifier: What nnU-Net calls it.
+        identifier: Its name in nnU-Net's folders.
         test: Whether it goes to the test set.
         files: The count of its files.
     """
@@ -113,10 +113,10 @@ class SourceCase(Case, Protocol):
         """Every file that is read, under the name that the provenance gives it."""
 
     def roles(self) -> dict:
-        """Plain JSON: which input is which channel or organ. With the inputs' content it decides the result."""
+        """The channel or organ of each input, as plain JSON. With the inputs' content it decides the result."""
 
     def read_labels(self, images: Mapping[str, sitk.Image], table: LabelTable) -> DrawnLabels:
         """The labels as drawn."""
 
     def describe(self, table: LabelTable) -> list[str]:
-        """Lines for the dry run: what is taken for what, what is left over."""
+        """Lines for the dry run, with the file or series of each channel and organ, and those left over."""

@@ -1,8 +1,8 @@
 """A case as a folder of images, with one label map or a mask per organ.
 
-A case folder holds one image per channel (`CT.nii.gz`, `patient7_T1.nrrd`) and, for training, one label map
-(`label.nii.gz`, values in the order of the label table) or one mask per organ (`Lens_L.nii.gz`, beside the images or in
-`masks/` or `structures/`). `cases/label_files.py` knows other names of label maps.
+A case folder holds one image per channel (`CT.nii.gz`, `patient7_T1.nrrd`). For training it also holds one label map
+(`label.nii.gz`, values in the order of the label table) or one mask per organ (`Lens_L.nii.gz`). Masks lie beside the
+images or in `masks/` or `structures/`. `cases/label_files.py` knows other names of label maps.
 
 Several files may hold the parts of one organ and are united. Two files of the whole organ are refused.
 `cases/organ_masks.py` settles overlaps. Files that the label table does not know are left out and listed.
@@ -41,7 +41,10 @@ LABEL_MAP_NAMES = ("label", "labels", "seg", "segmentation", "labelmap")
 
 @dataclass(frozen=True)
 class FolderCase:
-    """One case folder. `cases.label_files`: organ -> mask files, or None -> one label map; empty without labels."""
+    """One case folder.
+
+    `label_files` maps an organ to its mask files, or None to one label map. Empty without labels.
+    """
 
     folder: Path
     identifier: str
@@ -132,11 +135,12 @@ def _files_of(paths: Iterable[Path]) -> set[Path]:
 
 
 def is_slicer(path: Path) -> bool:
+    """Whether a file is a segmentation of 3D Slicer, by its ending."""
     return path.name.lower().endswith(SLICER_ENDING)
 
 
 def names_of_case(folder: Path, images: Iterable[Path]) -> list[str]:
-    """Names that say nothing about what a file of the case is: the case's, its images' and the channels'."""
+    """Names of the case, its images and the channels, which do not tell labels from images."""
     channels = [name for names in MODALITY_ALIASES.values() for name in names]
     return [folder.name, "MR", "MRI", *channels, *(image_stem(path) or "" for path in images)]
 
@@ -148,6 +152,7 @@ def drawn_name(path: Path, table: LabelTable, known: Sequence[str]) -> str:
 
 
 def label_map_of_case(case: FolderCase, table: LabelTable) -> tuple[sitk.Image, dict[str, int]]:
+    """The one label map of a case, in the values of the label table."""
     path = case.label_files[None][0]
     image, odd = label_map_of(read_image(path))
     values = np.unique(sitk.GetArrayViewFromImage(image)).tolist()
@@ -166,7 +171,7 @@ def label_map_of_case(case: FolderCase, table: LabelTable) -> tuple[sitk.Image, 
 
 
 def merged_masks(case: FolderCase, table: LabelTable, warnings: list[Message]) -> tuple[sitk.Image, dict[str, int]]:
-    """One label map from one mask per organ; see the module's docstring for overlaps."""
+    """One label map from one mask per organ. `organ_masks` settles overlaps."""
     grid, first = None, ""
     masks: dict[str, np.ndarray] = {}
     for organ in table.names:

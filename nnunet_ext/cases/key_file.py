@@ -19,15 +19,15 @@ CASE_NAME = re.compile(r"case_\d{3,}")
 
 
 def check_key(key_file: Path, folder: Path, *, numbered: bool) -> None:
-    """Refuse a key that would be handed on with the cases, or that is gone: numbers would mean other patients.
+    """Refuse a key that would be handed on with the cases, or that is gone, so that numbers would mean other patients.
 
     Args:
         key_file: May not exist yet.
-        folder: Where the numbered cases go.
+        folder: Folder of the numbered cases.
         numbered: Whether numbered cases are there already.
 
     Raises:
-        ValueError: Saying what to do.
+        ValueError: With the remedy.
     """
     for parent in key_file.resolve().parents:
         if parent == folder.resolve() or re.fullmatch(r"Dataset\d{3}_.+", parent.name):
@@ -40,7 +40,10 @@ def check_key(key_file: Path, folder: Path, *, numbered: bool) -> None:
 
 
 def numbered(groups: Sequence[Sequence[Series]], modalities: Sequence[str], rows: list[dict[str, str]]) -> list[str]:
-    """Case name per group: the key's where it knows the patient, else the next number. New rows are appended."""
+    """Case name per group.
+
+    A patient that the key knows keeps the number, others get the next. New rows are appended.
+    """
     per_patient: dict[str, int] = {}
     for group in groups:
         key = group[0].patient.key
@@ -71,6 +74,7 @@ def numbered(groups: Sequence[Sequence[Series]], modalities: Sequence[str], rows
 
 
 def same_patient(names: Sequence[str], groups: Sequence[Sequence[Series]]) -> dict[str, list[str]]:
+    """Case name -> names of the other cases of its patient."""
     by_patient: dict[str, list[str]] = {}
     for name, group in zip(names, groups, strict=True):
         by_patient.setdefault(group[0].patient.key, []).append(name)
@@ -78,7 +82,7 @@ def same_patient(names: Sequence[str], groups: Sequence[Sequence[Series]]) -> di
 
 
 def read_key(path: Path | None) -> list[dict[str, str]]:
-    """Rows of a key file, none where it does not exist yet."""
+    """Rows of a key file, none if it does not exist yet."""
     if path is None or not Path(path).exists():
         return []
     called = f"the key file {Path(path).name}"
@@ -102,7 +106,8 @@ def write_key(rows: Iterable[Mapping[str, str]], path: Path) -> None:
 
     Raises:
         OSError: In one line that names the file.
-        ValueError: If another run has numbered patients in it since it was read: a number would mean two patients.
+        ValueError: If another run has numbered patients in it since it was read, so that a number would mean two
+            patients.
     """
     path, rows = Path(path), list(rows)
     mine = {row["case"]: row["patient_key"] for row in rows}
@@ -125,6 +130,6 @@ def write_key(rows: Iterable[Mapping[str, str]], path: Path) -> None:
 
 
 def anchor_of(group: Sequence[Series], modalities: Sequence[str]) -> tuple[str, str]:
-    """Study and frame of reference of the reference channel; empty where it is not clear."""
+    """Study and frame of reference of the reference channel. Empty if it is not clear."""
     places = {(s.study_uid, s.frame_of_reference_uid) for s in group if s.channel == reference_channel(modalities)}
     return places.pop() if len(places) == 1 else ("", "")

@@ -1,4 +1,4 @@
-"""Files that hold labels: which names and contents mean labels, and the segmentations of 3D Slicer.
+"""Files that hold labels, recognised by name and content, and the segmentations of 3D Slicer.
 
 3D Slicer writes `Segmentation.seg.nrrd`. Its header says which value is which segment, so its values need no table. Segments
 that overlap lie in layers, the first axis of a 4D file.
@@ -52,11 +52,13 @@ def label_stem(path: Path) -> str | None:
 
 
 def without_label_words(stem: str, known: Iterable[str] = ()) -> str | None:
-    """What a name says besides that it is labels: empty for `P7_seg`, `Eye_L` for `Eye_L_mask`; None if it has no such word.
+    """The rest of a name that says it is labels.
+
+    It is empty for `P7_seg`, and `Eye_L` for `Eye_L_mask`. None if no word of the name means labels.
 
     Args:
         stem: File name without its ending.
-        known: Names whose words say nothing more: of the case, its images and channels.
+        known: Names whose words say nothing more, such as those of the case, its images and channels.
     """
     said = {word for name in known for word in words_of(name)}
     words = words_of(stem)
@@ -76,18 +78,19 @@ def without_label_words(stem: str, known: Iterable[str] = ()) -> str | None:
 
 
 def words_of(name: str) -> list[str]:
+    """Words of a name in lower case."""
     return [word for word in re.split(r"[\W_]+", name.lower()) if word]
 
 
 def is_channel_name(stem: str, modalities: Iterable[str]) -> bool:
-    """Whether a name is that of a channel that this package knows, used or not: `CT`, `patient7_T1`."""
+    """Whether a name, such as `CT` or `patient7_T1`, is that of a channel that this package knows, used or not."""
     names = {name.lower() for name in modalities}
     names |= {alias.lower() for aliases in MODALITY_ALIASES.values() for alias in aliases}
     return stem.lower() in names or re.split(r"[_\- ]", stem.lower())[-1] in names
 
 
 def may_be_labels(path: Path) -> bool:
-    """Whether an image that is no channel could hold labels, by its values; also if it cannot be read."""
+    """Whether an image that is no channel could hold labels, by its values. True if it cannot be read."""
     try:
         image = read_image(path)
     except (ValueError, OSError):
@@ -118,7 +121,10 @@ def is_unread_label_file(path: Path, known: Iterable[str] = ()) -> bool:
 
 @dataclass(frozen=True)
 class Segment:
-    """One segment of a 3D Slicer file: its name, and the layer and value of its voxels; no value: all that are not 0."""
+    """One segment of a 3D Slicer file, with its name, and the layer and value of its voxels.
+
+    Without a value, these are all voxels that are not 0.
+    """
 
     name: str
     layer: int
@@ -126,7 +132,7 @@ class Segment:
 
 
 def read_segments(path: Path) -> list[Segment]:
-    """Segments that the header of a `.seg.nrrd` names, in their order; none if it is a plain label map.
+    """Segments that the header of a `.seg.nrrd` names, in their order. None if it is a plain label map.
 
     Raises:
         ValueError: If the header cannot be read, or does not say which value a segment has.

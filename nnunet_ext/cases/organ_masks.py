@@ -1,8 +1,8 @@
 """One mask per organ to one label map.
 
-Masks of parts of an organ are united. Two versions of an organ are refused, because nobody can say which is meant. If the
-masks of two organs overlap, the smaller one wins if at least half of it lies in the larger one, as a lens drawn inside an
-eye. It also wins if the overlap is at most 10 voxels or 5 % of the smaller one. Any other overlap is an error.
+Masks of parts of an organ are united. Two versions of an organ are refused, because nobody can say which is meant. Of
+two organs that overlap, the smaller one wins if at least half of it lies in the other, as a lens in an eye. It also
+wins if the overlap is at most 10 voxels or 5 % of it. Any other overlap is an error.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def unite_parts(organ: str, drawn: Mapping[str, np.ndarray], table: LabelTable) 
 
 
 def check_files_drawn_once(files: Iterable[tuple[str, Path]], table: LabelTable) -> None:
-    """`LabelTable.check_drawn_once` for mask files and the names in their file names; an empty mask is no version.
+    """`LabelTable.check_drawn_once` for mask files and the names in their file names. An empty mask is no version.
 
     Raises:
         ValueError: As there, or if a mask in question cannot be read.
@@ -100,5 +100,6 @@ def check_files_drawn_once(files: Iterable[tuple[str, Path]], table: LabelTable)
 
 
 def voxels_per_organ(array: np.ndarray, table: LabelTable) -> dict[str, int]:
+    """Organ -> number of its voxels in a label map."""
     counts = np.bincount(array.ravel().astype(np.intp), minlength=len(table.names) + 1)
     return {organ: int(counts[value]) for organ, value in table.values.items()}

@@ -61,7 +61,7 @@ def check_channels(there: Mapping[str, str], channels: Sequence[str], optional: 
     """Refuse a case that lacks a channel of the model.
 
     Args:
-        there: Channel -> what messages call its image.
+        there: Channel -> name of its image in messages.
         channels: Of the model.
         optional: Those that a case may lack.
 
@@ -79,15 +79,15 @@ def check_channels(there: Mapping[str, str], channels: Sequence[str], optional: 
 
 @dataclass
 class FoundCases:
-    """What a folder holds.
+    """Cases of a folder, and the count of its files.
 
     Attributes:
         kind: `files`, `folders` (files may lie beside them) or `dicom`.
         cases: Name -> case, sorted.
         failed: Name -> why the case can't be contoured.
         others: Names of images that belong to no case -> why.
-        key_rows: DICOM: which case is which patient; personal.
-        counts: Name -> what became of the files of a case.
+        key_rows: Of DICOM, the patient of each case. Personal.
+        counts: Name -> count of the files of a case.
         beside: The files of no case.
     """
 
@@ -100,7 +100,7 @@ class FoundCases:
     beside: FileCount = field(default_factory=FileCount)
 
     def count(self, failed: Sequence[str] = ()) -> FileCount:
-        """What became of every file, if some cases fail."""
+        """Count of all files, if some cases fail."""
         return total(self.counts, self.beside, {*self.failed, *failed})
 
 
@@ -114,21 +114,21 @@ def find_cases(
     key_file: Path | None = None,
     show_progress: bool = True,
 ) -> FoundCases:
-    """The cases of a folder; only headers are read.
+    """The cases of a folder. Only headers are read.
 
     Args:
         source: Folder of files, of one folder per case, or with DICOM files at any depth.
         channels: Of the model, in its order.
         optional: Those that a case may lack.
-        layout: `files`, `folders`, `dicom`, or `auto`: files named as nnU-Net names them go first, folders may lie beside
-            them; else see `source_layout`.
-        series_file, key_file: DICOM only; see `dicom_cases.find_cases`.
+        layout: `files`, `folders`, `dicom`, or `auto`. With `auto`, files named as nnU-Net names them go first, and
+            folders may lie beside them. Without such files, `source_layout` decides.
+        series_file, key_file: For DICOM only, see `dicom_cases.find_cases`.
         show_progress: Show a progress bar over DICOM files.
 
     Raises:
         FileNotFoundError: If the folder or a case is not there.
-        ValueError: If a case is both files and a folder, the layout is not clear or unknown, or a series file is given and
-            there is no DICOM.
+        ValueError: If a case is both files and a folder, the layout is not clear or unknown, or a series file is given
+            without DICOM.
     """
     if not source.is_dir():
         raise FileNotFoundError(f"images folder {source} does not exist.")

@@ -1,4 +1,21 @@
-"""The TOML file that says which DICOM series is which channel."""
+"""The TOML file that names the DICOM series of each channel.
+
+    [series]                       # for every patient: SeriesDescription or ProtocolName, `*` stands for anything
+    T1 = ["*MPRAGE*", "ax t1"]
+    ignore = ["*test*"]
+
+    [case_003]                     # for one case: series number, description or SeriesInstanceUID
+    T1 = 5
+    RTSTRUCT = "approved"          # StructureSetLabel, or SOPInstanceUID
+
+    [case_004]                     # one volume of a series that holds several: the series, a comma, and its words
+    CT = "2, acquisition 1"
+    T1 = "MEMPRAGE, echo 1"
+
+The words are `echo`, `acquisition`, `time`, `type`, `inversion`, `b`, `kVp`, `flip`, `kernel`, `stack` and `part`.
+`time` counts the phases of a dynamic series. `type` is a value of ImageType, for complex and Dixon images. `part` is
+for images that only their order tells apart. Messages name every volume as the file has to.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +27,7 @@ from pathlib import Path
 
 from nnunet_ext.cases.key_file import CASE_NAME
 from nnunet_ext.dicom.model import Series
-from nnunet_ext.dicom.parts import PART_WORDS
+from nnunet_ext.dicom.traits import PART_WORDS
 from nnunet_ext.files import read_toml
 from nnunet_ext.labels.organs import normalise_name
 
@@ -18,7 +35,7 @@ _PART = re.compile(rf"(.+)[\s,;:]+(acq|{'|'.join(PART_WORDS)})(?![a-z])[\s=#:]*(
 
 
 def load_series_rules(path: Path | None) -> dict[str, dict[str, list]]:
-    """`[series]` and `[case_001]` sections of the series file: channel -> names and numbers."""
+    """Sections `[series]` and `[case_001]` of the series file, which map a channel to names and numbers."""
     if path is None:
         return {}
     path = Path(path)
@@ -37,7 +54,7 @@ def load_series_rules(path: Path | None) -> dict[str, dict[str, list]]:
 
 
 def means(rule: str | int, series: Series) -> bool:
-    """Whether a rule names a series, or a part of it; a description that ends like a part goes first."""
+    """Whether a rule names a series, or a part of it. A description that ends like a part goes first."""
     return series.number == rule if isinstance(rule, int) else names_of(rule, series) or _means_part(rule, series)
 
 
@@ -61,6 +78,7 @@ def _plain_part(word: str, value: str) -> str:
 
 
 def names_of(name: str, series: Series) -> bool:
+    """Whether a name is the UID, the number or a description of a series. `*` stands for anything."""
     name = name.strip()
     if name == series.uid:
         return True
@@ -72,7 +90,7 @@ def names_of(name: str, series: Series) -> bool:
 
 
 def ruled(images: Iterable[Series], rules: Mapping[str, Sequence]) -> list[Series]:
-    """The series with the channels that the user's rules give them, in parts where a rule names a part."""
+    """The series with the channels that the user's rules give them, in parts if a rule names a part."""
     ruled = [_with_rule(one, rules) for series in images for one in opened(series, rules)]
     chosen = {(one.patient.key, one.uid) for one in ruled if one.part and one.channel and one.by_rule}
     return [
@@ -84,6 +102,7 @@ def ruled(images: Iterable[Series], rules: Mapping[str, Sequence]) -> list[Serie
 
 
 def opened(series: Series, rules: Mapping[str, Sequence]) -> list[Series]:
+    """The parts of a series if a rule names one of them, else the series."""
     parts = [end for part in series.parts for end in opened(part, rules)]
     values = [value for channel, values in rules.items() if channel != "RTSTRUCT" for value in values]
     named = any(_means_part(value, part) and not _means_part(value, series) for value in values for part in parts)

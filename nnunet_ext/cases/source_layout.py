@@ -11,7 +11,7 @@ from nnunet_ext.images.source_files import subfolders
 
 
 def source_layout(source: Path, channels: Sequence[str], *, optional: Sequence[str] = ()) -> str:
-    """`folders` or `dicom`; `folders` where nothing is recognised.
+    """`folders` or `dicom`. `folders` if nothing is recognised.
 
     DICOM images make a tree DICOM, unless a folder directly below the source holds the images of all channels as files.
     One converted image beside the series of a patient does not count.

@@ -1,4 +1,10 @@
-"""Which RTSTRUCT belongs to a case: the one drawn on its CT."""
+"""The RTSTRUCT of a case, which is the one drawn on its CT.
+
+An RTSTRUCT counts only if its patient and frame of reference are those of the reference channel (the CT). Every image
+that the contours of organs refer to must belong to that channel. Other references (an MR it was fused with, another CT)
+and regions that are no organ do not matter. Without such references, the series, images or frame of reference it lists
+must be the CT's.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +13,8 @@ from dataclasses import replace
 
 from nnunet_ext.cases.series_rules import means
 from nnunet_ext.dicom.model import Series
-from nnunet_ext.dicom.rtstruct_reader import Roi, StructureSet, read_rtstruct
+from nnunet_ext.dicom.rtstruct_reader import read_rtstruct
+from nnunet_ext.dicom.structure_set import Roi, StructureSet
 from nnunet_ext.images.channels import reference_channel
 from nnunet_ext.labels.table import LabelTable
 from nnunet_ext.messages import Message
@@ -19,7 +26,7 @@ _WITH_REMEDY = {"rtstruct_refused", "contours_on_another_series", "contours_on_l
 
 
 def read_structure(series: Series) -> tuple[StructureSet | None, Message | None]:
-    """What an RTSTRUCT holds, or why it cannot be read."""
+    """Content of an RTSTRUCT, or why it cannot be read."""
     try:
         return read_rtstruct(series.paths[0]), None
     except ValueError as error:
@@ -29,7 +36,7 @@ def read_structure(series: Series) -> tuple[StructureSet | None, Message | None]
 
 
 def refers_to(content: StructureSet, series: Series) -> bool:
-    """Whether contours are drawn on images of a series; if they do not say, whether the series is listed."""
+    """Whether contours are drawn on images of a series. If they do not say, whether the series is listed."""
     there = {one.sop_uid for one in series.slices}
     drawn_on = content.contour_sop_uids
     if drawn_on:
@@ -40,7 +47,7 @@ def refers_to(content: StructureSet, series: Series) -> bool:
 
 
 def drawn_organs(content: StructureSet, table: LabelTable | None) -> tuple[Roi, ...]:
-    """Regions with contours that are organs; all with contours where there are no organs, or nobody says which."""
+    """Regions with contours that are organs. All with contours if none is an organ, or if there is no table."""
     drawn = tuple(roi for roi in content.rois if roi.contours)
     return tuple(roi for roi in drawn if table is not None and table.organ(roi.name)) or drawn
 
@@ -53,7 +60,7 @@ def mismatch(
     table: LabelTable | None,
     others: Sequence[Series] = (),
 ) -> Message | None:
-    """Why an RTSTRUCT does not belong to a series; None if it does."""
+    """Why an RTSTRUCT does not belong to a series. None if it does."""
     if structure.patient.key != series.patient.key:
         return Message("rtstruct_of_another_patient", {"channel": channel})
     frame, frames = series.frame_of_reference_uid, content.frame_of_reference_uids
@@ -98,7 +105,7 @@ def claims_of(
     modalities: Sequence[str],
     table: LabelTable | None,
 ) -> dict[int, list[Claim]]:
-    """RTSTRUCTs per group, each with the reason it does not fit; one that fits another group is left to that one."""
+    """RTSTRUCTs per group, each with the reason it does not fit. One that fits another group is left to that one."""
     channel = reference_channel(modalities)
     claims: dict[int, list[Claim]] = {id(group): [] for group in groups}
     # Looked up, not searched: 1,000 patients have half a million images.
@@ -140,6 +147,21 @@ def pick_structure(
     table: LabelTable,
     group: Sequence[Series],
 ) -> tuple[Series | None, StructureSet | None]:
+    """The RTSTRUCT of a case with its content, None if there is none.
+
+    Args:
+        name: Of the case.
+        claims: RTSTRUCTs of its patient, from `claims_of`.
+        series: Of the reference channel.
+        rule: Names of the RTSTRUCT in the series file, None if it has none.
+        channel: Name of the reference channel.
+        notes: Takes a message for every RTSTRUCT that is left out.
+        table: Which regions are which organs.
+        group: Series of the case.
+
+    Raises:
+        ValueError: If several belong to the series, or none does although there is one.
+    """
     if rule:
         claims = [claim for claim in claims if any(means(value, claim[0]) for value in rule)]
         if not claims:

@@ -1,4 +1,4 @@
-"""What the verbs share: their contract with the parser, types of arguments, options of several verbs.
+"""The verbs' contract with the parser, types of arguments, and options of several verbs.
 
 A verb is a module with `SUMMARY`, `EXAMPLE`, `add_arguments(parser)` and `run(options)`, which returns the exit code.
 Nothing heavy is imported before `run`.
@@ -36,7 +36,7 @@ def add_verbs(to: Any, verbs: Mapping[str, Verb]) -> None:
     """Add a parser for each verb.
 
     Args:
-        to: What `add_subparsers` returned.
+        to: Result of `add_subparsers`.
         verbs: Name -> module.
     """
     for name, verb in verbs.items():
@@ -85,7 +85,7 @@ def add_dicom_files(parser: argparse.ArgumentParser) -> None:
 
 
 class PairAction(argparse.Action):
-    """Store two numbers as a tuple; argparse stores a list."""
+    """Store two numbers as a tuple. argparse stores a list."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
@@ -94,7 +94,7 @@ class PairAction(argparse.Action):
 
 
 class ToleranceAction(argparse.Action):
-    """`1.5` -> one number; `Lens_L=1 Eye_L=2` -> a mapping."""
+    """One number of `1.5`, a mapping of `Lens_L=1 Eye_L=2`."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
@@ -111,10 +111,10 @@ class ToleranceAction(argparse.Action):
 
 
 def named_folder(text: str) -> tuple[str, Path]:
-    """`NAME=FOLDER`, or a folder named as itself; of a trained model, its configuration's name.
+    """`NAME=FOLDER`, or a folder named as itself. Of a trained model, its configuration's name.
 
-    Names and folders may hold `=` (`lr=0.1`). A text that is a folder is that folder; else the first `=` with a folder to
-    its right divides it, or the last `=` where there is none.
+    Names and folders may hold `=` (`lr=0.1`). A text that is a folder is that folder. Else the first `=` with a folder
+    to its right divides it, or the last `=` if there is none.
     """
     places = [at for at, letter in enumerate(text) if letter == "="]
     if not places or Path(text).exists():
@@ -126,7 +126,7 @@ def named_folder(text: str) -> tuple[str, Path]:
 
 
 def whole_number(least: int) -> Callable[[str], int]:
-    """Reads a number of at least so much; argparse would name the function instead of what is wrong."""
+    """Reads a number of at least so much. argparse would name the function instead of the fault."""
 
     def read(text: str) -> int:
         if not text.strip().isdecimal() or int(text) < least:

@@ -1,4 +1,4 @@
-"""`nnunet_ext benchmark`: how fast something is; each kind has a file of its own."""
+"""`nnunet_ext benchmark`: the speed of the verbs. Each kind of benchmark has a file of its own."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""`nnunet_ext doctor`: what works in this environment."""
+"""`nnunet_ext doctor`: a check of this environment."""
 
 import argparse
 

@@ -59,8 +59,8 @@ INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code.
 
-    0: all went well. 1: something failed, and a line on standard error says what. 2: the arguments make no sense
-    (raised as SystemExit by argparse). 130: interrupted.
+    0 means that all went well, 1 that something failed, which a line on standard error names, and 130 that it was
+    interrupted. If the arguments make no sense, argparse raises SystemExit with 2.
     """
     options = vars(make_parser().parse_args(argv))
     verb, debug = options.pop("verb"), options.pop("debug", False)
@@ -98,14 +98,14 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _interrupt_on_terminate() -> Any:
-    """SIGTERM, a batch system's way to interrupt, then ends a run as Ctrl-C does; the handler that was there before."""
+    """The handler of SIGTERM so far. SIGTERM, a batch system's way to interrupt, now ends a run as Ctrl-C does."""
     if threading.current_thread() is not threading.main_thread():  # of a program that calls `main`, and its business
         return None
     return signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def command() -> NoReturn:
-    """The command of a shell: `main`, and the end of its process."""
+    """The command of a shell, which is `main` and the end of its process."""
     code = main()
     if code == INTERRUPTED or any(thread.name.startswith("nnunet_ext") for thread in threading.enumerate()):
         # Interrupted while a thread reads the next case, or a library of C++ works in threads of its own. One that comes

@@ -1,8 +1,8 @@
-"""Which channel a CT or MR series is, by what its header says: CT, T1, T2, or none.
+"""The channel of a CT or MR series (CT, T1, T2 or none), by its header.
 
-The words of a series are compared without case, accents and separators. The words that say what a series is not are
-listed with the kind of image they name. Sources: image types of PS3.3 C.8.3.1 and C.8.13, conformance statements of
-the scanners' makers, and what dcm2niix and heudiconv were told about real series.
+The words of a series are compared without case, accents and separators. Words of other series are listed with the kind
+of image they name. They come from image types (PS3.3 C.8.3.1 and C.8.13), conformance statements of the scanners'
+makers, and issues of dcm2niix and heudiconv.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _without(pattern: str, text: str) -> str:
 
 
 def plain_words(text: str) -> str:
-    """A name in lower case with single blanks, without accents; T1 and T2, and Chinese words, stand alone.
+    """A name in lower case with single blanks, without accents. T1 and T2, and Chinese words, stand alone.
 
     `+` and `*` stay. `T1-Gewichtet_KM+` gives `t1 gewichtet km+`.
     """
@@ -125,7 +125,7 @@ def plain_words(text: str) -> str:
 
 
 def _agent(words: str) -> bool | None:
-    """Whether a name says that contrast agent was given; None where it says nothing."""
+    """Whether a name says that contrast agent was given. None if it says nothing."""
     words = _without(_WITH_AND_WITHOUT, words)
     if _word(_AFTER, words.replace("+", " +")) or _word(r"c ?\+*\+", words):
         return True
@@ -135,7 +135,7 @@ def _agent(words: str) -> bool | None:
 
 
 def _special(words: str) -> str:
-    """Kind of image that a name says beside, or instead of, T1 and T2; empty for none."""
+    """Kind of image that a name says beside, or instead of, T1 and T2. Empty for none."""
     for kind, pattern in _SPECIAL.items():
         if _word(pattern, words):
             return kind
@@ -149,17 +149,17 @@ def _special(words: str) -> str:
 def classify(text: Callable[[str], str], number: Callable[[str], float | None]) -> tuple[str, str, list[Message]]:
     """Channel of a series from its headers, why, and notes.
 
-    The image type goes first: phases, real parts, fat, maps and projections are no channel. Then names count (`T1`,
-    `MPRAGE`; `T2`). SeriesDescription goes before ProtocolName, which may be that of the whole examination. Last come echo
-    and repetition time: T1 at TE <= 30 ms with TR <= 1200 ms, T2 at TE >= 60 ms with TR >= 1500 ms. A name that the times
-    contradict is not believed. Other languages and house names need the series file.
+    The image type goes first. Phases, real parts, fat, maps and projections are no channel. Then names count, such as
+    `T1`, `MPRAGE` and `T2`. SeriesDescription goes before ProtocolName, which may be that of the whole examination.
+    Last come echo and repetition time. T1 has TE <= 30 ms and TR <= 1200 ms, T2 has TE >= 60 ms and TR >= 1500 ms. A
+    name that the times contradict is not believed. Other languages and house names need the series file.
 
     Args:
-        text: Value of an element by keyword, as text; several values are joined by backslashes.
+        text: Value of an element by keyword, as text. Several values are joined by backslashes.
         number: Value of an element by keyword, None if it is missing or no number.
 
     Returns:
-        `CT`, `T1`, `T2` or empty; one line why; messages such as `contrast_enhanced`.
+        `CT`, `T1`, `T2` or empty, one line of reasons, and messages such as `contrast_enhanced`.
     """
     modality = text("Modality")
     if modality == "CT":
@@ -235,7 +235,7 @@ def _says_something(words: str) -> bool:
 
 
 def _with_agent(agent: str, kinds: list[str], description: str, protocol: str) -> bool:
-    """What the series' own name says goes before the examination's, and before an agent that the header names."""
+    """Whether contrast agent was given. The series' own name goes before the examination's and the header's agent."""
     said = _agent(description)
     if said is None:
         said = _agent(protocol)
@@ -256,7 +256,7 @@ _COMBINED = r"rms|mean|sos|combined|averaged?"
 
 
 def is_combined(text: Callable[[str], str]) -> bool:
-    """Whether an image was computed from several echoes and shows what they show."""
+    """Whether an image unites several echoes and has their contrast."""
     kinds = text("ImageType").lower().split("\\")
     return any(re.fullmatch(_COMBINED, kind) for kind in kinds) or _word(
         _COMBINED, plain_words(text("SeriesDescription"))

@@ -1,4 +1,4 @@
-"""Which files are DICOM, told by their content."""
+"""DICOM files, recognised by their content."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _OTHER_ENDINGS = frozenset({
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM by its content: the mark `DICM`, or without preamble a first tag of group 0002 or 0008."""
+    """Whether a file is DICOM by its content, the mark `DICM` or, without preamble, a first tag of group 0002 or 0008."""
     try:
         return holds_dicom(path)
     except OSError:
@@ -26,6 +26,7 @@ def is_dicom(path: Path) -> bool:
 
 
 def holds_dicom(path: Path) -> bool:
+    """As `is_dicom`. OSError if the file cannot be opened."""
     with path.open("rb") as file:
         start = file.read(132)
     if start[128:132] == b"DICM":

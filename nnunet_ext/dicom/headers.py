@@ -1,4 +1,4 @@
-"""Headers of DICOM files: the elements we read, frames of multi-frame objects, and what makes an image unreadable."""
+"""Headers of DICOM files, and of the frames of multi-frame objects."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ _TEXTS = {
 
 
 def start_of_rtstruct(path: Path) -> FileDataset | None:
-    """Header of an RTSTRUCT up to its sequences, so that one that is cut off is not overlooked; None of other files."""
+    """Header of an RTSTRUCT up to its sequences, so that one that is cut off is not overlooked. None of other files."""
     from pydicom.filereader import read_partial
 
     try:
@@ -83,9 +83,9 @@ def start_of_rtstruct(path: Path) -> FileDataset | None:
 
 
 def frames(header: Header, sop_class: str) -> list[tuple[int | None, Header]]:
-    """Frames of an enhanced object under the headers of classic images; of any other file, its own header.
+    """Frames of an enhanced object under the headers of classic images. Of any other file, its own header.
 
-    Also the file's own header where the frames do not say where they lie: it is then refused as a whole.
+    If the frames have no position, it is the file's own header too, and the file is refused as a whole.
     """
     itself: list[tuple[int | None, Header]] = [(None, header)]
     count = header.number("NumberOfFrames") or 1
@@ -114,7 +114,7 @@ def frames(header: Header, sop_class: str) -> list[tuple[int | None, Header]]:
 
 
 def functional_groups(groups: Dataset, shared: Dataset | dict[str, Any]) -> dict[str, Any]:
-    """Classic element -> value of one frame; a frame's own group goes before the shared one."""
+    """Classic element -> value of one frame. A frame's own group goes before the shared one."""
     values = {}
     for sequence, element, classic in _FUNCTIONAL_GROUPS:
         items = groups.get(sequence) or shared.get(sequence)
@@ -125,12 +125,13 @@ def functional_groups(groups: Dataset, shared: Dataset | dict[str, Any]) -> dict
 
 
 class Header:
-    """A dataset whose values are read without ever raising or warning; or values by keyword, as of one frame."""
+    """A dataset, or values by keyword as of one frame, that is read without errors and warnings."""
 
     def __init__(self, dataset: Dataset | dict[str, Any]) -> None:
         self.dataset = dataset
 
     def text(self, tag: str) -> str:
+        """Text of an element, with backslashes between several values. Empty if there is none."""
         try:
             if tag in _TEXTS and not isinstance(self.dataset, dict):
                 return element_text(self.dataset, tag)
@@ -144,10 +145,12 @@ class Header:
             return ""
 
     def number(self, tag: str) -> float | None:
+        """Value of an element that has one number. None if it has none."""
         values = self.numbers(tag, 1)
         return values[0] if values else None
 
     def numbers(self, tag: str, count: int) -> tuple[float, ...] | None:
+        """Values of an element, None unless these are `count` finite numbers."""
         try:
             value: Any
             if tag == "RawDataType" and not isinstance(self.dataset, dict):
@@ -162,10 +165,12 @@ class Header:
         return tuple(values) if len(values) == count and np.all(np.isfinite(values)) else None
 
     def point(self, tag: str) -> tuple[float, float, float] | None:
+        """Three numbers, `(x, y, z)`. None if there are none."""
         values = self.numbers(tag, 3)
         return None if values is None else (values[0], values[1], values[2])
 
 
 def median_of_known(values: Iterable[float | None]) -> float | None:
+    """Median of the positive values. None if there is none."""
     known = [value for value in values if value is not None and value > 0]
     return float(np.median(known)) if known else None

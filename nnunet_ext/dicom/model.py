@@ -1,4 +1,4 @@
-"""DICOM series as we know them: patient, slices, channel, and why one cannot be read.
+"""A DICOM series with its patient, slices and channel, and the reason if it cannot be read.
 
 The images of a series share SeriesInstanceUID, frame of reference, slice direction and matrix. A series that holds several
 volumes (echoes, acquisitions) is split into them (`parts`). Header values that may be personal stay inside `Series`.
@@ -11,13 +11,16 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nnunet_ext.dicom.parts import Traits
+from nnunet_ext.dicom.traits import Traits
 from nnunet_ext.messages import Message
 
 
 @dataclass(frozen=True)
 class Patient:
-    """Who a file belongs to. Personal: never printed. `key` tells patients apart: ID, else name, else the study."""
+    """The patient of a file. It is personal and never printed.
+
+    `key` tells patients apart. It is the ID, else the name, else the study.
+    """
 
     key: str
     patient_id: str = ""
@@ -27,9 +30,9 @@ class Patient:
 
 @dataclass(frozen=True)
 class Slice:
-    """One image: centre of its first pixel in mm (LPS), and what decides whether it fits its neighbours.
+    """One image, with the centre of its first pixel in mm (LPS), and values that show whether it fits its neighbours.
 
-    `frame` counts from 0 where the file holds several images.
+    `frame` counts from 0 if the file holds several images.
     """
 
     path: Path
@@ -49,20 +52,20 @@ class Series:
         patient: Whose it is.
         uid, study_uid, frame_of_reference_uid: As in the headers.
         modality: As in the header.
-        number: SeriesNumber, None where it is missing.
-        description: SeriesDescription as in the header: may be personal.
+        number: SeriesNumber, None if it is missing.
+        description: SeriesDescription as in the header, which may be personal.
         label: Number and description for messages, without anything personal.
-        channel: `CT`, `T1`, `T2`, or empty where it is none of them.
+        channel: `CT`, `T1`, `T2`, or empty if it is none of them.
         by_rule: Whether the series file says which channel it is.
         reason: Why it is that channel, or none.
-        notes: What is worth knowing where the series is used.
-        problem: Why it cannot be read, from the headers; empty where it can.
+        notes: Messages for the user of the series.
+        problem: Why it cannot be read, from the headers. Empty if it can.
         derived: Whether it was computed from other images (ImageType).
         combined: Whether it unites several echoes.
-        part: Which volume of the series it is, such as `("echo 1",)`; empty where the series is one volume.
-        part_note: What that means, such as `TE 1.69 ms`.
-        choice: How the series file names it, without anything personal: `7, echo 1`.
-        parts: Volumes it can be split into, where it is none as a whole, or where only the order tells them apart.
+        part: Which volume of the series it is, such as `("echo 1",)`. Empty if the series is one volume.
+        part_note: Meaning of `part`, such as `TE 1.69 ms`.
+        choice: How the series file names it, such as `7, echo 1`, without anything personal.
+        parts: Volumes it can be split into, if it is none as a whole, or if only the order tells them apart.
         slices: In file order.
         direction: Row and column cosines, 6 numbers.
         spacing_mm: Between rows, between columns (DICOM's order).
@@ -101,11 +104,11 @@ class Series:
 
 @dataclass
 class Tree:
-    """What a folder holds.
+    """DICOM files of a folder.
 
     Attributes:
         images, structures: Image series and RTSTRUCTs.
-        ignored: What was set aside -> number of images or files.
+        ignored: Kind of images or files that were set aside -> number of them.
         personal: Patient key -> words that are personal.
         files: All files below the folder, those too that are set aside.
         left_over: File -> why it is in no series.

@@ -1,9 +1,8 @@
 """The volumes that one DICOM series holds: echoes, acquisitions, phases, parts of complex and Dixon images.
 
 Scanners and archives store several volumes under one SeriesInstanceUID. Two volumes show as images that share their
-places, or that lie between each other's although they are too thick for that. What tells them apart is read from
-their headers. Interleaved passes of one acquisition, slabs one after the other, and images that are numbered one by
-one remain one volume.
+places, or that lie between each other's although they are too thick for that. Their headers tell them apart. Interleaved
+passes of one acquisition, slabs one after the other, and images that are numbered one by one remain one volume.
 """
 
 from __future__ import annotations
@@ -12,9 +11,10 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
+
+from nnunet_ext.dicom.traits import TRAIT_WORDS, Traits, equal_within_rounding
 
 #: Positions that differ by less are one place. Archives round positions to 0.1 mm.
 PLACE_TOLERANCE_MM = 0.1
@@ -22,38 +22,8 @@ PLACE_TOLERANCE_MM = 0.1
 LARGEST_OVERLAP = 0.8
 #: Fewer images are no volume of their own.
 FEWEST_SLICES = 3
-
-
-class Traits(NamedTuple):
-    """What an image says of the volume it belongs to; None where it does not say it.
-
-    Attributes:
-        kind: ImageType and ComplexImageComponent.
-        echo, inversion: In ms.
-        b: b-value in s/mm2.
-        kvp: Tube voltage in kV.
-        flip: Flip angle in degrees.
-        kernel, stack: Reconstruction kernel, and stack of an enhanced object.
-        acquisition: AcquisitionNumber.
-        temporal, trigger, time: Number of the time point, delay after the trigger in ms, time of the day in s.
-        instance: InstanceNumber, or number of the frame.
-        content_time: Time of the day in s.
-    """
-
-    kind: str | None = None
-    echo: float | None = None
-    inversion: float | None = None
-    b: float | None = None
-    kvp: float | None = None
-    flip: float | None = None
-    kernel: str | None = None
-    stack: str | None = None
-    acquisition: float | None = None
-    temporal: float | None = None
-    trigger: float | None = None
-    time: float | None = None
-    instance: float | None = None
-    content_time: float | None = None
+#: Images of one volume may differ in these traits. They alone tell volumes apart whose slices lie between each other.
+_RUNS = ("acquisition", "temporal", "stack", "time")
 
 
 @dataclass(frozen=True)
@@ -62,8 +32,8 @@ class Part:
 
     Attributes:
         images: Which of the images, as indices.
-        name: How it is chosen, such as `("echo 1",)`; empty for a series that is one volume.
-        note: What the name means, such as `TE 1.69 ms`.
+        name: How it is chosen, such as `("echo 1",)`. Empty for a series that is one volume.
+        note: Meaning of the name, such as `TE 1.69 ms`.
         rest: Parts that only the order of the images tells apart. The images are one volume if these are copies.
     """
 
@@ -71,31 +41,6 @@ class Part:
     name: tuple[str, ...] = ()
     note: str = ""
     rest: tuple[Part, ...] = ()
-
-
-#: Word of each trait in names, its unit, and how far values may differ by rounding: absolutely, and as a share.
-_WORDS: dict[str, tuple[str, str, float, float]] = {
-    "kind": ("type", "", 0, 0),
-    "echo": ("echo", "TE {:.4g} ms", 0.1, 0.01),
-    "inversion": ("inversion", "TI {:.4g} ms", 1.0, 0.01),
-    "b": ("b", "", 1.0, 0.01),
-    "kvp": ("kVp", "", 1.0, 0.0),
-    "flip": ("flip", "", 0.1, 0.0),
-    "kernel": ("kernel", "", 0, 0),
-    "stack": ("stack", "", 0, 0),
-    "acquisition": ("acquisition", "", 0, 0),
-    "temporal": ("time", "", 0, 0),
-    "trigger": ("time", "trigger at {:.4g} ms", 1.0, 0.0),
-    "time": ("time", "", 0.5, 0.0),
-}
-PART_WORDS = (*dict.fromkeys(word for word, *_ in _WORDS.values()), "part")
-#: Images of one volume may differ in these traits. They alone tell volumes apart whose slices lie between each other.
-_RUNS = ("acquisition", "temporal", "stack", "time")
-
-
-def equal_within_rounding(a: float, b: float, least: float, share: float = 0.0) -> bool:
-    """Whether two numbers differ by no more than `least`, or than a share of the larger."""
-    return abs(a - b) <= max(least, share * max(abs(a), abs(b)))
 
 
 def split_volumes(
@@ -153,7 +98,7 @@ class _Images:
     # ------------------------------------------------------------------------ images that share their places
 
     def _repeated(self, images: tuple[int, ...]) -> list[tuple[tuple[int, ...], str, str]]:
-        for trait in _WORDS:
+        for trait in TRAIT_WORDS:
             if groups := self._by_rank(images, trait):
                 return self._named(trait, groups)
             groups = self._by_value(images, trait)
@@ -174,9 +119,9 @@ class _Images:
         return 2 * len(own[at] & others) >= len(own[at])
 
     def _by_value(self, images: tuple[int, ...], trait: str) -> list[tuple[int, ...]]:
-        """Images of equal value, in the order of the values; numbers that differ by rounding are equal."""
+        """Images of equal value, in the order of the values. Numbers that differ by rounding are equal."""
         values = [getattr(self.traits[i], trait) for i in images]
-        _, _, least, share = _WORDS[trait]
+        _, _, least, share = TRAIT_WORDS[trait]
         groups: list[list[int]] = []
         last: object = object()
         for value, i in sorted(zip(values, images, strict=True), key=lambda pair: (pair[0] is not None, pair[0] or 0)
@@ -195,7 +140,7 @@ class _Images:
         """Images that are first, second, ... at their places by a number that each place rounds or times by itself."""
         if trait not in ("echo", "inversion", "trigger", "time"):
             return []
-        _, _, least, share = _WORDS[trait]
+        _, _, least, share = TRAIT_WORDS[trait]
         places: dict[int, list[tuple[float, int]]] = defaultdict(list)
         for i in images:
             value = getattr(self.traits[i], trait)
@@ -212,7 +157,7 @@ class _Images:
         return [tuple(sorted(i for _, i in group)) for group in zip(*ranks, strict=True)]
 
     def _by_order(self, images: tuple[int, ...], name: tuple[str, ...], note: str) -> tuple[Part, ...]:
-        """First, second, ... image at each place by its number, for choosing; they may be copies."""
+        """First, second, ... image at each place by its number, for choosing. They may be copies."""
         places: dict[int, list[tuple[tuple[float, float], int]]] = defaultdict(list)
         for i in images:
             one = self.traits[i]
@@ -302,7 +247,7 @@ class _Images:
     # ------------------------------------------------------------------------------------------------- names
 
     def _named(self, trait: str, groups: list[tuple[int, ...]]) -> list[tuple[tuple[int, ...], str, str]]:
-        word, unit, *_ = _WORDS[trait]
+        word, unit, *_ = TRAIT_WORDS[trait]
         values = [Counter(getattr(self.traits[i], trait) for i in group).most_common(1)[0][0] for group in groups]
         if trait == "kind":
             texts = _differences([value or "" for value in values])
@@ -317,7 +262,7 @@ class _Images:
 
 
 def _differences(kinds: Sequence[str]) -> list[str]:
-    """The values of ImageType that are not those of all: `W`, `F`; numbers where these are not different."""
+    """The values of ImageType that are not those of all, such as `W` and `F`. Numbers if these do not differ."""
     values = [kind.split("\\") for kind in kinds]
     common = set(values[0]).intersection(*values[1:])
     texts = [" ".join(dict.fromkeys(value for value in own if value not in common)) for own in values]

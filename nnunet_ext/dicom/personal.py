@@ -1,4 +1,4 @@
-"""What in a header is personal, and texts without it."""
+"""Personal words of a header, and texts without them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ _DATE = re.compile(
 
 
 def patient_of(header: Header) -> Patient:
+    """The patient that a header names."""
     patient_id, name = header.text("PatientID"), header.text("PatientName")
     key = patient_id or name or header.text("StudyInstanceUID")
     return Patient(key, patient_id, name, header.text("PatientBirthDate"))
 
 
 def personal_words(header: Header, patient: Patient) -> frozenset[str]:
-    """What may not be in a message: the patient's names and numbers, whole and in parts."""
+    """The patient's names and numbers, whole and in parts, which no message may hold."""
     words = {patient.patient_id, header.text("OtherPatientIDs"), header.text("AccessionNumber"), patient.birth_date}
     words |= {header.text("StudyID"), patient.name}
     words |= set(re.split(r"[\^=\s,._-]+", patient.name)) | set(re.split(r"[\s^/\\]+", patient.patient_id))
@@ -39,9 +40,9 @@ def without_personal(text: str, words: Iterable[str], *, short: bool = False) ->
     Args:
         text: A text of a header, or a sentence of ours in which such texts are clean already.
         words: The patient's names and numbers.
-        short: For a text of a header: every such word goes, also within others, and every date. Without, for a sentence of
-            ours: only whole words that are none of our own go. A patient called Series, CT or 001 must not black out what
-            to do, `[case_001] T1 = NUMBER`.
+        short: For a text of a header, in which every such word goes, also within others, and every date. Without, for a
+            sentence of ours, only whole words that are none of our own go. A patient called Series, CT or 001 must not
+            black out a remedy such as `[case_001] T1 = NUMBER`.
     """
     for word in sorted(words, key=len, reverse=True):
         if not short and _is_our_own(word):
@@ -54,14 +55,14 @@ def without_personal(text: str, words: Iterable[str], *, short: bool = False) ->
 
 
 def _is_our_own(word: str) -> bool:
-    """Whether a sentence of ours may hold a word: it stands in our code, or is a number of a few digits."""
+    """Whether a sentence of ours may hold a word, which stands in our code or is a number of a few digits."""
     parts = re.findall(r"[^\W\d_]+|\d+", word.casefold())
     return all(len(part) < LEAST_DIGITS_OF_AN_ID if part.isdecimal() else part in _own_words() for part in parts)
 
 
 @functools.cache
 def _own_words() -> frozenset[str]:
-    """Every word of this package's code and messages; its options, file names and channels are among them."""
+    """Every word of this package's code and messages. Its options, file names and channels are among them."""
     words: set[str] = set()
     for file in Path(__file__).parents[1].rglob("*.py"):
         words.update(re.findall(r"[^\W\d_]+", file.read_text(encoding="utf-8").casefold()))

@@ -31,7 +31,7 @@ def pixels_of(
 ) -> list[np.ndarray]:
     """Rescaled pixels `(rows, columns)` of each slice, 64-bit float.
 
-    `padded` takes a bool array per slice: the pixels whose value the header names as padding.
+    `padded` takes a bool array per slice, true for pixels whose value the header names as padding.
     """
     frames = {one.path: _stored(one.path) for one in slices if one.frame is not None}
     result = []
@@ -94,7 +94,7 @@ def _stored(path: Path) -> tuple[np.ndarray, list[tuple[float, float]], tuple[fl
 
 
 def _padding(dataset: Dataset, dtype: np.dtype) -> tuple[float, float] | None:
-    """Lowest and highest stored value that PixelPaddingValue and PixelPaddingRangeLimit name; None without.
+    """Lowest and highest stored value that PixelPaddingValue and PixelPaddingRangeLimit name. None without.
 
     Headers write a negative value as an unsigned one, and the other way round. So 16 bits are read as the pixels' are.
     """
@@ -112,11 +112,11 @@ def _padding(dataset: Dataset, dtype: np.dtype) -> tuple[float, float] | None:
 
 
 def fill_padding(volume: np.ndarray, padded: Sequence[np.ndarray], modality: str, notes: list[Message]) -> None:
-    """Set pixels that the header names as padding to air in CT, to the lowest measured value in MR; in place.
+    """Set pixels that the header names as padding to air in CT, to the lowest measured value in MR, in place.
 
-    Some headers name a value that is tissue elsewhere in the image, such as 0 in HU. Padding surrounds what was
-    scanned, so such a value counts only where it hangs together with a corner of its slice. What is darker than all that
-    was measured, and in CT what is air anyway, counts everywhere.
+    Some headers name a value that is tissue elsewhere in the image, such as 0 in HU. Padding surrounds the scanned
+    region, so such a value counts only in pixels that are connected to a corner of their slice. Values darker than all
+    measured ones, and air in CT, count everywhere.
 
     Args:
         volume: Rescaled, `(Z, rows, columns)`.

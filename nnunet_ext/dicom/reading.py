@@ -26,10 +26,10 @@ def read_series(series: Series, notes: list[Message] | None = None) -> sitk.Imag
         notes: Takes one message for everything that was resampled or dropped.
 
     Returns:
-        16-bit whole numbers where all values are, else 32-bit float. Axes: columns, rows, then along the normal.
+        16-bit integers if all values are whole numbers, else 32-bit float. Its axes are columns, rows, and the normal.
 
     Raises:
-        ValueError: If the images are no whole volume; the message names no header value that may be personal.
+        ValueError: If the images are no whole volume. The message names no header value that may be personal.
         OSError: If a file cannot be read.
     """
     notes = [] if notes is None else notes
@@ -60,8 +60,8 @@ def read_series(series: Series, notes: list[Message] | None = None) -> sitk.Imag
 def _straighten(volume: np.ndarray, shift_mm: np.ndarray, series: Series) -> np.ndarray:
     """Slices on one rectangular grid that holds them all.
 
-    Cubic interpolation within each slice, clipped to the slice's own range; none across slices, so nothing is blurred
-    along the normal. What no slice covers is air in CT and the image's minimum in MR.
+    Cubic interpolation within each slice, clipped to the slice's own range. Nothing is interpolated across slices, so
+    nothing is blurred along the normal. Voxels that no slice covers are air in CT and the image's minimum in MR.
     """
     pixel = np.array(series.spacing_mm[::-1])
     low, high = reach_of(shift_mm, series)

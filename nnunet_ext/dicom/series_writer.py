@@ -1,6 +1,6 @@
 """Images as classic DICOM series, with no more headers than readers need.
 
-For phantoms and tests: every value is synthetic, dates are left empty, and the same input gives the same UIDs. Contours
+For phantoms and tests. Every value is synthetic, dates are left empty, and the same input gives the same UIDs. Contours
 on such a series are written by `rtstruct_writer`.
 """
 
@@ -24,7 +24,7 @@ _CLASS = {"CT": "1.2.840.10008.5.1.4.1.1.2", "MR": "1.2.840.10008.5.1.4.1.1.4"}
 
 @dataclass(frozen=True)
 class Study:
-    """What the files of one study share. Equal `frame_of_reference` words mean one coordinate system."""
+    """Values that the files of one study share. Equal `frame_of_reference` words mean one coordinate system."""
 
     patient_id: str
     patient_name: str = ""
@@ -32,6 +32,7 @@ class Study:
     frame_of_reference: str = "1"
 
     def uid(self, *words: object) -> str:
+        """A UID that is the same for the same patient and words."""
         from pydicom.uid import generate_uid
 
         return generate_uid(entropy_srcs=["nnunet_ext", self.patient_id, *map(str, words)])
@@ -51,13 +52,13 @@ def write_series(
     """One file per slice along the image's third axis.
 
     Args:
-        image: 16-bit whole numbers, any orientation; CT in HU.
+        image: 16-bit whole numbers, in any orientation. CT is in HU.
         folder: Made if missing.
         modality: `CT` or `MR`.
         study: Patient, study and frame of reference.
-        number: SeriesNumber; with the study it makes the series' UID.
+        number: SeriesNumber. With the study it makes the series' UID.
         description: SeriesDescription.
-        headers: More elements by keyword, such as `EchoTime`; they win over ours.
+        headers: More elements by keyword, such as `EchoTime`. They win over ours.
         name: File name of slice 1, 2, ...
 
     Returns:
@@ -118,7 +119,7 @@ def _dataset(sop_class: str, sop_uid: str, study: Study, modality: str) -> Datas
 
 
 def _decimals(values: Sequence[float]) -> list[str]:
-    """Numbers as DICOM decimal strings: at most 16 characters each."""
+    """Numbers as DICOM decimal strings of at most 16 characters."""
     from pydicom.valuerep import format_number_as_ds
 
     return [format_number_as_ds(float(value)) for value in values]

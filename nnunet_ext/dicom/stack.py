@@ -1,4 +1,4 @@
-"""Slices of a series in space: one straight stack with one spacing, or the reason why they are none."""
+"""Slices of a series in space, as one straight stack with one spacing, or the reason why they are none."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import SimpleITK as sitk
 
 from nnunet_ext.dicom.headers import median_of_known
 from nnunet_ext.dicom.model import Series, Slice
-from nnunet_ext.dicom.parts import FEWEST_SLICES, equal_within_rounding
+from nnunet_ext.dicom.parts import FEWEST_SLICES
 from nnunet_ext.dicom.pixels import pixels_of
+from nnunet_ext.dicom.traits import equal_within_rounding
 from nnunet_ext.messages import Message
 
 #: Gaps between slices that differ by less than this share, or so many mm, are even, because headers round positions.
@@ -34,12 +35,12 @@ MOST_SHORT_GAPS = 3
 
 
 def series_grid(series: Series) -> tuple[sitk.Image, list[Slice | None]]:
-    """The grid of `read_series` as an image without values, and the image of each of its planes; pixels are not read.
+    """The grid of `read_series` as an image without values, and the image of each of its planes. Pixels are not read.
 
-    Planes between the images, where uneven gaps are interpolated, have None.
+    If uneven gaps are interpolated, planes between the images have None.
 
     Raises:
-        ValueError: As `read_series`, where the headers already say it.
+        ValueError: As `read_series`, if the headers already say it.
     """
     stack = arrange(series, [])
     grid = grid_of(series, stack)
@@ -51,7 +52,7 @@ def series_grid(series: Series) -> tuple[sitk.Image, list[Slice | None]]:
 
 
 def check_series(series: Series) -> None:
-    """Raise ValueError where the headers already say that `read_series` will refuse a series."""
+    """Raise ValueError if the headers already say that `read_series` will refuse a series."""
     arrange(series, [])
 
 
@@ -77,7 +78,7 @@ class Stack:
 
     @property
     def planes_mm(self) -> np.ndarray:
-        """Along the normal; the slices' own where these are even."""
+        """Positions along the normal, which are the slices' own if these are even."""
         along = self.along_mm
         count = len(along) if self.even else int(np.floor((along[-1] - along[0]) / self.gap_mm + 1e-6)) + 1
         return along[0] + self.gap_mm * np.arange(count)
@@ -106,6 +107,15 @@ def grid_of(series: Series, stack: Stack) -> sitk.Image:
 
 
 def arrange(series: Series, notes: list[Message]) -> Stack:
+    """Slices of a series, sorted into a stack.
+
+    Args:
+        series: From `find_series`.
+        notes: Takes a message for copies that are dropped and for gaps that are odd.
+
+    Raises:
+        ValueError: If they are no stack, with the reason.
+    """
     if series.problem:
         raise ValueError(series.problem)
     if len(series.slices) < FEWEST_SLICES:
@@ -142,7 +152,7 @@ def arrange(series: Series, notes: list[Message]) -> Stack:
 
 
 def _rounding_mm(positions_mm: np.ndarray) -> float:
-    """The coarsest decimal, of 1, 0.1 and 0.01 mm, to which all coordinates are rounded; 0 where they are finer."""
+    """The coarsest decimal, of 1, 0.1 and 0.01 mm, to which all coordinates are rounded. 0 if they are finer."""
     for step in (1.0, 0.1, 0.01):
         if np.abs(positions_mm / step - np.rint(positions_mm / step)).max() < 1e-4:
             return step
@@ -152,7 +162,7 @@ def _rounding_mm(positions_mm: np.ndarray) -> float:
 def _without_twins(
     slices: Sequence[Slice], size: tuple[int, int], normal: np.ndarray, notes: list[Message]
 ) -> list[Slice]:
-    """Slices without exact copies under another UID; ValueError where different images share a position."""
+    """Slices without exact copies under another UID. ValueError if different images share a position."""
     kept: list[Slice] = []
     dropped = 0
     for one in slices:

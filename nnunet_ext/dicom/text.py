@@ -1,6 +1,6 @@
-"""Text of DICOM headers, decoded from its bytes, also where the stated character set is missing or wrong.
+"""Text of DICOM headers, decoded from its bytes, also if the stated character set is missing or wrong.
 
-Planning systems and archives write Chinese names in UTF-8, GB 18030 and GB 2312 under any character set, and with the
+Planning systems and archives write Chinese names in UTF-8, GB 18030 and GB 2312 under any character set. Some write the
 escape sequences of ISO 2022 (PS3.5 6.1.2.5), which pydicom leaves in the text for GB 2312.
 """
 
@@ -50,7 +50,7 @@ def decode_text(raw: bytes, charsets: Sequence[str]) -> str:
 
     Args:
         raw: The bytes of the value.
-        charsets: The values of SpecificCharacterSet; empty if the file has none.
+        charsets: The values of SpecificCharacterSet. Empty if the file has none.
     """
     from pydicom.charset import convert_encodings
 
@@ -84,7 +84,10 @@ def _likely(raw: bytes, stated: Sequence[str]) -> list[str]:
 
 
 def _is_utf_8(raw: bytes, *, any_character: bool) -> bool:
-    """Whether bytes are UTF-8; short texts of other sets look like it by chance, but not in characters of three bytes."""
+    """Whether bytes are UTF-8.
+
+    Short texts of other sets look like it by chance, but not in characters of three bytes.
+    """
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
@@ -93,7 +96,7 @@ def _is_utf_8(raw: bytes, *, any_character: bool) -> bool:
 
 
 def _decode_part(part: bytes, first: str) -> str:
-    """A piece of text up to the next escape sequence; `first` is the encoding without one."""
+    """A piece of text up to the next escape sequence. `first` is the encoding without one."""
     from pydicom.charset import CODES_TO_ENCODINGS, handled_encodings
 
     code = next((code for code in CODES_TO_ENCODINGS if part.startswith(code)), b"")
@@ -109,7 +112,7 @@ def _decode_part(part: bytes, first: str) -> str:
 
 
 def element_text(dataset: Dataset, key: str | int, charsets: Sequence[str] | None = None) -> str:
-    """Text of one element, all its values with backslashes between; empty where it is missing or no text.
+    """Text of one element, all its values with backslashes between. Empty if it is missing or no text.
 
     Args:
         dataset: pydicom's, or an item of a sequence.
@@ -131,7 +134,7 @@ def element_text(dataset: Dataset, key: str | int, charsets: Sequence[str] | Non
 
 
 def stated_charsets(dataset: Dataset | dict[str, Any]) -> list[str]:
-    """The values of SpecificCharacterSet; empty where there is none."""
+    """The values of SpecificCharacterSet. Empty if there is none."""
     value = dataset.get("SpecificCharacterSet")
     return [value] if isinstance(value, str) and value else [str(one) for one in value or ()]
 

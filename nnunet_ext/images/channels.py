@@ -1,4 +1,4 @@
-"""Channels of a case by name: which is a CT, which one the others are brought onto."""
+"""Channels of a case by name, and which of them is a CT."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ def is_ct(modality: str) -> bool:
 
 
 def image_like(array: np.ndarray, image: sitk.Image) -> sitk.Image:
+    """An array `(Z, Y, X)` as an image on the grid of another one."""
     result = sitk.GetImageFromArray(array)
     result.CopyInformation(image)
     return result
 
 
 def reference_channel(modalities: Sequence[str]) -> str:
-    """The channel whose grid the others are brought to: the CT, or the first where there is no CT."""
+    """The channel whose grid the others are brought to. It is the CT, or the first channel if there is no CT."""
     return next((modality for modality in modalities if is_ct(modality)), modalities[0])
 
 
 def ct_channels(channel_names: Mapping[str, str]) -> list[int]:
-    """Indices of the channels that nnU-Net treats as CT: those named `CT`."""
+    """Indices of the channels that nnU-Net treats as CT, which are those named `CT`."""
     return [int(k) for k, name in channel_names.items() if name.casefold() == "ct"]

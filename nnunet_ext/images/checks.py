@@ -1,4 +1,4 @@
-"""What the values of an image say before anything is done to it.
+"""Checks of an image's values before anything is done to it.
 
 A failed export leaves one value, a mask or a copy of another channel, which no later step would notice. Such channels
 are refused. Slices that hold nothing, and values cut off at the end of a scale, are found and reported.
@@ -39,7 +39,7 @@ def check_images(images: Mapping[str, sitk.Image], *, optional: Sequence[str] = 
         copies: Two channels may hold the same image.
 
     Raises:
-        ValueError: Naming the channel, what it holds and what to do.
+        ValueError: With the channel, its content and the remedy.
     """
     limits: dict[str, tuple] = {}
     for name, image in images.items():
@@ -78,7 +78,7 @@ def _refuse_copy(one: str, other: str, a: np.ndarray, b: np.ndarray) -> None:
 
 
 def blank_reason(array: np.ndarray, *, voxel_ml: float, fewest_values: int = FEWEST_VALUES) -> str | None:
-    """What an image holds instead of a head, or None.
+    """Content of an image that shows no head, or None.
 
     Args:
         array: Shape `(Z, Y, X)`.
@@ -105,12 +105,12 @@ def blank_reason(array: np.ndarray, *, voxel_ml: float, fewest_values: int = FEW
 
 
 def sampled(array: np.ndarray) -> np.ndarray:
-    """Up to about a million values, evenly spread; an odd step meets all columns."""
+    """Up to about a million values, evenly spread. An odd step meets all columns."""
     return array.reshape(-1)[:: (array.size // _SAMPLE) | 1]
 
 
 def blank_slices(array: np.ndarray) -> list[np.ndarray]:
-    """Per axis, a bool per slice across it: whether the slice holds one value."""
+    """Per axis, a bool for each slice across it, true if the slice holds one value."""
     found = []
     for axis in range(array.ndim):
         planes = np.moveaxis(array, axis, 0)
@@ -123,9 +123,9 @@ def blank_slices(array: np.ndarray) -> list[np.ndarray]:
 
 
 def lost_slices(array: np.ndarray, body: np.ndarray) -> list[np.ndarray]:
-    """Per axis, a bool per slice across it: whether it holds one value although the body goes on beside it.
+    """Per axis, a bool for each slice across it, true if it holds one value although the body goes on beside it.
 
-    Slices of air beyond the head, where cleaning or the scanner set the background to one value, are not lost.
+    Slices of air beyond the head are not lost. There, cleaning or the scanner set the background to one value.
 
     Args:
         array: Canonical image, `(Z, Y, X)`.
@@ -157,7 +157,7 @@ def report_lost_slices(name: str, lost: Sequence[np.ndarray]) -> list[Message]:
 
 
 def shown(lost: Sequence[np.ndarray]) -> np.ndarray:
-    """Bool `(Z, Y, X)`: voxels that lie in no lost slice."""
+    """Bool `(Z, Y, X)`, true for voxels that lie in no lost slice."""
     z, y, x = (~one for one in lost)
     return z[:, None, None] & y[None, :, None] & x[None, None, :]
 

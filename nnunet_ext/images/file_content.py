@@ -1,4 +1,4 @@
-"""The bytes of an image file: decompressed, complete, and what they are if no image."""
+"""The bytes of an image file, decompressed and complete, and the kind of file if they are no image."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ _OTHER_CONTENT = (
 
 
 def decompressed(data: Path, skip: int, encoding: str) -> Iterator[bytes]:
-    """What a packed stream holds, piece by piece, its checksum checked. Several gzip or bzip2 streams in a row are one.
+    """Content of a packed stream, piece by piece, its checksum checked. Several gzip or bzip2 streams in a row are one.
 
-    Whatever else follows is left out and said: if the image is whole without it, it is no part of the image.
+    Whatever else follows is left out and said. If the image is whole without it, it is no part of the image.
     """
     # zlib: MetaImage writes zlib streams, NRRD gzip ones; 47 accepts both.
     mark = {"gzip": GZIP, "bzip2": b"BZh", "zlib": None}[encoding]
@@ -63,7 +63,7 @@ def decompressed(data: Path, skip: int, encoding: str) -> Iterator[bytes]:
 
 
 def without_padding(file: IO[bytes], start: bytes) -> bytes:
-    """The beginning of what follows a stream, without the zeros that fill up blocks; empty at the end of the file."""
+    """First bytes behind a stream, without the zeros that fill up blocks. Empty at the end of the file."""
     rest = start.lstrip(b"\0")
     while len(rest) < 3 and (more := file.read(_CHUNK_BYTES)):
         rest = (rest + more).lstrip(b"\0")
@@ -71,7 +71,7 @@ def without_padding(file: IO[bytes], start: bytes) -> bytes:
 
 
 def refuse_other_content(path: Path, start: bytes, expected: str) -> None:
-    """ValueError where a file begins as another kind does: `NRRD`, `MetaImage` or `NIfTI` is expected."""
+    """ValueError if a file begins as one of another kind than the expected `NRRD`, `MetaImage` or `NIfTI`."""
     what: tuple[str, str] | None = None
     if start[128:132] == b"DICM":
         what = "a DICOM file", "give the folder of its series instead, or export it as NIfTI"
@@ -87,6 +87,7 @@ def refuse_other_content(path: Path, start: bytes, expected: str) -> None:
 
 
 def cut_off(path: Path, detail: str) -> ValueError:
+    """The error for a file that is cut off."""
     return ValueError(f"{path.name} is cut off: {detail}; the file is damaged, copy it again")
 
 

@@ -19,7 +19,7 @@ MODALITY_ALIASES = {
 
 
 def image_stem(path: Path) -> str | None:
-    """File name without its image ending, or None where it is not an image this package reads."""
+    """File name without its image ending, or None if it is not an image this package reads."""
     lower = path.name.lower()
     if lower.startswith("."):
         return None
@@ -28,7 +28,7 @@ def image_stem(path: Path) -> str | None:
 
 
 def image_files(path: Path) -> list[Path]:
-    """The files that make up one image: itself, and the data file that a `.mhd` or detached `.nrrd` header names."""
+    """The files that make up one image, itself and the data file that a `.mhd` or detached `.nrrd` header names."""
     name = None
     refuse_pointer(path)
     if path.name.lower().endswith(".mhd"):
@@ -42,7 +42,7 @@ def image_files(path: Path) -> list[Path]:
 
 
 def refuse_pointer(path: Path) -> None:
-    """ValueError for an empty file, a pipe or device, and for what git leaves in place of a file it has not fetched."""
+    """ValueError for an empty file, a pipe, a device, and the pointer that git leaves for a file it has not fetched."""
     if path.exists():
         refuse_no_file(path)
     with path.open("rb") as file:
@@ -59,7 +59,7 @@ def broken_link(path: Path) -> str:
 
 
 def refuse_no_file(path: Path) -> None:
-    """ValueError where a file that was chosen by its name is a broken link, a pipe or a device.
+    """ValueError if a file that was chosen by its name is a broken link, a pipe or a device.
 
     Opening a pipe would wait for ever.
     """
@@ -70,13 +70,13 @@ def refuse_no_file(path: Path) -> None:
 
 
 def find_channel_files(folder: Path, modalities: Sequence[str], *, optional: Sequence[str] = ()) -> dict[str, Path]:
-    """The file of each channel in a case folder; channels in `optional` may have none.
+    """The file of each channel in a case folder. Channels in `optional` may have none.
 
-    A file is the channel `T1` if its name without ending is `T1` or one of its aliases (`T1w`), or ends in it after
-    `_`, `-` or a blank (`patient7_T1.nii.gz`), whatever the case. A whole name goes before an ending.
+    A file is the channel `T1` if its name without ending is `T1` or one of its aliases (`T1w`), whatever the case. The
+    name may also end in it after `_`, `-` or a blank (`patient7_T1.nii.gz`). A whole name goes before an ending.
 
     Raises:
-        ValueError: If a channel has no file or more than one; the message names the files.
+        ValueError: If a channel has no file or more than one. The message names the files.
     """
     stems = {path: stem for path in sorted(folder.iterdir()) if not path.is_dir() and (stem := image_stem(path))}
     found = {}

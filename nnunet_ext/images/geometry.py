@@ -25,7 +25,10 @@ _INTERPOLATORS = {"bspline": sitk.sitkBSpline, "linear": sitk.sitkLinear, "neare
 
 
 def orientation_code(image: sitk.Image) -> str:
-    """Where the x, y, z axes of the array run to, e.g. `LPS` or `RAS`; the nearest letters for an oblique image."""
+    """Directions that the x, y, z axes of the array run to, e.g.
+
+    `LPS` or `RAS`. The nearest letters for an oblique image.
+    """
     return sitk.DICOMOrientImageFilter_GetOrientationFromDirectionCosines(image.GetDirection())
 
 
@@ -69,21 +72,25 @@ def corners_mm(image: sitk.Image) -> np.ndarray:
 
 
 def corner_distance_mm(a: sitk.Image, b: sitk.Image) -> float:
-    """Largest distance between corresponding corners of two grids; infinite where their sizes differ."""
+    """Largest distance between corresponding corners of two grids. Infinite if their sizes differ."""
     if a.GetSize() != b.GetSize():
         return float("inf")
     return float(np.linalg.norm(corners_mm(a) - corners_mm(b), axis=1).max())
 
 
 def grid_tolerance_mm(a: sitk.Image, b: sitk.Image) -> float:
-    """How far apart the corners of one grid may lie: a quarter of the shortest voxel edge, at most 0.25 mm.
+    """Largest distance of two grids' corners at which they are one grid, in mm.
 
-    The package's only rule. It is in voxels, because mistakes are: a grid whose origin is meant at a corner of the voxel
-    lies half a voxel off. What headers of one grid differ by is less: positions rounded to 0.01 mm, spacings rounded to
-    four decimals (0.03 mm at the far corner of a 512 x 512 CT), quaternions in 32 bit, and a shear that reading takes out
-    and another tool keeps (`SHEAR_TOLERANCE`: 0.2 mm over a head). It ends at 0.25 mm, so that thick voxels hide no
-    shift that shows in a surface distance. Of the two rules before, 0.05 voxels refused the rounded CT at 0.5 mm, and 0.1 mm
-    was half a voxel at 0.2 mm; both refused the shear.
+    The package's only rule is a quarter of the shortest voxel edge, at most 0.25 mm. It is in voxels, because mistakes
+    are. A grid whose origin is meant at a corner of the voxel lies half a voxel off.
+
+    Rounding in headers of one grid makes less. Positions have 0.01 mm. Spacings have four decimals, which is 0.03 mm at
+    the far corner of a 512 x 512 CT. Quaternions have 32 bit. A shear that reading takes out and another tool keeps
+    makes 0.2 mm over a head (`SHEAR_TOLERANCE`). The rule ends at 0.25 mm, so that thick voxels hide no shift that
+    shows in a surface distance.
+
+    Of the two rules before, 0.05 voxels refused the rounded CT at 0.5 mm, and 0.1 mm was half a voxel at 0.2 mm. Both
+    refused the shear.
     """
     return min(GRID_TOLERANCE_MM, GRID_TOLERANCE_VOXELS * min(*a.GetSpacing(), *b.GetSpacing()))
 
@@ -93,13 +100,13 @@ def same_grid(a: sitk.Image, b: sitk.Image, tolerance_mm: float | None = None) -
 
     Args:
         a, b: The images.
-        tolerance_mm: Largest distance; `grid_tolerance_mm` if None.
+        tolerance_mm: Largest distance. `grid_tolerance_mm` if None.
     """
     return corner_distance_mm(a, b) <= (grid_tolerance_mm(a, b) if tolerance_mm is None else tolerance_mm)
 
 
 def place_in(part: sitk.Image, whole: sitk.Image, tolerance_mm: float = GRID_TOLERANCE_MM) -> sitk.Image | None:
-    """An image that covers a part of a grid, on the whole grid with 0 around it; None if it is no part of that grid.
+    """An image that covers a part of a grid, on the whole grid with 0 around it. None if it is no part of that grid.
 
     Args:
         part: Its voxels must be voxels of `whole`, with the same axis order.
@@ -129,7 +136,7 @@ def describe_grid(image: sitk.Image) -> str:
 
 
 def grid_difference(a: sitk.Image, b: sitk.Image) -> str:
-    """One line that names both grids, what differs most between them and how far apart they lie."""
+    """One line that names both grids, the largest difference between them and how far apart they lie."""
     distance = corner_distance_mm(a, b)
     if distance == float("inf"):
         return f"{describe_grid(a)} against {describe_grid(b)} (sizes differ)"
@@ -160,12 +167,12 @@ def resample_to(
     """Image on the reference's grid, same type unless interpolated (then 32-bit float).
 
     Args:
-        image: Image anywhere in space; both share the world frame.
+        image: Image anywhere in space. Both share the world frame.
         reference: Gives size, spacing, origin and direction.
-        interpolation: `bspline` (cubic), `linear` or `nearest`. A cubic B-spline overshoots beside sharp edges;
-            the result is clipped to the image's own range, so no value lies outside what was measured.
-        outside_value: Value beyond the image's field of view; the image's minimum if None.
-        transform: Points of the reference -> points of the image, LPS; None where both share the world frame.
+        interpolation: `bspline` (cubic), `linear` or `nearest`. A cubic B-spline overshoots beside sharp edges. The
+            result is clipped to the image's own range, so no value lies outside the measured ones.
+        outside_value: Value beyond the image's field of view. The image's minimum if None.
+        transform: Points of the reference -> points of the image, LPS. None if both share the world frame.
 
     Raises:
         ValueError: If the interpolation is not one of the three.
@@ -206,7 +213,7 @@ def _resample(
 def field_of_view(image: sitk.Image, reference: sitk.Image, *, transform: sitk.Transform | None = None) -> np.ndarray:
     """Which voxels of the reference have their centre inside the image, bool `(Z, Y, X)`.
 
-    `transform` maps points of the reference to points of the image; None where both share the world frame.
+    `transform` maps points of the reference to points of the image. None if both share the world frame.
     """
     if transform is not None:
         ones = sitk.Image(image.GetSize(), sitk.sitkUInt8) + 1
@@ -229,9 +236,9 @@ def field_of_view(image: sitk.Image, reference: sitk.Image, *, transform: sitk.T
 def resample_labels(labels: sitk.Image, reference: sitk.Image) -> sitk.Image:
     """Label map on the reference's grid, by linear interpolation of each label and the largest share winning.
 
-    Only values of the input occur. Voxels beyond the input's field of view are background (0). Smoother than
-    nearest neighbour where the reference is finer; at a tie a label goes before background, the smaller value
-    before the larger.
+    Only values of the input occur. Voxels beyond the input's field of view are background (0). If the reference is
+    finer, this is smoother than nearest neighbour. At a tie a label goes before background, the smaller value before
+    the larger.
     """
     if same_grid(labels, reference):
         same = sitk.Image(labels)

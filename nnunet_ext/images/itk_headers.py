@@ -31,7 +31,7 @@ _NRRD_SPACES = {
 
 
 def meta_image_header(path: Path) -> tuple[dict[str, str], int]:
-    """Fields of a MetaImage header (names in lower case) and where the data starts in the same file."""
+    """Fields of a MetaImage header (names in lower case) and the start of the data in the same file."""
     fields: dict[str, str] = {}
     with path.open("rb") as file:
         for line in iter(lambda: file.readline(65536), b""):
@@ -45,6 +45,7 @@ def meta_image_header(path: Path) -> tuple[dict[str, str], int]:
 
 
 def check_meta_image(path: Path) -> None:
+    """ValueError if a MetaImage file is not whole, or its header is wrong where ITK does not look."""
     fields, start = meta_image_header(path)
     source = fields.get("elementdatafile")
     if source is None or "dimsize" not in fields:
@@ -93,7 +94,7 @@ def check_meta_image(path: Path) -> None:
 
 
 def nrrd_header(path: Path) -> tuple[dict[str, str], int]:
-    """Fields of a NRRD header (names in lower case) and where the data starts in the same file."""
+    """Fields of a NRRD header (names in lower case) and the start of the data in the same file."""
     fields: dict[str, str] = {}
     with path.open("rb") as file:
         if not file.readline(64).startswith(b"NRRD"):
@@ -109,6 +110,7 @@ def nrrd_header(path: Path) -> tuple[dict[str, str], int]:
 
 
 def check_nrrd(path: Path) -> None:
+    """ValueError if a NRRD file is not whole, or its header does not name the patient's sides."""
     fields, start = nrrd_header(path)
     item = next((size for size, names in _NRRD_BYTES.items() if fields.get("type", "").lower() in names), None)
     if item is None or "sizes" not in fields:
@@ -164,7 +166,7 @@ def _sizes(path: Path, field: str, text: str) -> list[int]:
 
 
 def _check_byte_count(path: Path, data: Path, skip: int, expected: int, encoding: str) -> None:
-    """Raise ValueError where a file holds less data than its header promises, or its compressed data is damaged."""
+    """Raise ValueError if a file holds less data than its header promises, or its compressed data is damaged."""
     try:
         if encoding == "raw":
             count = data.stat().st_size - skip

@@ -1,4 +1,4 @@
-"""Label maps: images of whole numbers."""
+"""Label maps, which are images of whole numbers."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ LABEL_TOLERANCE = 1e-3
 
 
 def read_label_map(path: Path) -> sitk.Image:
-    """A label map: as `read_image`, its values whole numbers of an integer type.
+    """A label map, as `read_image` reads it, with whole numbers of an integer type.
 
     Raises:
-        FileNotFoundError, ValueError: As `read_image`, and where `label_map_of` finds values that are no labels.
+        FileNotFoundError, ValueError: As `read_image`, and if `label_map_of` finds values that are no labels.
     """
     image, odd = label_map_of(read_image(path))
     if odd:
@@ -34,7 +34,7 @@ def read_label_map(path: Path) -> sitk.Image:
 
 
 def label_map_of(image: sitk.Image) -> tuple[sitk.Image, list[float]]:
-    """An image with its values as labels, and those that are none; see `whole_labels`."""
+    """An image with its values as labels, and those that are none, see `whole_labels`."""
     array = sitk.GetArrayViewFromImage(image)
     labels, odd = whole_labels(array)
     if labels is array:
@@ -51,7 +51,7 @@ def whole_labels(array: np.ndarray) -> tuple[np.ndarray, list[float]]:
         array: Of any shape. An integer array is returned as it is.
 
     Returns:
-        32-bit integers, 0 where the value is no label. Sorted values further than `LABEL_TOLERANCE` from a whole number,
+        32-bit integers, 0 if the value is no label. Sorted values further than `LABEL_TOLERANCE` from a whole number,
         beyond 32 bit, or not finite.
     """
     if array.dtype.kind != "f":
@@ -62,13 +62,13 @@ def whole_labels(array: np.ndarray) -> tuple[np.ndarray, list[float]]:
 
 
 def shown_values(values: Iterable[float], most: int = 5) -> str:
-    """Label values for a message, with all digits that tell them from others: `1, 0.5 and 3 more`."""
+    """Label values for a message, such as `1, 0.5 and 3 more`, with all digits that tell them from others."""
     texts = [str(np.float32(value) if isinstance(value, float) else value).removesuffix(".0") for value in values]
     return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
 
 
 def read_layers(path: Path) -> list[sitk.Image]:
-    """The 3D images that a NRRD file holds one beside the other along a first axis of kind `list`; usually one.
+    """The 3D images that a NRRD file holds one beside the other along a first axis of kind `list`. Usually one.
 
     Raises:
         ValueError: As `read_image`.

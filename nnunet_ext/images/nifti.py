@@ -27,6 +27,11 @@ _MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}  # NIfTI xyzt_units: metre, mm, mic
 
 
 def read_nifti(path: Path) -> sitk.Image:
+    """The image of a NIfTI file as stored, on the grid that its header names.
+
+    Raises:
+        ValueError: If the file is damaged, or is no scalar 3D image with a known orientation.
+    """
     from nibabel import Nifti1Header, Nifti2Header
     from nibabel.arrayproxy import ArrayProxy
     from nibabel.spatialimages import HeaderDataError
@@ -110,7 +115,7 @@ def read_nifti(path: Path) -> sitk.Image:
 
 
 def _nifti_content(path: Path) -> io.BytesIO:
-    """What a NIfTI file holds, unpacked where it is gzip, in one piece of memory that goes back whole when it is freed."""
+    """Content of a NIfTI file, unpacked, in one piece of memory that goes back whole when it is freed."""
     with path.open("rb") as file:
         if file.read(2) != GZIP:
             file.seek(0)
@@ -137,7 +142,9 @@ def _nifti_shape(path: Path, dim: Sequence[int]) -> tuple[int, ...]:
 
 
 def _nifti_affine(path: Path, header: Nifti1Header) -> tuple[np.ndarray, str]:
-    """Voxel index to RAS in the header's unit, shape `(4, 4)`, and which form says so: the sform, else the qform.
+    """Voxel index to RAS in the header's unit, shape `(4, 4)`, and the form that says so.
+
+    The sform goes before the qform.
 
     Tools that have only a qform may claim an sform and leave it empty. The qform counts then, as in ITK, and is logged.
     """
@@ -165,7 +172,7 @@ def _nifti_affine(path: Path, header: Nifti1Header) -> tuple[np.ndarray, str]:
 
 
 def _qform(header: Nifti1Header) -> np.ndarray:
-    """Affine of the qform, NaN where its quaternion is none. Rounding may leave it longer than 1: that is half a turn."""
+    """Affine of the qform, NaN if its quaternion is none. Rounding may leave it longer than 1, which is half a turn."""
     from nibabel.quaternions import quat2mat
 
     b, c, d = (float(header[f"quatern_{name}"]) for name in "bcd")
@@ -189,7 +196,7 @@ def _places_voxels(affine: np.ndarray) -> bool:
 
 
 def rotation_of(axes: np.ndarray, where: str) -> np.ndarray:
-    """Nearest orthonormal matrix: headers hold 32-bit floats. Raises ValueError where the axes are truly sheared."""
+    """Nearest orthonormal matrix, as headers hold 32-bit floats. Raises ValueError if the axes are truly sheared."""
     cosines = np.abs(axes.T @ axes - np.eye(3))
     if cosines.max() > SHEAR_TOLERANCE:
         raise ValueError(

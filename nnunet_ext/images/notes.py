@@ -1,4 +1,4 @@
-"""What reading finds worth knowing about an image, collected per case."""
+"""Messages about images that are read, collected per case."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _messages: ContextVar[list[Message] | None] = ContextVar("messages", default=Non
 
 @contextlib.contextmanager
 def collected_notes(messages: list[Message]) -> Iterator[None]:
-    """Messages about files read meanwhile go to a list and not to the log: the caller knows of which case they are."""
+    """Messages about files read meanwhile go to a list and not to the log. The caller knows of which case they are."""
     before = _messages.set(messages)
     try:
         yield
@@ -24,6 +24,7 @@ def collected_notes(messages: list[Message]) -> Iterator[None]:
 
 
 def note(message: Message) -> None:
+    """Hand a message to the list of `collected_notes`, or to the log if there is none."""
     if (messages := _messages.get()) is None:
         log.warning("%s", message)
     elif message not in messages:

@@ -1,10 +1,10 @@
 """Reading one 3D image, with the checks that image libraries leave out.
 
-`read_image` is the only reader of image files in this package. It refuses files that would go wrong hours later: cut-off
-files (SimpleITK fills the rest with zeros), 4D and colour images, NaN, and headers whose orientation is missing, sheared
-or contradictory. NIfTI is read through NiBabel from one pass over the file.
-The content says whether it is compressed, whatever its name. If a stale qform stands beside an sform, the sform counts
-(ITK decides otherwise in some cases). NRRD and MetaImage are read by SimpleITK after their byte count has been checked.
+`read_image` is the only reader of image files in this package. It refuses files that would go wrong hours later, such
+as cut-off files, which SimpleITK fills with zeros. It also refuses 4D and colour images, NaN, and orientations that are
+missing, sheared or contradictory. NIfTI is read through NiBabel from one pass over the file. The content says whether
+it is compressed, whatever its name. If a stale qform stands beside an sform, the sform counts (ITK decides otherwise in
+some cases). NRRD and MetaImage are read by SimpleITK after their byte count has been checked.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ def read_image(path: Path) -> sitk.Image:
         path: `.nii`, `.nii.gz`, `.nrrd`, `.mha` or `.mhd`.
 
     Returns:
-        The image as stored (axis order untouched); NIfTI with a scale factor becomes 32-bit float. What is odd about a
-        file that is read all the same is logged, or goes where `collected_notes` says.
+        The image as stored, its axis order untouched. NIfTI with a scale factor becomes 32-bit float. Oddities of a
+        file that is read all the same are logged, or go to the list of `collected_notes`.
 
     Raises:
         FileNotFoundError, OSError: If there is no such file, or it may not be read.
         ValueError: If the image is not one.
-        The messages have one line. They name the file, what is wrong and what to do.
+        The messages have one line. They name the file, the fault and the remedy.
     """
     path = Path(path)
     if path.is_dir():

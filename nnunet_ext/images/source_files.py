@@ -1,4 +1,4 @@
-"""Every file below a source folder, and what became of it: a channel, a label, or left over for a reason.
+"""Every file below a source folder, counted as a channel, as a label, or as left over for a reason.
 
 Links are followed as if the files and folders lay there. A folder is read once, under its real path if that lies below the
 source, so links that lead in circles end. Broken links, pipes and closed folders are files with a problem.
@@ -43,7 +43,7 @@ _NAMES_SHOWN = 3
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Every file below a folder, each with what keeps it from being read: one of the reasons above, or nothing.
+    """Every file below a folder, each with one of the reasons above if it cannot be read.
 
     A folder that is not entered counts as one file. Whether a file may be opened is not tried.
     """
@@ -88,7 +88,7 @@ _FOLDER = "a folder"
 
 
 def _problem(path: Path) -> str:
-    """What a link leads to, if that is no file."""
+    """Kind of a link's target, if that is no file."""
     try:
         mode = path.stat().st_mode
     except PermissionError:
@@ -159,7 +159,7 @@ def reason_of(path: Path, problem: str, folder: Path) -> str:
 
 
 def reason_of_failed(path: Path, problem: str, folder: Path) -> str:
-    """`reason_of` for the files of a case that failed: its images are not odd, only not used."""
+    """`reason_of` for the files of a case that failed. Its images are not odd, only not used."""
     reason = reason_of(path, problem, folder)
     return OF_FAILED if reason in (OTHER_IMAGES, NO_IMAGES, DICOM) else reason
 
@@ -190,12 +190,13 @@ class FileCount:
         return self.channels + self.labels + self.left_over.total()
 
     def leave(self, reason: str, name: str | None = None) -> None:
+        """Count a file that is neither channel nor label, with the reason and, if it may be said, its name."""
         self.left_over[reason] += 1
         if name is not None:
             self.names.setdefault(reason, []).append(name)
 
     def add(self, other: FileCount, *, below: str = "") -> None:
-        """Count another's files too; their names stand below a folder."""
+        """Count another's files too. Their names stand below a folder."""
         self.channels += other.channels
         self.labels += other.labels
         self.left_over += other.left_over
@@ -203,7 +204,7 @@ class FileCount:
             self.names.setdefault(reason, []).extend(f"{below}{name}" for name in names)
 
     def of_failed(self) -> FileCount:
-        """The count of the same files after their case failed: none is used."""
+        """The count of the same files after their case failed, so that none is used."""
         used = Counter({OF_FAILED: self.channels + self.labels})
         return FileCount(0, 0, self.left_over + used, self.names)
 
@@ -254,7 +255,7 @@ def count_files(
 
 
 def total(counts: Mapping[str, FileCount], beside: FileCount, failed: Iterable[str] = ()) -> FileCount:
-    """The count of a whole source: that of its cases, of which some failed, and of what lies beside them."""
+    """The count of a whole source, of its cases, some of which failed, and of the files beside them."""
     failed, result = set(failed), FileCount()
     result.add(beside)
     for case, count in counts.items():

@@ -11,7 +11,7 @@ from nnunet_ext.images.file_names import ENDINGS
 
 
 def write_image(image: sitk.Image, path: Path) -> None:
-    """Write an image under a temporary name in the same folder, then rename it: a stopped run leaves no half file."""
+    """Write an image under a temporary name in the same folder, then rename it. A stopped run leaves no half file."""
     path = Path(path)
     ending = next((ending for ending in ENDINGS if path.name.lower().endswith(ending)), path.suffix)
     ending = path.name[len(path.name) - len(ending) :]

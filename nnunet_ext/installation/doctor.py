@@ -1,4 +1,4 @@
-"""Whether everything here works together: versions, device, nnU-Net's folders and lookups, and what to do if not."""
+"""Whether versions, device, nnU-Net's folders and lookups work together here, and the remedy if not."""
 
 import inspect
 import os
@@ -22,7 +22,7 @@ GIB = 1024**3
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at; `advice` says what to do and is empty if the thing is as it should be."""
+    """One thing looked at. `advice` is the remedy, and empty if the thing is as it should be."""
 
     topic: str
     value: str
@@ -34,7 +34,7 @@ class Finding:
 
 
 def doctor() -> list[Finding]:
-    """What was found in this environment, in the order to mend it. Nothing is changed, and no finding raises."""
+    """Findings on this environment, in the order to mend them. Nothing is changed, and no finding raises."""
     checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
         ("versions", _versions),
         ("nnU-Net", _nnunet),
@@ -54,7 +54,7 @@ def doctor() -> list[Finding]:
 
 
 def _versions() -> Iterator[Finding]:
-    """Versions of what we declare to need, against the ranges that our own metadata declares."""
+    """Versions of the packages we need, against the ranges that our own metadata declares."""
     yield Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     try:
         declared = requires("nnunet_ext") or []

@@ -1,9 +1,9 @@
-"""The lookup modules inside nnU-Net's package: where they belong, and writing them where pip did not.
+"""The lookup modules inside nnU-Net's package, their places, and writing them if pip did not.
 
 `pip install` puts the modules of `nnunet_ext/hooks` into nnU-Net's package, because nnU-Net looks planners and
-preprocessors up only there. Two installs need help: an editable one of ours (pip links folders, it copies no files into
-other packages) and an editable one of nnU-Net (its package lies in a checkout, not in site-packages). Checked against
-nnunetv2 2.8.1.
+preprocessors up only there. Two installs need help. One is an editable one of ours, as pip links folders and copies no
+files into other packages. The other is an editable one of nnU-Net, whose package lies in a checkout and not in
+site-packages. Checked against nnunetv2 2.8.1.
 """
 
 import importlib
@@ -30,19 +30,19 @@ PATH_FILE = "nnunet_ext_nnunetv2_checkout.pth"  # see `write_hooks`
 
 
 def write_hooks(*, remove: bool = False) -> list[Path]:
-    """Lookup modules written into nnU-Net's package; with `remove`, those taken away.
+    """Lookup modules written into nnU-Net's package. With `remove`, those taken away.
 
-    A file that is there with the right content is left alone, and so is every file that pip installed: after a plain
+    A file that is there with the right content is left alone, and so is every file that pip installed. After a plain
     `pip install` of both packages there is nothing to do. pip does not know the files written here and will not remove
-    them with the package; `write_hooks(remove=True)` does.
+    them with the package. `write_hooks(remove=True)` does.
 
     With an editable nnU-Net, the lookup folders in site-packages form a namespace package `nnunetv2` that hides the
     checkout, and every nnU-Net command fails. The cure is a path file in site-packages that names the checkout's
-    folder, since Python prefers a package with an `__init__.py` wherever it stands on the path. This is what pip itself
-    writes with `--config-settings editable_mode=compat`.
+    folder. Python prefers a package with an `__init__.py` wherever it stands on the path. pip itself writes such a file
+    with `--config-settings editable_mode=compat`.
 
     Returns:
-        The files written, or those removed; empty if there was nothing to do.
+        The files written, or those removed. Empty if there was nothing to do.
 
     Raises:
         FileNotFoundError: If nnU-Net is not installed.

@@ -1,4 +1,4 @@
-"""Models made elsewhere: loading one runs no code of its maker, installing one writes nothing beside it.
+"""Models made elsewhere. Loading one runs no code of its maker, installing one writes nothing beside it.
 
 nnU-Net unpickles checkpoints and imports and calls whatever a plans file names. Here a checkpoint may hold tensors and
 plain values only, and a plans file may name networks and their layers only.
@@ -24,18 +24,21 @@ _DAMAGED = (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, struc
 
 
 def install_model(archive: Path, results: Path | None = None) -> list[Path]:
-    """Unpack a zip file of `nnUNetv2_export_model_to_zip`, whole or not at all; the models' folders.
+    """Unpack a zip file of `nnUNetv2_export_model_to_zip`, whole or not at all.
 
-    `nnUNetv2_install_pretrained_model_from_zip` does the same without looking: it renames what would climb out, and
-    overwrites models that are there.
+    `nnUNetv2_install_pretrained_model_from_zip` does the same without checks. It renames files that would climb out,
+    and overwrites models that are there.
 
     Args:
         archive: The zip file.
-        results: Folder of all models; None for nnU-Net's, `nnUNet_results`.
+        results: Folder of all models. None for nnU-Net's, `nnUNet_results`.
+
+    Returns:
+        The models' folders.
 
     Raises:
-        ValueError: If a file in the archive would lie outside its model's folder, is a link, or is damaged; if there is no
-            model in it.
+        ValueError: If there is no model in the archive, or a file in it would lie outside its model's folder, is a
+            link, or is damaged.
         FileExistsError: If a model is there already.
     """
     if results is None and not os.environ.get("nnUNet_results"):  # noqa: SIM112 nnU-Net's own spelling

@@ -1,4 +1,4 @@
-"""The organs we know: TG-263 names, what users call them, and their Chinese names."""
+"""The organs we know, with their TG-263 names, the names that users give them, and Chinese names."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ class SideWords:
     Attributes:
         left, right: The words. Case does not matter.
         sure: A whole word of this kind gives a name a side `anywhere` in it, or only as the `last` word, or `never`.
-            Elsewhere it does so only if the partner is there: `Os frontale` has no side, `OS_lens` and `OD_lens` have.
-        before: Whether it also stands before an organ. The French letters do not: `gon` is no nerve.
+            Elsewhere it does so only if the partner is there. `Os frontale` has no side, `OS_lens` and `OD_lens` have.
+        before: Whether it also stands before an organ. The French letters do not, as `gon` is no nerve.
     """
 
     left: tuple[str, ...]
@@ -105,7 +105,7 @@ PART_WORDS = {
 
 @lru_cache(maxsize=1 << 15)  # the names of a table, over and over
 def normalise_name(name: str) -> str:
-    """Name as compared by the alias table: lower case, letters and digits only (`LENS-LT`, full-width too -> `lenslt`)."""
+    """Name as the alias table compares it, letters and digits in lower case (`LENS-LT`, full-width too -> `lenslt`)."""
     return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name)).lower()
 
 

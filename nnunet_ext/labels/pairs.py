@@ -15,11 +15,11 @@ PAIRS_KEY, MIRROR_KEY = "left_right_pairs", "mirror_left_right"
 
 
 class NamedPairs(NamedTuple):
-    """What names say about sides.
+    """Sides of organs, as far as names say them.
 
     Attributes:
         pairs: Left and right names.
-        unclear: What a person must decide, in words: names with a side but without a partner, or with several.
+        unclear: Sentences on names with a side but without a partner, or with several, which a person must decide.
         proposed: Pairs to propose to that person.
     """
 
@@ -84,16 +84,17 @@ def left_right_pairs(labels: Mapping[str, int]) -> list[tuple[int, int]]:
     """Label values of organs that come in a left and a right by their names, sorted.
 
     Args:
-        labels: nnU-Net's `labels` of a `dataset.json`: name -> label value. Region tuples are not supported.
+        labels: nnU-Net's `labels` of a `dataset.json`, which map a name to its label value. Region tuples are not
+            supported.
     """
     return pair_values(pair_names(labels).pairs, labels)
 
 
 def dataset_pairs(dataset_json: Mapping, *, where: str = "dataset.json") -> list[tuple[str, str]]:
-    """Left and right names of a `dataset.json`: as its `left_right_pairs` states, else by name.
+    """Left and right names of a `dataset.json`, as its `left_right_pairs` states, else by name.
 
     Raises:
-        ValueError: If what is stated is wrong (`check_pairs`).
+        ValueError: If the stated pairs are wrong (`check_pairs`).
     """
     names = [name for name in dataset_json["labels"] if name not in ("background", "ignore")]
     stated = check_pairs(dataset_json.get(PAIRS_KEY), names, where=where)
@@ -114,7 +115,7 @@ def plan_pairs(plans: Mapping, labels: Mapping[str, int]) -> list[tuple[str, str
 
 
 def old_plan_warning(plans: Mapping, labels: Mapping[str, int]) -> str | None:
-    """What is wrong with mirroring by a plan made before plans held pairs; None where its rule was right."""
+    """Faults of mirroring by a plan made before plans held pairs. None if its rule was right."""
     if plans.get(PAIRS_KEY) is not None:
         return None
     named, exchanged = pair_names(labels), plan_pairs(plans, labels)
@@ -128,7 +129,7 @@ def old_plan_warning(plans: Mapping, labels: Mapping[str, int]) -> str | None:
 
 
 def unclear_sides(names: Iterable[str]) -> str | None:
-    """What names leave open about left and right, and the lines that settle it; None where they leave nothing open."""
+    """Left and right that names leave open, and the lines that settle it. None if they leave nothing open."""
     named = pair_names(names)
     if not named.unclear:
         return None
@@ -145,13 +146,13 @@ def unclear_sides(names: Iterable[str]) -> str | None:
 def check_pairs(
     stated: object, names: Collection[str], *, where: str, remedy: str = ""
 ) -> tuple[tuple[str, str], ...] | None:
-    """Stated pairs of left and right names, as tuples; None where nothing is stated.
+    """Stated pairs of left and right names, as tuples. None if nothing is stated.
 
     Args:
-        stated: Value of `left_right_pairs`: the complete list, names beside it have no side.
+        stated: Value of `left_right_pairs`, the complete list. Names beside it have no side.
         names: Of the organs.
         where: File, for messages.
-        remedy: What to do, for messages. Default: the form of the line.
+        remedy: Remedy, for messages. The form of the line, if it is not given.
 
     Raises:
         ValueError: If it is no list of pairs, or one names an unknown organ, an organ twice, or the right one first.
@@ -183,7 +184,7 @@ def _is_pair_of_names(stated: object) -> bool:
 
 
 def check_mirroring(content: Mapping, *, where: str) -> bool:
-    """The switch `mirror_left_right` of a label table or `dataset.json`; true where it is not there.
+    """The switch `mirror_left_right` of a label table or `dataset.json`. True if it is not there.
 
     Raises:
         ValueError: If it is neither true nor false.

@@ -37,7 +37,7 @@ LETTERS_OF_A_SERIES = 3
 
 
 class _Mark(NamedTuple):
-    """A word for a side in a name: where it stands, its side, its row in `SIDE_WORDS`, and whether it needs no partner."""
+    """A word for a side in a name, with its place, its side, its row in `SIDE_WORDS`, and whether it needs no partner."""
 
     start: int
     end: int
@@ -48,7 +48,10 @@ class _Mark(NamedTuple):
 
 @dataclass(frozen=True)
 class _Reading:
-    """How a name was read. `spelling` and `organ` are equal for partners: written the same way, or meaning the same."""
+    """How a name was read.
+
+    `spelling` and `organ` are equal for partners, which are written the same way, or mean the same.
+    """
 
     side: str
     stem: str
@@ -58,13 +61,13 @@ class _Reading:
 
 
 def side_of(name: str) -> NamedSide | None:
-    """Side and remainder of a name that has a side of its own; None for `Lens`, `Larynx` or `L5`."""
+    """Side and remainder of a name that has a side of its own. None for `Lens`, `Larynx` or `L5`."""
     reading = read_name(name)
     return NamedSide(reading.side, reading.stem) if reading is not None and reading.sure else None
 
 
 def organ_word(name: str) -> str:
-    """TG-263 name without its side, where the package knows the organ: `Eye` for `left_eye` and `OD_Globe`.
+    """TG-263 name without its side, such as `Eye` for `left_eye` and `OD_Globe`, if the package knows the organ.
 
     Other names come as they are written, without their side.
     """
@@ -79,7 +82,7 @@ def _organs_by_word(aliases: Mapping[str, Iterable[str]]) -> dict[str, str]:
 
 
 def _tokens(name: str) -> list[tuple[int, int]]:
-    """Where the words of a name begin and end: between separators, at camel case, digits and changes of script."""
+    """Begin and end of the words of a name, at separators, camel case, digits and changes of script."""
 
     def kind(c: str) -> str:
         return "U" if c.isupper() else "l" if c.islower() else "d" if c.isdigit() else "c" if c.isalpha() else "-"
@@ -88,7 +91,7 @@ def _tokens(name: str) -> list[tuple[int, int]]:
 
 
 def read_name(name: str) -> _Reading | None:
-    """The side that a name may have; None where it has none, or both (`Eyes_L+R`)."""
+    """The side that a name may have. None if it has none, or both (`Eyes_L+R`)."""
     name = unicodedata.normalize("NFKC", name)
     marks = _marks(name)
     sure = [mark for mark in marks if mark.sure]
@@ -109,13 +112,13 @@ def read_name(name: str) -> _Reading | None:
 
 
 def _without(name: str, marks: Sequence[_Mark]) -> list[str]:
-    """What of a name lies before, between and after its marks."""
+    """Parts of a name before, between and after its marks."""
     starts, ends = [*(mark.start for mark in marks), None], [0, *(mark.end for mark in marks)]
     return [name[end:start] for end, start in zip(ends, starts, strict=True)]
 
 
 def _joined(pieces: Iterable[str]) -> str:
-    """A name without its side: one separator is kept where two met."""
+    """A name without its side. Of two separators that meet, one is kept."""
     stem = re.sub(r"[\W_]*\0[\W_]*", lambda gap: gap[0].replace("\0", "")[:1], "\0".join(pieces))
     return re.sub(r"^[\W_]+|[\W_]+$", "", stem)
 
@@ -166,7 +169,7 @@ def is_series(spelling: str, names: Iterable[str]) -> bool:
 
 
 def glued_side(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Names that differ in a word for a side within a longer word: `parotidl` and `parotidr`, `Rib_L1` and `Rib_R1`."""
+    """Names that differ in a word for a side within a longer one, such as `Rib_L1` and `Rib_R1`."""
     found: dict[tuple, dict[str, str]] = {}
     for name in names:
         text = unicodedata.normalize("NFKC", name)
@@ -182,7 +185,7 @@ def glued_side(names: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def chinese_name(organ: str) -> str | None:
-    """An organ's Chinese name, e.g. 左眼球 for `Eye_L` or `left_eye`; None for organs the package does not know."""
+    """An organ's Chinese name, e.g. 左眼球 for `Eye_L` or `left_eye`. None for organs the package does not know."""
     if organ in CHINESE_NAMES:
         return CHINESE_NAMES[organ]
     side = side_of(organ)
@@ -193,7 +196,7 @@ def chinese_name(organ: str) -> str | None:
 
 
 class NamedSide(NamedTuple):
-    """The side of a name, and the name without it: `L` and `Cochlea_PRV03` of `Cochlea_L_PRV03`."""
+    """The side of a name, and the name without it, such as `L` and `Cochlea_PRV03` of `Cochlea_L_PRV03`."""
 
     side: str
     stem: str

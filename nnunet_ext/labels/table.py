@@ -29,13 +29,13 @@ class LabelTable:
     """Organs in label order and the names under which they are found.
 
     Args:
-        names: Organ names; the label value is the position + 1, 0 is background.
+        names: Organ names. The label value is the position + 1, 0 is background.
         aliases: Per organ, the other names users draw with. Case, blanks and punctuation do not matter.
             The organ's own name is always among them.
-        stated_pairs: All pairs of left and right organs, the left one first. None: they are read from the names.
+        stated_pairs: All pairs of left and right organs, the left one first. None if they are read from the names.
         mirror_left_right: Whether training may mirror along the left-right axis.
-        parts: Per organ, those of its names that are parts of it and not the whole organ, beside those that
-            `PART_WORDS` or a number tell (`Eye_AL`, `GTV 2`).
+        parts: Per organ, those of its names that are parts of it and not the whole organ. `PART_WORDS` or a number tell
+            others (`Eye_AL`, `GTV 2`).
 
     Raises:
         ValueError: If there is no organ, a name is empty or `background`, one alias stands for two organs, or a stated
@@ -75,30 +75,30 @@ class LabelTable:
 
     @property
     def dataset_labels(self) -> dict[str, int]:
-        """`labels` of nnU-Net's `dataset.json`: background first."""
+        """`labels` of nnU-Net's `dataset.json`, background first."""
         return {"background": 0, **self.values}
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
-        """Left and right organs: as stated, else by name."""
+        """Left and right organs, as stated, else by name."""
         return pair_names(self.names).pairs if self.stated_pairs is None else list(self.stated_pairs)
 
     @property
     def side_entries(self) -> dict:
-        """Entries about sides for nnU-Net's `dataset.json`: those that the table states."""
+        """Entries about sides that the table states, for nnU-Net's `dataset.json`."""
         pairs = {} if self.stated_pairs is None else {PAIRS_KEY: [list(pair) for pair in self.stated_pairs]}
         return pairs if self.mirror_left_right else {**pairs, MIRROR_KEY: False}
 
     def organ(self, drawn_name: str) -> str | None:
-        """Organ that a drawn name stands for, or None where the table does not know it."""
+        """Organ that a drawn name stands for, or None if the table does not know it."""
         return self._owner.get(normalise_name(drawn_name))  # type: ignore[attr-defined]
 
     def is_part(self, drawn_name: str) -> bool:
-        """Whether a drawn name is that of a part of an organ; parts are united, two whole organs are not."""
+        """Whether a drawn name is that of a part of an organ. Parts are united, two whole organs are not."""
         return bool(self._place(normalise_name(drawn_name)))
 
     def _place(self, key: str) -> frozenset[str]:
-        """Which part of its organ a normalised name means; nothing where it means the whole organ, or no organ."""
+        """Which part of its organ a normalised name means. Nothing if it means the whole organ, or no organ."""
         organ = self._owner.get(key)  # type: ignore[attr-defined]
         if organ is None:
             return frozenset()
@@ -111,8 +111,8 @@ class LabelTable:
         """Refuse two versions of one organ, of which nobody can say which is meant.
 
         Args:
-            drawn: Names of regions, mask files or segments that hold something, and what a message calls each of them.
-                Names of no organ are passed over.
+            drawn: Names of regions, mask files or segments that hold something, and the name of each in messages. Names
+                of no organ are passed over.
 
         Raises:
             ValueError: If two names are equal, or both are the whole of one organ, or the same part of it.
@@ -134,7 +134,7 @@ class LabelTable:
             raise ValueError(message)
 
     def as_dict(self) -> dict[str, list]:
-        """The table as plain JSON: organ -> aliases, in label order, without those that come with the package.
+        """The aliases of each organ as plain JSON, in label order, without those that come with the package.
 
         Names that are declared as parts form a list of their own, as in the file.
         """
@@ -153,7 +153,7 @@ def _quoted(name: str) -> str:
 
 
 def _places(name: str) -> set[str]:
-    """What a name says of the part that it means: its side, place (`PART_WORDS`) and number."""
+    """Side, place (`PART_WORDS`) and number of the part that a name means."""
     words = re.findall(r"[A-Z]?[a-zà-ÿ]+|[A-Z]+(?![a-z])|\d+|[\u3400-\u9fff]", unicodedata.normalize("NFKC", name))
     words = [word.casefold() for word in words]
     words += [letter for word in words if (match := _PLACE_AND_SIDE.fullmatch(word)) for letter in match.groups()]
@@ -169,14 +169,14 @@ def default_label_table() -> LabelTable:
 
 
 def load_label_table(path: Path) -> LabelTable:
-    """Label table of a TOML file: `[labels]`, then one line per organ in label order.
+    """Label table of a TOML file, which has `[labels]` and then one line per organ in label order.
 
-    `OpticChiasm = ["Chiasm", "optic_chiasm"]` makes the organ `OpticChiasm` and finds files of those names; an
-    organ without other names is `Brain = []`. Names in a list of their own are parts that are united:
-    `Brain = [["Cerebrum", "Cerebellum"], "whole brain"]`. Organs the package knows keep their built-in aliases, except
-    those that the file gives to another organ.
+    `OpticChiasm = ["Chiasm", "optic_chiasm"]` makes the organ `OpticChiasm` and finds files of those names. An organ
+    without other names is `Brain = []`. Names in a list of their own are parts that are united, as in `Brain =
+    [["Cerebrum", "Cerebellum"], "whole brain"]`. Organs the package knows keep their built-in aliases, except those
+    that the file gives to another organ.
 
-    Two lines about sides may stand beside them: `left_right_pairs = [["eye1", "eye2"]]` lists all pairs, and
+    Two lines about sides may stand beside them. `left_right_pairs = [["eye1", "eye2"]]` lists all pairs, and
     `mirror_left_right = false` trains without mirroring. TOML wants them above `[labels]`. Below it they are read, too.
 
     Raises:

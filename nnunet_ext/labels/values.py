@@ -22,6 +22,7 @@ def organ_values(labels: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
 
 
 def values_of(label: int | list[int] | tuple[int, ...]) -> tuple[int, ...]:
+    """Label values of an organ, one or several."""
     return tuple(int(v) for v in label) if isinstance(label, (list, tuple)) else (int(label),)
 
 

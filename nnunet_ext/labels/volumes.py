@@ -41,13 +41,13 @@ def check_organs(
     spacing_mm: Sequence[float],
     ct_hu: np.ndarray | None = None,
 ) -> list[Message]:
-    """Refuse what cannot be the organ it is called; at most one message per kind of doubt.
+    """Refuse a mask that cannot be the organ of its name. At most one message per kind of doubt.
 
     Args:
         label_map: Whole numbers, `(Z, Y, X)`.
         labels: Organ -> label value. Organs without a voxel are not looked at.
         spacing_mm: Voxel size along `(Z, Y, X)`.
-        ct_hu: CT in HU on the same grid; None without.
+        ct_hu: CT in HU on the same grid. None without.
 
     Raises:
         ValueError: If an organ fills the image or measures `FAR` times too much or too little, or if several lie in air.
@@ -108,7 +108,7 @@ def impossible_volumes(volumes_ml: Mapping[str, float]) -> list[Message]:
 
 @cache
 def _kind(organ: str) -> str | None:
-    """TG-263 name without side of an organ of the table, by any name that the package knows; None for others."""
+    """TG-263 name without side of an organ of the table, by any name that the package knows. None for others."""
     name = (default_label_table().organ(organ) or "").removesuffix("_L").removesuffix("_R")
     return name if name in PLAUSIBLE_ML else None
 

@@ -1,4 +1,4 @@
-"""Implicit shapes a phantom is built from: signed distances in mm, negative inside, and the box each one lies in."""
+"""Solids that a phantom is built from. Each is a signed distance in mm, negative inside, and the box it lies in."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Vector = Sequence[float] | np.ndarray
 
 @dataclass(frozen=True)
 class Shape:
-    """A solid: its signed distance function and the axis-aligned box outside which it need not be evaluated.
+    """A solid, as its signed distance function and the axis-aligned box that holds it.
 
     Attributes:
         distance_mm: Maps points `(..., 3)` as `(x, y, z)` in mm to signed distances `(...)` in mm, negative inside.
-            For shapes other than spheres and capsules the value is a first-order estimate, good near the surface.
+            Of shapes other than spheres and capsules it is a first-order estimate, good near the surface.
         low_mm: Lower corner of the box, `(x, y, z)`.
         high_mm: Upper corner of the box.
         base: The solid that `grown` made this one from, so that both can be evaluated at once.
@@ -34,12 +34,12 @@ class Shape:
     margin_mm: float = 0.0
 
     def grown(self, margin_mm: float) -> Shape:
-        """The same solid with its surface moved outwards by `margin_mm` (inwards where negative)."""
+        """The same solid with its surface moved outwards by `margin_mm`, inwards if it is negative."""
         low, high = self.low_mm - margin_mm, self.high_mm + margin_mm
         return Shape(lambda p: self.distance_mm(p) - margin_mm, low, high, self, margin_mm)
 
     def scaled(self, factors: Vector) -> Shape:
-        """The solid stretched about the origin by one factor per axis; distances stay right to first order."""
+        """The solid stretched about the origin by one factor per axis. Distances stay right to first order."""
         s = np.asarray(factors, np.float32)
         return Shape(lambda p: self.distance_mm(p / s) * float(s.mean()), self.low_mm * s, self.high_mm * s)
 
@@ -142,7 +142,7 @@ def tube(points_mm: np.ndarray, radius_mm: float | Vector) -> Shape:
 
 
 def flat_tube(points_mm: np.ndarray, half_thickness_mm: float, wide: Vector, ratio: float) -> Shape:
-    """A ribbon around a polyline: `ratio` times wider along the unit vector `wide` than it is thick."""
+    """A ribbon around a polyline, `ratio` times wider along the unit vector `wide` than it is thick."""
     w = unit(wide)
     squeeze = np.float32(1 - 1 / ratio)
 
@@ -155,8 +155,13 @@ def flat_tube(points_mm: np.ndarray, half_thickness_mm: float, wide: Vector, rat
     return Shape(lambda p: inner.distance_mm(squeezed(p)), low, high)
 
 
+def bent_tube(points_mm: list[list[float]], radius_mm: float) -> Shape:
+    """A tube of one radius around a smooth curve through the points."""
+    return tube(curve(points_mm, 9), radius_mm)
+
+
 def biconvex(center_mm: Vector, axis: Vector, *, radius_mm: float, front_mm: float, back_mm: float) -> Shape:
-    """A lens: two spherical caps on one equator.
+    """A lens of two spherical caps on one equator.
 
     Args:
         center_mm: Centre of the equator.
@@ -175,12 +180,12 @@ def biconvex(center_mm: Vector, axis: Vector, *, radius_mm: float, front_mm: flo
 
 
 def biconvex_volume_ml(*, radius_mm: float, front_mm: float, back_mm: float) -> float:
-    """Volume of `biconvex` in mL: two spherical caps, each pi h (3 a^2 + h^2) / 6."""
+    """Volume of `biconvex` in mL. Each of the two spherical caps has pi h (3 a^2 + h^2) / 6."""
     return sum(np.pi * h * (3 * radius_mm**2 + h**2) / 6 for h in (front_mm, back_mm)) / 1000
 
 
 def union(*shapes: Shape, blend_mm: float = 0.0) -> Shape:
-    """Everything inside any of the shapes; with `blend_mm` the creases between them are filled smoothly."""
+    """Everything inside any of the shapes. With `blend_mm` the creases between them are filled smoothly."""
 
     def distance(p: np.ndarray) -> np.ndarray:
         d = shapes[0].distance_mm(p)
@@ -193,7 +198,7 @@ def union(*shapes: Shape, blend_mm: float = 0.0) -> Shape:
 
 
 def intersection(shape: Shape, *others: Shape) -> Shape:
-    """Everything inside all of the shapes; the box is that of the first."""
+    """Everything inside all of the shapes. The box is that of the first."""
 
     def distance(p: np.ndarray) -> np.ndarray:
         d = shape.distance_mm(p)
@@ -205,14 +210,39 @@ def intersection(shape: Shape, *others: Shape) -> Shape:
 
 
 def half_space(point_mm: Vector, outwards: Vector) -> Shape:
-    """Everything on one side of a plane through `point_mm`; `outwards` points away from the solid."""
+    """Everything on one side of a plane through `point_mm`. `outwards` points away from the solid."""
     c, n = np.asarray(point_mm, np.float32), unit(outwards)
     far = np.full(3, FAR_MM)
     return Shape(lambda p: (p - c) @ n, -far, far)
 
 
+def both_sides(shape: Shape) -> Shape:
+    """A solid on the left side together with its mirror image. Of the two, the one on a point's side is nearer to it."""
+    right = shape.mirrored()
+    low, high = np.minimum(shape.low_mm, right.low_mm), np.maximum(shape.high_mm, right.high_mm)
+
+    def distance(p: np.ndarray) -> np.ndarray:
+        folded = p.copy()
+        np.abs(p[..., 0], out=folded[..., 0])
+        return shape.distance_mm(folded)
+
+    return Shape(distance, low, high)
+
+
+def coordinate(index: int) -> Shape:
+    """The coordinate itself as a shape, for layers with a regular pattern. It is no solid."""
+    far = np.full(3, FAR_MM)
+    return Shape(lambda p: p[..., index], -far, far)
+
+
+def field(function: Callable[[np.ndarray], np.ndarray]) -> Shape:
+    """A function of space as a shape, such as waves. It is no solid."""
+    far = np.full(3, FAR_MM)
+    return Shape(function, -far, far)
+
+
 def smooth_minimum(a: np.ndarray, b: np.ndarray, blend_mm: float) -> np.ndarray:
-    """Minimum of two distances, rounded over `blend_mm` (polynomial smooth minimum; 0: the plain minimum)."""
+    """Minimum of two distances, rounded over `blend_mm` by a polynomial. With 0 it is the plain minimum."""
     if blend_mm <= 0:
         return np.minimum(a, b)
     h = np.maximum(blend_mm - np.abs(a - b), 0) / np.float32(blend_mm)
@@ -224,48 +254,3 @@ def curve(points_mm: Sequence[Vector] | np.ndarray, n_points: int) -> np.ndarray
     points = np.asarray(points_mm, np.float64)
     chord = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
     return CubicSpline(chord, points, bc_type="natural")(np.linspace(0, chord[-1], n_points)).astype(np.float32)
-
-
-@dataclass(frozen=True)
-class Waves:
-    """A smooth random function of space: a sum of plane waves, with zero mean and unit variance.
-
-    Attributes:
-        wave_vectors_per_mm: `(N, 3)`, in radians per mm.
-        phases: `(N,)`, in radians.
-    """
-
-    wave_vectors_per_mm: np.ndarray
-    phases: np.ndarray
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator, wavelength_mm: tuple[float, float], n_waves: int = 12) -> Waves:
-        """Waves in random directions with wavelengths uniform in the given range."""
-        directions = rng.normal(size=(n_waves, 3))
-        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-        k = 2 * np.pi / rng.uniform(*wavelength_mm, size=(n_waves, 1)) * directions
-        return cls(k.astype(np.float32), rng.uniform(0, 2 * np.pi, n_waves).astype(np.float32))
-
-    def __call__(self, points_mm: np.ndarray) -> np.ndarray:
-        """Values at points `(..., 3)`, shape `(...)`, within ± sqrt(2 N); see also `on_grid`."""
-        total = np.zeros(points_mm.shape[:-1], np.float32)
-        for k, phase in zip(self.wave_vectors_per_mm, self.phases, strict=True):
-            total += np.sin(points_mm @ k + phase)
-        return total * np.float32(np.sqrt(2 / len(self.phases)))
-
-    def on_grid(self, z_mm: np.ndarray, y_mm: np.ndarray, x_mm: np.ndarray) -> np.ndarray:
-        """The same at the points of an axis-aligned grid, `(Z, Y, X)` float32.
-
-        Each wave is a sum of products of sines and cosines along the axes, so the grid is one matrix product.
-        """
-        waves = []
-        for axis, mm in enumerate((x_mm, y_mm, z_mm)):
-            angle = np.outer(self.wave_vectors_per_mm[:, axis].astype(np.float64), mm.astype(np.float64))
-            waves.append(np.exp(1j * angle).astype(np.complex64))
-        x, y, z = waves
-        z = z * np.exp(1j * self.phases)[:, None]
-        in_plane = (y[:, :, None] * x[:, None, :]).reshape(len(x), -1)
-        # The sine of a sum is the imaginary part of a product.
-        along = np.concatenate([z.real, z.imag]).astype(np.float32)
-        total = along.T @ np.concatenate([in_plane.imag, in_plane.real])
-        return total.reshape(len(z_mm), len(y_mm), len(x_mm)) * np.float32(np.sqrt(2 / len(self.phases)))

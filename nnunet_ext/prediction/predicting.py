@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from nnunet_ext._version import __version__
 from nnunet_ext.cases.case import Case
-from nnunet_ext.cases.dicom_cases import DicomCase
+from nnunet_ext.cases.dicom_case import DicomCase
 from nnunet_ext.cases.key_file import check_key, write_key
 from nnunet_ext.cases.prediction_cases import FoundCases, find_cases
 from nnunet_ext.cases.preparing import ChannelOptions

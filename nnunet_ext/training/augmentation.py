@@ -1,8 +1,8 @@
-"""nnU-Net's augmentation made cheap for small organs, and able to run where the network runs.
+"""nnU-Net's augmentation, made cheap for small organs and able to run on the network's device.
 
-Checked against batchgeneratorsv2 0.3: of the transforms nnU-Net trains with, `SpatialTransform` makes its grid and samples
-label maps on the CPU, and `GaussianBlurTransform` makes its kernel there; the two classes below take their place. The
-others follow the image they are given, except those of a cascade with guidance, which need NumPy.
+Checked against batchgeneratorsv2 0.3. Of the transforms nnU-Net trains with, `SpatialTransform` makes its grid and
+samples label maps on the CPU. `GaussianBlurTransform` makes its kernel there. The two classes below take their place.
+The others follow the image they are given, except those of a cascade with guidance, which need NumPy.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ from torch.nn.functional import grid_sample
 class SparseSpatialTransform(SpatialTransform):
     """Rotation and scaling of an image and of a label map that is nearly all background, on the image's device.
 
-    The label is the one with the largest linearly interpolated share, as in the base class, which samples every label at
-    every voxel; here that is done only at the voxels some label can reach. Two differences: outside the label map is
-    background, not -1 (nnU-Net's next transform for the label map does that anyway), and on a tie, which a rotated grid
-    hardly has, the smaller label wins.
+    The label is the one with the largest linearly interpolated share, as in the base class. That samples every label at
+    every voxel. Here it is done only at the voxels some label can reach.
+
+    There are two differences. Outside the label map is background, not -1, as after nnU-Net's next transform for the
+    label map. On a tie, which a rotated grid hardly has, the smaller label wins.
     """
 
     def _get_base_grid_clone(self) -> torch.Tensor:
-        """One point: the base class then makes no grid on the CPU, see `get_parameters`."""
+        """One point, so that the base class makes no grid on the CPU, see `get_parameters`."""
         n_axes = len(self.patch_size)
         return torch.zeros(*[1] * n_axes, n_axes)
 
@@ -61,9 +62,11 @@ class SparseSpatialTransform(SpatialTransform):
     def _sample_organs(
         label_map: torch.Tensor, lower: torch.Tensor, upper: torch.Tensor, grid: torch.Tensor, result: torch.Tensor
     ) -> None:
-        """Fill `result` where the grid comes within a voxel of the box that holds all organs; the box ends before `upper`.
+        """Fill `result` at voxels whose grid points come within a voxel of the box of all organs.
 
-        Only the box is sampled: beyond it all is background, which is what `grid_sample` takes to be around a volume.
+        The box ends before `upper`.
+
+        Only the box is sampled. Beyond it all is background, as `grid_sample` takes it to be around a volume.
         """
         near = label_map[tuple(slice(a, b) for a, b in zip(lower.tolist(), upper.tolist(), strict=True))]
         labels = torch.unique(near[near > 0])
@@ -88,7 +91,7 @@ class SparseSpatialTransform(SpatialTransform):
 
 
 class ImageDeviceBlurTransform(GaussianBlurTransform):
-    """Gaussian blur whose kernels are made where the image lies."""
+    """Gaussian blur whose kernels are made on the image's device."""
 
     def _apply_to_image(self, img: torch.Tensor, **params: object) -> torch.Tensor:
         with img.device:
@@ -96,7 +99,7 @@ class ImageDeviceBlurTransform(GaussianBlurTransform):
 
 
 def replace_transforms(transforms: ComposeTransforms) -> ComposeTransforms:
-    """The same augmentation with the classes of this module; the input is left as it is."""
+    """The same augmentation with the classes of this module. The input is left as it is."""
     return ComposeTransforms([_replaced(transform) for transform in transforms.transforms])
 
 
@@ -115,10 +118,10 @@ def augment_batch(batch: dict, transforms: BasicTransform, device: torch.device)
     """A batch as the loader's workers would have augmented it, made on `device`.
 
     Args:
-        batch: What nnU-Net's loader gives without transforms: `data` `(B, C, *axes)` and `target` `(B, 1, *axes)`, of the
-            size the transforms cut the patch from. It is not changed.
+        batch: Batch of nnU-Net's loader without transforms, with `data` `(B, C, *axes)` and `target` `(B, 1, *axes)`.
+            Their size is the one that the transforms cut the patch from. It is not changed.
         transforms: As for one sample of the loader.
-        device: Where the transforms run.
+        device: Device of the transforms.
 
     Returns:
         The batch with `data` and `target`, or a `target` per output of the network, on `device`.

@@ -1,4 +1,4 @@
-"""Checkpoints of nnU-Net's trainer: their names, how they are read, and messages that say how to go on."""
+"""Names of the checkpoints of nnU-Net's trainer, their reading, and messages that say how to go on."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def check_split(
         splits: Content of nnU-Net's `splits_final.json`.
         fold: May lie above the splits, because nnU-Net then draws one.
         cases: That are preprocessed.
-        file, preprocess: For messages: the file of the splits, and the command that preprocesses a case.
+        file, preprocess: The file of the splits, and the command that preprocesses a case, for messages.
 
     Raises:
         ValueError: Naming file, fold, case and remedy.

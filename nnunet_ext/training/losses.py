@@ -16,8 +16,8 @@ class GatheredCrossEntropyLoss(RobustCrossEntropyLoss):
     torch divides by the weights of the voxels it sees. A process whose samples hold more organ has more weight. DDP takes
     the plain mean of loss and gradients over processes, which would make its organs cheaper than on one GPU.
 
-    Every process must call it equally often. So it can't have an ignore label: nnU-Net leaves the term out if a process
-    sees nothing else.
+    Every process must call it equally often. So it cannot have an ignore label, as nnU-Net leaves the term out if a
+    process sees nothing else.
     """
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

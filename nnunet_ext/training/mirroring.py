@@ -9,7 +9,7 @@ from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
 
 
 def swap_labels(label_map: torch.Tensor, pairs: Sequence[tuple[int, int]]) -> torch.Tensor:
-    """Label map of any shape with the two labels, both above 0, of every pair exchanged; the input is left as it is."""
+    """Label map of any shape with the two labels, both above 0, of every pair exchanged. The input is left as it is."""
     organs = label_map > 0  # few voxels: the comparisons below take no time
     labels = label_map[organs]
     exchanged = labels.clone()
@@ -30,12 +30,12 @@ def swap_channels(logits: torch.Tensor, pairs: Sequence[tuple[int, int]], *, cha
 
 
 class LeftRightMirrorTransform(MirrorTransform):
-    """Mirror along any of `allowed_axes`; along `left_right_axis` the labels of left and right organs are exchanged.
+    """Mirror along any of `allowed_axes`. Along `left_right_axis` the labels of left and right organs are exchanged.
 
-    A mirrored left eye looks like a right eye: with its old label it would teach the network that left is right.
+    A mirrored left eye looks like a right eye. With its old label it would teach the network that left is right.
 
     Args:
-        allowed_axes: Axes that may be mirrored, each with probability 0.5; spatial axes, counted without the channel axis.
+        allowed_axes: Spatial axes that may be mirrored, each with probability 0.5, counted without the channel axis.
         left_right_axis: The spatial axis that runs from the patient's one side to the other.
         pairs: `(left, right)` label values.
     """

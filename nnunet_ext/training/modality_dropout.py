@@ -11,7 +11,7 @@ from nnunet_ext.images.channels import is_ct
 
 
 def optional_channels(channel_names: Sequence[str]) -> tuple[int, ...]:
-    """Indices of the channels a case may lack: all but the CT, or all but the first where there is no CT."""
+    """Indices of the channels a case may lack, all but the CT, or all but the first if there is no CT."""
     needed = next((i for i, name in enumerate(channel_names) if is_ct(name)), 0)
     return tuple(i for i in range(len(channel_names)) if i != needed)
 
@@ -19,7 +19,7 @@ def optional_channels(channel_names: Sequence[str]) -> tuple[int, ...]:
 class ModalityDropoutTransform(ImageOnlyTransform):
     """Set each of some channels of an image `(C, *axes)` to zero with a probability, independently.
 
-    Zero is what nnU-Net's z-score makes of a constant image, so a file of one value stands for a missing channel at
+    nnU-Net's z-score makes zeros of a constant image, so a file of one value stands for a missing channel at
     prediction.
 
     Args:

@@ -1,4 +1,4 @@
-"""How a configuration is trained: what the plan's `recipe` entry says, and what it may say."""
+"""The recipe of a configuration's training, as the plan's `recipe` entry states it."""
 
 from __future__ import annotations
 
@@ -21,29 +21,30 @@ UNBOUNDED = ("foreground_weight", "cache_mb")
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """The plan's `recipe` entry of a configuration; what is not there takes these defaults.
+    """The plan's `recipe` entry of a configuration. Keys that are not there take these defaults.
 
     Which of them were compared, and how that came out, stands in `results/recipes.md`.
 
     Attributes:
-        loss: `dice_ce`: Dice + weighted cross entropy; `dice`: soft Dice alone.
-        foreground_weight: Weight of the organs against the background in the cross entropy: an organ of 100 voxels must
+        loss: `dice_ce` is Dice + weighted cross entropy, `dice` is soft Dice alone.
+        foreground_weight: Weight of the organs against the background in the cross entropy. An organ of 100 voxels must
             not be cheap to miss.
-        optimizer: `adamw`, `adam`, or `sgd` (nnU-Net's: Nesterov momentum 0.99).
+        optimizer: `adamw`, `adam`, or `sgd`, which is nnU-Net's with Nesterov momentum 0.99.
         mirror_left_right: Mirror along the left-right axis with the labels of left and right organs exchanged.
-        box_jitter: How the ROI is moved about in training. `measured`: by the errors of the localizer's out-of-fold boxes,
-            where enough folds of it are trained, else as planned; `planned`: uniformly up to the plan's `jitter_mm`; `off`.
+        box_jitter: Movement of the ROI in training, `measured`, `planned` or `off`. `measured` moves the box by the
+            errors of the localizer's out-of-fold boxes, if enough of its folds are trained. `planned`, and `measured`
+            without these, move it uniformly up to the plan's `jitter_mm`.
         guidance: The segmenter also sees the localizer's label map, one channel per organ, as nnU-Net's cascade does.
             The localizer's folds must then be trained first. No meaning without a previous stage.
-        organ_patches: Share of training patches centred on an organ, every organ equally often whatever its size, where
-            the patch is smaller than what it is cut from; where the ROI is one patch there is nothing to choose.
+        organ_patches: Share of training patches centred on an organ, every organ equally often whatever its size. If
+            the ROI is one patch, there is nothing to choose.
         modality_dropout: Probability with which each channel but the first CT (else the first channel) is blanked in a
-            training sample, so that one model predicts with and without it.
-        augmentation: Where training samples are augmented, the same way: in the `workers` that load them, or on the
-            training `device`. `auto`: on the device where that is a GPU, except with guidance, whose transforms only run
-            in the workers.
-        cache_mb: Memory for training and validation cases held ready, in MB of 10^6 bytes; cases beyond it are read from
-            disk every time. 0: all of them. The same samples either way.
+            training sample. One model then predicts with and without it.
+        augmentation: `workers`, `device` or `auto`. Training samples are augmented in the workers that load them, or on
+            the training device, in the same way. `auto` takes the device if it is a GPU. With guidance it takes the
+            workers, as its transforms only run there.
+        cache_mb: Memory for training and validation cases held ready, in MB of 10^6 bytes. Cases beyond it are read
+            from disk every time. With 0, all are held. The samples are the same either way.
     """
 
     loss: str = DICE_CE
@@ -62,7 +63,7 @@ class TrainingRecipe:
         """Read the plan's entry.
 
         Raises:
-            ValueError: On an unknown key or a value out of range; a misspelt option would be ignored in silence.
+            ValueError: On an unknown key or a value out of range. A misspelt option would be ignored in silence.
         """
         plan = dict(plan or {})
         known = {f.name: type(f.default) for f in fields(cls)}

@@ -56,7 +56,7 @@ class TrainingSchedule:
 
 
 def wind_down_epochs(schedule: TrainingSchedule) -> int:
-    """Epochs over which the learning rate falls to zero once patience has run out: a tenth of the epochs, 1..50."""
+    """Epochs over which the learning rate falls to zero once patience has run out, a tenth of all epochs, 1..50."""
     return min(50, max(1, schedule.num_epochs // 10))
 
 
@@ -79,7 +79,7 @@ def wind_down_start(scores: Sequence[float], patience_epochs: int | None) -> int
 
 
 def progress(schedule: TrainingSchedule, *, epoch: float, elapsed_h: float) -> float:
-    """Share of the training that is over, in [0, 1]: of the epochs or of the time budget, whichever is larger.
+    """Share of the training that is over, in [0, 1], of the epochs or of the time budget, whichever is larger.
 
     Args:
         epoch: Epochs done, with a fraction within an epoch.
@@ -105,7 +105,7 @@ def elapsed_h(starts_s: Sequence[float], ends_s: Sequence[float], *, now_s: floa
 
 
 def poly(share: float, *, exponent: float = 0.9) -> float:
-    """nnU-Net's polynomial decay: factor on the learning rate after `share` of the training."""
+    """Factor on the learning rate after `share` of the training, by nnU-Net's polynomial decay."""
     return (1.0 - min(1.0, max(0.0, share))) ** exponent
 
 
@@ -118,10 +118,10 @@ def learning_rate_factor(
     iteration: int,
     warmup_iterations: int,
 ) -> float:
-    """Factor on the initial learning rate: linear warm-up, then polynomial decay.
+    """Factor on the initial learning rate, with linear warm-up, then polynomial decay.
 
-    When patience runs out, the factor falls from where it stood to zero over `wind_down_epochs`: stopping at a high
-    learning rate would throw away what annealing gives. Epochs or a time budget that end sooner still end it at zero.
+    When patience runs out, the factor falls from its last value to zero over `wind_down_epochs`. To stop at a high
+    learning rate would throw away the gain of annealing. Epochs or a time budget that end sooner still end it at zero.
 
     Args:
         epoch, elapsed_h: See `progress`.

@@ -1,4 +1,4 @@
-"""Names and contents that mean labels, and segmentations of 3D Slicer on the way to a label map."""
+"""Names and contents that mean labels, and segmentations of 3D Slicer."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from organ_files import SHAPE, grid, like, masks, run, write_ct
 from slicer_files import write_segmentation
 
 from nnunet_ext.cases.label_files import (
@@ -16,68 +17,15 @@ from nnunet_ext.cases.label_files import (
     read_segments,
     without_label_words,
 )
-from nnunet_ext.dataset_conversion.convert import convert
 from nnunet_ext.dataset_conversion.listing import list_cases
-from nnunet_ext.images.geometry import orientation_code, place_in, same_grid
+from nnunet_ext.images.geometry import place_in, same_grid
 from nnunet_ext.images.label_maps import read_layers
-from nnunet_ext.images.reading import read_image
-from nnunet_ext.labels.table import default_label_table
 from nnunet_ext.messages import in_english
-
-SHAPE, SPACING_MM = (9, 12, 14), (7.0, 4.5, 3.6)  # z, y, x; boxes of 12 voxels are eyes of 1.4 ml
-TABLE = default_label_table()
-
-
-def grid(code: str = "LPS") -> sitk.Image:
-    image = sitk.Image(SHAPE[::-1], sitk.sitkUInt8)
-    image.SetSpacing(SPACING_MM[::-1])
-    turn = sitk.Euler3DTransform((0, 0, 0), 0.08, -0.1, 0.12)
-    image.SetDirection(turn.GetMatrix())
-    image.SetOrigin((-20.0, 15.5, 300.25))
-    return sitk.DICOMOrient(image, code)
-
-
-def like(values: np.ndarray, where: sitk.Image) -> sitk.Image:
-    image = sitk.GetImageFromArray(values)
-    image.CopyInformation(where)
-    return image
-
-
-def masks(where: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
-    """Two boxes that overlap in one voxel, left one on the larger x of LPS."""
-    left, right = (np.zeros(SHAPE, np.uint8) for _ in range(2))
-    left[3:5, 4:6, 9:12], right[4:6, 5:7, 3:6] = 1, 1
-    right[4, 5, 9] = 1
-    turned = (sitk.DICOMOrient(like(mask, grid()), orientation_code(where)) for mask in (left, right))
-    return tuple(map(sitk.GetArrayFromImage, turned))
 
 
 @pytest.fixture
 def case(tmp_path: Path) -> Path:
-    """`src/p7` with a CT of grey values; its labels are still to come."""
-    folder = tmp_path / "src" / "p7"
-    folder.mkdir(parents=True)
-    values = np.random.default_rng(1).integers(-900, 900, SHAPE).astype(np.int16)
-    sitk.WriteImage(like(values, grid()), str(folder / "CT.nii.gz"))
-    return folder
-
-
-def run(case: Path, **more):
-    options = {
-        "modalities": ["CT"],
-        "n4": False,
-        "clean_ct": False,
-        "allow_non_hu": True,
-        "n_processes": 1,
-        "preview": False,
-    }
-    raw = case.parent.parent / "raw"
-    summary = convert(case.parent, dataset_id=7, name="X", raw_folder=raw, show_progress=False, **{**options, **more})
-    found = sorted(summary.dataset_folder.glob("labelsT[rs]/*.nii.gz"))
-    return summary, sitk.GetArrayFromImage(read_image(found[0])) if found else None
-
-
-# ------------------------------------------------------------------------------------------------ names
+    return write_ct(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -118,42 +66,6 @@ def test_grey_values_are_told_from_labels_and_probabilities(tmp_path: Path, valu
     assert may_be_labels(tmp_path / "a.nii.gz") is labels
     (tmp_path / "b.nii.gz").write_bytes(b"")
     assert may_be_labels(tmp_path / "b.nii.gz")
-
-
-def test_labels_of_the_usual_name_go_before_drafts_and_masks_before_other_maps(case: Path):
-    both = 6 * masks(grid())[0] + 5 * (masks(grid())[1] & ~masks(grid())[0])
-    sitk.WriteImage(like(both, grid()), str(case / "label.nii.gz"))
-    for name in ("p7_seg.nii.gz", "gt.nii.gz", "Segmentation.seg.nrrd", "labels/p7.nii.gz"):
-        (case / name).parent.mkdir(exist_ok=True)
-        sitk.WriteImage(like(np.ones(SHAPE, np.uint8), grid()), str(case / name))
-    listing = list_cases(case.parent, modalities=["CT"], show_progress=False)
-    assert "  labels <- label.nii.gz" in listing.lines
-    (case / "label.nii.gz").unlink()
-    sitk.WriteImage(like(masks(grid())[0], grid()), str(case / "Eye_L.nii.gz"))
-    lines = list_cases(case.parent, modalities=["CT"], show_progress=False).lines
-    assert "  Eye_L <- Eye_L.nii.gz" in lines
-    (case / "Eye_L.nii.gz").unlink()
-    failed = list_cases(case.parent, modalities=["CT"], show_progress=False).failed
-    assert "there are 3 label maps" in failed["p7"]
-
-
-def test_masks_of_slicer_and_of_other_names_are_their_organs(case: Path):
-    left, right = masks(grid())
-    write_segmentation(case / "Eye_L.seg.nrrd", [left], grid(), [{"Name": "Segment_1", "LabelValue": 1, "Layer": 0}])
-    sitk.WriteImage(like(right & ~left, grid()), str(case / "Eye_R_mask.nii.gz"))
-    summary, labels = run(case)
-    assert summary.failed == {}
-    np.testing.assert_array_equal(labels, left + 2 * (right & ~left))
-
-
-def test_one_value_under_another_name_could_be_the_mask_of_anything(case: Path):
-    sitk.WriteImage(like(masks(grid())[0], grid()), str(case / "mask.nii.gz"))
-    assert (
-        "mask.nii.gz holds one value, that of Eye_L, so it could be the mask of anything" in run(case)[0].failed["p7"]
-    )
-
-
-# ------------------------------------------------------------------------------------------------ segments
 
 
 @pytest.mark.parametrize("code", ["LPS", "RAS", "PIR"])

@@ -215,3 +215,65 @@ def test_the_mean_of_echoes_is_known():
     for headers in ({"ImageType": "ORIGINAL\\PRIMARY\\OTHER\\MEAN"}, {"SeriesDescription": "MEMPRAGE_4e RMS"}):
         assert is_combined(lambda tag, headers=headers: headers.get(tag, ""))
     assert not is_combined({"ImageType": "ORIGINAL\\PRIMARY\\M", "SeriesDescription": "MEMPRAGE"}.get)
+
+
+@pytest.mark.parametrize(
+    ("headers", "channel"),
+    [
+        ({"SeriesDescription": "t1_mprage_sag"}, "T1"),
+        ({"SeriesDescription": "AX T1 FLAIR", "EchoTime": 20, "RepetitionTime": 2000}, "T1"),
+        ({"SeriesDescription": "Sag BRAVO"}, "T1"),
+        ({"SeriesDescription": "eT2W_TSE"}, ""),  # a house name: the mapping file
+        ({"SeriesDescription": "T2W_TSE", "EchoTime": 90, "RepetitionTime": 4000}, "T2"),
+        ({"ProtocolName": "T2 tra"}, "T2"),
+        ({"SeriesDescription": "T2 FLAIR"}, ""),
+        ({"SeriesDescription": "AX T2", "EchoTime": 120, "RepetitionTime": 9000, "InversionTime": 2500}, ""),  # FLAIR
+        ({"SeriesDescription": "AX T2 STIR-like", "EchoTime": 80, "RepetitionTime": 4000, "InversionTime": 160}, ""),
+        ({"SeriesDescription": "t2_spc_ir_sag_da-fl_iso"}, ""),
+        ({"SeriesDescription": "T2 space dark-fluid"}, ""),
+        ({"SeriesDescription": "T2压水"}, ""),
+        ({"SeriesDescription": "横断位T2WI抑脂"}, "T2"),
+        ({"SeriesDescription": "t2*"}, ""),
+        ({"SeriesDescription": "T2-star"}, ""),
+        ({"SeriesDescription": "T2_mapping"}, ""),
+        ({"SeriesDescription": "T1 SUB"}, ""),
+        ({"SeriesDescription": "t1 twist dynamic"}, ""),
+        ({"SeriesDescription": "isoDWI", "EchoTime": 90, "RepetitionTime": 4000}, ""),
+        ({"SeriesDescription": "eADC", "EchoTime": 90, "RepetitionTime": 4000}, ""),
+        ({"EchoTime": 90, "RepetitionTime": 4000, "ScanningSequence": "EP\\SE"}, ""),
+        ({"EchoTime": 90, "RepetitionTime": 4000, "SequenceName": "*ep_b1000t"}, ""),
+        ({"EchoTime": 90, "RepetitionTime": 4000, "ImageType": "DERIVED\\PRIMARY\\DIFFUSION\\ADC"}, ""),
+        ({"SeriesDescription": "t2 tse", "ImageType": "ORIGINAL\\PRIMARY\\P\\ND"}, ""),  # phase
+        ({"EchoTime": 20, "RepetitionTime": 28, "ScanningSequence": "GR"}, ""),  # susceptibility
+        ({"EchoTime": 3.6, "RepetitionTime": 22, "ScanningSequence": "GR", "AngioFlag": "Y"}, ""),
+        ({"EchoTime": 2.9, "RepetitionTime": 2300, "InversionTime": 900, "ScanningSequence": "GR\\IR"}, "T1"),
+        ({"SeriesDescription": "T2 STIR"}, ""),
+        ({"SeriesDescription": "ADC"}, ""),
+        ({"SeriesDescription": "T1", "EchoTime": 100, "RepetitionTime": 4000}, ""),
+        ({"SeriesDescription": "brain", "EchoTime": 10, "RepetitionTime": 500}, "T1"),
+        ({"SeriesDescription": "brain", "EchoTime": 100, "RepetitionTime": 4000}, "T2"),
+        ({"SeriesDescription": "brain", "EchoTime": 100, "RepetitionTime": 9000, "InversionTime": 2500}, ""),
+        ({"SeriesDescription": "brain"}, ""),
+        ({"Modality": "CT", "SeriesDescription": "T1"}, "CT"),
+        ({"Modality": "US"}, ""),
+    ],
+)
+def test_channels_are_recognised_from_the_headers(headers: dict, channel: str):
+    values = {"Modality": "MR", **headers}
+    found, reason, _ = classify(lambda tag: str(values.get(tag, "")), lambda tag: values.get(tag))
+    assert found == channel
+    assert reason
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"ContrastBolusAgent": "Gd"},
+        {"SeriesDescription": "t1 tse +C"},
+        {"ProtocolName": "gd"},
+        {"SeriesDescription": "T1增强"},
+    ],
+)
+def test_a_contrast_enhanced_t1_is_a_t1_with_a_note(headers: dict):
+    values = {"Modality": "MR", "SeriesDescription": "t1 tse", **headers}
+    assert classify(lambda tag: values.get(tag, ""), lambda tag: None)[::2] == ("T1", [Message("contrast_enhanced")])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nnunet_ext.dicom.parts import Part, Traits, equal_within_rounding, split_volumes
+from nnunet_ext.dicom.parts import Part, split_volumes
+from nnunet_ext.dicom.traits import Traits
 
 
 def stack(n: int = 10, gap_mm: float = 2.5, start_mm: float = 0.0, **traits) -> list[tuple[float, Traits]]:
@@ -199,14 +200,3 @@ def test_an_image_that_was_taken_twice_splits_nothing():
     again = stack(1, start_mm=5, acquisition=2.0)
     (whole,) = split(stack(acquisition=1.0) + again)
     assert (len(whole.images), whole.rest) == (11, ())
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "least", "share", "equal"),
-    [
-        (0.488281, 0.48828125, 0.005, 0, True), (0.49, 0.488281, 0.005, 0, True), (0.8, 1.0, 0.005, 0, False),
-        (95.0, 95.4, 0.1, 0.01, True), (4.92, 7.38, 0.1, 0.01, False), (-3.0, 3.0, 0.1, 0.01, False),
-    ],
-)  # fmt: skip
-def test_numbers_are_equal_within_rounding(a: float, b: float, least: float, share: float, equal: bool):
-    assert equal_within_rounding(a, b, least, share) is equal

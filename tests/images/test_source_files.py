@@ -1,4 +1,4 @@
-"""Every file below a source is counted once, whatever lies there."""
+"""Every file below a source is a channel, a label or left over, whatever the tree looks like."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ import os
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_sources import CHANNELS, write_dicom
 
 from nnunet_ext.cases.prediction_cases import find_cases
-from nnunet_ext.cases.source_layout import source_layout
 from nnunet_ext.dataset_conversion.listing import list_cases
-from nnunet_ext.dicom.files import has_dicom, holds_dicom
+from nnunet_ext.dicom.files import holds_dicom
 from nnunet_ext.dicom.series import find_series
-from nnunet_ext.dicom.series_writer import Study, write_series
 from nnunet_ext.images import source_files
 from nnunet_ext.images.source_files import (
     BROKEN,
@@ -30,26 +28,11 @@ from nnunet_ext.images.source_files import (
     walk,
 )
 
-CHANNELS = ("CT", "T1", "T2")
 PATIENTS = {"p1": "ABC", "p2": "DEF"}
-
-
-def write_dicom(folder: Path, patient: str = "1", channels: tuple[str, ...] = CHANNELS) -> Path:
-    """Series of a patient, three images of 5 x 4 pixels each."""
-    image = sitk.GetImageFromArray(np.arange(60, dtype=np.int16).reshape(3, 5, 4))
-    times = {"T1": {"EchoTime": 12, "RepetitionTime": 550}, "T2": {"EchoTime": 95, "RepetitionTime": 4200}}
-    for number, channel in enumerate(channels, start=1):
-        kind = "CT" if channel == "CT" else "MR"
-        write_series(image, folder / channel, modality=kind, study=Study(patient, f"Name^{patient}"), number=number,
-                     description=channel, headers=times.get(channel, {}))  # fmt: skip
-    return folder
 
 
 def reasons(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): problem for path, problem in walk(folder)}
-
-
-# ------------------------------------------------------------------------------------------------ walking
 
 
 def test_links_are_followed_and_a_folder_is_read_once_under_its_real_path(tmp_path: Path):
@@ -123,59 +106,6 @@ def test_the_line_names_a_few_and_the_record_all(tmp_path: Path):
     assert count.of_failed().left_over.total() == 5
 
 
-# ------------------------------------------------------------------------------------------------ the layout
-
-
-def test_dicom_is_found_behind_any_number_of_other_files(tmp_path: Path):
-    write_dicom(tmp_path / "z")
-    for ending in ("jpg", "txt", "xyz", ""):
-        folder = tmp_path / f"0_{ending}"
-        folder.mkdir()
-        for number in range(250):
-            (folder / f"{number:03d}.{ending}".rstrip(".")).write_bytes(b"\xff\xd8\xff")
-            (tmp_path / "z" / "CT" / f"0{number:03d}.xyz").write_bytes(b"x")
-    assert has_dicom(tmp_path)
-    assert source_layout(tmp_path, CHANNELS) == "dicom"
-
-
-@pytest.mark.parametrize("stray", ["p/CT_resampled.nii.gz", "p/CT.nii.gz", "Ref/a.nii", "p/CT/mean.nrrd", "a.nii.gz"])
-def test_a_stray_image_does_not_make_a_dicom_tree_case_folders(tmp_path: Path, stray: str):
-    write_dicom(tmp_path / "p")
-    (tmp_path / stray).parent.mkdir(exist_ok=True)
-    (tmp_path / stray).write_bytes(b"x")
-    assert source_layout(tmp_path, CHANNELS) == "dicom"
-
-
-def test_folders_with_all_channels_stay_folders_with_the_dicom_they_came_from(tmp_path: Path):
-    for case in ("a", "b"):
-        write_dicom(tmp_path / case / "dicom", case)
-        for channel in CHANNELS:
-            (tmp_path / case / f"{channel}.nii.gz").write_bytes(b"x")
-    (tmp_path / "b" / "T2.nii.gz").unlink()
-    assert source_layout(tmp_path, CHANNELS) == "folders"
-    (tmp_path / "c").mkdir()
-    (tmp_path / "c" / "T1.nii.gz").write_bytes(b"x")  # lacks channels, which it is told by name
-    assert source_layout(tmp_path, CHANNELS) == "folders"
-
-
-def test_both_kinds_of_cases_are_refused_until_the_layout_is_named(tmp_path: Path):
-    write_dicom(tmp_path / "a")
-    (tmp_path / "b").mkdir()
-    for name in (*CHANNELS, "label"):
-        (tmp_path / "b" / f"{name}.nii.gz").write_bytes(b"x")
-    for look in (list_cases, lambda source, **more: find_cases(source, channels=CHANNELS, optional=(), **more)):
-        with pytest.raises(ValueError, match="pass --layout folders or --layout dicom"):
-            look(tmp_path, show_progress=False)
-    assert list_cases(tmp_path, layout="dicom", show_progress=False).files.channels == 9
-    assert list_cases(tmp_path, layout="folders", show_progress=False).files.channels == 3
-    found = find_cases(tmp_path, channels=CHANNELS, optional=(), layout="folders", show_progress=False)
-    assert list(found.cases) == ["b"]
-    assert "it holds DICOM" in found.failed["a"]
-
-
-# ------------------------------------------------------------------------------------------------ DICOM that is closed
-
-
 def test_dicom_files_that_cannot_be_read_are_no_other_files_and_their_case_is_told(tmp_path: Path, monkeypatch):
     from nnunet_ext.dicom import series
 
@@ -206,8 +136,6 @@ def test_a_pipe_named_like_an_image_fails_its_case_and_is_not_waited_for(tmp_pat
         "c": "c_0000.nii.gz is no regular file",
     }
 
-
-# ------------------------------------------------------------------------------------------------ it adds up
 
 NAMES = st.sampled_from([
     "CT.nii.gz", "T1.nii.gz", "T2.nii", "label.nii.gz", "Eye_L.nii.gz", "Lens_R.mha", "FLAIR.nii.gz", "CT.nii", "gt.nrrd",

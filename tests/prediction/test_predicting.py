@@ -31,8 +31,9 @@ from nnunet_ext.cascade.plausibility import PLANS_KEY, fit_ranges
 from nnunet_ext.cascade.roi_fitting import fit_roi
 from nnunet_ext.cases.prediction_cases import FilesCase
 from nnunet_ext.cli.main import main
+from nnunet_ext.dicom.rasterising import rasterise
 from nnunet_ext.dicom.reading import read_series
-from nnunet_ext.dicom.rtstruct_reader import rasterise, read_rtstruct
+from nnunet_ext.dicom.rtstruct_reader import read_rtstruct
 from nnunet_ext.dicom.rtstruct_writer import write_contours, write_rtstruct
 from nnunet_ext.dicom.series import find_series
 from nnunet_ext.dicom.series_writer import Study, write_series

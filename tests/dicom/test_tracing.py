@@ -1,0 +1,27 @@
+"""Polygons along the edges of voxels."""
+
+from __future__ import annotations
+
+import numpy as np
+import SimpleITK as sitk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from scipy import ndimage
+
+from nnunet_ext.dicom.rasterising import fill_polygon
+from nnunet_ext.dicom.tracing import trace_mask
+
+
+@settings(max_examples=150, deadline=None)
+@given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=8), elements=st.booleans()))
+def test_each_piece_is_one_polygon_that_holds_its_pixels_and_no_others(mask: np.ndarray):
+    image = sitk.Image([*mask.shape[::-1], 1], sitk.sitkUInt8)
+    polygons = [points[:, :2] for points in trace_mask(mask[None], image)]
+    filled = [fill_polygon(points, mask.shape) for points in polygons]
+    np.testing.assert_array_equal(np.sum(filled, axis=0) if filled else np.zeros(mask.shape), mask)
+    assert len(polygons) == ndimage.label(mask)[1]  # pieces joined by edges; their holes need no polygon
+    for points in polygons:
+        step = np.roll(points, -1, axis=0) - points
+        assert np.all((step == 0).sum(axis=1) == 1)  # along the edges, and never straight on
+        assert np.all(np.any(np.sign(step) != np.sign(np.roll(step, 1, axis=0)), axis=1))

@@ -1,0 +1,52 @@
+"""The organs' weight in the cross entropy of nnU-Net's loss."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+
+from nnunet_ext.training.losses import GatheredCrossEntropyLoss, weigh_organs
+
+
+def nnunets_loss(ignore_label: int | None = None) -> DC_and_CE_loss:
+    dice = {"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": False}
+    return DC_and_CE_loss(dice, {}, ignore_label=ignore_label, dice_class=MemoryEfficientSoftDiceLoss)
+
+
+def weigh(loss: torch.nn.Module, weight: float = 5.0, **more) -> torch.nn.Module:
+    options = {"n_labels": 3, "ignore_label": None, "dice_only": False, "gathered": False, **more}
+    weigh_organs(loss, weight, device=torch.device("cpu"), **options)
+    return loss
+
+
+def test_an_organs_voxel_weighs_as_much_as_said():
+    # An organ voxel at p = 1/2 costs log 2, a background voxel whose logit is 2 above costs log(1 + exp(-2)).
+    logits = torch.tensor([[[[0.0, 2.0]], [[0.0, 0.0]], [[-50.0, -50.0]]]])  # (B, labels, Y, X)
+    target = torch.tensor([[[[1, 0]]]])
+    loss = weigh(nnunets_loss())
+    organ, background = torch.log(torch.tensor(2.0)), torch.log1p(torch.exp(torch.tensor(-2.0)))
+    assert loss.ce(logits, target).item() == pytest.approx(((5 * organ + background) / 6).item(), abs=1e-5)
+    assert loss.weight_ce == 1
+
+
+def test_deep_supervision_is_looked_through_and_dice_alone_has_no_cross_entropy():
+    loss = nnunets_loss()
+    weigh(DeepSupervisionWrapper(loss, (0.7, 0.3)), dice_only=True)
+    assert loss.ce.weight.tolist() == [1, 5, 5]
+    assert loss.weight_ce == 0
+
+
+def test_ignored_voxels_stay_ignored_even_with_several_processes():
+    loss = weigh(nnunets_loss(ignore_label=2), n_labels=2, ignore_label=2, gathered=True)
+    assert loss.ce.ignore_index == 2
+    assert not isinstance(loss.ce, GatheredCrossEntropyLoss)
+    assert isinstance(weigh(nnunets_loss(), gathered=True).ce, GatheredCrossEntropyLoss)
+
+
+def test_another_loss_stays_as_it_is():
+    loss = DC_and_BCE_loss({}, {"batch_dice": True}, dice_class=MemoryEfficientSoftDiceLoss)
+    before = loss.ce
+    assert weigh(loss).ce is before
