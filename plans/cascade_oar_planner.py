@@ -499,8 +499,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
                     f"than the target of {factor * self.UNet_vram_target_GB:g} GB. Train it on a larger GPU, planned for "
                     f"with -gpu_memory_target {int(np.ceil(memory_gb / factor))}, or leave it out."
                 )
-        assert self.head_crop is not None  # found by the scan
-        print(f"Bodies are seen down to {self.head_crop.below_crown_mm:g} mm below the crown")
+        print(f"Bodies are seen down to {self.plans[HEAD_CROP_KEY]['below_crown_mm']:g} mm below the crown")
         size_mm = self.plans["configurations"][SEGMENTER]["roi"]["size_mm"]
         print(
             f"ROI: {millimetres(size_mm)} (organs of all training cases need {millimetres(fit.needed_mm)}; "
