@@ -16,11 +16,12 @@ SOURCES = nnunet_ext dataset_conversion trainers plans
 # With the folders themselves, so that a deleted file counts as a change.
 SOURCE_FILES = $(shell find $(SOURCES) -name __pycache__ -prune -o \( -type d -o -type f \) -print)
 
-.PHONY: help demo test check install clean
+.PHONY: help demo test long check install clean
 
 help:
 	@echo "make demo     synthetic cases through convert, plan, train, predict and evaluate, into demo/"
 	@echo "make test     lint, floors of imports, types and all tests, against the installed package"
+	@echo "make long     the tests that take minutes: trainings that must learn, the study's guide"
 	@echo "make check    the same without the slow tests, for every small step"
 	@echo "make install  only set up $(VENV)"
 	@echo "make clean    remove $(VENV), demo/ and what building leaves behind"
@@ -35,14 +36,19 @@ test: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS),1)
 test: export OMP_WAIT_POLICY := $(or $(OMP_WAIT_POLICY),passive)
 test: install
 	$(LINT)
-	$(BIN)/pytest -q --durations=15 -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(BIN)/pytest -q --durations=15 -m "not long" -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+long: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS),1)
+long: export OMP_WAIT_POLICY := $(or $(OMP_WAIT_POLICY),passive)
+long: install
+	$(BIN)/pytest -q --durations=5 -m long -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 # Lint, the floors of imports, types, and the tests without `slow`.
 check: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS),1)
 check: export OMP_WAIT_POLICY := $(or $(OMP_WAIT_POLICY),passive)
 check: install
 	$(LINT)
-	$(BIN)/pytest -q -n $(TEST_PROCESSES) --dist loadfile -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/pytest -q -n $(TEST_PROCESSES) --dist loadfile -m "not slow and not long" $(PYTEST_ARGS)
 
 install: $(VENV)/installed
 

@@ -98,8 +98,8 @@ class CascadeOARPlanner(ResEncUNetPlanner):
     roi_margin_mm = 10.0
     #: Largest shift of the box in training, along each axis.
     roi_jitter_mm = 5.0
-    #: Room below and around the organs of the training set, to which every body is cropped. None: whole bodies.
-    head_room_mm: float | None = ROOM_MM
+    #: Room below and around the organs of the training set, to which every body is cropped.
+    head_room_mm: float = ROOM_MM
     dropout = 0.1
     #: nnU-Net's option for resampling. False is interpolation along every axis (`results/resampling.md`). None takes the
     #: nearest slice along an axis more than three times as coarse as the others, as nnU-Net does.
@@ -186,11 +186,9 @@ class CascadeOARPlanner(ResEncUNetPlanner):
                 channel_names=self.dataset_json["channel_names"],
                 labels=self.dataset_json["labels"],
             )
-            if self.head_room_mm is not None:
-                heads = [(case.head, case.organs) for case in scanned.values() if case.head is not None]
-                self.head_crop = crop = HeadCrop.fit(heads, self.head_room_mm)
-                scanned = {name: case.cropped(crop) for name, case in scanned.items()}
-            self.scanned = scanned
+            heads = [(case.head, case.organs) for case in scanned.values() if case.head is not None]
+            self.head_crop = crop = HeadCrop.fit(heads, self.head_room_mm)
+            self.scanned = {name: case.cropped(crop) for name, case in scanned.items()}
         return self.scanned
 
     def determine_fullres_target_spacing(self) -> np.ndarray:
@@ -413,6 +411,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
     def plan_experiment(self) -> dict:
         """Write `<plans_name>.json` and return its content."""
         cases = self.scan()
+        assert self.head_crop is not None  # found by the scan
         forward, backward = self.determine_transpose()
         forward, backward = [int(i) for i in forward], [int(i) for i in backward]
         spacing = self.determine_fullres_target_spacing()
@@ -465,7 +464,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
             # Arrays are read as (Z, Y, X) in a canonical orientation, so X is the patient's left-right axis.
             "left_right_axis": forward.index(2),
             PAIRS_KEY: [list(pair) for pair in self.pairs],
-            HEAD_CROP_KEY: None if self.head_crop is None else self.head_crop.to_plan(),
+            HEAD_CROP_KEY: self.head_crop.to_plan(),
             "configurations": configurations,
             PLANS_KEY: fit_ranges(
                 [c.organs for c in cases.values()],
@@ -500,8 +499,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
                     f"than the target of {factor * self.UNet_vram_target_GB:g} GB. Train it on a larger GPU, planned for "
                     f"with -gpu_memory_target {int(np.ceil(memory_gb / factor))}, or leave it out."
                 )
-        if self.head_crop is not None:
-            print(f"Bodies are seen down to {self.head_crop.below_crown_mm:g} mm below the crown")
+        print(f"Bodies are seen down to {self.plans[HEAD_CROP_KEY]['below_crown_mm']:g} mm below the crown")
         size_mm = self.plans["configurations"][SEGMENTER]["roi"]["size_mm"]
         print(
             f"ROI: {millimetres(size_mm)} (organs of all training cases need {millimetres(fit.needed_mm)}; "

@@ -3,7 +3,7 @@
 The bash blocks of a document are run as one script, in one folder, but for this: `SUBSTITUTIONS`; plans are cut to one
 iteration and their split to the few cases there are (`shorten`); and what a training leaves is replaced (`settle`), since
 the noise that a network of one iteration draws takes minutes to show. So the commands run, and their options, files and
-exit codes are what the guides say; that anything is learned is not shown. The study's guide takes long: only on request.
+exit codes are what the guides say; that anything is learned is not shown. The study's guide takes long: `make long`.
 
 The commands are the installed packages' console scripts, run in forks of one process (`forked_commands`).
 """
@@ -198,7 +198,7 @@ def test_guide_to_training(workspace):
     workspace.type(TRAINING)
 
 
-@pytest.mark.skipif("NNUNET_EXT_LONG_TESTS" not in os.environ, reason="takes long: set NNUNET_EXT_LONG_TESTS=1")
+@pytest.mark.long
 def test_guide_to_the_reference_study(workspace):
     workspace.type(README)  # makes the phantoms
     workspace.type(STUDY)

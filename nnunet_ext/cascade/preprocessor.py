@@ -14,6 +14,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from nnunet_ext.cascade import roi
 from nnunet_ext.cascade.head_crop import BODY_MARGIN_MM, HeadCrop
 from nnunet_ext.cleaning.body import coarse_body_mask
+from nnunet_ext.cleaning.earlier_body import earlier_body_mask
 from nnunet_ext.cleaning.head import HeadPlace, image_region
 from nnunet_ext.images.channels import ct_channels
 from nnunet_ext.nnunet_folders import read_dataset_json
@@ -36,7 +37,11 @@ def stored_extents(properties: Mapping) -> dict[int, roi.OrganExtent]:
 
 
 def find_body(
-    images: Sequence[np.ndarray] | np.ndarray, *, spacing_mm: Sequence[float], channel_names: Mapping[str, str]
+    images: Sequence[np.ndarray] | np.ndarray,
+    *,
+    spacing_mm: Sequence[float],
+    channel_names: Mapping[str, str],
+    earlier: bool = False,
 ) -> np.ndarray:
     """The patient, found on the CT, or on the first MR if there is no CT.
 
@@ -44,12 +49,14 @@ def find_body(
         images: Of every channel, shape `(Z, Y, X)`, as read.
         spacing_mm: Voxel size along `(Z, Y, X)`.
         channel_names: nnU-Net's `channel_names` of `dataset.json`.
+        earlier: As plans without a `head_crop` were made with.
 
     Returns:
         Bool `(Z, Y, X)`, to some millimetres. All False if no body is found.
     """
     ct = ct_channels(channel_names)
-    return coarse_body_mask(images[ct[0] if ct else 0], spacing_mm=spacing_mm, is_ct=bool(ct))
+    find = earlier_body_mask if earlier else coarse_body_mask
+    return find(images[ct[0] if ct else 0], spacing_mm=spacing_mm, is_ct=bool(ct))
 
 
 def body_box(body: np.ndarray, *, spacing_mm: Sequence[float], head_crop: HeadCrop | None) -> roi.Box:
@@ -177,9 +184,9 @@ class CascadeOARPreprocessor(DefaultPreprocessor):
         if bad := [c for c, image in enumerate(images) if not np.isfinite(image).all()]:
             raise ValueError(f"channels {bad} hold NaN or infinite values. Replace them, or leave the case out.")
         forward = plans_manager.transpose_forward
-        spacing_mm = properties["spacing"]
-        patient = find_body(images, spacing_mm=spacing_mm, channel_names=dataset_json["channel_names"])
+        spacing_mm, channel_names = properties["spacing"], dataset_json["channel_names"]
         head_crop = HeadCrop.from_plan(plans_manager.plans)
+        patient = find_body(images, spacing_mm=spacing_mm, channel_names=channel_names, earlier=head_crop is None)
         body = body_box(patient, spacing_mm=spacing_mm, head_crop=head_crop)
         body = tuple(body[i] for i in forward)
         cropped = np.empty((len(images), *(upper - lower for lower, upper in body)), np.float32)

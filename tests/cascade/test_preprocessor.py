@@ -105,7 +105,8 @@ def exported(seg: np.ndarray, properties: dict, plans, configuration) -> np.ndar
 
 
 def whole_body_box(volumes: np.ndarray, channel_names: dict) -> roi.Box:
-    body = find_body(volumes, spacing_mm=SPACING_MM, channel_names=channel_names)
+    """Of a plan without a head crop."""
+    body = find_body(volumes, spacing_mm=SPACING_MM, channel_names=channel_names, earlier=True)
     return body_box(body, spacing_mm=SPACING_MM, head_crop=None)
 
 
