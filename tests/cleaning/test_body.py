@@ -9,7 +9,6 @@ from nnunet_ext.cases.preparing import ChannelOptions, prepare_channels
 from nnunet_ext.cleaning.bias_field import field_from_gradients, n4
 from nnunet_ext.cleaning.body import body_mask_array
 from nnunet_ext.cleaning.ct import clean_ct, clip_padding, hu_problem, window
-from nnunet_ext.cleaning.skin_from_mr import body_seen_by_mr
 from nnunet_ext.cleaning.thresholds import otsu_threshold
 from nnunet_ext.phantom.making import Phantom
 
