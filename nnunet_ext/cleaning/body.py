@@ -53,7 +53,7 @@ def body_mask_array(volume: np.ndarray, *, spacing_mm: Sequence[float], is_ct: b
     """
     spacing = _checked(volume, spacing_mm)
     if is_ct:
-        return find_ct_body(as_hu(volume), spacing_mm=spacing).body
+        return find_ct_body(as_hu(volume), spacing_mm=spacing.tolist()).body
     coarse, factors = _coarse(volume, spacing)
     level = mr_level(coarse)
     mask = _find_mr(coarse, level, spacing * factors)

@@ -18,6 +18,7 @@ from nnunet_ext.cleaning.morphology import (
     extreme_filter,
     fill_slices,
     flowed,
+    grown,
     open_mask,
 )
 from nnunet_ext.cleaning.thresholds import edge_level
@@ -42,8 +43,8 @@ PORE_MM = 7.0
 MASK_EDGE_MM = 7.0
 #: A loose piece in a cavity that has fewer voxels is a thin wall whose way to the others is too faint to see.
 LEAST_PIECE_VOXELS = 200
-#: The search works on voxels of at least this size, where the slices' resolution allows.
-WORKING_MM = 0.9
+#: Fine pixels are averaged two by two as long as they stay this small: a gap below a mask must be seen.
+LARGEST_WORKING_MM = 1.2
 #: The head is looked for on a grid of about this voxel size first.
 COARSE_MM = 2.5
 
@@ -76,13 +77,16 @@ def find_ct_body(ct_hu: np.ndarray, *, spacing_mm: Sequence[float]) -> CtBody:
     box = _box_around(ct_hu, spacing)
     if box is None:
         return result
-    factors = np.array([1, *(2 if 2 * mm <= WORKING_MM + 0.3 else 1 for mm in spacing[1:])])
+    factors = np.array([1, *(2 if 2 * mm <= LARGEST_WORKING_MM else 1 for mm in spacing[1:])])
     fine = ct_hu[box]
-    coarse = block_mean(fine, factors) if (factors > 1).any() else fine
-    body, kept, near = _find(coarse, spacing * factors)
-    tissue = enlarge(near, factors, fine.shape) & (fine > TISSUE_HU) if (factors > 1).any() else kept
-    result.body[box] = enlarge(body, factors, fine.shape) | (tissue & (fine > TISSUE_HU))
-    result.kept[box] = enlarge(kept, factors, fine.shape) | tissue
+    if (factors == 1).all():
+        result.body[box], result.kept[box], _ = _find(fine, spacing)
+        return result
+    body, kept, near = (
+        enlarge(one, factors, fine.shape) for one in _find(block_mean(fine, factors), spacing * factors)
+    )
+    result.body[box] = body | (near & (fine > edge_level(fine)))
+    result.kept[box] = kept | (near & (fine > TISSUE_HU))
     return result
 
 
@@ -128,7 +132,7 @@ def _find(ct_hu: np.ndarray, spacing: np.ndarray) -> tuple[np.ndarray, np.ndarra
     beside_mask, beside_loose = (_wider(foreign, MASK_EDGE_MM, spacing) for foreign in (outside, loose))
     edge = around & ~inside & ~beside_mask
     kept = patient | (inside & ~beside_loose) | edge
-    return inside | (edge & (ct_hu > edge_level(ct_hu))), kept, around
+    return inside | (around & (ct_hu > edge_level(ct_hu))), kept, around
 
 
 def _wider(mask: np.ndarray, margin_mm: float, spacing: np.ndarray) -> np.ndarray:
@@ -140,12 +144,14 @@ def _patient(ct_hu: np.ndarray, core: np.ndarray, tissue: np.ndarray, spacing: n
     full = tissue & (ct_hu > FULL_HU)
     soft = np.minimum(ct_hu, 0).astype(np.float32)  # bone is no rise
     skin = flowed(core, soft, full, SKIN_MM, spacing, rise=RISE_HU)
-    reached = flowed(skin, soft, full, EAR_MM, spacing, rise=RISE_HU)
-    # Beyond the skin, a mask in touch leaves patches that stay low. Within the head all that can be reached is patient.
-    pieces, _ = ndimage.label(reached & ~skin)
+    head = fill_slices(skin)
+    # Without: ears. A mask in touch leaves patches that stay low.
+    reached = grown(skin, full, EAR_MM, spacing) & ~head
+    pieces, _ = ndimage.label(reached)
     high = reached & ~_wider(skin, STAND_OFF_MM, spacing)
     patient = skin | np.isin(pieces, np.setdiff1d(pieces[high], [0]))
-    patient |= reached & fill_slices(patient)
+    # Within: walls and conchae.
+    patient |= flowed(skin, soft, full & head, EAR_MM, spacing, rise=RISE_HU)
     patient |= ndimage.binary_dilation(patient & full) & tissue
     inside = fill_slices(patient)
     # A skin full of pores (hair, noise): on within the slice, and closed there.
