@@ -41,8 +41,8 @@ EAR_MM = 25.0
 PORE_MM = 7.0
 #: The soft edge of the skin stays, but not this close to what is taken off, where it holds the mask's own edge.
 MASK_EDGE_MM = 7.0
-#: A loose piece in a cavity that has fewer voxels is a thin wall whose way to the others is too faint to see.
-LEAST_PIECE_VOXELS = 200
+#: A loose piece in a cavity that is smaller than either is a thin wall whose way to the others is too faint to see.
+LEAST_PIECE_VOXELS, LEAST_PIECE_ML = 200, 0.4
 #: Fine pixels are averaged two by two as long as they stay this small: a gap below a mask must be seen.
 LARGEST_WORKING_MM = 1.2
 #: The head is looked for on a grid of about this voxel size first.
@@ -122,7 +122,8 @@ def _find(ct_hu: np.ndarray, spacing: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
     # Loose pieces in a cavity: thin walls if they are small, else a sheet that somebody put there.
     pieces, count = ndimage.label(inside & tissue & ~patient)
-    small = np.bincount(pieces.ravel(), minlength=count + 1) < LEAST_PIECE_VOXELS
+    least = max(LEAST_PIECE_VOXELS, LEAST_PIECE_ML * 1000 / float(np.prod(spacing)))
+    small = np.bincount(pieces.ravel(), minlength=count + 1) < least
     small[0] = False
     patient |= small[pieces]
     loose = (pieces > 0) & ~patient
