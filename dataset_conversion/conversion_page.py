@@ -106,10 +106,7 @@ def _channel(channel: str, entry: Mapping) -> dict[str, Any]:
     """Words of the page about a channel of a case."""
     done = []
     if "couch_and_mask_removed_ml" in entry:
-        on_skin = (
-            f", {entry['mask_on_skin_removed_ml']:.0f} of it on the skin" if "mask_on_skin_removed_ml" in entry else ""
-        )
-        done.append(f"couch and mask {entry['couch_and_mask_removed_ml']:.0f} mL{on_skin}")
+        done.append(f"couch and mask {entry['couch_and_mask_removed_ml']:.0f} mL")
     if "body_ml" in entry:
         done.append(f"body {entry['body_ml']:.0f} mL")
     if entry.get("voxels_clipped_to_-1024_hu"):

@@ -15,8 +15,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from nnunet_ext.cases.preparing import CANONICAL, CLEANED, CLEANED_AGAIN, CORRECTED, Channels
-from nnunet_ext.cleaning.ct import FAINT_HU
+from nnunet_ext.cases.preparing import CANONICAL, CLEANED, CORRECTED, Channels
+from nnunet_ext.cleaning.ct_body import FAINT_HU
 from nnunet_ext.files import written_whole
 from nnunet_ext.images.channels import is_ct
 from nnunet_ext.images.geometry import resample_to, same_grid
@@ -64,7 +64,7 @@ def draw_previews(
     figures: dict[str, Figure] = {}
     if ct is not None:
         before = channels.done(ct, CANONICAL).array
-        cleaned = (channels.step(ct, CLEANED_AGAIN) or channels.done(ct, CLEANED)).array
+        cleaned = channels.done(ct, CLEANED).array
         if channels.record[ct].get("couch_and_mask_removed_ml") is not None:
             taken = ~channels.body & (before > FAINT_HU) & (cleaned < before)
             figures["1_couch_and_mask"] = _draw_cleaning(case, grid, before, cleaned, taken, channels, ct, views)

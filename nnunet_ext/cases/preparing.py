@@ -15,9 +15,9 @@ import SimpleITK as sitk
 from nnunet_ext.cleaning.bias_field import n4
 from nnunet_ext.cleaning.body import body_mask_array, check_body
 from nnunet_ext.cleaning.ct import HU_REMEDY, clean_ct, clip_padding, hu_problem, metal, window
+from nnunet_ext.cleaning.ct_body import TISSUE_HU
 from nnunet_ext.cleaning.mr_padding import without_mr_padding
-from nnunet_ext.cleaning.skin_from_mr import body_seen_by_mr
-from nnunet_ext.cleaning.thresholds import CORE_THRESHOLD_HU, body_thresholds
+from nnunet_ext.cleaning.thresholds import otsu_threshold
 from nnunet_ext.images.channels import image_like, is_ct, reference_channel, voxel_ml
 from nnunet_ext.images.checks import SMALLEST_BODY_ML, check_images, lost_slices, report_lost_slices, shown
 from nnunet_ext.images.geometry import describe_grid, field_of_view, resample_to, same_grid, to_canonical
@@ -33,8 +33,8 @@ LEAST_OVERLAP = 0.5
 #: Below this share of the body inside an MR's field of view the case is converted with a warning.
 FULL_COVERAGE = 0.95
 _IN_IMAGE, _IN_BODY, _IN_VIEW = 1, 2, 4
-#: Steps of a CT: cleaned, clipped to a window, cleaned again after a look at the MR.
-CANONICAL, CLEANED, WINDOWED, CLEANED_AGAIN = "canonical", "cleaned", "windowed", "cleaned again"
+#: Steps of a CT: cleaned, clipped to a window.
+CANONICAL, CLEANED, WINDOWED = "canonical", "cleaned", "windowed"
 #: Steps of other channels after `CANONICAL`: bias field removed, placed on the reference's grid.
 CORRECTED, PLACED = "corrected", "placed"
 
@@ -65,7 +65,7 @@ class Step:
     """One channel after one step of its preparation.
 
     Attributes:
-        name: `CANONICAL`, `CLEANED`, `WINDOWED`, `CORRECTED`, `PLACED` or `CLEANED_AGAIN`.
+        name: `CANONICAL`, `CLEANED`, `WINDOWED`, `CORRECTED` or `PLACED`.
         image: On the channel's own canonical grid. From `PLACED` on, on the reference's.
         body: Bool `(Z, Y, X)` on the same grid.
         view: Bool, same shape: voxels that hold an image. None if all do.
@@ -146,8 +146,7 @@ def prepare_channels(
     """Channels as read -> channels as nnU-Net gets them: one canonical grid, clean CT, MR without bias field.
 
     The reference channel is made canonical and cleaned. Each other channel is made canonical, its body is found and its
-    bias field removed, all on its own grid. Then they are registered if asked, and placed on the reference's grid. At last
-    the MR shows what on the CT's skin is fixation mask.
+    bias field removed, all on its own grid. Then they are registered if asked, and placed on the reference's grid.
 
     Args:
         images: Channel name -> image as read, in channel order. The CT (else the first) gives the grid.
@@ -181,10 +180,6 @@ def prepare_channels(
         found[channel].append(_place(channel, found[channel][-1], name, reference, moves.transforms.get(channel)))
         if not keep_steps:
             found[channel] = _without_earlier_images(found[channel])
-    if others and is_ct(name) and options.clean_ct and reference.record["in_hu"] and not reference.body.all():
-        placed = {channel: found[channel][-1] for channel in others}
-        with step("clean CT"):
-            found[name] += _clean_again(name, images[name], reference, placed, options, keep)
 
     last = {channel: found[channel][-1] for channel in images}
     record: dict[str, dict] = {}
@@ -264,14 +259,16 @@ def _clean_ct(canonical: sitk.Image, options: ChannelOptions, keep: np.ndarray |
         if below:
             record["voxels_clipped_to_-1024_hu"] = below
     array = sitk.GetArrayViewFromImage(image)
-    body = body_mask_array(array, spacing_mm=image.GetSpacing()[::-1], is_ct=True)
     if options.clean_ct:
-        tissue = array > (CORE_THRESHOLD_HU if problem is None else body_thresholds(array, is_ct=True)[1])
-        cleaned, body = clean_ct(image, keep=keep, body=body, in_hu=problem is None)
-        record["couch_and_mask_removed_ml"] = round(float(np.count_nonzero(tissue & ~body)) * voxel_ml(image), 1)
+        tissue = array > (TISSUE_HU if problem is None else otsu_threshold(array))
+        cleaned, body = clean_ct(image, keep=keep, in_hu=problem is None)
+        taken = tissue & (sitk.GetArrayViewFromImage(cleaned) != array)
+        record["couch_and_mask_removed_ml"] = round(float(np.count_nonzero(taken)) * voxel_ml(image), 1)
         if body.all():
             warnings.append(Message("no_body_in_ct"))
         image = cleaned
+    else:
+        body = body_mask_array(array, spacing_mm=image.GetSpacing()[::-1], is_ct=True)
     return Step(CLEANED, image, body, None, record, warnings)
 
 
@@ -285,7 +282,7 @@ def _look_at_ct(
     warnings = check_body(name, array, body, voxel_ml=voxel_ml(canonical))
     if in_hu:
         warnings += metal(array, body, voxel_ml=voxel_ml(canonical))
-        body = array > CORE_THRESHOLD_HU  # a body that blank slices cut is found in part only
+        body = array > TISSUE_HU  # a body that blank slices cut is found in part only
     view, lost = _view(name, array, body)
     return view, [*warnings, *lost]
 
@@ -372,36 +369,6 @@ def _place(channel: str, own: Step, reference_name: str, reference: Step, transf
     with step("resample"):
         image = resample_to(own.image, reference.image, interpolation="bspline", transform=transform)
     return Step(PLACED, image, reference.body, inside, {"resampled": True, "coverage": coverage}, warnings)
-
-
-def _clean_again(
-    name: str,
-    original: sitk.Image,
-    reference: Step,
-    placed: Mapping[str, Step],
-    options: ChannelOptions,
-    keep: np.ndarray | None,
-) -> list[Step]:
-    """The CT without what the MR shows to be fixation mask on its skin."""
-    image = clip_padding(to_canonical(original))[0]
-    views = [(one.array, one.view) for one in placed.values()]
-    seen = body_seen_by_mr(
-        reference.body, sitk.GetArrayViewFromImage(image), views, spacing_mm=image.GetSpacing()[::-1]
-    )
-    if seen is None:
-        elsewhere = Message("skin_lies_elsewhere", {"channels": list(placed), "ct": name})
-        record = {**reference.record, "skin_from_mr": False}
-        return [replace(reference, record=record, warnings=[elsewhere])]
-    cleaned, seen = clean_ct(image, keep=keep, body=seen)
-    taken_ml = float(np.count_nonzero(reference.body & ~seen)) * voxel_ml(image)
-    record = {
-        **reference.record,
-        "skin_from_mr": True,
-        "couch_and_mask_removed_ml": round(reference.record["couch_and_mask_removed_ml"] + taken_ml, 1),
-        "mask_on_skin_removed_ml": round(taken_ml, 1),
-    }
-    again = Step(CLEANED_AGAIN, cleaned, seen, reference.view, record)
-    return [again, *_windowed(again, options)]
 
 
 def _on_reference(

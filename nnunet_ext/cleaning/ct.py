@@ -11,9 +11,9 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from nnunet_ext.cleaning.body import body_mask_array
-from nnunet_ext.cleaning.morphology import block_mean, extreme_filter, fill_slices
-from nnunet_ext.cleaning.thresholds import LOWEST_HU, body_thresholds
+from nnunet_ext.cleaning.ct_body import find_ct_body
+from nnunet_ext.cleaning.morphology import fill_slices
+from nnunet_ext.cleaning.thresholds import LOWEST_HU, as_hu
 from nnunet_ext.images.channels import AIR_HU, image_like, voxel_ml
 from nnunet_ext.images.checks import SMALLEST_BODY_ML
 from nnunet_ext.messages import Message
@@ -25,8 +25,6 @@ PADDING_HU = -1200.0
 METAL_HU = 3000.0
 #: Less metal than this is noise or enamel; a small filling has more.
 LEAST_METAL_ML = 0.03
-#: What is denser than this beside the skin's soft edge is no air: a mask, a couch.
-FAINT_HU = -800.0
 
 
 #: What helps against what `hu_problem` finds.
@@ -102,44 +100,32 @@ def clip_padding(image: sitk.Image) -> tuple[sitk.Image, int]:
     return image_like(np.maximum(array, np.asarray(LOWEST_HU, dtype=array.dtype)), image), below
 
 
-def clean_ct(
-    image: sitk.Image, *, keep: np.ndarray | None = None, body: np.ndarray | None = None, in_hu: bool = True
-) -> tuple[sitk.Image, np.ndarray]:
+def clean_ct(image: sitk.Image, *, keep: np.ndarray | None = None, in_hu: bool = True) -> tuple[sitk.Image, np.ndarray]:
     """CT with everything outside the body set to air, and the body mask.
 
-    Voxels next to the body that are fainter than tissue stay, so that the skin keeps its soft edge, except beside what
-    is taken off: there they hold the fixation mask. Nothing becomes exactly 0, which nnU-Net would take for 'not
-    measured' and crop.
+    Voxels next to the body that are fainter than tissue stay, so that the skin keeps its soft edge, except near what is
+    taken off: there they hold the fixation mask. A sheet that lies loose in a cavity goes too. Nothing becomes exactly 0,
+    which nnU-Net would take for 'not measured' and crop.
 
     Args:
-        image: The CT.
+        image: The CT, canonical.
         keep: Bool `(Z, Y, X)`, voxels that are never touched, such as drawn organs.
-        body: Bool `(Z, Y, X)` where the body is known already, e.g. from `body_seen_by_mr`.
         in_hu: Whether values are HU: outside becomes -1000. If not, the median of what lies outside.
 
     Returns:
         The image, and bool `(Z, Y, X)`; the image itself with an all-True mask where less than 20 mL of body is found.
     """
     array = sitk.GetArrayFromImage(image)
-    spacing = image.GetSpacing()[::-1]
-    mask = body_mask_array(array, spacing_mm=spacing, is_ct=True) if body is None else body
-    if np.count_nonzero(mask) * voxel_ml(image) < SMALLEST_BODY_ML:
+    found = find_ct_body(as_hu(array), spacing_mm=image.GetSpacing()[::-1])
+    if np.count_nonzero(found.body) * voxel_ml(image) < SMALLEST_BODY_ML:
         log.warning("less than %g mL of body found in a CT: couch and mask are left in it", SMALLEST_BODY_ML)
         return image, np.ones(array.shape, dtype=bool)
+    outside, body = ~found.kept, found.body
     if keep is not None:
-        mask = mask | keep
-    outside = ~mask
-    if not outside.any():
-        return image, mask
-    level = body_thresholds(block_mean(array, np.array([1, 2, 2])), is_ct=True)[1]
-    ring = ndimage.binary_dilation(mask) & outside
-    faint = level if not in_hu else FAINT_HU
-    foreign = (outside & ~ring & (array > faint)) | (ring & (array > level))
-    edge = ring & (array <= level) & ~extreme_filter(foreign, (3, 3, 3), erode=False)
-    outside &= ~edge
+        outside, body = outside & ~keep, body | keep
     air = AIR_HU if in_hu else float(np.median(array[outside])) if outside.any() else 0.0
     array[outside] = np.asarray(air).astype(array.dtype)
-    return image_like(array, image), mask
+    return image_like(array, image), body
 
 
 def window(image: sitk.Image, window_hu: tuple[float, float]) -> sitk.Image:

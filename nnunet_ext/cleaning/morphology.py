@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -34,6 +34,40 @@ def open_mask(mask: np.ndarray, width_mm: float, spacing: np.ndarray) -> np.ndar
     return extreme_filter(extreme_filter(mask, widths, erode=True), widths, erode=False)
 
 
+def flowed(
+    seed: np.ndarray, values: np.ndarray, within: np.ndarray, distance_mm: float, spacing: np.ndarray, *, rise: float
+) -> np.ndarray:
+    """The seed grown through `within` up to a distance, on ways that never rise far above their lowest value.
+
+    Args:
+        seed, within: Bool, where to begin and where to go.
+        values: What must not rise by more than `rise` above its lowest along the way, 32-bit float.
+        distance_mm: Longest way.
+        spacing: Voxel size along each axis, mm.
+        rise: In the unit of `values`.
+    """
+    lowest = np.where(seed, values, -np.inf).astype(np.float32)  # along the best way to each voxel
+    for axes in _steps(distance_mm, spacing):
+        arriving = lowest.copy()
+        for axis in axes:
+            ahead, behind = ((slice(None),) * axis + (s,) for s in (slice(1, None), slice(None, -1)))
+            np.maximum(arriving[ahead], lowest[behind], out=arriving[ahead])
+            np.maximum(arriving[behind], lowest[ahead], out=arriving[behind])
+        allowed = within & (values <= arriving + np.float32(rise))
+        arriving = np.maximum(lowest, np.where(allowed, np.minimum(arriving, values), -np.inf))
+        if len(axes) == 3 and np.array_equal(arriving, lowest):
+            break
+        lowest = arriving
+    return lowest > -np.inf
+
+
+def _steps(distance_mm: float, spacing: np.ndarray) -> Iterator[list[int]]:
+    """Axes of each step up to a distance. An axis takes part whenever the way comes nearer to another of its voxels."""
+    step = float(spacing.min())
+    for n in range(1, max(1, int(np.ceil(distance_mm / step))) + 1):
+        yield [a for a in range(3) if int(n * step / spacing[a] + 0.5) > int((n - 1) * step / spacing[a] + 0.5)]
+
+
 def close_mask(mask: np.ndarray, width_mm: float, spacing: np.ndarray) -> np.ndarray:
     widths = box_widths(width_mm, spacing)
     return extreme_filter(extreme_filter(mask, widths, erode=False), widths, erode=True)
@@ -58,10 +92,7 @@ def deepest(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
 def grown(seed: np.ndarray, within: np.ndarray, distance_mm: float, spacing: np.ndarray) -> np.ndarray:
     """The seed grown through `within`, voxel by voxel, up to a distance."""
     grown = seed.copy()
-    step = float(spacing.min())
-    for n in range(1, max(1, int(np.ceil(distance_mm / step))) + 1):
-        # An axis takes part in a step whenever the distance walked comes nearer to another of its voxels.
-        axes = [a for a in range(3) if int(n * step / spacing[a] + 0.5) > int((n - 1) * step / spacing[a] + 0.5)]
+    for axes in _steps(distance_mm, spacing):
         new = grown.copy()
         for axis in axes:
             ahead, behind = [slice(None)] * 3, [slice(None)] * 3
@@ -97,6 +128,12 @@ def fill_slices(mask: np.ndarray) -> np.ndarray:
         outside[0] = True
         filled |= ~outside[labels]
     return whole
+
+
+def coarse_factors(shape: Sequence[int], spacing: np.ndarray, size_mm: float) -> np.ndarray:
+    """Voxels to average along each axis for voxels of about a size; at least eight blocks are left."""
+    factors = np.maximum(1, (size_mm / spacing + 0.01).astype(int))
+    return np.minimum(factors, np.maximum(1, np.asarray(shape) // 8))
 
 
 def block_mean(volume: np.ndarray, factors: np.ndarray) -> np.ndarray:

@@ -5,32 +5,39 @@ from __future__ import annotations
 import numpy as np
 
 #: Half-way between air and skin lies -500; partial volume and noise ask for some freedom around it.
-BODY_THRESHOLD_HU = (-500.0, -350.0)
-_BINS = 128
-#: Denser than any fixation mask.
-BONE_HU = 200.0
-
+EDGE_HU = (-500.0, -350.0)
 #: Scanners and planning systems pad with -1500, -2000 or -3024; nothing measured lies below -1024.
 LOWEST_HU = -1024.0
-#: Above this, two surfaces with a gap of a voxel between them stay apart.
-CORE_THRESHOLD_HU = -250.0
+_BINS = 128
 
 
-def body_thresholds(volume: np.ndarray, *, is_ct: bool) -> tuple[float, float]:
-    """Values above which a voxel is solid tissue, and above which it is tissue at all."""
-    if is_ct and float(volume.min()) <= -500.0:
-        low, high = BODY_THRESHOLD_HU
-        level = float(np.clip(otsu_threshold(np.clip(volume, LOWEST_HU, 300.0)), low, high))
-        return CORE_THRESHOLD_HU, level
-    # Bright tissue (fat, bone) would pull the cut above dim tissue: everything above the usual tissue counts as usual.
+def edge_level(ct_hu: np.ndarray) -> float:
+    """HU of a voxel half filled with tissue: Otsu's threshold, limited."""
+    return float(np.clip(otsu_threshold(np.clip(ct_hu, LOWEST_HU, 300.0)), *EDGE_HU))
+
+
+def as_hu(volume: np.ndarray) -> np.ndarray:
+    """A CT in other units, scaled by Otsu's threshold to air at -1000 and its usual tissue at 0. One in HU as it is."""
+    low = float(volume.min())
+    if low <= -500.0:
+        return volume
+    sample = volume[::2, ::2, ::2]
+    level = otsu_threshold(sample)
+    if not (sample > level).any():
+        return np.full(volume.shape, -1000.0, np.float32)
+    air, usual = float(np.median(sample[sample <= level])), float(np.median(sample[sample > level]))
+    return (volume.astype(np.float32) - np.float32(usual)) * np.float32(1000 / (usual - air))
+
+
+def mr_level(volume: np.ndarray) -> float:
+    """The value above which a voxel of an MR is tissue."""
+    # Bright tissue (fat) would pull the cut above dim tissue: everything above the usual tissue counts as usual.
     first = otsu_threshold(volume)
     usual = float(np.median(volume[volume > first])) if (volume > first).any() else first
     level = otsu_threshold(np.minimum(volume, usual))
-    if not is_ct:
-        air = volume[volume <= level]
-        noise = float(air.mean() + 3 * air.std())
-        level = min(level, max(noise, float(air.mean()) + 0.6 * (level - float(air.mean()))))
-    return level, level
+    air = volume[volume <= level]
+    noise = float(air.mean() + 3 * air.std())
+    return min(level, max(noise, float(air.mean()) + 0.6 * (level - float(air.mean()))))
 
 
 def otsu_threshold(values: np.ndarray) -> float:
