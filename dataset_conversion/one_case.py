@@ -29,7 +29,7 @@ from nnunet_ext.processes import KILLED, run_in_processes
 from nnunet_ext.steps import OTHER, step
 
 #: Raised when the same input and options give other files than before: cases are then converted again.
-FORMAT = 4
+FORMAT = 5
 
 
 def split_of(case: SourceCase) -> str:
