@@ -193,13 +193,6 @@ def checkpoint_files(folder: Path, folds: Sequence[int | str] | None, checkpoint
     return files
 
 
-def has_bfloat16() -> bool:
-    """Whether the processor has instructions to multiply bfloat16 numbers. Others emulate them."""
-    if not hasattr(torch.cpu, "get_capabilities"):  # of an older torch
-        return False
-    return any(torch.cpu.get_capabilities().get(name, False) for name in ("avx512_bf16", "amx_bf16"))
-
-
 def choose_device(name: str | None) -> torch.device:
     """The named device. None means the GPU if there is one, else the CPU.
 
