@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import time
 from types import MappingProxyType
@@ -54,7 +54,7 @@ from nnunet_ext.training.losses import weigh_organs
 from nnunet_ext.training.mirroring import LeftRightMirrorTransform
 from nnunet_ext.training.modality_dropout import ModalityDropoutTransform, optional_channels
 from nnunet_ext.training.optimizers import ScheduledLR, make_optimizer
-from nnunet_ext.training.recipe import AUTO, DEVICE, DICE, MEASURED, OFF, TrainingRecipe
+from nnunet_ext.training.recipe import AUTO, DEVICE, DICE, MEASURED, OFF, TRAINED_WITH_KEY, TrainingRecipe
 from nnunet_ext.training.schedule import (
     TrainingSchedule,
     elapsed_h,
@@ -304,6 +304,13 @@ class CascadeOARTrainer(nnUNetTrainer):
             return transforms
         self.device_transforms = transforms
         return None
+
+    def on_train_start(self) -> None:
+        """nnU-Net's. The `dataset.json` that it writes to the model's folder also says what the model is trained with."""
+        if not self.was_initialized:
+            self.initialize()
+        self.dataset_json = {**self.dataset_json, TRAINED_WITH_KEY: self.trained_with()}
+        super().on_train_start()
 
     def on_train_end(self) -> None:
         """Put the best epoch's weights back, then finish as nnU-Net does."""
@@ -613,6 +620,18 @@ class CascadeOARTrainer(nnUNetTrainer):
         names = self.dataset_json["channel_names"]
         channels = optional_channels([names[k] for k in sorted(names, key=int)])
         return [ModalityDropoutTransform(channels, self.recipe.modality_dropout)]
+
+    def trained_with(self) -> dict[str, Any]:
+        """The recipe and the numbers of this training as plain JSON. A trainer may differ from the plan in them."""
+        return {
+            "trainer": self.__class__.__name__,
+            "recipe": asdict(self.recipe),
+            "initial_lr": self.initial_lr,
+            "weight_decay": self.weight_decay,
+            "batch_size": self.batch_size * (dist.get_world_size() if self.is_ddp else 1),
+            "deep_supervision": self.enable_deep_supervision,
+            "mirrored_axes": list(self.mirror_transform().allowed_axes),
+        }
 
     # --- schedule ----------------------------------------------------------------------------------------------------
 

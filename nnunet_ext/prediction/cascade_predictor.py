@@ -41,7 +41,7 @@ from nnunet_ext.prediction.bfloat16 import has_bfloat16, wrong_in_bfloat16
 from nnunet_ext.prediction.loading import load_stage
 from nnunet_ext.training.mirroring import swap_channels
 from nnunet_ext.training.modality_dropout import optional_channels
-from nnunet_ext.training.recipe import TrainingRecipe
+from nnunet_ext.training.recipe import TRAINED_WITH_KEY, TrainingRecipe
 
 log = logging.getLogger(__name__)
 
@@ -175,7 +175,7 @@ class CascadePredictor:
             for model, stage in zip(self.models, self.stages, strict=True):
                 if not recipe_of(stage).mirror_left_right:
                     raise ValueError(
-                        f"{model} was trained without left-right mirroring (mirror_left_right is false in its plan): it "
+                        f"{model} was trained without left-right mirroring (mirror_left_right is false in its recipe): it "
                         "knows no mirrored heads. Leave out --mirror (use_mirroring)."
                     )
             if warning := old_plan_warning(plans, labels):
@@ -506,5 +506,6 @@ def channel_list(dataset_json: Mapping) -> list[str]:
 
 
 def recipe_of(stage: nnUNetPredictor) -> TrainingRecipe:
-    """Recipe by which the loaded configuration was trained."""
-    return TrainingRecipe.from_plan(stage.configuration_manager.configuration.get("recipe"))
+    """Recipe by which the loaded configuration was trained. Models without a record of it were trained by their plan's."""
+    recorded = stage.dataset_json.get(TRAINED_WITH_KEY, stage.configuration_manager.configuration)
+    return TrainingRecipe.from_plan(recorded.get("recipe"))

@@ -15,6 +15,8 @@ CHOICES = {
     "box_jitter": (MEASURED, PLANNED, OFF),
     "augmentation": (AUTO, WORKERS, DEVICE),
 }
+#: Key of a model's `dataset.json`. Its `recipe` is the one that the model was trained with, whatever its plan says.
+TRAINED_WITH_KEY = "trained_with"
 #: Numbers that are no share.
 UNBOUNDED = ("foreground_weight", "cache_mb")
 

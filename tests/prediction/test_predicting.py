@@ -46,6 +46,7 @@ from nnunet_ext.prediction import cascade_predictor
 from nnunet_ext.prediction.bfloat16 import has_bfloat16
 from nnunet_ext.prediction.cascade_predictor import CascadePredictor
 from nnunet_ext.prediction.predicting import model_sha256, predict
+from nnunet_ext.training.recipe import TRAINED_WITH_KEY
 
 SHAPE = (31, 53, 47)  # z, y, x in RAS order
 SPACING_MM = (2.3, 2.1, 1.3)
@@ -328,6 +329,13 @@ def test_mirroring_is_refused_for_a_model_that_was_trained_without_it(stages, ru
     getattr(stages, stage).configuration_manager.configuration["recipe"] = {"mirror_left_right": False}
     configuration = {"localizer": "3d_lowres", "segmenter": "3d_cascade_fullres"}[stage]
     with pytest.raises(ValueError, match=rf"{configuration} was trained without left-right mirroring.*--mirror"):
+        run(use_mirroring=True)
+
+
+def test_the_recipe_that_a_model_was_trained_with_counts_not_its_plans(stages, run, tmp_path):
+    write_case(tmp_path / "in", "head_a")
+    stages.localizer.dataset_json = {**DATASET, TRAINED_WITH_KEY: {"recipe": {"mirror_left_right": False}}}
+    with pytest.raises(ValueError, match=r"3d_lowres was trained without left-right mirroring"):
         run(use_mirroring=True)
 
 
