@@ -24,6 +24,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nn
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
@@ -38,6 +39,7 @@ from nnunet_ext.labels.pairs import old_plan_warning, plan_pairs
 from nnunet_ext.labels.table import LEFT_OUT_KEY
 from nnunet_ext.labels.values import pair_values
 from nnunet_ext.nnunet_folders import BOXES_FILE, check_labels, read_splits
+from nnunet_ext.processes import start_method
 from nnunet_ext.training.augmentation import augment_batch, replace_transforms
 from nnunet_ext.training.checkpoints import (
     checkpoint_file,
@@ -288,9 +290,17 @@ class CascadeOARTrainer(nnUNetTrainer):
         return super().do_split()
 
     def get_tr_and_val_datasets(self) -> tuple[nnUNetBaseDataset, nnUNetBaseDataset]:
-        """nnU-Net's, with as many cases in memory as the recipe allows. Those of the segmenter are held as ROIs."""
+        """nnU-Net's, with as many cases in memory as the recipe allows. Those of the segmenter are held as ROIs.
+
+        None is held if the loader's processes are not forked, because they would not share this process's memory.
+        """
         datasets = super().get_tr_and_val_datasets()
         left_bytes = self.recipe.cache_mb * 1e6
+        if get_allowed_n_proc_DA() > 0 and (method := start_method()) != "fork":
+            self.print_to_log_file(
+                f"The loader's processes are started by {method} and share no memory: cases are read from disk."
+            )
+            return datasets
         for dataset in datasets:
             if isinstance(dataset, InMemoryDataset):
                 left_bytes -= dataset.hold(left_bytes)

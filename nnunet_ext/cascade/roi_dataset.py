@@ -63,8 +63,8 @@ class StoredCase:
 class InMemoryDataset(nnUNetDatasetBlosc2):
     """Cases that `hold` has decompressed once; the others are read from disk every time, as nnU-Net does.
 
-    Hold before the loader's processes start: where they are forked (Linux) they share the memory. Where they are started
-    anew, the held cases stay behind, and are read from disk.
+    Hold before the loader's processes start: where they are forked they share the memory. Where they are started anew (by
+    `forkserver`, on Linux from Python 3.14 on, or by `spawn`), the held cases stay behind, and are read from disk.
     """
 
     def __init__(
