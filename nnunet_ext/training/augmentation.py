@@ -1,6 +1,6 @@
 """nnU-Net's augmentation made cheap for small organs, and able to run where the network runs.
 
-Checked against batchgeneratorsv2 0.3: of the transforms nnU-Net trains with, `SpatialTransform` makes its grid and samples
+Checked against batchgeneratorsv2 0.3.6: of the transforms nnU-Net trains with, `SpatialTransform` makes its grid and samples
 label maps on the CPU, and `GaussianBlurTransform` makes its kernel there; the two classes below take their place. The
 others follow the image they are given, except those of a cascade with guidance, which need NumPy.
 """
