@@ -7,8 +7,9 @@ all layers are known before the first case.
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,18 +39,18 @@ def wrong_in_bfloat16(stage: nnUNetPredictor) -> str | None:
     network = getattr(stage.network, "_orig_mod", stage.network)  # the one that torch.compile wraps
     n_channels = determine_num_input_channels(stage.plans_manager, stage.configuration_manager, stage.dataset_json)
     shape = (1, n_channels, *stage.configuration_manager.patch_size)
-    weights = stage.list_of_parameters[0]
     network.eval()
     try:
-        if not in_doubt(network, weights, shape):
+        if not in_doubt(network, shape):
             return None
     except RuntimeError:  # a network that looks at values can't be followed by shapes, so it is computed
         pass
-    errors = bfloat16_errors(network, weights, shape)
+    network.load_state_dict(stage.list_of_parameters[0])  # as nnU-Net does for each fold that it predicts with
+    errors = bfloat16_errors(network, shape)
     return next((name for name, error in errors.items() if error > ERROR_LIMIT), None)
 
 
-def in_doubt(network: nn.Module, weights: Mapping[str, torch.Tensor], shape: tuple[int, ...]) -> list[str]:
+def in_doubt(network: nn.Module, shape: tuple[int, ...]) -> list[str]:
     """Names of the strided convolutions that the fault may touch, for an input `shape` of `(B, C, *plan_axes)`.
 
     Along some axis their stride is above 1 and their output has length 1. The known fault needs that of the last axis. Any
@@ -63,15 +64,13 @@ def in_doubt(network: nn.Module, weights: Mapping[str, torch.Tensor], shape: tup
         if not layer.transposed and any(step > 1 and (n == 1 or step > size) for step, size, n in axes):
             found.append(name)
 
-    shapes = {name: torch.empty_like(value, device="meta") for name, value in values_of(network, weights).items()}
-    with hooked(network, look), torch.no_grad():
-        torch.func.functional_call(network, shapes, (torch.empty(shape, device="meta"),))
+    shapes_only = without_values(network)
+    with hooked(shapes_only, look), torch.no_grad():
+        shapes_only(torch.empty(shape, device="meta"))
     return found
 
 
-def bfloat16_errors(
-    network: nn.Module, weights: Mapping[str, torch.Tensor], shape: tuple[int, ...]
-) -> dict[str, float]:
+def bfloat16_errors(network: nn.Module, shape: tuple[int, ...]) -> dict[str, float]:
     """Relative error of every convolution in bfloat16, by the layer's name. The input is normally distributed.
 
     Each gets the values that it has in 32 bits. So errors don't add up, and none is lost where a skip connection leads past.
@@ -86,7 +85,7 @@ def bfloat16_errors(
 
     patch = torch.randn(shape, generator=torch.Generator().manual_seed(SEED))
     with hooked(network, compare), torch.no_grad(), torch.autocast("cpu", enabled=False):
-        torch.func.functional_call(network, values_of(network, weights), (patch,))
+        network(patch)
     return errors
 
 
@@ -98,10 +97,11 @@ def relative_error(values: torch.Tensor, exact: torch.Tensor) -> float:
     return difference / max(torch.linalg.vector_norm(exact).item(), torch.finfo(torch.float32).tiny)
 
 
-def values_of(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The values that a network computes with, each under one name. A state dict repeats those that two modules share."""
-    own = {**dict(network.named_buffers()), **dict(network.named_parameters())}
-    return {name: weights.get(name, value) for name, value in own.items()}
+def without_values(network: nn.Module) -> nn.Module:
+    """A copy that knows the shapes of its tensors but not their values, and takes no memory for them."""
+    tensors = [*network.parameters(), *network.buffers()]
+    empty = {id(t): nn.Parameter(t.to("meta"), False) if isinstance(t, nn.Parameter) else t.to("meta") for t in tensors}
+    return copy.deepcopy(network, empty)
 
 
 @contextmanager

@@ -81,19 +81,19 @@ def trained(configuration: str, cascade_plans) -> nn.Module:
 )
 def test_strided_convolutions_with_an_output_of_length_1_are_in_doubt(shape, size, stride, doubtful):
     network = nn.Sequential(conv(size=size, stride=stride))
-    assert in_doubt(network, network.state_dict(), (1, 2, *shape)) == (["0"] if doubtful else [])
+    assert in_doubt(network, (1, 2, *shape)) == (["0"] if doubtful else [])
 
 
 def test_the_shapes_of_a_unet_are_followed_down_to_its_last_stage(cascade_plans):
     network = trained("3d_cascade_fullres", cascade_plans)  # two steps of two along every axis
-    assert in_doubt(network, network.state_dict(), (1, 2, 16, 24, 8)) == []
-    (name,) = in_doubt(network, network.state_dict(), (1, 2, 16, 24, 4))
+    assert in_doubt(network, (1, 2, 16, 24, 8)) == []
+    (name,) = in_doubt(network, (1, 2, 16, 24, 4))
     assert name.startswith("encoder.stages.2.")
 
 
 def test_a_network_that_pools_has_no_strided_convolution(cascade_plans):
     network = trained("3d_lowres", cascade_plans)
-    assert in_doubt(network, network.state_dict(), (1, 2, 8, 8, 4)) == []
+    assert in_doubt(network, (1, 2, 8, 8, 4)) == []
 
 
 def test_a_network_that_is_proven_right_is_not_computed(cascade_plans, monkeypatch):
@@ -116,7 +116,7 @@ def test_a_network_that_looks_at_values_is_computed(cascade_plans):
 
 def test_the_rounding_of_a_sound_network_is_far_below_the_limit(cascade_plans):
     network = trained("3d_cascade_fullres", cascade_plans)
-    errors = bfloat16_errors(network, network.state_dict(), (1, 2, 16, 24, 8))
+    errors = bfloat16_errors(network, (1, 2, 16, 24, 8))
     convolutions = {n for n, layer in network.named_modules() if isinstance(layer, (nn.Conv3d, nn.ConvTranspose3d))}
     assert set(errors) == convolutions - {"decoder.seg_layers.0"}  # for deep supervision only
     assert min(errors.values()) > 1e-4
@@ -124,13 +124,25 @@ def test_the_rounding_of_a_sound_network_is_far_below_the_limit(cascade_plans):
     assert not any(layer._forward_hooks for layer in network.modules() if isinstance(layer, nn.Conv3d))
 
 
-def test_the_networks_values_are_those_of_the_first_fold_and_stay(cascade_plans):
+@pytest.mark.parametrize("patch_size", [(16, 24, 8), (16, 24, 4)])  # proven by shape, and computed
+def test_a_network_that_was_looked_at_predicts_as_before(cascade_plans, patch_size):
+    network = trained("3d_cascade_fullres", cascade_plans)
+    patch = torch.randn(1, 2, 16, 24, 8, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        expected = network(patch)
+    made = stage(network, patch_size, cascade_plans)
+    assert wrong_in_bfloat16(made) is None
+    network.load_state_dict(made.list_of_parameters[0])  # nnU-Net's next step
+    with torch.no_grad():
+        assert torch.equal(network(patch), expected)
+    assert all(isinstance(value, nn.Parameter) and value.device.type == "cpu" for value in network.parameters())
+
+
+def test_the_values_are_those_of_the_first_fold(cascade_plans):
     network = WithSkip(conv(WrongInBfloat16))
     made = stage(network, (4, 6, 2), cascade_plans)
     made.list_of_parameters = [{name: torch.zeros_like(value) for name, value in network.state_dict().items()}]
-    before = {name: value.clone() for name, value in network.state_dict().items()}
     assert wrong_in_bfloat16(made) is None  # zero is zero in any format
-    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
 def test_the_convolution_of_torchs_issue_is_refused_where_this_processor_computes_it_wrongly(cascade_plans):
