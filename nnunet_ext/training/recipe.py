@@ -45,7 +45,7 @@ class TrainingRecipe:
             training `device`. `auto`: on the device where that is a GPU, except with guidance, whose transforms only run
             in the workers.
         cache_mb: Memory for training and validation cases held ready, in MB of 10^6 bytes; cases beyond it are read from
-            disk every time. 0: all of them. The same samples either way.
+            disk every time. 0: all of them, as where the loader's processes are not forked. The same samples either way.
     """
 
     loss: str = DICE_CE
