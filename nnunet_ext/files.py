@@ -308,10 +308,11 @@ def check_output_folder(path: Path) -> Path:
     """
     path = Path(path)
     for place in (path, *path.parents):
+        # Existence first. Another process may make the folder between the two questions.
+        if (place.exists() or place.is_symlink()) and not place.is_dir():
+            raise NotADirectoryError(f"output {place} is a file, where a folder is needed; choose another name")
         if place.is_dir():
             return path
-        if place.exists() or place.is_symlink():
-            raise NotADirectoryError(f"output {place} is a file, where a folder is needed; choose another name")
     return path
 
 

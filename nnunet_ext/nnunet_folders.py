@@ -23,6 +23,7 @@ DATASET_JSON: Shape = {
     "labels?": dict,
     "channel_names?": dict,
     "left_out_organs?": [str],
+    "trained_with?": {"recipe": dict},
     "file_ending?": str,
     "nnunet_ext?": dict,
     "overwrite_image_reader_writer?": (str, None),

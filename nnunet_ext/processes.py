@@ -27,6 +27,14 @@ KILLED = object()
 GRACE_S = 10.0
 
 
+def start_method() -> str:
+    """How Python starts processes if nobody says otherwise: `fork`, `forkserver` (on Linux from Python 3.14 on) or `spawn`.
+
+    Other than `multiprocessing.get_start_method`, this doesn't settle it.
+    """
+    return multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+
+
 def run_in_processes(
     function: Callable[[Job], Any], jobs: Sequence[Job], n_processes: int
 ) -> Iterator[tuple[Job, Any]]:

@@ -57,6 +57,7 @@ def test_a_dataset_json_with_organs_regions_and_an_ignore_label_is_read(tmp_path
         ({"channel_names": {"0": 1}}, "channel_names holds '0': 1; write number -> name"),
         ({"channel_names": {}}, "channel_names holds nothing"),
         ({"left_out_organs": "Eye_L"}, 'left_out_organs is "Eye_L"'),
+        ({"trained_with": {"recipe": "adam"}}, 'trained_with.recipe is "adam"'),
         ({"file_ending": None}, "file_ending is null"),
     ],
 )  # fmt: skip

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import time
 from types import MappingProxyType
@@ -24,6 +24,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nn
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
@@ -38,6 +39,7 @@ from nnunet_ext.labels.pairs import old_plan_warning, plan_pairs
 from nnunet_ext.labels.table import LEFT_OUT_KEY
 from nnunet_ext.labels.values import pair_values
 from nnunet_ext.nnunet_folders import BOXES_FILE, check_labels, read_splits
+from nnunet_ext.processes import start_method
 from nnunet_ext.training.augmentation import augment_batch, replace_transforms
 from nnunet_ext.training.checkpoints import (
     checkpoint_file,
@@ -54,7 +56,7 @@ from nnunet_ext.training.losses import weigh_organs
 from nnunet_ext.training.mirroring import LeftRightMirrorTransform
 from nnunet_ext.training.modality_dropout import ModalityDropoutTransform, optional_channels
 from nnunet_ext.training.optimizers import ScheduledLR, make_optimizer
-from nnunet_ext.training.recipe import AUTO, DEVICE, DICE, MEASURED, OFF, TrainingRecipe
+from nnunet_ext.training.recipe import AUTO, DEVICE, DICE, MEASURED, OFF, TRAINED_WITH_KEY, TrainingRecipe
 from nnunet_ext.training.schedule import (
     TrainingSchedule,
     elapsed_h,
@@ -289,9 +291,17 @@ class CascadeOARTrainer(nnUNetTrainer):
         return super().do_split()
 
     def get_tr_and_val_datasets(self) -> tuple[nnUNetBaseDataset, nnUNetBaseDataset]:
-        """nnU-Net's, with as many cases in memory as the recipe allows. Those of the segmenter are held as ROIs."""
+        """nnU-Net's, with as many cases in memory as the recipe allows. Those of the segmenter are held as ROIs.
+
+        None is held if the loader's processes are not forked, because they would not share this process's memory.
+        """
         datasets = super().get_tr_and_val_datasets()
         left_bytes = self.recipe.cache_mb * 1e6
+        if get_allowed_n_proc_DA() > 0 and (method := start_method()) != "fork":
+            self.print_to_log_file(
+                f"The loader's processes are started by {method} and share no memory: cases are read from disk."
+            )
+            return datasets
         for dataset in datasets:
             if isinstance(dataset, InMemoryDataset):
                 left_bytes -= dataset.hold(left_bytes)
@@ -305,6 +315,13 @@ class CascadeOARTrainer(nnUNetTrainer):
             return transforms
         self.device_transforms = transforms
         return None
+
+    def on_train_start(self) -> None:
+        """nnU-Net's. The `dataset.json` that it writes to the model's folder also says what the model is trained with."""
+        if not self.was_initialized:
+            self.initialize()
+        self.dataset_json = {**self.dataset_json, TRAINED_WITH_KEY: self.trained_with()}
+        super().on_train_start()
 
     def on_train_end(self) -> None:
         """Put the best epoch's weights back, then finish as nnU-Net does."""
@@ -614,6 +631,18 @@ class CascadeOARTrainer(nnUNetTrainer):
         names = self.dataset_json["channel_names"]
         channels = optional_channels([names[k] for k in sorted(names, key=int)])
         return [ModalityDropoutTransform(channels, self.recipe.modality_dropout)]
+
+    def trained_with(self) -> dict[str, Any]:
+        """The recipe and the numbers of this training as plain JSON. A trainer may differ from the plan in them."""
+        return {
+            "trainer": self.__class__.__name__,
+            "recipe": asdict(self.recipe),
+            "initial_lr": self.initial_lr,
+            "weight_decay": self.weight_decay,
+            "batch_size": self.batch_size * (dist.get_world_size() if self.is_ddp else 1),
+            "deep_supervision": self.enable_deep_supervision,
+            "mirrored_axes": list(self.mirror_transform().allowed_axes),
+        }
 
     # --- schedule ----------------------------------------------------------------------------------------------------
 

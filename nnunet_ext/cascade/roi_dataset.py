@@ -67,8 +67,8 @@ class StoredCase:
 class InMemoryDataset(nnUNetDatasetBlosc2):
     """Cases that `hold` has decompressed once. The others are read from disk every time, as nnU-Net does.
 
-    Hold before the loader's processes start. Forked ones (Linux) share the memory. If they are started anew, the held
-    cases stay behind and are read from disk.
+    Hold before the loader's processes start. Forked ones share the memory. If they are started anew (by `forkserver`, on
+    Linux from Python 3.14 on, or by `spawn`), the held cases stay behind and are read from disk.
     """
 
     def __init__(

@@ -40,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--full-precision",
         action="store_true",
-        help="on a CPU: compute in 32 bits even where it has the faster bfloat16",
+        help="on a CPU: compute in 32 bits even where it has the faster bfloat16; a model that the processor computes "
+        "wrongly in bfloat16 is computed so anyway, with a warning",
     )
     parser.add_argument("--register", action="store_true", help="register T1 and T2 to the CT first")
     add_dicom_files(parser)
@@ -63,6 +64,8 @@ def run(options: Options) -> int:
     from nnunet_ext import predict
 
     summary = predict(**options)
+    for message in summary.of_models:
+        print(f"warning: {message}", file=sys.stderr)
     for case, messages in summary.warnings.items():
         for message in messages:
             print(f"warning: case '{case}': {message}", file=sys.stderr)

@@ -9,8 +9,8 @@ largest share. Two questions are asked.
 1. Each thinned image goes back to 1.25 mm. Error: root of the mean squared difference to the thin image, over the body and
    within 10 mm of the organs, in HU or in percent of the thin image's standard deviation over the body.
 2. The cascade of `CascadeOARPlannerSmall` and that of `CascadeOARPlannerSmallSeparateZ` are trained on the thinned cases:
-   the localizer once, the segmenter with two seeds, all for equal iterations. The scores are those of hold-out cases on
-   their own grid, by `nnunet_ext predict`'s code.
+   the localizer once, the segmenter with two seeds and small patches, all for equal iterations. The scores are those of
+   hold-out cases on their own grid, by `nnunet_ext predict`'s code.
 """
 
 from __future__ import annotations
@@ -70,6 +70,16 @@ class ThickStudy(Study):
         cases = [f"phantom_{i:03d}" for i in range(o.train)]
         fold = [{"train": cases[2:], "val": cases[:2]}]
         (self.preprocessed / "splits_final.json").write_text(json.dumps(fold))
+        self.use_small_patches()
+
+    def use_small_patches(self) -> None:
+        """Half of the ROI's length and two at a time: the planner's are meant for a GPU or for hours."""
+        file = self.preprocessed / f"{self.plans}.json"
+        plans = json.loads(file.read_text())
+        small = recipe_benchmark._resolved(plans, recipe_benchmark.SEGMENTER)
+        recipe_benchmark._patch(0.5, 2)(small)
+        plans["configurations"][recipe_benchmark.SEGMENTER] |= {k: small[k] for k in ("patch_size", "batch_size")}
+        file.write_text(json.dumps(plans))
 
     def command(self, variant: str, seeds: Sequence[str]) -> list[str]:
         o = self.options
@@ -197,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], metavar="S", help="of weights and augmentation")
-    parser.add_argument("--iterations", type=int, default=1000, metavar="N", help="of the segmenter")
+    parser.add_argument("--iterations", type=int, default=500, metavar="N", help="of the segmenter")
     parser.add_argument("--train", type=int, default=14, metavar="N", help="training phantoms")
     parser.add_argument("--test", type=int, default=6, metavar="N", help="hold-out phantoms")
     parser.add_argument("--phantom-seed", type=int, default=60, metavar="S")

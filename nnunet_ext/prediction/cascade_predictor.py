@@ -37,10 +37,11 @@ from nnunet_ext.labels.pairs import old_plan_warning, plan_pairs
 from nnunet_ext.labels.table import LEFT_OUT_KEY
 from nnunet_ext.labels.values import pair_values
 from nnunet_ext.messages import Message, in_english
-from nnunet_ext.prediction.loading import has_bfloat16, load_stage
+from nnunet_ext.prediction.bfloat16 import has_bfloat16, wrong_in_bfloat16
+from nnunet_ext.prediction.loading import load_stage
 from nnunet_ext.training.mirroring import swap_channels
 from nnunet_ext.training.modality_dropout import optional_channels
-from nnunet_ext.training.recipe import TrainingRecipe
+from nnunet_ext.training.recipe import TRAINED_WITH_KEY, TrainingRecipe
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +121,8 @@ class CascadePredictor:
         device: Device of the networks.
         use_mirroring: Average with the prediction of the mirrored image, left and right labels exchanged.
         full_precision: Compute in 32 bits on a CPU, as stock nnU-Net does. Otherwise a CPU with bfloat16 instructions
-            computes in mixed precision, in half the time. On a GPU, nnU-Net always uses mixed precision (float16).
+            computes in mixed precision, in half the time. It stays with 32 bits for a model of which it would compute a
+            layer wrongly, and `messages` says so. On a GPU, nnU-Net always uses mixed precision (float16).
 
     Raises:
         FileNotFoundError: If a model or a fold is not there.
@@ -141,8 +143,8 @@ class CascadePredictor:
         self.use_mirroring = use_mirroring
         #: Number format of the networks.
         self.precision = "float16" if device.type == "cuda" else "float32"
-        if device.type == "cpu" and not full_precision and has_bfloat16():
-            self.precision = "bfloat16"
+        #: What there is to say about the models, whatever the case.
+        self.messages: list[Message] = []
         load = partial(load_stage, folds=folds, checkpoint=checkpoint, device=device)
         self.models = [Path(segmenter_folder)]
         self.segmenter = load(segmenter_folder)
@@ -153,6 +155,8 @@ class CascadePredictor:
             self.models.insert(0, Path(localizer_folder or beside))
             self.localizer = load(self.models[0])
         self.stages = [stage for stage in (self.localizer, self.segmenter) if stage is not None]
+        if device.type == "cpu" and not full_precision and has_bfloat16():
+            self._use_bfloat16()
         self.dataset_json = self.segmenter.dataset_json
         if (ending := self.dataset_json["file_ending"]) not in ENDINGS:
             raise ValueError(
@@ -171,7 +175,7 @@ class CascadePredictor:
             for model, stage in zip(self.models, self.stages, strict=True):
                 if not recipe_of(stage).mirror_left_right:
                     raise ValueError(
-                        f"{model} was trained without left-right mirroring (mirror_left_right is false in its plan): it "
+                        f"{model} was trained without left-right mirroring (mirror_left_right is false in its recipe): it "
                         "knows no mirrored heads. Leave out --mirror (use_mirroring)."
                     )
             if warning := old_plan_warning(plans, labels):
@@ -183,6 +187,14 @@ class CascadePredictor:
         can_lack = all(recipe_of(stage).modality_dropout > 0 for stage in self.stages)
         #: Channels a case may lack, because modality dropout blanked them in the training of both stages.
         self.optional = [self.channels[i] for i in optional_channels(self.channels)] if can_lack else []
+
+    def _use_bfloat16(self) -> None:
+        """Compute both stages in bfloat16, unless this processor gives wrong values for a layer of one of them."""
+        for model, stage in zip(self.models, self.stages, strict=True):
+            if (layer := wrong_in_bfloat16(stage)) is not None:
+                self.messages.append(Message("wrong_in_bfloat16", {"model": model.name, "layer": layer}))
+                return
+        self.precision = "bfloat16"
 
     def _logits(self, stage: nnUNetPredictor, data: np.ndarray) -> torch.Tensor:
         """Logits `(labels, *plan_axes)` for preprocessed images `(C, *plan_axes)`."""
@@ -494,5 +506,6 @@ def channel_list(dataset_json: Mapping) -> list[str]:
 
 
 def recipe_of(stage: nnUNetPredictor) -> TrainingRecipe:
-    """Recipe by which the loaded configuration was trained."""
-    return TrainingRecipe.from_plan(stage.configuration_manager.configuration.get("recipe"))
+    """Recipe by which the loaded configuration was trained. Models without a record of it were trained by their plan's."""
+    recorded = stage.dataset_json.get(TRAINED_WITH_KEY, stage.configuration_manager.configuration)
+    return TrainingRecipe.from_plan(recorded.get("recipe"))

@@ -14,6 +14,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from packaging.version import Version
 from torch import nn
 
 from nnunet_ext.files import check_whole, first_line, misfit, read_json
@@ -35,6 +36,8 @@ NUMPY_SCALARS: list[Callable | tuple[Callable, str]] = [
     # NumPy 2 moved the function. Checkpoints name it as it was called when they were written.
     *((_SCALAR[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
 ]
+#: First torch that takes a function together with the name that a checkpoint has for it. See `NUMPY_SCALARS`.
+MIN_TORCH = (2, 6)
 #: Keys of a checkpoint that prediction needs.
 WEIGHT_KEYS = {"network_weights", "trainer_name", "init_args"}
 #: Keys and types that a model's plans must have.
@@ -193,13 +196,6 @@ def checkpoint_files(folder: Path, folds: Sequence[int | str] | None, checkpoint
     return files
 
 
-def has_bfloat16() -> bool:
-    """Whether the processor has instructions to multiply bfloat16 numbers. Others emulate them."""
-    if not hasattr(torch.cpu, "get_capabilities"):  # of an older torch
-        return False
-    return any(torch.cpu.get_capabilities().get(name, False) for name in ("avx512_bf16", "amx_bf16"))
-
-
 def choose_device(name: str | None) -> torch.device:
     """The named device. None means the GPU if there is one, else the CPU.
 
@@ -217,13 +213,29 @@ def choose_device(name: str | None) -> torch.device:
     return torch.device(name)
 
 
+def check_torch(installed: str) -> None:
+    """Refuse a torch that can't read weights without running code in them.
+
+    Raises:
+        ImportError: If this version is older than `MIN_TORCH`. The message names both.
+    """
+    if Version(installed).release < MIN_TORCH:
+        needed = ".".join(map(str, MIN_TORCH))
+        raise ImportError(
+            f"torch {installed} is installed, and {needed} or newer is needed to read a model without running code in it: "
+            f"pip install 'torch>={needed},!=2.9.*'"
+        )
+
+
 def read_weights(file: Path) -> dict:
     """A checkpoint of nnU-Net's trainer, read so that no code in it can run.
 
     Raises:
+        ImportError: If torch is too old. See `check_torch`.
         FileNotFoundError: If there is none.
         ValueError: If it is damaged, holds objects instead of values, or is no checkpoint.
     """
+    check_torch(torch.__version__)
     try:
         check_whole(file)
         with torch.serialization.safe_globals(NUMPY_SCALARS):

@@ -42,7 +42,8 @@ MANIFEST = "predictions.json"
 class PredictionSummary:
     """Case names written, kept from an earlier run and failed (with reason), and warnings per case.
 
-    `files` counts the files of the images folder by their use.
+    `of_models` holds messages about the models, whatever the case. `files` counts the files of the images folder by their
+    use.
     """
 
     out: Path
@@ -50,6 +51,7 @@ class PredictionSummary:
     skipped: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     warnings: dict[str, list[Message]] = field(default_factory=dict)
+    of_models: list[Message] = field(default_factory=list)
     files: FileCount = field(default_factory=FileCount)
 
 
@@ -198,7 +200,7 @@ class _Run:
         self.predictor, self.options, self.out = predictor, options, out
         self.rtstruct, self.strict = rtstruct, strict
         self.model_sha256 = model_sha256(predictor)
-        self.summary = PredictionSummary(out)
+        self.summary = PredictionSummary(out, of_models=predictor.messages)
         #: Several processes write one manifest: each under this lock, which ends with its process.
         self.lock = FileLock(out / f".{MANIFEST}.lock") if shared else contextlib.nullcontext()
 
@@ -221,6 +223,8 @@ class _Run:
             "channels": self.predictor.channels,
             "use_mirroring": self.predictor.use_mirroring,
             "register": register,
+            "warnings": in_english(self.predictor.messages),
+            "messages": [message.to_json() for message in self.predictor.messages],
         }
         with self.lock:
             manifest = read_manifest(self.out / MANIFEST)

@@ -1,6 +1,6 @@
 """nnU-Net's augmentation, made cheap for small organs and able to run on the network's device.
 
-Checked against batchgeneratorsv2 0.3. Of the transforms nnU-Net trains with, `SpatialTransform` makes its grid and
+Checked against batchgeneratorsv2 0.3.6. Of the transforms nnU-Net trains with, `SpatialTransform` makes its grid and
 samples label maps on the CPU. `GaussianBlurTransform` makes its kernel there. The two classes below take their place.
 The others follow the image they are given, except those of a cascade with guidance, which need NumPy.
 """

@@ -15,6 +15,8 @@ CHOICES = {
     "box_jitter": (MEASURED, PLANNED, OFF),
     "augmentation": (AUTO, WORKERS, DEVICE),
 }
+#: Key of a model's `dataset.json`. Its `recipe` is the one that the model was trained with, whatever its plan says.
+TRAINED_WITH_KEY = "trained_with"
 #: Numbers that are no share.
 UNBOUNDED = ("foreground_weight", "cache_mb")
 
@@ -44,7 +46,8 @@ class TrainingRecipe:
             the training device, in the same way. `auto` takes the device if it is a GPU. With guidance it takes the
             workers, as its transforms only run there.
         cache_mb: Memory for training and validation cases held ready, in MB of 10^6 bytes. Cases beyond it are read
-            from disk every time. With 0, all are held. The samples are the same either way.
+            from disk every time, and all of them if 0 or if the loader's processes are not forked. The samples are the
+            same either way.
     """
 
     loss: str = DICE_CE

@@ -61,7 +61,13 @@ def test_doctor_names_each_folder_that_is_not_set_or_missing(nnunet_folders, no_
 
 @pytest.mark.parametrize(
     ("package", "found", "advice"),
-    [("torch", "2.9.1+cu128", "!=2.9.*"), ("nnunetv2", "2.6.2", ">=2.8"), ("nnunetv2", "2.9.0", "<2.9")],
+    [
+        ("torch", "2.9.1+cu128", "!=2.9.*"),
+        ("torch", "2.5.1", ">=2.6"),
+        ("batchgeneratorsv2", "0.4.0", "<0.4"),
+        ("nnunetv2", "2.6.2", ">=2.8"),
+        ("nnunetv2", "2.9.0", "<2.9"),
+    ],
 )
 def test_doctor_rejects_versions_that_we_do_not_support(no_classes, monkeypatch, package, found, advice):
     installed = doctor_module.version

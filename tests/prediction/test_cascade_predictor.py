@@ -66,6 +66,7 @@ class ReadsOrgansOffTheCT:
         self.configuration_manager = plans.get_configuration(configuration)
         self.label_manager = plans.get_label_manager(DATASET)
         self.logits: list[torch.Tensor] = []
+        self.network, self.list_of_parameters = torch.nn.Identity(), [{}]
 
     def predict_logits_from_preprocessed_data(self, data: torch.Tensor) -> torch.Tensor:
         labels = (data[0] * 40 + 20) / HU_PER_LABEL  # the plan's CT normalisation

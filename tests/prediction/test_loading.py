@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from importlib.metadata import requires
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,9 +14,12 @@ import pytest
 import torch
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from packaging.requirements import Requirement
 
 from nnunet_ext.prediction.loading import (
+    MIN_TORCH,
     check_architecture,
+    check_torch,
     checkpoint_files,
     load_stage,
     read_weights,
@@ -146,6 +151,29 @@ def test_weights_of_another_network_are_named(model):
     model.save()
     with pytest.raises(ValueError, match=r"another network than its plans\.json: 'decoder.*not there in the file"):
         load(model)
+
+
+@pytest.mark.parametrize("installed", ["2.1.2", "2.5.1+cu124", "1.13.1"])
+def test_a_torch_that_is_too_old_is_named_with_the_one_that_is_needed(installed):
+    with pytest.raises(ImportError, match=rf"^torch {re.escape(installed)} is installed, and 2\.6 or newer is needed"):
+        check_torch(installed)
+
+
+def test_a_torch_that_is_too_old_is_not_taken_for_a_damaged_model(model, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
+    with pytest.raises(ImportError, match=r"torch 2\.5\.1\+cpu is installed"):
+        load(model)
+
+
+@pytest.mark.parametrize("installed", ["2.6.0", "2.6.0a0+nv", "2.13.0+cpu", "3.0"])
+def test_newer_ones_are_taken(installed):
+    check_torch(installed)
+
+
+def test_the_oldest_torch_is_that_of_the_packages_metadata():
+    (needed,) = (r for r in map(Requirement, requires("nnunet_ext")) if r.name == "torch" and r.marker is None)
+    oldest = ".".join(map(str, MIN_TORCH))
+    assert str(needed.specifier) == f"!=2.9.*,>={oldest}"
 
 
 # ------------------------------------------------------------------------------------------------ plans

@@ -23,6 +23,7 @@ import SimpleITK as sitk
 import torch
 from fault_inputs import set_raw
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from reference_tables import check_file
 
@@ -43,9 +44,10 @@ from nnunet_ext.labels.sides import chinese_name
 from nnunet_ext.labels.table import LEFT_OUT_KEY
 from nnunet_ext.messages import Message, in_english
 from nnunet_ext.prediction import cascade_predictor
+from nnunet_ext.prediction.bfloat16 import has_bfloat16
 from nnunet_ext.prediction.cascade_predictor import CascadePredictor
-from nnunet_ext.prediction.loading import has_bfloat16
 from nnunet_ext.prediction.predicting import model_sha256, predict
+from nnunet_ext.training.recipe import TRAINED_WITH_KEY
 
 SHAPE = (31, 53, 47)  # z, y, x in RAS order
 SPACING_MM = (2.3, 2.1, 1.3)
@@ -109,6 +111,7 @@ class ReadsOrgansOffTheCT:
         self.dataset_json = DATASET
         self.label_manager = self.plans_manager.get_label_manager(DATASET)
         self.list_of_parameters = [{"weight": torch.ones(3)}]
+        self.network = torch.nn.Identity()  # without a layer that bfloat16 could be wrong in
         self.sees = sees
         self.shapes: list[tuple[int, ...]] = []
 
@@ -330,6 +333,13 @@ def test_mirroring_is_refused_for_a_model_that_was_trained_without_it(stages, ru
         run(use_mirroring=True)
 
 
+def test_the_recipe_that_a_model_was_trained_with_counts_not_its_plans(stages, run, tmp_path):
+    write_case(tmp_path / "in", "head_a")
+    stages.localizer.dataset_json = {**DATASET, TRAINED_WITH_KEY: {"recipe": {"mirror_left_right": False}}}
+    with pytest.raises(ValueError, match=r"3d_lowres was trained without left-right mirroring"):
+        run(use_mirroring=True)
+
+
 def test_mirroring_by_an_older_plan_says_what_it_does_not_exchange(stages, caplog):
     stages.segmenter.dataset_json = {**DATASET, "labels": {"background": 0, "left_eye": 1, "right_eye": 2, "Eye": 3}}
     CascadePredictor(Path("T__P__3d_cascade_fullres"), device=torch.device("cpu"), use_mirroring=True)
@@ -359,6 +369,44 @@ def test_networks_compute_in_bfloat16_where_the_processor_does_unless_told_not_t
     assert len(seen) == 2
     assert result.precision == precision
     np.testing.assert_array_equal(result.label_map, label_map())
+
+
+class WrongInBfloat16(torch.nn.Conv3d):
+    """A convolution that is off by more than its own size in bfloat16."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        output = super().forward(x)
+        return -output if torch.is_autocast_enabled("cpu") else output
+
+
+@pytest.mark.parametrize("name", ["localizer", "segmenter"])
+@pytest.mark.parametrize(("kind", "refused"), [(WrongInBfloat16, True), (torch.nn.Conv3d, False)])
+def test_a_model_that_is_wrong_in_bfloat16_computes_in_32_bits_and_says_so_once(
+    stages, run, tmp_path, monkeypatch, capsys, name, kind, refused
+):
+    monkeypatch.setattr("nnunet_ext.prediction.cascade_predictor.has_bfloat16", lambda: True)
+    stage = getattr(stages, name)
+    stage.configuration_manager.configuration["patch_size"] = [6, 8, 2]
+    n_channels = determine_num_input_channels(stage.plans_manager, stage.configuration_manager, DATASET)
+    stage.network = torch.nn.Sequential(kind(n_channels, 4, 3, 2, padding=1))
+    stage.list_of_parameters = [stage.network.state_dict()]
+    for case in ("head_a", "head_b"):
+        write_case(tmp_path / "in", case)
+    assert (
+        main(["predict", "-d", "501", "-i", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "-device", "cpu"]) == 0
+    )
+    printed, content = capsys.readouterr().err, manifest(tmp_path)
+    assert {record["precision"] for record in content["cases"].values()} == {"float32" if refused else "bfloat16"}
+    assert [record["warnings"] for record in content["cases"].values()] == [[], []]
+    said = [Message.from_json(message) for message in content["messages"]]
+    assert content["warnings"] == in_english(said)
+    assert [message.kind for message in said] == ["wrong_in_bfloat16"] * refused
+    if refused:
+        configuration = {"localizer": "3d_lowres", "segmenter": "3d_cascade_fullres"}[name]
+        assert said[0].values == {"model": f"CascadeOARTrainer__CascadeOARPlans__{configuration}", "layer": "0"}
+    assert printed.count("wrongly (torch issue 169688)") == refused
+    assert run(strict=True, overwrite=True, full_precision=True).of_models == []
+    assert len(run(strict=True, overwrite=True).written) == 2  # it is no warning of a case
 
 
 # ------------------------------------------------------------------------------------------------ the plan's recipe

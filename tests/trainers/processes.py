@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import time
@@ -46,6 +47,32 @@ def make(job: dict, cls=CascadeOARTrainer) -> CascadeOARTrainer:
     stock.DDP = lambda network, device_ids: DDP(network)
     plans = {**json.loads(json.dumps(job["plans"])), "continue_training": False}
     return cls(plans, job["configuration"], 0, job["dataset"], torch.device(job.get("device", "cpu")))
+
+
+def train_with_a_forkserver(job: dict) -> None:
+    """One training with one process per loader, started as Python 3.14 does. Leaves `forkserver.json`."""
+    multiprocessing.set_start_method("forkserver", force=True)
+    multiprocessing.set_forkserver_preload([CascadeOARTrainer.__module__])
+    trainer = make(job)
+    os.environ.update({"nnUNet_n_proc_DA": "1"})
+    held, methods, get_datasets, get_loaders = [], [], trainer.get_tr_and_val_datasets, trainer.get_dataloaders
+
+    def datasets():
+        made = get_datasets()
+        held.extend(len(dataset.held) for dataset in made)
+        return made
+
+    def loaders():
+        made = get_loaders()
+        methods.extend(process._popen.method for loader in made for process in loader._processes)
+        return made
+
+    trainer.get_tr_and_val_datasets, trainer.get_dataloaders = datasets, loaders
+    trainer.run_training()
+    losses = trainer.logger.get_value("train_losses", step=None)
+    Path(job["folder"], "forkserver.json").write_text(
+        json.dumps({"held": held, "methods": methods, "losses": [float(loss) for loss in losses]})
+    )
 
 
 def kill(*_args, **_kwargs) -> None:

@@ -943,6 +943,24 @@ def test_killed_at_any_moment_the_training_goes_on_with_the_learning_rates_of_an
     assert all(torch.equal(v, weights[k]) for k, v in final["network_weights"].items())
 
 
+# ------------------------------------------------------------------------------------------------ Python 3.14
+
+
+def test_a_training_whose_loaders_are_not_forked_reads_from_disk_and_says_so(job, processes):
+    job = job(num_epochs=1)
+    child = processes.context.Process(target=processes.train_with_a_forkserver, args=(job,))
+    child.start()
+    child.join(600)
+    assert child.exitcode == 0
+    done = json.loads(Path(job["folder"], "forkserver.json").read_text())
+    assert done["held"] == [0, 0]
+    assert done["methods"] == ["forkserver"] * 2
+    assert len(done["losses"]) == 1
+    assert np.isfinite(done["losses"][0])
+    (log,) = Path(job["folder"]).rglob("training_log*.txt")
+    assert "started by forkserver and share no memory: cases are read from disk" in log.read_text()
+
+
 # ------------------------------------------------------------------------------------------------ two processes
 
 

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from copy import deepcopy
+from dataclasses import asdict
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +18,13 @@ from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from tiny_cases import PATCH, STAGES, inner, log_epochs
 
+from nnunet_ext.files import read_json
+from nnunet_ext.installation.models import install_model
+from nnunet_ext.nnunet_folders import read_dataset_json
+from nnunet_ext.trainers.cascade_oar_trainer import CascadeOARTrainer
 from nnunet_ext.trainers.cascade_oar_trainer_reference import CascadeOARTrainerReference
 from nnunet_ext.training.mirroring import LeftRightMirrorTransform
+from nnunet_ext.training.recipe import TrainingRecipe
 
 
 def test_the_reference_recipe_flips_all_axes_and_adds_noise_only(make):
@@ -93,3 +105,49 @@ def test_the_reference_recipe_flips_the_other_axes_only_where_the_plan_does_not_
     trainer = make(CascadeOARTrainerReference, recipe={"mirror_left_right": False})
     assert trainer.mirror_transform().allowed_axes == (0, 1)
     assert make(CascadeOARTrainerReference).mirror_transform().allowed_axes == (0, 1, 2)
+
+
+@pytest.mark.parametrize("configuration", ["3d_lowres", "3d_cascade_fullres"])
+def test_the_models_dataset_json_says_what_it_was_trained_with_and_the_plans_stay(make, configuration):
+    trainer = make(CascadeOARTrainerReference, configuration, initial_lr=0.006, recipe={"modality_dropout": 0.25})
+    plans = deepcopy(trainer.plans_manager.plans)
+    trainer.on_train_start()
+    model = Path(trainer.output_folder_base)
+    with_it = read_dataset_json(model / "dataset.json")["trained_with"]
+    plan = TrainingRecipe.from_plan(trainer.configuration_manager.configuration.get("recipe"))
+    assert with_it == {
+        "trainer": "CascadeOARTrainerReference",
+        "recipe": {**asdict(plan), "loss": "dice", "optimizer": "adam"},
+        "initial_lr": 2e-4,
+        "weight_decay": 0.0,
+        "batch_size": 1,
+        "deep_supervision": configuration != "3d_lowres",
+        "mirrored_axes": [0, 1, 2],
+    }
+    assert plan.loss == "dice_ce"
+    assert read_json(model / "plans.json") == json.loads(json.dumps(plans))
+
+
+def test_the_usual_trainer_records_its_plans_recipe(make):
+    trainer = make(CascadeOARTrainer, "3d_lowres", initial_lr=0.006, recipe={"mirror_left_right": False})
+    trainer.on_train_start()
+    with_it = read_dataset_json(Path(trainer.output_folder_base, "dataset.json"))["trained_with"]
+    assert with_it["recipe"] == asdict(TrainingRecipe(mirror_left_right=False))
+    assert (with_it["initial_lr"], with_it["batch_size"], with_it["mirrored_axes"]) == (0.006, 2, [])
+
+
+def test_the_export_of_nnunet_carries_what_a_model_was_trained_with(make, tmp_path):
+    """nnU-Net packs a list of files, of which the model's `dataset.json` is one."""
+    trainer = make(CascadeOARTrainerReference, "3d_lowres")
+    trainer.on_train_start()
+    base, fold = Path(trainer.output_folder_base), Path(trainer.output_folder)
+    (fold / "validation").mkdir()
+    for name in ("checkpoint_final.pth", "progress.png", "validation/summary.json"):
+        (fold / name).write_text("{}")
+    script = (
+        "from nnunetv2.model_sharing.model_export import export_pretrained_model as export\n"
+        f"export(501, 'model.zip', ('3d_lowres',), '{base.name.split('__')[0]}', '{base.name.split('__')[1]}', (0,))"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+    (installed,) = install_model(tmp_path / "model.zip", tmp_path / "elsewhere")
+    assert read_dataset_json(installed / "dataset.json")["trained_with"] == trainer.trained_with()
