@@ -30,6 +30,7 @@ from nnunet_ext.phantom.shapes import (
     unit,
     vector,
 )
+from nnunet_ext.phantom.small_anatomy import SmallAnatomy
 
 LEFT, RIGHT = "left", "right"
 SIDES = {LEFT: 1, RIGHT: -1}  # sign of x in LPS
@@ -143,7 +144,7 @@ class Anatomy:
     metal_mm: np.ndarray
 
 
-def build_anatomy(parameters: HeadParameters, rng: np.random.Generator) -> Anatomy:
+def build_anatomy(parameters: HeadParameters, rng: np.random.Generator, small: SmallAnatomy | None = None) -> Anatomy:
     """The tissues of one head; `rng` draws only what has no parameter: folds of the brain, shapes of tumours."""
     chiasm, factor = _chiasm(parameters)
     sides = {name: _eye_side(parameters, name, chiasm, factor) for name in SIDES}
@@ -151,11 +152,12 @@ def build_anatomy(parameters: HeadParameters, rng: np.random.Generator) -> Anato
     lids += [sphere(s.globe_mm + s.forward * 5.6, 7.8 + LID_MM) for s in sides.values()]
     cavity = _cavity(parameters)
     static_skin = _skin(cavity, parameters)
-    skin = union(static_skin, union(*lids), blend_mm=5.0)
+    closed_skin = union(static_skin, union(*lids), blend_mm=5.0)
+    skin = closed_skin if small is None else small.cut_into(closed_skin, parameters.scale)
     metal = _metal(parameters, rng)
     return Anatomy(
         skin=skin,
-        accessories=(_mask(skin, rng),),
+        accessories=(_mask(closed_skin, rng),),
         coarse=(
             *_soft_tissue(skin, parameters),
             *_skull_and_brain(cavity, parameters, rng),

@@ -39,6 +39,7 @@ from nnunet_ext.phantom.acquisition import (
 )
 from nnunet_ext.phantom.anatomy import Anatomy, HeadParameters, build_anatomy, deformation
 from nnunet_ext.phantom.shapes import unit
+from nnunet_ext.phantom.small_anatomy import SmallAnatomy
 from nnunet_ext.processes import KILLED, run_in_processes
 from nnunet_ext.steps import step
 
@@ -262,18 +263,21 @@ def make_phantom(
     unregistered: bool = False,
     parameters: HeadParameters | None = None,
     with_truth: bool = False,
+    small_anatomy: bool = False,
 ) -> Phantom:
     """One case; see `make_phantoms`. `parameters` replaces the random head, to ask for a tumour or a missing eye.
 
     `with_truth` adds the outline of the body, couch and mask, the bias fields and tissues; the images stay the same.
+    `small_anatomy` cuts a gap behind each ear and nostrils into the skin; all that is drawn else stays the same.
     """
     rng = {
         name: np.random.default_rng([seed, case, k])
-        for k, name in enumerate(("head", "grid", "texture", "ct", "mr", "shift"))
+        for k, name in enumerate(("head", "grid", "texture", "ct", "mr", "shift", "small anatomy"))
     }
     drawn = HeadParameters.draw(rng["head"])
     parameters = drawn if parameters is None else parameters
-    anatomy = build_anatomy(parameters, rng["texture"])
+    small = SmallAnatomy.draw(rng["small anatomy"]) if small_anatomy else None
+    anatomy = build_anatomy(parameters, rng["texture"], small)
     pose = _Pose.of(parameters, rng["head"])
     grid = _draw_grid(SIZES[size], pose, parameters, rng["grid"])
     background = _draw_background(pose, grid, rng["ct"])
