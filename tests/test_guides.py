@@ -58,6 +58,7 @@ NOT_RUN = {
     "pip install": "tests run against an installed package; test_packaging builds the wheel",
     "make demo": "minutes of training",
     "make test": "runs this",
+    "make long": "runs a part of this",
     "make check": "runs a part of this",
     "nnunet_ext benchmark": "minutes; see test_training_benchmark, test_prediction_benchmark, test_conversion_benchmark",
 }

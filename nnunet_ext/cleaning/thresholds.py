@@ -17,24 +17,27 @@ def edge_level(ct_hu: np.ndarray) -> float:
 
 
 def as_hu(volume: np.ndarray) -> np.ndarray:
-    """A CT in other units, scaled by Otsu's threshold to air at -1000 and its usual tissue at 0. One in HU as it is."""
-    low = float(volume.min())
-    if low <= -500.0:
+    """A CT in other units, scaled so that air lies at -1000 and Otsu's threshold at -150: above, a voxel is full."""
+    if float(volume.min()) <= -500.0:  # HU already
         return volume
     sample = volume[::2, ::2, ::2]
-    level = otsu_threshold(sample)
-    if not (sample > level).any():
+    level = _level_below_bright_tissue(sample)
+    air = float(np.median(sample[sample <= level]))
+    if not level > air:
         return np.full(volume.shape, -1000.0, np.float32)
-    air, usual = float(np.median(sample[sample <= level])), float(np.median(sample[sample > level]))
-    return (volume.astype(np.float32) - np.float32(usual)) * np.float32(1000 / (usual - air))
+    return (volume.astype(np.float32) - np.float32(air)) * np.float32(850 / (level - air)) - np.float32(1000)
+
+
+def _level_below_bright_tissue(volume: np.ndarray) -> float:
+    """Otsu's threshold where everything above the usual tissue counts as usual: bright tissue would pull it up."""
+    first = otsu_threshold(volume)
+    usual = float(np.median(volume[volume > first])) if (volume > first).any() else first
+    return otsu_threshold(np.minimum(volume, usual))
 
 
 def mr_level(volume: np.ndarray) -> float:
     """The value above which a voxel of an MR is tissue."""
-    # Bright tissue (fat) would pull the cut above dim tissue: everything above the usual tissue counts as usual.
-    first = otsu_threshold(volume)
-    usual = float(np.median(volume[volume > first])) if (volume > first).any() else first
-    level = otsu_threshold(np.minimum(volume, usual))
+    level = _level_below_bright_tissue(volume)
     air = volume[volume <= level]
     noise = float(air.mean() + 3 * air.std())
     return min(level, max(noise, float(air.mean()) + 0.6 * (level - float(air.mean()))))

@@ -22,6 +22,7 @@ from nnunet_ext.phantom.skull_and_brain import (
     skull_base_and_airways,
     skull_cavity,
 )
+from nnunet_ext.phantom.small_anatomy import SmallAnatomy
 from nnunet_ext.phantom.tissues import Layer
 
 
@@ -48,19 +49,26 @@ class Anatomy:
     metal_mm: np.ndarray
 
 
-def build_anatomy(parameters: HeadParameters, rng: np.random.Generator) -> Anatomy:
-    """The tissues of one head. `rng` draws the rest, such as the folds of the brain."""
+def build_anatomy(parameters: HeadParameters, rng: np.random.Generator, small: SmallAnatomy | None = None) -> Anatomy:
+    """The tissues of one head.
+
+    Args:
+        parameters: Of the head.
+        rng: Draws the rest, such as the folds of the brain.
+        small: Gaps behind the ears and nostrils. None for a skin without.
+    """
     chiasm, factor = chiasm_shape(parameters)
     sides = {name: eye_side(parameters, name, chiasm, factor) for name in SIDES}
     lids = [sphere(s.globe_mm, s.radius_mm + LID_MM) for s in sides.values()]
     lids += [sphere(s.globe_mm + s.forward * 5.6, 7.8 + LID_MM) for s in sides.values()]
     cavity = skull_cavity(parameters)
     static_skin = skin_surface(parameters)
-    skin = union(static_skin, union(*lids), blend_mm=5.0)
+    closed_skin = union(static_skin, union(*lids), blend_mm=5.0)
+    skin = closed_skin if small is None else small.cut_into(closed_skin, parameters.scale)
     metal = metal_parts(parameters, rng)
     return Anatomy(
         skin=skin,
-        accessories=(fixation_mask(skin, rng),),
+        accessories=(fixation_mask(closed_skin, rng),),
         coarse=(
             *soft_tissue(skin, parameters),
             *skull_and_brain(cavity, parameters, rng),

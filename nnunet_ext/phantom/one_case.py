@@ -16,6 +16,7 @@ from nnunet_ext.phantom.head_parameters import HeadParameters
 from nnunet_ext.phantom.mr import acquire_mr
 from nnunet_ext.phantom.painting import Painter
 from nnunet_ext.phantom.pose import EXTREMES_MM, Pose, Shift, registration_error
+from nnunet_ext.phantom.small_anatomy import SmallAnatomy, grow_hair
 from nnunet_ext.phantom.tissues import CT, T1, T2, TISSUES, Layer
 
 
@@ -70,6 +71,7 @@ def make_phantom(
     unregistered: bool = False,
     parameters: HeadParameters | None = None,
     with_truth: bool = False,
+    small_anatomy: bool = False,
 ) -> Phantom:
     """One case in memory, as `make_phantoms` writes it.
 
@@ -80,19 +82,28 @@ def make_phantom(
         unregistered: Put T1 and T2 on grids of their own.
         parameters: Replaces the random head, to ask for a tumour or a missing eye.
         with_truth: Add the outline of the body, couch and mask, bias fields and tissues. The images stay the same.
+        small_anatomy: Cut a gap behind each ear and nostrils into the skin, and let hair grow in the CT. All that is
+            drawn else stays the same.
     """
     rng = {
         name: np.random.default_rng([seed, case, k])
-        for k, name in enumerate(("head", "grid", "texture", "ct", "mr", "shift"))
+        for k, name in enumerate(("head", "grid", "texture", "ct", "mr", "shift", "small anatomy"))
     }
     drawn = HeadParameters.draw(rng["head"])
     parameters = drawn if parameters is None else parameters
-    anatomy = build_anatomy(parameters, rng["texture"])
+    small = SmallAnatomy.draw(rng["small anatomy"]) if small_anatomy else None
+    anatomy = build_anatomy(parameters, rng["texture"], small)
     pose = Pose.of(parameters, rng["head"])
     extremes_mm = pose.to_world_mm(EXTREMES_MM * parameters.scale)
     grid = draw_ct_grid(SIZES[size], extremes_mm, rng["grid"])
     background = draw_background(pose, grid, rng["ct"])
     ct, label, organs_ml = acquire_ct(anatomy, pose, grid, background, rng["ct"])
+    if small is not None:
+        inside, _ = paint_outlines(anatomy, grid, pose.to_head_mm, background)
+        z, y, x = (grid.coordinates_mm(axis) for axis in (2, 1, 0))
+        voxels_mm = np.stack(np.meshgrid(z, y, x, indexing="ij")[::-1], axis=-1)
+        head_mm = pose.to_head_mm(voxels_mm)
+        grow_hair(ct, inside >= 0.5, head_mm, spacing_mm=grid.spacing_mm[::-1], rng=rng["small anatomy"])
     record = {
         "spacing_mm": list(grid.spacing_mm),
         "size_voxels": list(grid.size_voxels),

@@ -11,6 +11,7 @@ SUMMARY = {
     "skipped": [],
     "failed": {},
     "warnings": {},
+    "of_models": [],
     "table_markdown": "| organ | DSC |",
     "files": "4 files: 3 used as channels, 1 as labels, 0 left over",
 }

@@ -95,7 +95,7 @@ def test_raises_when_a_case_folder_is_not_a_phantom(tmp_path):
 
 
 def test_raises_when_the_size_is_unknown(tmp_path):
-    with pytest.raises(ValueError, match=r"'huge'.*tiny, small, full"):
+    with pytest.raises(ValueError, match=r"'huge'.*tiny, small, thin, full"):
         make_phantoms(tmp_path, n_cases=1, size="huge")
     with pytest.raises(ValueError, match="n_cases is -1"):
         make_phantoms(tmp_path, n_cases=-1)

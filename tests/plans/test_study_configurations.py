@@ -58,7 +58,8 @@ def test_the_studys_whole_volume_is_planned_for_the_memory_there_is(planned, mon
         assert entries["batch_size"] == batch_size
         assert entries["patch_size"] == [80, 256, 256]
         whole = {**entries, "spacing": spacing_mm}
-        planner.plans = {"configurations": {"3d_fullres": whole, name: entries, "3d_cascade_fullres": roi_entry}}
+        configurations = {"3d_fullres": whole, name: entries, "3d_cascade_fullres": roi_entry}
+        planner.plans = {"configurations": configurations, "head_crop": {"below_crown_mm": 180.0}}
         planner.report(RoiFit(None, (1.0, 1.0, 1.0)))
         out = capsys.readouterr().out
         assert (
