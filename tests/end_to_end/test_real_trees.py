@@ -46,18 +46,25 @@ def shorten(demo: Demo, dataset: str, epochs: dict[str, int], iterations: int) -
 
 
 def run(
-    demo: Demo, number: str, name: str, tree: Path, test: list[str], epochs: dict[str, int], iterations: int
+    demo: Demo,
+    number: str,
+    name: str,
+    tree: Path,
+    epochs: dict[str, int],
+    iterations: int,
+    *,
+    channels: tuple[str, ...] = (),
 ) -> dict:
-    """Conversion to trainings of fold 0. Returns the plan."""
+    """Conversion to trainings of fold 0, whose last case is for validation. Returns the plan."""
     convert = ["nnunet_ext", "convert", str(tree), "-d", number, "-n", name, "--no-preview", "-np", "1"]
-    demo.step("Convert", [*convert, *(["--test", *test] if test else [])])
+    demo.step("Convert", [*convert, *(["--modalities", *channels] if channels else [])])
     dataset = f"Dataset{number}_{name}"
     plan = ["nnUNetv2_plan_and_preprocess", "-d", number, "-pl", PLANNER, "-npfp", "1", "-np", "1"]
     demo.step("Plan and preprocess", [*plan, "-c", "3d_fullres"])
     demo.step("Preprocess", ["nnUNetv2_preprocess", "-d", number, "-plans_name", PLANS, "-np", "1", "-c", "3d_lowres"])
     plans = shorten(demo, dataset, epochs, iterations)
     cases = sorted(p.name.removesuffix(".nii.gz") for p in (demo.out / "nnUNet_raw" / dataset / "labelsTr").iterdir())
-    splits = [{"train": cases, "val": cases[:2]}]
+    splits = [{"train": cases[:-1], "val": cases[-1:]}]
     (demo.out / "nnUNet_preprocessed" / dataset / "splits_final.json").write_text(json.dumps(splits))
     for configuration in ("3d_lowres", SEGMENTER):
         train = ["nnUNetv2_train", number, configuration, "0", "-tr", TRAINER, "-p", PLANS, "-device", "cpu"]
@@ -86,7 +93,7 @@ def test_patients_to_the_chest_and_on_their_face_are_learned_and_contoured(tmp_p
         if case >= 9:
             drawn[f"case_{case - 8:03d}"] = case, phantom.label
 
-    plans = run(demo, "611", "Clinic", patients, [], {"3d_lowres": 14, SEGMENTER: 20}, 25)
+    plans = run(demo, "611", "Clinic", patients, {"3d_lowres": 14, SEGMENTER: 20}, 25)
 
     # Chests neither coarsen the localizer nor blow up its patch.
     localizer = plans["configurations"]["3d_lowres"]
@@ -122,7 +129,8 @@ def test_a_tree_of_t1_and_t2_without_a_ct(tmp_path, shared_phantom):
         phantom = shared_phantom(31, case, size="tiny")
         tree = tmp_path / ("new" if case == 2 else "patients")
         write_patient(phantom, tree / f"p{case:02d}", f"p{case:02d}", channels=("T1", "T2"))
-    plans = run(demo, "612", "MrOnly", tmp_path / "patients", [], {"3d_lowres": 1, SEGMENTER: 1}, 2)
+    epochs = {"3d_lowres": 1, SEGMENTER: 1}
+    plans = run(demo, "612", "MrOnly", tmp_path / "patients", epochs, 2, channels=("T1", "T2"))
     assert plans["configurations"]["3d_fullres"]["normalization_schemes"] == ["ZScoreNormalization"] * 2
     out = predict(demo, "612", tmp_path / "new")
     (t1,) = find_series(tmp_path / "new" / "p02" / "T1").images
