@@ -155,7 +155,7 @@ def _draw_cleaning(
     record = channels.record[ct]
     title = (
         f"Couch and mask: {record['couch_and_mask_removed_ml']:.0f} mL taken off (red). "
-        "Nothing of the patient may be red; no couch or mask may be left on the right."
+        "Nothing of the patient may be red. On the right, at most what touches the skin may be left."
     )
     shape = before[box].shape
     sheet = Sheet(case, title, 3, aspects=[_aspect(shape, spacing_mm, plane) for plane, _ in views])
