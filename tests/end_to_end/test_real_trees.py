@@ -25,8 +25,8 @@ from nnunet_ext.labels.organs import ORGANS
 pytestmark = pytest.mark.long
 SEGMENTER = "3d_cascade_fullres"
 PLANNER, PLANS, TRAINER = "CascadeOARPlannerSmall", "CascadeOARPlansSmall", "CascadeOARTrainer"
-#: Mean DSC in percent that the training must reach.
-LEAST_EYE_DSC, LEAST_MEAN_DSC = 60.0, 35.0
+#: Mean DSC in percent that the training must reach. It reached 95 and 73.
+LEAST_EYE_DSC, LEAST_MEAN_DSC = 80.0, 45.0
 #: How a patient lies, and whether the CT goes down to the chest.
 KINDS = ("supine", "chest", "prone")
 
@@ -137,4 +137,5 @@ def test_a_tree_of_t1_and_t2_without_a_ct(tmp_path, shared_phantom):
     mask = read_label_map(out / "case_001.nii.gz")
     assert mask.GetSize() == series_grid(t1)[0].GetSize()
     record = json.loads((out / "predictions.json").read_text())
-    assert not record["failed"]
+    assert list(record["cases"]) == ["case_001"]
+    assert record["channels"] == ["T1", "T2"]
