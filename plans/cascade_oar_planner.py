@@ -88,6 +88,8 @@ class CascadeOARPlanner(ResEncUNetPlanner):
     1.25 0.8 0.8 mm.
     """
 
+    #: Name of the plans file, unless `-overwrite_plans_name` gives another.
+    default_plans_name = "CascadeOARPlans"
     #: Most voxels in the localizer's patch, which gives a head about 3.3 mm. The votes for the box need little more than
     #: the eyes. Four times as many voxels made localizing the slowest step of a prediction without a GPU.
     localizer_voxels = 80**3
@@ -125,7 +127,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         dataset_name_or_id: str | int,
         gpu_memory_target_in_gb: float = 8,
         preprocessor_name: str = "CascadeOARPreprocessor",
-        plans_name: str = "CascadeOARPlans",
+        plans_name: str | None = None,
         overwrite_target_spacing: list[float] | tuple[float, ...] | None = None,
         suppress_transpose: bool = False,
     ) -> None:
@@ -139,7 +141,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
             dataset_name_or_id,
             gpu_memory_target_in_gb,
             preprocessor_name,
-            plans_name,
+            plans_name or self.default_plans_name,
             overwrite_target_spacing,
             suppress_transpose,
         )

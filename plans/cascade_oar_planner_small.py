@@ -17,6 +17,7 @@ class CascadeOARPlannerSmall(CascadeOARPlanner):
     few organ voxels more finds the eyes in fewer epochs (`results/recipes.md`).
     """
 
+    default_plans_name = "CascadeOARPlansSmall"
     localizer_voxels = 40 * 40 * 48
     localizer_features = 8
     localizer_foreground_weight = 25.0
@@ -36,7 +37,7 @@ class CascadeOARPlannerSmall(CascadeOARPlanner):
         dataset_name_or_id: str | int,
         gpu_memory_target_in_gb: float = 0.25,
         preprocessor_name: str = "CascadeOARPreprocessor",
-        plans_name: str = "CascadeOARPlansSmall",
+        plans_name: str | None = None,
         overwrite_target_spacing: list[float] | tuple[float, ...] | None = None,
         suppress_transpose: bool = False,
     ) -> None:
