@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from datetime import timedelta
 from pathlib import Path
 from time import time
 from types import MappingProxyType
@@ -55,7 +56,7 @@ from nnunet_ext.training.checks import check_split, listed, missing_files, odd_s
 from nnunet_ext.training.losses import weigh_organs
 from nnunet_ext.training.mirroring import LeftRightMirrorTransform
 from nnunet_ext.training.modality_dropout import ModalityDropoutTransform, optional_channels
-from nnunet_ext.training.optimizers import ScheduledLR, make_optimizer
+from nnunet_ext.training.optimizers import ScheduledLR, WithoutState, make_optimizer
 from nnunet_ext.training.recipe import AUTO, DEVICE, DICE, MEASURED, OFF, TRAINED_WITH_KEY, TrainingRecipe
 from nnunet_ext.training.schedule import (
     TrainingSchedule,
@@ -66,8 +67,14 @@ from nnunet_ext.training.schedule import (
 )
 from nnunet_ext.training.validation_summary import without_labels
 
-T = TypeVar("T")
+T = TypeVar("T", float, bool)
 STOP_FILE = "STOP"
+#: Of nnU-Net's log.
+EPOCH_STARTS = "epoch_start_timestamps"
+#: More epochs than any training has, for nnU-Net's `save_every`.
+NEVER = 10**9
+#: Time for which the other processes wait for the scores of the final validation.
+SCORING_AT_MOST = timedelta(days=1)
 #: As many as nnU-Net makes.
 N_FOLDS = 5
 
@@ -95,14 +102,15 @@ class CascadeOARTrainer(nnUNetTrainer):
     fold's folder ends the training after the epoch. All of it is derived from the log in the checkpoint, so `--c` continues
     the same schedule.
 
-    **Running long.** Checkpoints are written every epoch, whole or not at all. After a kill, `--c` goes on from the
-    last finished epoch. Learning rates and time budget are those of an uninterrupted run, random numbers are not. The
-    time of the epoch that was cut off does not count. A training that had ended goes straight to the validation. The
-    time budget counts from the start of the first epoch of a run to the end of the last, with everything in between. It
-    ends the training after an iteration, that epoch's short validation and the checkpoint. STOP is deleted when the
-    validation is done. Until then `--c` takes it for an end. Training anew in the same folder renames the checkpoints
-    that are there. With several GPUs, rank 0's clock and files decide, and loss and gradients are those of one GPU on
-    the same batch.
+    **Running long.** Checkpoints are written whole or not at all, `latest` after the first epoch of a run and then at most
+    every five minutes. After a kill, `--c` goes on from there. Learning rates and time budget are those of an
+    uninterrupted run, random numbers are not. The time of the epochs that were lost does not count, nor does that of a
+    run's first training and validation step, which compile the network. A training that had ended goes straight to the
+    validation. The time budget counts from the start of the first epoch of a run to the end of the last, with everything
+    in between. It ends the training after an iteration, that epoch's short validation and the checkpoint. STOP is
+    deleted when the validation is done. Until then `--c` takes it for an end. Training anew in the same folder renames the
+    checkpoints that are there. With several GPUs, rank 0's clock and files decide, and loss and gradients are those of
+    one GPU on the same batch.
 
     **Segmenter.** A configuration with a previous stage trains on the ROI (`nnunet_ext.cascade.roi_dataset`). In
     training the box lies around the reference organs, moved by the localizer's measured errors or as planned. In the
@@ -120,6 +128,8 @@ class CascadeOARTrainer(nnUNetTrainer):
     initial_lr_default = 1e-3
     weight_decay_default = 3e-5
     warmup_iterations = 30
+    #: Shortest time between two `checkpoint_latest`, in s. nnU-Net counts epochs, which on a fast GPU take half a minute.
+    latest_every_s = 300.0
     #: Entries that replace those of the plan's recipe, each of its field's type.
     recipe_overrides: Mapping[str, Any] = MappingProxyType({})
     #: A planning CT is never far from upright. 180 degrees, nnU-Net's choice for anisotropic patches, swaps left and right.
@@ -127,6 +137,8 @@ class CascadeOARTrainer(nnUNetTrainer):
     #: Axes mirrored in training besides the left-right axis, as positions in the plan's axes.
     mirror_all_axes = False
     # Set by nnU-Net, which has no types.
+    device: torch.device
+    optimizer: Any
     output_folder_base: str
     is_cascaded: bool
     folder_with_segs_from_previous_stage: str | None
@@ -154,9 +166,10 @@ class CascadeOARTrainer(nnUNetTrainer):
         self.initial_lr = self.schedule.initial_lr or self.initial_lr_default
         self.weight_decay = self.weight_decay_default
         self.enable_deep_supervision = bool(plan.get("deep_supervision", True))
-        self.save_every = 1  # a killed run loses at most the epoch it was in
         self.iterations_this_epoch = 0
         self.last_epoch_end: float | None = None  # in this run
+        self.last_latest_s: float | None = None  # when this run last wrote `checkpoint_latest`
+        self.steps_done: set[str] = set()  # kinds of steps of which this run has done the first
         self.left_right_axis = int(self.plans_manager.plans["left_right_axis"])
         plans_labels = self.plans_manager.plans, dataset_json["labels"]
         self.left_right_pairs = pair_values(plan_pairs(*plans_labels), dataset_json["labels"])
@@ -186,6 +199,10 @@ class CascadeOARTrainer(nnUNetTrainer):
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"there is no GPU that torch can use; add -device cpu: {self._command()} -device cpu")
         super().initialize()
+        if self.is_ddp:
+            # DDP would send BatchNorm's buffers round before a forward pass, also in the final validation. A process
+            # without a case of its own would be waited for there. SyncBatchNorm keeps them equal anyway.
+            self.network.broadcast_buffers = False
         if self.is_segmenter:
             self.dataset_class = self._roi_datasets(from_localizer=False)
             if self.recipe.guidance:
@@ -193,6 +210,11 @@ class CascadeOARTrainer(nnUNetTrainer):
                 self.folder_with_segs_from_previous_stage = str(self._localizer_maps([*train, *val], for_guidance=True))
         elif self.configuration_manager.next_stage_names:
             self.dataset_class = InMemoryDataset
+
+    def _do_i_compile(self) -> bool:
+        """nnU-Net's answer. No if BatchNorm is shared by several GPUs, because that breaks the graph at every layer."""
+        norm = str(self.configuration_manager.network_arch_init_kwargs.get("norm_op"))
+        return super()._do_i_compile() and not (self.is_ddp and "batchnorm" in norm.lower())
 
     @staticmethod
     def build_network_architecture(
@@ -325,10 +347,12 @@ class CascadeOARTrainer(nnUNetTrainer):
 
     def on_train_end(self) -> None:
         """Put the best epoch's weights back, then finish as nnU-Net does."""
-        best = self._checkpoint("best")  # written by rank 0 before it said that the training ends
+        if self.is_ddp:  # rank 0 may still write the file that all read
+            dist.barrier()
+        best = self._checkpoint("best")
         if best.is_file() and not self.disable_checkpointing:
             try:
-                checkpoint = read_checkpoint(best, self.device)
+                checkpoint = read_checkpoint(best)  # on the CPU: a GPU may have no room for it
             except ValueError as error:
                 go_on = go_on_without(best, folder=Path(self.output_folder), command=self._command())
                 raise ValueError(f"{error} {go_on}") from error
@@ -347,17 +371,27 @@ class CascadeOARTrainer(nnUNetTrainer):
         if self.device_transforms is not None:
             with torch.no_grad():
                 batch = augment_batch(batch, self.device_transforms, self.device)
+        start_s = time()
         output = super().train_step(batch)
+        self.first_step_done("train", time() - start_s)
         self.iterations_this_epoch += 1
+        return output
+
+    def validation_step(self, batch: dict) -> dict:
+        start_s = time()
+        output = super().validation_step(batch)
+        self.first_step_done("validation", time() - start_s)
         return output
 
     def on_epoch_start(self) -> None:
         super().on_epoch_start()
         # What lies between two epochs, checkpoints and pictures, counts for the time budget.
         if self.last_epoch_end is not None:
-            self.logger.get_value("epoch_start_timestamps", step=None)[-1] = self.last_epoch_end
+            self.logger.get_value(EPOCH_STARTS, step=None)[-1] = self.last_epoch_end
 
     def on_epoch_end(self) -> None:
+        due = self.last_latest_s is None or time() - self.last_latest_s >= self.latest_every_s
+        self.save_every = 1 if due else NEVER
         patience_had_run_out = wind_down_start(self.scores(), self.schedule.patience_epochs) is not None
         super().on_epoch_end()
         self.iterations_this_epoch = 0
@@ -371,17 +405,28 @@ class CascadeOARTrainer(nnUNetTrainer):
     def save_checkpoint(self, filename: str) -> None:
         """Write to a temporary name, then rename, so that a killed run or a full disk leaves the previous one whole.
 
+        `checkpoint_best` has no state of the optimizer. A training that goes on from it begins its moments anew.
+
         Raises:
             OSError: If it can't be written.
         """
         if self.local_rank != 0:
             return
+        file = Path(filename)
+        optimizer = self.optimizer
+        if file == self._checkpoint("best"):
+            # Training goes on from `latest`. Without the optimizer's state `best` is a third as large.
+            self.optimizer = WithoutState(optimizer)
         try:
-            with written_whole(Path(filename), flush=True) as temporary:
+            with written_whole(file, flush=True) as temporary:
                 nnUNetTrainer.save_checkpoint(self, str(temporary))
+            if file == self._checkpoint("latest"):
+                self.last_latest_s = time()
         except (OSError, RuntimeError) as error:  # torch says RuntimeError if the disk is full
             needed_mb = size_mb([self._bare_network().state_dict(), self.optimizer.state_dict()])
-            raise OSError(not_written(Path(filename), error, needed_mb=needed_mb, command=self._command())) from error
+            raise OSError(not_written(file, error, needed_mb=needed_mb, command=self._command())) from error
+        finally:
+            self.optimizer = optimizer
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         """nnU-Net's, with the best score taken from the log, because nnU-Net saves `latest` before it compares.
@@ -392,9 +437,13 @@ class CascadeOARTrainer(nnUNetTrainer):
         if not self.was_initialized:
             self.initialize()
         file = Path(filename_or_checkpoint) if isinstance(filename_or_checkpoint, str) else None
+        device = self.device
         try:
             if file is not None:
                 check_whole(file)
+            self.device = torch.device(
+                "cpu"
+            )  # where nnU-Net reads the file to. A GPU may have no room for all of it twice.
             super().load_checkpoint(filename_or_checkpoint)
         except Exception as error:
             if file is not None:
@@ -408,6 +457,10 @@ class CascadeOARTrainer(nnUNetTrainer):
                     command=self._command(),
                 )
             raise
+        finally:
+            self.device = device
+        if file == self._checkpoint("best") and not self.optimizer.state:
+            self.print_to_log_file("checkpoint_best holds no state of the optimizer: its moments begin anew.")
         self._best_ema = max((score for score in self.scores() if not np.isnan(score)), default=None)
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
@@ -664,10 +717,22 @@ class CascadeOARTrainer(nnUNetTrainer):
 
     def elapsed_h(self) -> float:
         """Hours trained so far, with the current epoch and earlier runs. All ranks must ask at the same time."""
-        starts = self.logger.get_value("epoch_start_timestamps", step=None)
+        starts = self.logger.get_value(EPOCH_STARTS, step=None)
         ends = self.logger.get_value("epoch_end_timestamps", step=None)
         hours = elapsed_h(starts, ends, now_s=time())
         return hours if self.schedule.time_budget_h is None else self.from_rank_0(hours)
+
+    def first_step_done(self, kind: str, seconds: float) -> None:
+        """Take the first step of its kind in this run out of the epoch's time. It compiles the network, for minutes."""
+        if kind in self.steps_done:
+            return
+        self.steps_done.add(kind)
+        if self.schedule.time_budget_h is not None and (starts := self.logger.get_value(EPOCH_STARTS, step=None)):
+            starts[-1] += seconds
+            if seconds > 1:
+                self.print_to_log_file(
+                    f"The first {kind} step took {seconds:.0f} s. They do not count for the time budget."
+                )
 
     def over_budget(self) -> bool:
         budget_h = self.schedule.time_budget_h
@@ -688,12 +753,12 @@ class CascadeOARTrainer(nnUNetTrainer):
         return None
 
     def from_rank_0(self, value: T) -> T:
-        """Rank 0's value on every rank. Ranks that disagree about clocks or files would wait for each other."""
+        """Rank 0's number on every rank. Ranks that disagree about clocks or files would wait for each other."""
         if not self.is_ddp:
             return value
-        box = [value]
-        dist.broadcast_object_list(box, src=0)
-        return box[0]
+        number = torch.tensor([value], dtype=torch.float64, device=self.device)
+        dist.broadcast(number, src=0)
+        return type(value)(number.item())
 
     # --- checkpoints -------------------------------------------------------------------------------------------------
 
@@ -758,6 +823,8 @@ class CascadeOARTrainer(nnUNetTrainer):
     def _validate_segmenter(self, save_probabilities: bool) -> None:
         self.folder_with_segs_from_previous_stage = str(self._localizer_maps(self.do_split()[1]))
         datasets = self._roi_datasets(from_localizer=True)
+        # NCCL gives up after ten minutes, while rank 0 computes the scores of all cases.
+        patient = dist.new_group(backend="gloo", timeout=SCORING_AT_MOST) if self.is_ddp else None
         in_training, self.dataset_class = self.dataset_class, datasets
         try:
             super().perform_actual_validation(save_probabilities)
@@ -766,7 +833,7 @@ class CascadeOARTrainer(nnUNetTrainer):
         records = [datasets.records]
         if self.is_ddp:  # every process validated a part of the cases
             records = [{} for _ in range(dist.get_world_size())]
-            dist.all_gather_object(records, datasets.records)
+            dist.all_gather_object(records, datasets.records, group=patient)
         if self.local_rank == 0:
             self._report_boxes({case: record for part in records for case, record in part.items()})
             self._report_left_out()

@@ -19,6 +19,17 @@ def make_optimizer(
     return adam(parameters, lr=lr, weight_decay=weight_decay)
 
 
+class WithoutState:
+    """An optimizer as it is before its first step, for a checkpoint that no training is meant to go on from."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+
+    def state_dict(self) -> dict:
+        """As `torch.optim.Optimizer.state_dict`, without moments. `load_state_dict` takes it."""
+        return {**self.optimizer.state_dict(), "state": {}}
+
+
 class ScheduledLR:
     """Learning rate scheduler that asks a function for the factor on the initial learning rate at every step."""
 

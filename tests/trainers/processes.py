@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.run.run_training import maybe_load_checkpoint
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as stock
@@ -46,7 +47,9 @@ def make(job: dict, cls=CascadeOARTrainer) -> CascadeOARTrainer:
     stock.nnUNetTrainer.plot_network_architecture = LocalLogger.plot_progress_png = lambda *_: None
     stock.DDP = lambda network, device_ids: DDP(network)
     plans = {**json.loads(json.dumps(job["plans"])), "continue_training": False}
-    return cls(plans, job["configuration"], 0, job["dataset"], torch.device(job.get("device", "cpu")))
+    trainer = cls(plans, job["configuration"], 0, job["dataset"], torch.device(job.get("device", "cpu")))
+    trainer.latest_every_s = job.get("latest_every_s", 0.0)
+    return trainer
 
 
 def train_with_a_forkserver(job: dict) -> None:
@@ -148,7 +151,7 @@ def as_rank(rank: int, job: dict, task: Callable[[int, dict], dict]) -> None:
         init_method=f"file://{job['folder']}/init",
         rank=rank,
         world_size=job.get("world_size", 2),
-        timeout=timedelta(seconds=300),
+        timeout=timedelta(seconds=job.get("timeout_s", 300)),
     )
     if job.get("backend") == "nccl":
         torch.cuda.set_device(rank)
@@ -172,6 +175,48 @@ def one_step(trainer: CascadeOARTrainer, batch: dict) -> dict:
 
 def copied(value):
     return [v.clone() for v in value] if isinstance(value, list) else value.clone()
+
+
+def agree_on_the_best(rank: int, job: dict) -> dict:
+    """The end of a training whose last epoch was the best. Rank 0 takes three seconds to write it."""
+    trainer = make(job, OnOneDevice)
+    trainer.initialize()
+    trainer.dataloader_train = trainer.dataloader_val = None
+    with torch.no_grad():
+        for parameter in trainer.network.parameters():
+            parameter.add_(1.0)  # not what an earlier `best` holds
+    if rank == 0:
+        earlier = {k: v - 1 for k, v in trainer.network.module.state_dict().items()}
+        best = Path(trainer.output_folder, "checkpoint_best.pth")
+        trainer.save_checkpoint(str(best))
+        checkpoint = torch.load(best, weights_only=False)
+        torch.save({**checkpoint, "network_weights": earlier}, best)
+    dist.barrier()
+    if rank == 0:
+        time.sleep(3)
+        trainer.save_checkpoint(str(best))
+    trainer.current_epoch = 1
+    trainer.on_train_end()
+    return trainer.network.module.state_dict()
+
+
+def predict_own_cases(rank: int, job: dict) -> dict:
+    """The networks' part of a localizer's final validation, with as many cases as the job gives the rank."""
+    trainer = make(job, OnOneDevice)
+    torch.nn.SyncBatchNorm.convert_sync_batchnorm = lambda network: network  # it takes GPUs only
+    trainer.initialize()
+    trainer.set_deep_supervision_enabled(False)
+    trainer.network.eval()
+    predictor = nnUNetPredictor(use_mirroring=False, device=trainer.device, allow_tqdm=False)
+    axes = trainer.inference_allowed_mirroring_axes
+    predictor.manual_initialization(
+        trainer.network, trainer.plans_manager, trainer.configuration_manager, None, trainer.dataset_json, "", axes
+    )
+    n_buffers = len(list(trainer.network.module.buffers()))
+    image = torch.zeros(3, *trainer.configuration_manager.patch_size)
+    for _ in range(job["cases"][rank]):
+        predictor.predict_sliding_window_return_logits(image)
+    return {"predicted": job["cases"][rank], "buffers": n_buffers}
 
 
 def step_on_a_part(rank: int, job: dict) -> dict:

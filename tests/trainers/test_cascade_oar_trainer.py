@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -508,6 +509,35 @@ def test_the_epoch_that_runs_counts_for_the_time_budget(make, monkeypatch):
     assert trainer.over_budget()
 
 
+def test_a_runs_first_steps_which_compile_the_network_do_not_count_for_the_time_budget(make, monkeypatch):
+    """The first training step takes 100 s, the first validation step 50 s, all others 3 s."""
+    clock = [1e9]
+    monkeypatch.setattr(cascade_oar_trainer, "time", lambda: clock[0])
+    monkeypatch.setattr("nnunetv2.training.nnUNetTrainer.nnUNetTrainer.time", lambda: clock[0])
+    monkeypatch.setattr(nnUNetTrainer, "plot_network_architecture", lambda self: None)
+    monkeypatch.setattr("nnunetv2.training.logging.nnunet_logger.LocalLogger.plot_progress_png", lambda *_: None)
+
+    def taking(first_s, function):
+        times = [first_s]
+
+        def slow(*args):
+            clock[0] += times.pop() if times else 3
+            return function(*args)
+
+        return slow
+
+    monkeypatch.setattr(nnUNetTrainer, "train_step", taking(100, nnUNetTrainer.train_step))
+    monkeypatch.setattr(nnUNetTrainer, "validation_step", taking(50, nnUNetTrainer.validation_step))
+    options = {"num_epochs": 50, "iterations_per_epoch": 4, "val_iterations_per_epoch": 2, "time_budget_h": 20 / 3600}
+    trainer = make(**options)
+    trainer.run_training()
+    # First epoch: three steps of 3 s that count, and one validation step, 12 s. Second: 21 s after three, then 6 s.
+    assert trainer.current_epoch == 2
+    assert trainer.elapsed_h() * 3600 == pytest.approx(27)
+    assert clock[0] - 1e9 == pytest.approx(100 + 50 + 27)
+    assert "The first train step took 100 s." in Path(trainer.log_file).read_text()
+
+
 def test_training_ends_when_patience_and_the_wind_down_are_over(make):
     trainer = make(num_epochs=30, patience_epochs=2)  # winds down over 3 epochs
     log_epochs(trainer, [0.5] * 3)  # patience is out: the wind-down is epochs 3, 4, 5
@@ -641,6 +671,60 @@ def test_a_damaged_best_checkpoint_is_not_taken_for_the_final_one(make):
         trainer.on_train_end()
     assert latest.is_file()
     assert not checkpoint(trainer, "final").exists()
+
+
+def test_checkpoints_are_read_onto_the_cpu_and_only_what_is_needed_goes_to_the_gpu(make, monkeypatch):
+    trainer = trained(make)
+    trainer.dataloader_train = trainer.dataloader_val = None
+    _, best = saved(trainer, "latest", "best")
+    places = []
+    load = torch.load
+    monkeypatch.setattr(torch, "load", lambda *args, **kw: places.append(str(kw["map_location"])) or load(*args, **kw))
+    trainer.device = torch.device("meta")  # which is no CPU, and empty_cache knows nothing to do for it
+    trainer.on_train_end()
+    trainer.load_checkpoint(str(best))
+    assert places == ["cpu", "cpu"]
+    assert trainer.device == torch.device("meta")
+
+
+def test_the_best_checkpoint_has_no_state_of_the_optimizer_and_a_training_may_go_on_from_it(make):
+    trainer = trained(make, [0.3, 0.5])
+    for parameter in trainer.network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    trainer.optimizer.step()
+    latest, best = saved(trainer, "latest", "best")
+    states = [torch.load(file, weights_only=False)["optimizer_state"] for file in (latest, best)]
+    assert len(states[0]["state"]) > 0
+    assert len(states[1]["state"]) == 0
+    assert best.stat().st_size < 0.45 * latest.stat().st_size
+    assert trainer.optimizer.state  # untouched
+    resumed = make()
+    resumed.load_checkpoint(str(best))
+    assert resumed.current_epoch == 2
+    assert "checkpoint_best holds no state of the optimizer" in Path(resumed.log_file).read_text()
+
+
+def test_the_latest_checkpoint_is_written_after_the_first_epoch_and_then_every_five_minutes(make, monkeypatch):
+    """Epochs of 100 s: `latest` after the first, fourth and seventh, `best` after those that are better."""
+    clock = [1e9]
+    monkeypatch.setattr(cascade_oar_trainer, "time", lambda: clock[0])
+    monkeypatch.setattr("nnunetv2.training.logging.nnunet_logger.LocalLogger.plot_progress_png", lambda *_: None)
+    trainer = trained(make, [])
+    assert trainer.latest_every_s == 300
+    written = []
+    save = trainer.save_checkpoint
+    trainer.save_checkpoint = lambda name: written.append((trainer.current_epoch, Path(name).stem[11:])) or save(name)
+    scores = [0.5, 0.4, 0.3, 0.2, 0.6, 0.1, 0.1, 0.1]
+    for epoch in range(len(scores)):
+        log_epochs(trainer, scores[: epoch + 1])
+        log = trainer.logger.local_logger.my_fantastic_logging
+        log["train_losses"] = log["val_losses"] = [0.0] * (epoch + 1)
+        log["dice_per_class_or_region"] = [[0.0]] * (epoch + 1)
+        log["epoch_end_timestamps"].pop()
+        trainer.current_epoch -= 1
+        trainer.on_epoch_end()
+        clock[0] += 100
+    assert written == [(0, "latest"), (0, "best"), (3, "latest"), (4, "best"), (6, "latest")]
 
 
 def test_the_best_score_after_resuming_is_the_best_in_the_log(make):
@@ -943,6 +1027,23 @@ def test_killed_at_any_moment_the_training_goes_on_with_the_learning_rates_of_an
     assert all(torch.equal(v, weights[k]) for k, v in final["network_weights"].items())
 
 
+def test_killed_between_two_latest_checkpoints_the_training_goes_on_from_the_earlier_one(job, processes, monkeypatch):
+    job = {**job(num_epochs=3), "latest_every_s": 300.0}
+    killed = processes.context.Process(target=processes.train_until_killed, args=(job, "in the third epoch"))
+    killed.start()
+    killed.join(600)
+    assert killed.exitcode == -signal.SIGKILL
+    monkeypatch.setattr(nnUNetTrainer, "plot_network_architecture", lambda self: None)
+    monkeypatch.setattr("nnunetv2.training.logging.nnunet_logger.LocalLogger.plot_progress_png", lambda *_: None)
+    trainer, rates, done = processes.go_on(job)
+    assert done == 1
+    assert [(epoch, i) for epoch, i, _ in rates] == [(1, 0), (1, 1), (2, 0), (2, 1)]
+    final, best = (torch.load(checkpoint(trainer, name), weights_only=False) for name in ("final", "best"))
+    assert {len(values) for values in final["logging"].values()} == {3}
+    assert best["_best_ema"] >= max(final["logging"]["ema_fg_dice"])
+    assert all(torch.equal(v, best["network_weights"][k]) for k, v in final["network_weights"].items())
+
+
 # ------------------------------------------------------------------------------------------------ Python 3.14
 
 
@@ -1062,6 +1163,65 @@ def test_two_processes_agree_when_to_end_whatever_their_clocks_say(make, job, pr
     report = json.loads((folder / "validation" / "label_crop_pass_rate.json").read_text())
     assert set(report["cases"]) == set(CASES[2:])
     assert not (folder / "STOP").exists()
+
+
+@pytest.mark.parametrize("cases", [[2, 1], [0, 1]])
+def test_processes_with_unequal_numbers_of_cases_do_not_wait_for_each_other_in_the_validation(job, processes, cases):
+    """DDP would send BatchNorm's buffers round from rank 0 before the first, which under gloo waits for rank 0."""
+    job = {**job(), "configuration": "3d_lowres", "timeout_s": 30, "cases": cases}
+    ranks = on_ranks(processes, job, processes.predict_own_cases)
+    assert [rank["predicted"] for rank in ranks] == cases
+    assert min(rank["buffers"] for rank in ranks) > 0
+
+
+def test_processes_end_with_the_weights_of_the_best_epoch_even_if_it_is_still_being_written(job, processes):
+    first, second = on_ranks(processes, job(), processes.agree_on_the_best)
+    assert all(torch.equal(first[k], second[k]) for k in first)
+    assert any(v.min() >= 0.9 for v in first.values())  # the later one
+
+
+def test_batch_norm_on_several_gpus_is_not_compiled(make, monkeypatch):
+    monkeypatch.setenv("nnUNet_compile", "t")
+    for configuration, several, compiled in (
+        ("3d_lowres", False, True),
+        ("3d_lowres", True, False),
+        ("3d_cascade_fullres", True, True),
+    ):
+        trainer = make(configuration=configuration)
+        trainer.device, trainer.is_ddp = torch.device("cuda"), several
+        assert trainer._do_i_compile() is compiled
+
+
+@pytest.mark.parametrize("configuration", ["3d_lowres", "3d_cascade_fullres"])
+def test_a_compiled_network_has_no_graph_break_in_training_validation_and_prediction(make, configuration, monkeypatch):
+    dynamo = pytest.importorskip("torch._dynamo")
+    dynamo.reset()
+    dynamo.utils.counters.clear()
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda network: compile_(network, backend="eager"))
+    monkeypatch.setattr(nnUNetTrainer, "_do_i_compile", lambda self: True)
+    trainer = make(configuration=configuration, left_out=() if configuration == "3d_lowres" else (3,))
+    trainer.initialize()
+    assert isinstance(trainer.network, dynamo.OptimizedModule)
+    train, validation = trainer.get_dataloaders()
+    trainer.on_train_epoch_start()
+    losses = [float(trainer.train_step(next(train))["loss"]) for _ in range(2)]
+    assert np.isfinite(losses).all()
+    missing = [name for name, p in trainer.network.named_parameters() if p.grad is None]
+    assert all("seg_layers" in name for name in missing), "nnU-Net gives the coarsest output no weight"
+    with torch.no_grad():
+        trainer.on_validation_epoch_start()
+        trainer.validation_step(next(validation))
+    trainer.set_deep_supervision_enabled(False)
+    trainer.network.eval()
+    predictor = nnUNetPredictor(use_mirroring=False, device=trainer.device, allow_tqdm=False)
+    predictor.manual_initialization(
+        trainer.network, trainer.plans_manager, trainer.configuration_manager, None, trainer.dataset_json, "", None
+    )
+    image = torch.zeros(trainer.num_input_channels, *(n + 4 for n in PATCH))
+    assert predictor.predict_sliding_window_return_logits(image).shape[1:] == image.shape[1:]
+    assert not dynamo.utils.counters["graph_break"], dict(dynamo.utils.counters["graph_break"])
+    assert dynamo.utils.counters["frames"]["ok"] >= 2
 
 
 def test_gpus_that_can_not_share_a_batch_evenly_are_refused(make, monkeypatch):
