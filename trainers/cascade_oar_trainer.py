@@ -41,7 +41,7 @@ from nnunet_ext.labels.table import LEFT_OUT_KEY
 from nnunet_ext.labels.values import pair_values
 from nnunet_ext.nnunet_folders import BOXES_FILE, check_labels, read_splits
 from nnunet_ext.processes import start_method
-from nnunet_ext.training.augmentation import augment_batch, replace_transforms
+from nnunet_ext.training.augmentation import augment_batch, replace_transforms, split_after_the_cut
 from nnunet_ext.training.checkpoints import (
     checkpoint_file,
     explain,
@@ -182,7 +182,7 @@ class CascadeOARTrainer(nnUNetTrainer):
         if self.left_out:
             names = [name for name, value in dataset_json["labels"].items() if value in self.left_out]
             self.dataset_json = {**dataset_json, LEFT_OUT_KEY: names}  # nnU-Net copies it beside model and predictions
-        #: Applied in `train_step` if the loader's workers do not augment. Set by `get_training_transforms`.
+        #: Applied in `train_step` if the loader's workers do a part only. Set by `get_training_transforms`.
         self.device_transforms: BasicTransform | None = None
         self.is_segmenter = self.is_cascaded
         if self.is_segmenter:
@@ -330,13 +330,12 @@ class CascadeOARTrainer(nnUNetTrainer):
                 self.print_to_log_file(f"{len(dataset.held)} of {len(dataset.identifiers)} cases are held in memory.")
         return datasets
 
-    def get_training_transforms(self, *args: Any, **kwargs: Any) -> BasicTransform | None:
-        """The augmentation for the loader's workers, or None if `train_step` augments."""
+    def get_training_transforms(self, *args: Any, **kwargs: Any) -> BasicTransform:
+        """The augmentation for the loader's workers, without that part of it which `train_step` does."""
         transforms = self.augmentation(*args, **kwargs)
-        if not self.augments_on_device:
-            return transforms
-        self.device_transforms = transforms
-        return None
+        if self.augments_on_device:
+            transforms, self.device_transforms = split_after_the_cut(transforms)
+        return transforms
 
     def on_train_start(self) -> None:
         """nnU-Net's. The `dataset.json` that it writes to the model's folder also says what the model is trained with."""

@@ -1,5 +1,8 @@
 """nnU-Net's augmentation, made cheap for small organs and able to run on the network's device.
 
+What cuts the patch out of the larger sample runs in the workers that load it, see `split_after_the_cut`. So only what the
+network sees travels to a GPU.
+
 Checked against batchgeneratorsv2 0.3.6. Of the transforms nnU-Net trains with, `SpatialTransform` makes its grid and
 samples label maps on the CPU. `GaussianBlurTransform` makes its kernel there. The two classes below take their place.
 The others follow the image they are given, except those of a cascade with guidance, which need NumPy.
@@ -16,6 +19,7 @@ from batchgeneratorsv2.transforms.spatial.spatial import (
     _create_centered_identity_grid2,
 )
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from torch.nn.functional import grid_sample
 
@@ -52,42 +56,51 @@ class SparseSpatialTransform(SpatialTransform):
         sampled = torch.zeros(
             (len(segmentation), *grid.shape[:-1]), dtype=segmentation.dtype, device=segmentation.device
         )
-        for label_map, result in zip(segmentation, sampled, strict=True):
-            where = (label_map > 0).nonzero()
-            if len(where):
-                self._sample_organs(label_map, where.amin(0), where.amax(0) + 1, grid, result)
+        where = (segmentation > 0).nonzero()
+        if len(where):
+            self._sample_organs(segmentation, where, grid, sampled)
         return sampled
 
     @staticmethod
     def _sample_organs(
-        label_map: torch.Tensor, lower: torch.Tensor, upper: torch.Tensor, grid: torch.Tensor, result: torch.Tensor
+        segmentation: torch.Tensor, where: torch.Tensor, grid: torch.Tensor, result: torch.Tensor
     ) -> None:
         """Fill `result` at voxels whose grid points come within a voxel of the box of all organs.
 
-        The box ends before `upper`.
+        Channels are sampled together: nnU-Net turns the slices of flat patches into channels. Beyond the box all is
+        background, as `grid_sample` takes it to be around a volume. On a GPU each of the few values that Python asks for
+        waits for all that is under way.
 
-        Only the box is sampled. Beyond it all is background, as `grid_sample` takes it to be around a volume.
+        Args:
+            segmentation: Shape `(C, *axes)`.
+            where: Channel and place of every organ voxel.
+            grid: Points for `grid_sample`, shape `(*patch, n_axes)`.
+            result: Shape `(C, *patch)`, zeros.
         """
-        near = label_map[tuple(slice(a, b) for a, b in zip(lower.tolist(), upper.tolist(), strict=True))]
+        channels = torch.unique(where[:, 0])
+        first, last = (limit.tolist() for limit in (where[:, 1:].amin(0), where[:, 1:].amax(0)))
+        shape = segmentation.shape[1:]
+        near = segmentation[(channels, *(slice(a, b + 1) for a, b in zip(first, last, strict=True)))]
         labels = torch.unique(near[near > 0])
         # The grid counts from -1 to 1 between the outer faces of a volume, last axis first.
-        whole, first, size = (
-            torch.as_tensor(n, device=grid.device).flip(0) for n in (label_map.shape, lower, upper - lower)
+        whole, lower, size = (
+            torch.tensor(n[::-1], device=grid.device) for n in (tuple(shape), first, list(near.shape[1:]))
         )
-        start, end = ((2 * at + 1) / whole - 1 for at in (first - 1, first + size))
-        reached = ((grid > start) & (grid < end)).all(-1)
-        points = ((grid[reached] + 1) * whole - 2 * first) / size - 1
+        start, end = ((2 * at + 1) / whole - 1 for at in (lower - 1, lower + size))
+        reached = ((grid > start) & (grid < end)).all(-1).nonzero(as_tuple=True)
+        points = ((grid[reached] + 1) * whole - 2 * lower) / size - 1
         if not len(points):
             return
         organs = grid_sample(
-            torch.stack([near == value for value in labels])[None].float(),
-            points.reshape(1, *[1] * (near.ndim - 1), -1, near.ndim),
+            torch.stack([near == value for value in labels.tolist()]).flatten(0, 1)[None].float(),
+            points.reshape(1, *[1] * (len(shape) - 1), -1, len(shape)),
             mode="bilinear",
             padding_mode="zeros",
             align_corners=False,
-        ).reshape(len(labels), -1)
+        ).reshape(len(labels), len(channels), -1)
         scores = torch.cat([1 - organs.sum(0, keepdim=True), organs])
-        result[reached] = torch.cat([labels.new_zeros(1), labels])[scores.argmax(0)]
+        values = torch.cat([labels.new_zeros(1), labels])[scores.argmax(0)]
+        result[(channels[:, None], *(index[None] for index in reached))] = values
 
 
 class ImageDeviceBlurTransform(GaussianBlurTransform):
@@ -114,12 +127,18 @@ def _replaced(transform: BasicTransform) -> BasicTransform:
     return transform
 
 
+def split_after_the_cut(transforms: ComposeTransforms) -> tuple[ComposeTransforms, ComposeTransforms]:
+    """Mirroring, rotation, scaling and the cut to the patch, and all that comes after them."""
+    cuts = (SpatialTransform, Convert2DTo3DTransform)
+    n = max((i + 1 for i, t in enumerate(transforms.transforms) if isinstance(t, cuts)), default=0)
+    return ComposeTransforms(transforms.transforms[:n]), ComposeTransforms(transforms.transforms[n:])
+
+
 def augment_batch(batch: dict, transforms: BasicTransform, device: torch.device) -> dict:
     """A batch as the loader's workers would have augmented it, made on `device`.
 
     Args:
-        batch: Batch of nnU-Net's loader without transforms, with `data` `(B, C, *axes)` and `target` `(B, 1, *axes)`.
-            Their size is the one that the transforms cut the patch from. It is not changed.
+        batch: Batch of nnU-Net's loader, with `data` `(B, C, *axes)` and `target` `(B, 1, *axes)`. It is not changed.
         transforms: As for one sample of the loader.
         device: Device of the transforms.
 

@@ -200,7 +200,7 @@ def test_augmentation_on_the_device_gives_the_network_the_batches_the_workers_wo
         trainer = make(cls, configuration, recipe={"augmentation": where})
         trainer.initialize()
         train, validation = trainer.get_dataloaders()
-        assert (trainer.device_transforms is not None) == (where == "device") == (train.data_loader.transforms is None)
+        assert (trainer.device_transforms is not None) == (where == "device")
         assert validation.data_loader.transforms is not None
         trainer.network.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
         targets = []
@@ -224,6 +224,20 @@ def test_augmentation_on_the_device_gives_the_network_the_batches_the_workers_wo
     assert {v for t in targets_device for v in t[0].unique().tolist()} == {0, 1, 2, 3}
     means = [torch.stack(images).mean().item() for images in (workers, device)]
     assert means[0] == pytest.approx(means[1], abs=0.15)
+
+
+@pytest.mark.parametrize("configuration", STAGES)
+@pytest.mark.parametrize("where", ["workers", "device"])
+def test_a_batch_that_travels_to_the_device_is_hardly_larger_than_what_the_network_sees(make, configuration, where):
+    trainer = make(configuration=configuration, recipe={"augmentation": where})
+    trainer.initialize()
+    train, _ = trainer.get_dataloaders()
+    assert any(n > p for n, p in zip(train.data_loader.patch_size, PATCH, strict=True)) == (configuration != STAGES[-1])
+    batch = next(train)
+    targets = batch["target"] if isinstance(batch["target"], list) else [batch["target"]]
+    seen = 2 * 3 * np.prod(PATCH) * 4
+    assert tuple(batch["data"].shape) == (2, 3, *PATCH)
+    assert seen <= sum(t.nbytes for t in (batch["data"], *targets)) <= 1.5 * seen
 
 
 def test_augmentation_runs_on_a_gpu_and_in_the_workers_of_a_cpu_unless_told(make):

@@ -20,6 +20,7 @@ from nnunet_ext.training.augmentation import (
     SparseSpatialTransform,
     augment_batch,
     replace_transforms,
+    split_after_the_cut,
 )
 
 SHAPE, PATCH = (13, 20, 26), (12, 18, 22)
@@ -118,6 +119,103 @@ def test_a_batch_is_augmented_like_its_samples_and_left_as_it_is():
             assert torch.equal(augmented["target"][k], torch.stack([e["segmentation"][k] for e in expected]))
         assert torch.equal(batch["data"], before)
         assert batch["target"].min() == -1
+
+
+# ------------------------------------------------------------------------------------------- flat patches, slice by slice
+
+FLAT_SHAPE, FLAT_PATCH = (24, 40, 48), (24, 28, 32)
+
+
+def flat_transforms():
+    """What nnU-Net trains flat patches with: it turns their slices into channels."""
+    stock = nnUNetTrainer.get_training_transforms(FLAT_PATCH, (-0.26, 0.26), [[1, 1, 1], [1, 0.5, 0.5]], (), True)
+    return replace_transforms(stock)
+
+
+def flat_sample(n_slices: int = 24) -> dict[str, torch.Tensor]:
+    """Another organ in every slice, somewhere else, and slices without any."""
+    seg = torch.zeros(1, n_slices, *FLAT_SHAPE[1:], dtype=torch.int16)
+    for z in range(2, n_slices - 2):
+        if z % 4:
+            y, x = (5 * z) % 28, (7 * z) % 36
+            seg[0, z, y : y + 8, x : x + 6] = 1 + z % 7
+    return {"image": torch.rand(2, n_slices, *FLAT_SHAPE[1:]), "segmentation": seg}
+
+
+def test_the_slices_of_a_flat_patch_are_sampled_together_as_one_by_one():
+    transform = SparseSpatialTransform(FLAT_PATCH[1:], **OPTIONS)
+    slices = {k: v.flatten(0, 1) for k, v in flat_sample().items()}
+    differing = n_organ = 0
+    for i in range(12):
+        seed(i)
+        together = transform(**{k: v.clone() for k, v in slices.items()})["segmentation"]
+        for z in range(24):
+            seed(i)
+            alone = transform(image=slices["image"][:1].clone(), segmentation=slices["segmentation"][z : z + 1].clone())
+            differing += int((together[z] != alone["segmentation"][0]).sum())
+        n_organ += int((together > 0).sum())
+    assert n_organ > 5_000
+    assert differing <= n_organ * 1e-4  # another box rounds its points differently
+
+
+class _Waits(TorchDispatchMode):
+    """Counts what a GPU's host would wait for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._schema.name.removeprefix("aten::")
+        by_mask = name == "index" and any(i is not None and i.dtype == torch.bool for i in args[1])
+        self.n += by_mask or name in ("nonzero", "_local_scalar_dense", "_unique2", "unique_dim")
+        return func(*args, **(kwargs or {}))
+
+
+class _Lists(TorchFunctionMode):
+    """Counts values that become Python's, which the dispatcher does not see on a CPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.n += func is torch.Tensor.tolist
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_gpu_is_waited_for_as_often_for_many_slices_as_for_few():
+    transform = SparseSpatialTransform(FLAT_PATCH[1:], **OPTIONS)
+    waits = []
+    for n_slices in (6, 24):
+        slices = {k: v.flatten(0, 1) for k, v in flat_sample(n_slices).items()}
+        seed(1)
+        with _Waits() as operations, _Lists() as lists:
+            transform(**slices)
+        waits.append(operations.n + lists.n)
+    assert waits[0] == waits[1]
+    assert 3 <= waits[1] <= 20
+
+
+def test_what_cuts_the_patch_is_split_from_the_rest_and_both_together_give_the_same_samples():
+    for transforms, make_sample, patch in (
+        (replace_transforms(stock_transforms()), sample, PATCH),
+        (flat_transforms(), flat_sample, FLAT_PATCH),
+    ):
+        first, rest = split_after_the_cut(transforms)
+        assert [*first.transforms, *rest.transforms] == transforms.transforms
+        for i in range(8):
+            seed(i)
+            image = make_sample()
+            seed(i)
+            whole = transforms(**{k: v.clone() for k, v in image.items()})
+            seed(i)
+            cut = first(**image)
+            assert cut["image"].shape == (2, *patch)
+            assert cut["segmentation"].shape == (1, *patch)
+            parts = rest(**cut)
+            assert torch.equal(whole["image"], parts["image"])
+            assert all(torch.equal(a, b) for a, b in zip(whole["segmentation"], parts["segmentation"], strict=True))
 
 
 # ------------------------------------------------------------------------------------------- a device other than the CPU
