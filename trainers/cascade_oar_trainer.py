@@ -35,6 +35,7 @@ from nnunet_ext.cascade.networks import keep_channels, never_predict
 from nnunet_ext.cascade.preprocessor import stored_extents
 from nnunet_ext.cascade.roi import RoiRule, left_out_labels
 from nnunet_ext.cascade.roi_dataset import InMemoryDataset, RoiDatasets
+from nnunet_ext.cascade.shared_cases import hold_together
 from nnunet_ext.files import check_whole, read_json, write_json, written_whole
 from nnunet_ext.labels.pairs import old_plan_warning, plan_pairs
 from nnunet_ext.labels.table import LEFT_OUT_KEY
@@ -315,6 +316,8 @@ class CascadeOARTrainer(nnUNetTrainer):
     def get_tr_and_val_datasets(self) -> tuple[nnUNetBaseDataset, nnUNetBaseDataset]:
         """nnU-Net's, with as many cases in memory as the recipe allows. Those of the segmenter are held as ROIs.
 
+        Several processes hold them once, in a file that all map into memory.
+
         None is held if the loader's processes are not forked, because they would not share this process's memory.
         """
         datasets = super().get_tr_and_val_datasets()
@@ -326,7 +329,12 @@ class CascadeOARTrainer(nnUNetTrainer):
             return datasets
         for dataset in datasets:
             if isinstance(dataset, InMemoryDataset):
-                left_bytes -= dataset.hold(left_bytes)
+                n_bytes, problem = (
+                    hold_together(dataset, left_bytes) if self.is_ddp else (dataset.hold(left_bytes), None)
+                )
+                left_bytes -= n_bytes
+                if problem is not None:
+                    self.print_to_log_file(f"WARNING: {problem}. TMPDIR may name another folder.")
                 self.print_to_log_file(f"{len(dataset.held)} of {len(dataset.identifiers)} cases are held in memory.")
         return datasets
 

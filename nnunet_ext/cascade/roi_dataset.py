@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -58,6 +58,12 @@ class StoredCase:
         )
 
     @property
+    def n_bytes(self) -> int:
+        """Bytes of all arrays of a case in memory."""
+        arrays = [self.data, self.seg, *([] if self.localizer_map is None else [self.localizer_map])]
+        return sum(array.nbytes for array in arrays)
+
+    @property
     def bytes_per_voxel(self) -> int:
         """Bytes of all arrays of a case, per voxel."""
         arrays = [self.data, self.seg, *([] if self.localizer_map is None else [self.localizer_map])]
@@ -85,18 +91,21 @@ class InMemoryDataset(nnUNetDatasetBlosc2):
 
     def hold(self, limit_bytes: float) -> int:
         """Take cases into memory, one after the other while they fit. Returns the bytes they take."""
+        self.held = dict(self.cases_to_hold(limit_bytes))
+        return sum(case.n_bytes for case in self.held.values())
+
+    def cases_to_hold(self, limit_bytes: float) -> Iterator[tuple[str, StoredCase]]:
+        """Names and parts of the cases to hold, in memory, one after the other while they fit."""
         used = 0
         for identifier in self.identifiers:
             case = self.stored(identifier)
             box = self.part_to_hold(identifier, case)
             if box is None:
                 continue
-            n = int(np.prod(np.diff(box, axis=1))) * case.bytes_per_voxel
-            if used + n > limit_bytes:
+            used += int(np.prod(np.diff(box, axis=1))) * case.bytes_per_voxel
+            if used > limit_bytes:
                 break
-            self.held[identifier] = case.cut(box)
-            used += n
-        return used
+            yield identifier, case.cut(box)
 
     def part_to_hold(self, identifier: str, case: StoredCase) -> roi.Box | None:
         """Box of all that `load_case` may ask for. None if it is the volume, which is not worth holding."""

@@ -45,9 +45,9 @@ class TrainingRecipe:
         augmentation: `workers`, `device` or `auto`. Training samples are mirrored, turned, scaled and cut in the workers
             that load them. All else is done there too, or on the training device, in the same way. `auto` takes the
             device if it is a GPU. With guidance it takes the workers, as its transforms only run there.
-        cache_mb: Memory for training and validation cases held ready, in MB of 10^6 bytes. Cases beyond it are read
-            from disk every time, and all of them if 0 or if the loader's processes are not forked. The samples are the
-            same either way.
+        cache_mb: Memory for training and validation cases held ready, in MB of 10^6 bytes, for all GPUs together. Cases
+            beyond it are read from disk every time, and all of them if 0 or if the loader's processes are not forked.
+            The samples are the same either way.
     """
 
     loss: str = DICE_CE

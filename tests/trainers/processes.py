@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -18,6 +19,8 @@ from nnunetv2.run.run_training import maybe_load_checkpoint
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as stock
 
+from nnunet_ext.cascade.roi_dataset import InMemoryDataset
+from nnunet_ext.cascade.shared_cases import hold_together
 from nnunet_ext.trainers import cascade_oar_trainer
 from nnunet_ext.trainers.cascade_oar_trainer import CascadeOARTrainer
 
@@ -217,6 +220,32 @@ def predict_own_cases(rank: int, job: dict) -> dict:
     for _ in range(job["cases"][rank]):
         predictor.predict_sliding_window_return_logits(image)
     return {"predicted": job["cases"][rank], "buffers": n_buffers}
+
+
+def proportional_mb() -> float:
+    """Memory of this process in MB, of shared pages its share."""
+    rows = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return sum(int(row.split()[1]) for row in rows if row.startswith("Pss:")) / 1000
+
+
+def hold_cases(rank: int, job: dict) -> dict:
+    """What the cases in `cases` take in this process, held by each alone and then by all together."""
+    said = {}
+    for how in ("alone", "together"):
+        dataset = InMemoryDataset(job["cases"])
+        before = proportional_mb()
+        n_bytes = dataset.hold(1e9) if how == "alone" else hold_together(dataset, 1e9, Path(job["folder"]))[0]
+        sums = {name: float(dataset.load_case(name)[0].sum()) for name in sorted(dataset.held)}
+        dist.barrier()
+        said[how] = {"mb": proportional_mb() - before, "bytes": n_bytes, "sums": sums}
+        dist.barrier()
+        del dataset
+        gc.collect()
+        dist.barrier()
+    missing = Path(job["folder"], "not_there")
+    said["problem"] = hold_together(InMemoryDataset(job["cases"]), 1e9, missing)
+    said["left"] = [path.name for path in Path(job["folder"]).glob("nnunet_ext_cases_*")]
+    return said
 
 
 def step_on_a_part(rank: int, job: dict) -> dict:

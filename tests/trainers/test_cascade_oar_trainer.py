@@ -1194,6 +1194,29 @@ def test_processes_end_with_the_weights_of_the_best_epoch_even_if_it_is_still_be
     assert any(v.min() >= 0.9 for v in first.values())  # the later one
 
 
+def test_two_processes_hold_the_cases_once(processes, tmp_path):
+    """24 MB of image and label map, in three cases."""
+    cases = tmp_path / "cases"
+    cases.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        data, seg = rng.random((3, 80, 80, 80), dtype=np.float32), np.zeros((1, 80, 80, 80), np.int8)
+        properties = {"spacing": [1.0] * 3, "class_locations": {}}
+        nnUNetDatasetBlosc2.save_case(data, seg, properties, str(cases / f"head_{i}"))
+    first, second = on_ranks(processes, {"folder": str(tmp_path), "cases": str(cases)}, processes.hold_cases)
+    one = first["alone"]["mb"]
+    assert one == pytest.approx(20, abs=5)
+    assert first["alone"]["mb"] + second["alone"]["mb"] > 1.8 * one  # the test can fail
+    assert first["together"]["mb"] + second["together"]["mb"] < 1.2 * one
+    for rank in (first, second):
+        assert rank["together"]["sums"] == rank["alone"]["sums"]
+        assert len(rank["together"]["sums"]) == 3
+        assert rank["together"]["bytes"] == rank["alone"]["bytes"]
+        assert rank["problem"][0] == 0
+        assert "the cases are read from disk: " in rank["problem"][1]
+        assert rank["left"] == []
+
+
 def test_batch_norm_on_several_gpus_is_not_compiled(make, monkeypatch):
     monkeypatch.setenv("nnUNet_compile", "t")
     for configuration, several, compiled in (
