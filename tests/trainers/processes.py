@@ -231,6 +231,8 @@ def proportional_mb() -> float:
 def hold_cases(rank: int, job: dict) -> dict:
     """What the cases in `cases` take in this process, held by each alone and then by all together."""
     said = {}
+    for name in (once := InMemoryDataset(job["cases"])).identifiers:  # what reading itself takes
+        once.load_case(name)[0][:].sum()
     for how in ("alone", "together"):
         dataset = InMemoryDataset(job["cases"])
         before = proportional_mb()

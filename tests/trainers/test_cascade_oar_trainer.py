@@ -1195,7 +1195,7 @@ def test_processes_end_with_the_weights_of_the_best_epoch_even_if_it_is_still_be
 
 
 def test_two_processes_hold_the_cases_once(processes, tmp_path):
-    """24 MB of image and label map, in three cases."""
+    """20 MB of image and label map, in three cases."""
     cases = tmp_path / "cases"
     cases.mkdir()
     rng = np.random.default_rng(0)
@@ -1205,7 +1205,7 @@ def test_two_processes_hold_the_cases_once(processes, tmp_path):
         nnUNetDatasetBlosc2.save_case(data, seg, properties, str(cases / f"head_{i}"))
     first, second = on_ranks(processes, {"folder": str(tmp_path), "cases": str(cases)}, processes.hold_cases)
     one = first["alone"]["mb"]
-    assert one == pytest.approx(20, abs=5)
+    assert one > 0.9 * first["alone"]["bytes"] / 1e6 > 15
     assert first["alone"]["mb"] + second["alone"]["mb"] > 1.8 * one  # the test can fail
     assert first["together"]["mb"] + second["together"]["mb"] < 1.2 * one
     for rank in (first, second):
