@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from batchgenerators.utilities.file_and_folder_operations import save_json
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (
@@ -35,6 +36,7 @@ from nnunet_ext.files import read_json, written_whole
 from nnunet_ext.labels.pairs import MIRROR_KEY, PAIRS_KEY, check_mirroring, dataset_pairs, unclear_sides
 from nnunet_ext.labels.sides import side_of
 from nnunet_ext.nnunet_folders import LOCALIZER, SEGMENTER, WHOLE_VOLUME, find_dataset, need, read_dataset_json
+from nnunet_ext.plans.gpu_memory import training_memory_gb
 from nnunet_ext.plans.study_configurations import millimetres, plan_study_crops, plan_study_whole_volume
 from nnunet_ext.plans.training_set import ScannedCase, median_voxel_ml, odd_label_maps, scan_cases, transposed
 from nnunet_ext.training.recipe import TrainingRecipe
@@ -304,6 +306,12 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         """nnU-Net's reference feature map size for a batch of two, scaled to the GPU memory target."""
         return self.UNet_reference_val_3d * self.UNet_vram_target_GB / self.UNet_reference_val_corresp_GB
 
+    @staticmethod
+    def static_estimate_VRAM_usage(*args: Any, **kwargs: Any) -> float:
+        """nnU-Net's, on a device without memory. It builds a network for every patch size it tries."""
+        with torch.device("meta"):
+            return ResEncUNetPlanner.static_estimate_VRAM_usage(*args, **kwargs)
+
     def feature_map_size(self, patch_size: Sequence[int], architecture: Mapping) -> float:
         return self.static_estimate_VRAM_usage(
             patch_size,
@@ -314,10 +322,15 @@ class CascadeOARPlanner(ResEncUNetPlanner):
             architecture["_kw_requires_import"],
         )
 
-    def memory_gb(self, patch_size: Sequence[int], architecture: Mapping, batch_size: int) -> float:
-        """GPU memory that a training takes, in GB, by nnU-Net's estimate, which is for a batch of two."""
+    def target_gb(self, patch_size: Sequence[int], architecture: Mapping, batch_size: int) -> float:
+        """GPU memory target that a training needs, in GB, by nnU-Net's measure. What it takes is `expected_gb`."""
         share = self.feature_map_size(patch_size, architecture) / self.UNet_reference_val_3d
         return share * self.UNet_reference_val_corresp_GB * batch_size / self.UNet_reference_val_corresp_bs_3d
+
+    def expected_gb(self, patch_size: Sequence[int], architecture: Mapping, batch_size: int) -> float:
+        """GPU memory that a training is expected to take, in GB."""
+        channels, labels = (len(self.dataset_json[key]) for key in ("channel_names", "labels"))
+        return training_memory_gb(architecture, patch_size, batch_size, n_channels=channels, n_labels=labels)
 
     def batch_size(
         self,
@@ -330,19 +343,21 @@ class CascadeOARPlanner(ResEncUNetPlanner):
     ) -> int:
         """By nnU-Net's rule two at the memory target, more if the patch is smaller, at most a tenth of the cases.
 
-        It is one if two exceed the target, as a patch of fixed size may.
+        It is one if two exceed the target, as a patch of fixed size may. Else it is even, so that two GPUs can share it,
+        and never above the target.
 
         Args:
             patch_size, architecture: Of the configuration.
             memory_factor: Multiple of the GPU memory target that may be used.
             at_most: Instead of a tenth of the cases.
-            wanted: Instead of nnU-Net's rule, if two fit.
+            wanted: Instead of nnU-Net's rule, as far as they fit.
         """
         fits = 2 * memory_factor * self.memory_budget() / self.feature_map_size(patch_size, architecture)
         if fits < 2:
             return 1
         at_most = round(0.1 * len(self.dataset)) if at_most is None else at_most
-        return wanted or int(max(self.UNet_min_batch_size, min(round(fits), at_most)))
+        size = min(wanted or max(self.UNet_min_batch_size, at_most), int(fits))
+        return max(2, size - size % 2)
 
     def plan_localizer(self, fullres_spacing_mm: np.ndarray, forward: Sequence[int]) -> dict:
         """Entries of `3d_lowres` that differ from `3d_fullres`. Its patch holds the body of every training case."""
@@ -489,17 +504,18 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         for name in self.plans["configurations"]:
             c = {**self.plans["configurations"][WHOLE_VOLUME], **self.plans["configurations"][name]}
             mm = ", ".join(f"{s:.2f}" for s in c["spacing"])
-            memory_gb = self.memory_gb(c["patch_size"], c["architecture"], c["batch_size"])
+            network = c["patch_size"], c["architecture"], c["batch_size"]
             print(
                 f"{name}: spacing ({mm}) mm, patch {tuple(c['patch_size'])}, batch size {c['batch_size']}, "
-                f"{gigabytes(memory_gb)} of GPU memory"
+                f"{gigabytes(self.expected_gb(*network))} of GPU memory"
             )
+            target_gb = self.target_gb(*network)
             factor = self.segmenter_memory_factor if c.get("previous_stage") else 1
-            if memory_gb > factor * self.UNet_vram_target_GB and c["batch_size"] == 1:
+            if target_gb > factor * self.UNet_vram_target_GB and c["batch_size"] == 1:
                 print(
-                    f"WARNING: {name} needs {gigabytes(memory_gb)} of GPU memory even with a batch size of 1, more "
-                    f"than the target of {factor * self.UNet_vram_target_GB:g} GB. Train it on a larger GPU, planned for "
-                    f"with -gpu_memory_target {int(np.ceil(memory_gb / factor))}, or leave it out."
+                    f"WARNING: {name} needs a GPU memory target of {target_gb / factor:.1f} GB even with a batch size of 1, "
+                    f"more than {self.UNet_vram_target_GB:g} GB. Train it on a larger GPU, planned for with "
+                    f"-gpu_memory_target {int(np.ceil(target_gb / factor))}, or leave it out."
                 )
         print(f"Bodies are seen down to {self.plans[HEAD_CROP_KEY]['below_crown_mm']:g} mm below the crown")
         size_mm = self.plans["configurations"][SEGMENTER]["roi"]["size_mm"]

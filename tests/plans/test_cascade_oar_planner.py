@@ -237,11 +237,11 @@ def test_four_patches_of_two_thirds_of_the_roi_are_a_batch_where_memory_allows(p
     assert {configurations[name]["batch_size"] for name in STUDY if "cascade" in name} == {2}
     monkeypatch.setattr(CascadeOARPlannerSmall, "segmenter_memory_factor", 1.0)
     sizes = []
-    for memory_gb in (0.016, 0.012, 0.0103):
+    for memory_gb in (0.021, 0.016, 0.0103):
         c = planned(gpu_memory_target_in_gb=memory_gb, plans_name="Memory")["configurations"]["3d_cascade_fullres"]
         assert c["patch_size"] == configurations["3d_cascade_fullres"]["patch_size"]
         sizes.append(c["batch_size"])
-    assert 4 == sizes[0] > sizes[1] > sizes[2] == 2
+    assert sizes == [4, 2, 2]  # three fit the second, but two GPUs can not share three
 
 
 def test_the_planned_roi_holds_every_organ_of_every_case(planned):
@@ -292,7 +292,7 @@ def test_a_batch_is_one_patch_where_two_exceed_the_memory_target_and_a_warning_w
     for name, entries in plan["configurations"].items():
         c = {**plan["configurations"]["3d_fullres"], **entries}
         factor = made.segmenter_memory_factor if "previous_stage" in c else 1
-        two_gb = made.memory_gb(c["patch_size"], c["architecture"], 2)
+        two_gb = made.target_gb(c["patch_size"], c["architecture"], 2)
         assert (c["batch_size"] == 1) == (two_gb > factor * target_gb), name
         assert (f"WARNING: {name} needs" in said) == (two_gb / 2 > factor * target_gb), name
         assert re.search(rf"^{name}: .*batch size {c['batch_size']}, (about|less than) .*GB of GPU memory", said, re.M)

@@ -52,7 +52,7 @@ def test_the_studys_whole_volume_is_planned_for_the_memory_there_is(planned, mon
     _, architecture = planner.segmenter_unet(spacing_mm, (80, 256, 256))
     monkeypatch.setattr(planner, "feature_map_size", lambda patch, _: size(planner, tuple(patch)))  # seconds each time
     roi_entry = {"roi": {"size_mm": (1.0, 1.0, 1.0)}}
-    for target_gb, batch_size, needs in ((20, 2, "16.7"), (16, 1, "8.4"), (8, 1, "8.4")):
+    for target_gb, batch_size in ((20, 2), (16, 1), (8, 1)):
         planner.UNet_vram_target_GB = target_gb
         name, entries = plan_study_whole_volume(planner, spacing_mm, np.array([80, 256, 256]))
         assert entries["batch_size"] == batch_size
@@ -62,13 +62,14 @@ def test_the_studys_whole_volume_is_planned_for_the_memory_there_is(planned, mon
         planner.plans = {"configurations": configurations, "head_crop": {"below_crown_mm": 180.0}}
         planner.report(RoiFit(None, (1.0, 1.0, 1.0)))
         out = capsys.readouterr().out
+        expected_gb = planner.expected_gb([80, 256, 256], entries["architecture"], batch_size)
         assert (
-            f"{name}: spacing (1.25, 0.80, 0.80) mm, patch (80, 256, 256), batch size {batch_size}, about {needs} GB"
-            in out
+            f"{name}: spacing (1.25, 0.80, 0.80) mm, patch (80, 256, 256), batch size {batch_size}, "
+            f"about {expected_gb:.1f} GB of GPU memory" in out
         )
         warning = (
-            f"WARNING: {name} needs about 8.4 GB of GPU memory even with a batch size of 1, more than the target of 8 GB. "
-            "Train it on a larger GPU, planned for with -gpu_memory_target 9, or leave it out."
+            f"WARNING: {name} needs a GPU memory target of 8.4 GB even with a batch size of 1, more than 8 GB. Train it on "
+            "a larger GPU, planned for with -gpu_memory_target 9, or leave it out."
         )
         assert (warning in out) == (target_gb == 8)
         assert ("WARNING" in out) == (target_gb == 8)
