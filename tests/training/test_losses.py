@@ -50,3 +50,24 @@ def test_another_loss_stays_as_it_is():
     loss = DC_and_BCE_loss({}, {"batch_dice": True}, dice_class=MemoryEfficientSoftDiceLoss)
     before = loss.ce
     assert weigh(loss).ce is before
+
+
+def test_large_logits_in_16_bits_give_the_loss_of_32_bits():
+    """Four million voxels: their number, and sums over them, are far above what 16 bits hold."""
+    generator = torch.Generator().manual_seed(0)
+    target = torch.zeros(1, 1, 128, 176, 184, dtype=torch.int16)
+    target[:, :, 40:60, 60:90, 60:90], target[:, :, 70:75, 100:104, 100:106] = 1, 2
+    logits = 30 * torch.randn((1, 3, *target.shape[2:]), generator=generator)
+    logits.scatter_add_(1, target.long(), torch.full(target.shape, 60.0))
+    logits[:, 0, :10], logits[:, 1, 50:55] = 3e4, -3e4
+    half = logits.half().requires_grad_()
+    expected = weigh(nnunets_loss())(half.detach().float(), target)
+    with torch.autocast("cpu", torch.float16):
+        loss = weigh(nnunets_loss())(half, target)
+    assert torch.isfinite(loss)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-3)
+    assert expected.abs() > 0.01
+    (loss * 2.0**10).backward()
+    assert torch.isfinite(half.grad).all()
+    assert half.grad.abs().max() > 0
