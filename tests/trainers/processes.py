@@ -44,7 +44,7 @@ OnOneDevice.__name__ = CascadeOARTrainer.__name__
 def make(job: dict, cls=CascadeOARTrainer) -> CascadeOARTrainer:
     """The trainer of a job: `folder` of nnU-Net's folders, `plans`, `dataset`, `configuration`, `device` (else the CPU)."""
     folders = {f"nnUNet_{name}": str(Path(job["folder"], name)) for name in ("raw", "preprocessed", "results")}
-    os.environ.update(folders | {"nnUNet_n_proc_DA": "0", "nnUNet_compile": "f"})
+    os.environ.update(folders | {"nnUNet_n_proc_DA": "0", "nnUNet_compile": job.get("compile", "f")})
     torch.set_num_threads(1)
     torch.manual_seed(0)
     stock.nnUNetTrainer.plot_network_architecture = LocalLogger.plot_progress_png = lambda *_: None

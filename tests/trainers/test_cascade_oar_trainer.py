@@ -1100,6 +1100,7 @@ def on_ranks(processes, job: dict, task) -> list[dict]:
     [
         pytest.param("3d_cascade_fullres", {}, id="CPU"),
         pytest.param("3d_cascade_fullres", {"device": "cuda"}, marks=GPU, id="one GPU, segmenter"),
+        pytest.param("3d_cascade_fullres", {"device": "cuda", "compile": "t"}, marks=GPU, id="one GPU, compiled"),
         pytest.param("3d_lowres", {"device": "cuda"}, marks=GPU, id="one GPU, localizer"),
         pytest.param("3d_lowres", {"device": "cuda", "backend": "nccl", "world_size": 1}, marks=GPU, id="NCCL alone"),
         pytest.param("3d_cascade_fullres", {"device": "cuda", "backend": "nccl"}, marks=TWO_GPUS, id="NCCL"),
