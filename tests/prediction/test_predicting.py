@@ -21,6 +21,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 import torch
+from fake_gpu import FakeGpu, organ_stage
 from fault_inputs import set_raw
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
@@ -1030,7 +1031,171 @@ def test_the_next_case_is_read_while_the_networks_run_and_no_more_than_that(run,
     monkeypatch.setattr(CascadePredictor, "prepare", watched_prepare)
     monkeypatch.setattr(CascadePredictor, "segment", watched_segment)
     assert run().failed == {}
+    assert segmented == list(range(5))
     assert sum(ref() is not None for ref in alive) == 0
+
+
+@pytest.fixture
+def on_gpu(run, monkeypatch) -> Callable:
+    """`run` on a machine with a GPU. The stand-ins for the networks compute on the CPU all the same."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    return lambda **options: run(device="cuda", **options)
+
+
+LONGER, LONGEST = ({**ORGANS, CHIASM: np.s_[14:16, y:25, 20:27]} for y in (18, 11))
+
+
+# ------------------------------------------------------------------------------------------------ a GPU that is too small
+
+TOO_SMALL = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+MPS_TOO_SMALL = RuntimeError("MPS backend out of memory (MPS allocated: 17.9 GB, max allowed: 18.13 GB).")
+LOC, SEG = "3d_lowres", "3d_cascade_fullres"
+PATCHES, ON_CPU = "too_little_device_memory", "computed_on_the_cpu"
+
+
+@pytest.fixture
+def gpu() -> FakeGpu:
+    return FakeGpu()
+
+
+@pytest.fixture
+def networks(stages, gpu, cascade_plans, monkeypatch) -> Callable:
+    """Puts stages with real networks in the place of the stand-ins, with a fold for each scale, and returns them."""
+
+    def put(scales: tuple[float, ...]) -> dict:
+        plans = stages.segmenter.plans_manager.plans
+        made = {
+            name: organ_stage(gpu, plans, name, DATASET, scales=scales, hu_per_label=HU_PER_LABEL)
+            for name in (LOC, SEG)
+        }
+        monkeypatch.setattr(
+            cascade_predictor, "load_stage", lambda folder, **_: made[Path(folder).name.rpartition("__")[2]]
+        )
+        return made
+
+    return put
+
+
+def errors(*, of: tuple[str, ...], since: int, until: float = np.inf, error: Exception = TOO_SMALL) -> Callable:
+    """The forward passes of these stages fail on the device, from one number to another."""
+    return lambda stage, number: error if stage in of and since <= number <= until else None
+
+
+def kinds(record: dict) -> list[tuple[str, str]]:
+    """Messages on a model, and its configuration."""
+    said = [m for m in record["messages"] if "model" in m["values"]]
+    return [(m["kind"], m["values"]["model"].rpartition("__")[2]) for m in said]
+
+
+@pytest.mark.parametrize(
+    ("scales", "fail", "said"),
+    [
+        ((1.0,), errors(of=(LOC,), since=1, until=1), [(PATCHES, LOC)]),
+        ((1.0,), errors(of=(LOC,), since=1, until=2), [(ON_CPU, LOC)]),
+        ((1.0,), errors(of=(SEG,), since=1, until=1), []),  # it is enough to take the localizer off the device
+        ((1.0,), errors(of=(SEG,), since=1, until=2), [(PATCHES, SEG)]),
+        ((1.0,), errors(of=(SEG,), since=2), [(ON_CPU, SEG)]),
+        ((1.0,), errors(of=(LOC, SEG), since=1), [(ON_CPU, LOC), (ON_CPU, SEG)]),
+        ((1.0,), errors(of=(LOC, SEG), since=1, error=MPS_TOO_SMALL), [(ON_CPU, LOC), (ON_CPU, SEG)]),
+        ((1.0, 2.0), errors(of=(LOC,), since=1, until=1), []),  # it is enough to drop the weights of the other fold
+    ],
+)
+@pytest.mark.parametrize("organs", [ORGANS, LONGEST])
+def test_a_case_that_the_gpu_cannot_hold_is_written_and_says_so(
+    on_gpu, networks, gpu, tmp_path, scales, fail, said, organs
+):
+    write_case(tmp_path / "in", "head_a", organs)
+    networks(scales)
+    threads, gpu.fail = set(threading.enumerate()), fail
+    with gpu:
+        summary = on_gpu()
+    assert (summary.written, summary.failed) == (["head_a"], {})
+    np.testing.assert_array_equal(read(tmp_path / "out" / "head_a.nii.gz"), label_map(organs))
+    record = manifest(tmp_path)["cases"]["head_a"]
+    assert kinds(record) == said
+    assert record["precision"] == ("float32" if (ON_CPU, SEG) in said else "float16")
+    assert set(threading.enumerate()) <= threads
+    for message in summary.warnings.get("head_a", []):
+        if "device" in message.values:
+            assert "end other programs that use cuda" in str(message)
+            assert message.text("zh") != str(message)
+
+
+@pytest.mark.parametrize("since", ["in the second fold", "where the box has grown"])
+def test_memory_that_is_full_later_in_a_case_costs_no_voxel(on_gpu, networks, gpu, tmp_path, since):
+    """Passes of the segmenter until then are counted in a run that does not fail."""
+    write_case(tmp_path / "in", "head_a", LONGEST)
+    stage, after = networks((1.0, 2.0))[SEG], []
+    inner = stage.predict_logits_from_preprocessed_data
+    stage.predict_logits_from_preprocessed_data = lambda data: (inner(data), after.append(gpu.forwards[SEG]))[0]
+    with gpu:
+        on_gpu(out=tmp_path / "first")
+    assert len(after) > 1  # the box grew
+    gpu.forwards.clear()
+    networks((1.0, 2.0))
+    at = after[0] // 2 + 1 if since == "in the second fold" else after[0] + 1
+    gpu.fail = errors(of=(SEG,), since=at)
+    with gpu:
+        assert on_gpu().failed == {}
+    assert gpu.forwards[SEG] >= at
+    assert (ON_CPU, SEG) in kinds(manifest(tmp_path)["cases"]["head_a"])
+    first, later = (tmp_path / name / "head_a.nii.gz" for name in ("first", "out"))
+    assert first.read_bytes() == later.read_bytes()
+
+
+def test_the_second_of_two_cases_may_be_too_large_and_the_third_is_computed_on_the_gpu_again(
+    on_gpu, networks, gpu, tmp_path
+):
+    for case in ("head_a", "head_b", "head_c"):
+        write_case(tmp_path / "in", case)
+    networks((1.0, 2.0))
+    with gpu:
+        on_gpu(out=tmp_path / "first")
+    per_case = gpu.forwards[SEG] // 3
+    networks((1.0, 2.0))
+    gpu.forwards.clear()
+    gpu.weights_copied.clear()
+    gpu.fail = errors(of=(SEG,), since=per_case + 1, until=per_case + 3)
+    with gpu:
+        summary = on_gpu()
+    assert summary.written == ["head_a", "head_b", "head_c"]
+    assert {case: kinds(record) for case, record in manifest(tmp_path)["cases"].items()} == {
+        "head_a": [],
+        "head_b": [(ON_CPU, SEG)],
+        "head_c": [],
+    }
+    assert gpu.forwards[SEG] == 2 * per_case + 3
+    for case in ("head_a", "head_b", "head_c"):
+        assert (tmp_path / "first" / f"{case}.nii.gz").read_bytes() == (
+            tmp_path / "out" / f"{case}.nii.gz"
+        ).read_bytes()
+
+
+def test_another_error_of_the_networks_fails_the_case_and_is_not_tried_again(on_gpu, networks, gpu, tmp_path):
+    for case in ("head_a", "head_b"):
+        write_case(tmp_path / "in", case)
+    networks((1.0,))
+    gpu.fail = errors(of=(SEG,), since=1, until=1, error=RuntimeError("CUDA error: unspecified launch failure"))
+    with gpu:
+        summary = on_gpu()
+    assert (summary.written, list(summary.failed)) == (["head_b"], ["head_a"])
+    assert "unspecified launch failure" in summary.failed["head_a"]
+
+
+@pytest.mark.parametrize(("scales", "first"), [((1.0,), 2), ((1.0, 2.0), 6)])
+def test_weights_of_both_stages_are_copied_to_the_gpu_in_the_first_case_only(
+    on_gpu, networks, gpu, tmp_path, scales, first
+):
+    """Two folds of two stages, and each stage's network."""
+    for case in ("head_a", "head_b", "head_c"):
+        write_case(tmp_path / "in", case, LONGER)
+    networks(scales)
+    copied = []
+    gpu.fail = lambda stage, number: copied.append(sum(gpu.weights_copied))
+    with gpu:
+        on_gpu()
+    assert sum(gpu.weights_copied) == first * 4 * 1001
+    assert copied[len(copied) // 3] == copied[-1] == sum(gpu.weights_copied)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
