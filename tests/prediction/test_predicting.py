@@ -1008,7 +1008,7 @@ def test_the_next_case_is_read_while_the_networks_run_and_no_more_than_that(run,
     for i in range(5):
         write_case(tmp_path / "in", f"head_{i}")
     begun, alive, segmented = [threading.Event() for _ in range(5)], [], []
-    read, prepare, segment = FilesCase.read_images, CascadePredictor.prepare, CascadePredictor.segment
+    read, prepare, begin = FilesCase.read_images, CascadePredictor.prepare, CascadePredictor.begin
 
     def watched_read(self):
         begun[int(self.name[5])].set()
@@ -1019,17 +1019,17 @@ def test_the_next_case_is_read_while_the_networks_run_and_no_more_than_that(run,
         alive.append(weakref.ref(case))
         return case
 
-    def watched_segment(self, case):
+    def watched_begin(self, case):
         at = len(segmented)
         segmented.append(at)
         assert at == 4 or begun[at + 1].wait(30), "the next case was not read meanwhile"
         assert not any(event.is_set() for event in begun[at + 2 :]), "more than the next case was read"
         assert sum(ref() is not None for ref in alive) <= 2
-        return segment(self, case)
+        return begin(self, case)
 
     monkeypatch.setattr(FilesCase, "read_images", watched_read)
     monkeypatch.setattr(CascadePredictor, "prepare", watched_prepare)
-    monkeypatch.setattr(CascadePredictor, "segment", watched_segment)
+    monkeypatch.setattr(CascadePredictor, "begin", watched_begin)
     assert run().failed == {}
     assert segmented == list(range(5))
     assert sum(ref() is not None for ref in alive) == 0
@@ -1042,7 +1042,92 @@ def on_gpu(run, monkeypatch) -> Callable:
     return lambda **options: run(device="cuda", **options)
 
 
+def test_on_a_gpu_a_case_is_exported_while_the_networks_see_the_next_and_no_more_than_that(
+    on_gpu, stages, tmp_path, monkeypatch
+):
+    for i in range(5):
+        write_case(tmp_path / "in", f"head_{i}")
+    seen, exported, alive, where = [threading.Event() for _ in range(5)], [], [], set()
+    networks, prepare = stages.segmenter.predict_logits_from_preprocessed_data, CascadePredictor.prepare
+    labels = stages.segmenter.label_manager
+    to_labels = labels.convert_logits_to_segmentation
+
+    def watched_prepare(self, images, **options):
+        case = prepare(self, images, **options)
+        alive.append(weakref.ref(case))
+        return case
+
+    def watched_networks(data):
+        at = sum(event.is_set() for event in seen)
+        assert threading.current_thread() is threading.main_thread()
+        assert len(exported) >= at - 1, "two cases were behind the networks"
+        assert sum(ref() is not None for ref in alive) <= 3  # the one before, this one and the next
+        seen[at].set()
+        return networks(data)
+
+    def watched_export(logits):
+        at = len(exported)
+        assert at == 4 or seen[at + 1].wait(30), "the networks waited for the export"
+        where.add(threading.current_thread())
+        exported.append(at)
+        return to_labels(logits)
+
+    monkeypatch.setattr(CascadePredictor, "prepare", watched_prepare)
+    stages.segmenter.predict_logits_from_preprocessed_data = watched_networks
+    labels.convert_logits_to_segmentation = watched_export
+    assert on_gpu().failed == {}
+    assert exported == list(range(5))
+    assert threading.main_thread() not in where
+    assert sum(ref() is not None for ref in alive) == 0
+    for i in range(5):
+        np.testing.assert_array_equal(read(tmp_path / "out" / f"head_{i}.nii.gz"), label_map())
+
+
 LONGER, LONGEST = ({**ORGANS, CHIASM: np.s_[14:16, y:25, 20:27]} for y in (18, 11))
+
+
+def test_on_a_gpu_masks_and_records_are_those_of_a_cpu_also_where_the_box_grows(on_gpu, run, stages, ranges, tmp_path):
+    """The box of a case grows after the networks have seen the next case."""
+    cases = {"head_a": ORGANS, "head_b": LONGEST, "head_c": SWAPPED, "head_d": LONGER, "head_e": LONGER}
+    for case, organs in cases.items():
+        write_case(tmp_path / "in", case, organs)
+    broken = write_case(tmp_path / "in", "head_bb")[1]
+    broken.write_bytes(broken.read_bytes()[:-200])
+    found = {}
+    for name, start in (("cpu", run), ("gpu", on_gpu)):
+        stages.segmenter.shapes.clear()
+        summary = start(out=tmp_path / name, full_precision=True)
+        assert (summary.written, list(summary.failed)) == (sorted(cases), ["head_bb"])
+        records = json.loads((tmp_path / name / "predictions.json").read_text())["cases"]
+        varying = {"prepare_s", "segment_s", "write_s", "peak_memory_mb", "precision"}
+        found[name] = {case: {k: v for k, v in record.items() if k not in varying} for case, record in records.items()}
+        assert [records[case]["regrown"] for case in cases] == [False, True, True, True, True]
+    assert found["gpu"] == found["cpu"]
+    for case in cases:
+        one, other = ((tmp_path / name / f"{case}.nii.gz").read_bytes() for name in ("cpu", "gpu"))
+        assert one == other
+
+
+def test_on_a_gpu_an_export_that_fails_and_a_strict_case_stop_no_other(on_gpu, stages, ranges, tmp_path):
+    for case, organs in {"head_a": ORGANS, "head_b": SWAPPED, "head_c": ORGANS}.items():
+        write_case(tmp_path / "in", case, organs)
+    labels = stages.segmenter.label_manager
+    to_labels, calls = labels.convert_logits_to_segmentation, []
+
+    def fails_at_first(logits):
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("no logits")
+        return to_labels(logits)
+
+    labels.convert_logits_to_segmentation = fails_at_first
+    summary = on_gpu(strict=True)
+    assert summary.written == ["head_c"]
+    assert list(summary.failed) == ["head_a", "head_b"]
+    assert "no logits" in summary.failed["head_a"]
+    assert summary.failed["head_b"].startswith("strict: ")
+    assert [file.name for file in (tmp_path / "out").glob("*.nii.gz")] == ["head_c.nii.gz"]
+    assert manifest(tmp_path)["cases"]["head_b"]["regrown"] is True
 
 
 # ------------------------------------------------------------------------------------------------ a GPU that is too small
