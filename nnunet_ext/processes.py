@@ -27,6 +27,11 @@ KILLED = object()
 GRACE_S = 10.0
 
 
+def usable_cores() -> int:
+    """Number of cores that the system lets this process use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def start_method() -> str:
     """How Python starts processes if nobody says otherwise: `fork`, `forkserver` (on Linux from Python 3.14 on) or `spawn`.
 

@@ -200,6 +200,7 @@ def test_benchmark_measures_a_training_and_leaves_the_data_sets_folders_as_they_
     assert files() == before
     (record,) = json.loads((out / "training.json").read_text())
     assert (record["configuration"], record["batch_size"], record["workers"]) == ("3d_cascade_fullres", 4, 1)
+    assert record["first_step_s"] > 0
     assert record["ratio"] == pytest.approx(record["real_per_s"] / record["cached_per_s"])
     assert 0 < record["loader_cpu_s"] < 10
     assert 0 < record["network_cpu_s"] < 60

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
+from nnunetv2 import configuration
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape, determine_do_sep_z_and_axis
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from scipy import ndimage
@@ -13,6 +15,7 @@ from scipy import ndimage
 from nnunet_ext.cascade import roi
 from nnunet_ext.cascade.boxes import box_record
 from nnunet_ext.cascade.preprocessor import shift, stored_extents
+from nnunet_ext.processes import usable_cores
 
 #: Voxels read around a box that is resampled: the support of a cubic spline's prefilter to well below 1 %.
 SPLINE_MARGIN = 8
@@ -248,7 +251,8 @@ class RoiDataset(InMemoryDataset):
         new_shape = compute_new_shape(shape, original_spacing, self.spacing_mm)
         # As in preprocessing: if the plan says so, an axis much coarser than the others is taken by nearest neighbour.
         _, nearest_axis = determine_do_sep_z_and_axis(self.force_separate_z, original_spacing, self.spacing_mm)
-        crop = resample_box(data, edges, new_shape, nearest_axis=nearest_axis)
+        n_threads = min(configuration.default_num_processes, usable_cores())
+        crop = resample_box(data, edges, new_shape, nearest_axis=nearest_axis, n_threads=n_threads)
         new_properties = {
             **properties,
             "bbox_used_for_cropping": [list(b) for b in shift(box, properties["bbox_used_for_cropping"])],
@@ -276,7 +280,12 @@ def _locations_inside(locations: Mapping, box: roi.Box) -> dict:
 
 
 def resample_box(
-    data: np.ndarray, edges: Sequence[tuple[float, float]], shape: Sequence[int], *, nearest_axis: int | None = None
+    data: np.ndarray,
+    edges: Sequence[tuple[float, float]],
+    shape: Sequence[int],
+    *,
+    nearest_axis: int | None = None,
+    n_threads: int = 1,
 ) -> np.ndarray:
     """The part of a volume between fractional voxel edges, on `shape` voxels, by cubic spline.
 
@@ -285,6 +294,7 @@ def resample_box(
         edges: Lower and upper edge along each axis, in voxels of `data` (voxel `i` spans `[i, i + 1]`).
         shape: Wanted size along each axis.
         nearest_axis: Axis along which the nearest voxel is taken instead.
+        n_threads: Channels that are resampled at a time. The values don't depend on it.
     """
     lower = [max(0, int(np.floor(a)) - SPLINE_MARGIN) for a, _ in edges]
     upper = [min(n, int(np.ceil(b)) + SPLINE_MARGIN) for (_, b), n in zip(edges, data.shape[1:], strict=True)]
@@ -297,12 +307,12 @@ def resample_box(
         index = np.clip(np.floor(positions + 0.5).astype(int), 0, block.shape[nearest_axis + 1] - 1)
         block = block.take(index, nearest_axis + 1)
         step[nearest_axis], offset[nearest_axis] = 1.0, 0.0
-    return np.stack(
-        [
-            ndimage.affine_transform(channel, np.asarray(step), offset, tuple(shape), order=3, mode="nearest")
-            for channel in block
-        ]
-    )
+
+    def resample(channel: np.ndarray) -> np.ndarray:
+        return ndimage.affine_transform(channel, np.asarray(step), offset, tuple(shape), order=3, mode="nearest")
+
+    with ThreadPoolExecutor(max(1, min(n_threads, len(block)))) as pool:  # SciPy lets other threads compute meanwhile
+        return np.stack(list(pool.map(resample, block)))
 
 
 @dataclass

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from nnunet_ext.end_to_end.demo import Demo
 from nnunet_ext.folder_lock import holding, owned_folder
-from nnunet_ext.processes import KILL_WITH_PARENT
+from nnunet_ext.processes import KILL_WITH_PARENT, usable_cores
 from nnunet_ext.steps import OTHER, recorded_steps, step
 
 #: Of the data set that is made. The number matters only in `out`.
@@ -93,7 +93,7 @@ def benchmark_convert(
         "versions": converted["versions"],
         "register": register,
         "processor": platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
         "no_stock": "" if stock_steps else no_stock,
     }
     record = {**about, "made": made["steps"], "converted": converted["steps"], "stock": stock_steps}

@@ -22,7 +22,7 @@ from pathlib import Path
 from nnunet_ext.end_to_end.demo import TRAINER, Demo
 from nnunet_ext.folder_lock import holding, owned_folder
 from nnunet_ext.images.file_names import image_stem
-from nnunet_ext.processes import KILL_WITH_PARENT, ended, memory_mb, process_tree
+from nnunet_ext.processes import KILL_WITH_PARENT, ended, memory_mb, process_tree, usable_cores
 
 LOCALIZER, SEGMENTER = "3d_lowres", "3d_cascade_fullres"
 STOCK = ("nnUNetTrainer", "nnUNetPlans", "3d_fullres")
@@ -127,7 +127,7 @@ def benchmark_predict(
         "untrained": untrained,
         "device": device,
         "processor": platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
     }
     text = table(records, about)
     (out / "prediction.md").write_text(text + "\n")

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
+from typing import Any
 
 from nnunet_ext.end_to_end.demo import PLANNER, TRAINER, Demo
 from nnunet_ext.end_to_end.demo import PLANS as SMALL_PLANS
@@ -31,7 +32,8 @@ CONFIGURATIONS = ("3d_lowres", "3d_cascade_fullres")
 STOCK = ("nnUNetTrainer", "nnUNetPlans", "3d_fullres")
 #: Of the phantoms that are measured if no data set is given.
 PHANTOM_ID, PHANTOM_NAME, N_PHANTOMS = 505, "Benchmark", 5
-WARM_UP_ITERATIONS, LONGEST_WARM_UP_S = 3, 10.0
+#: Never fewer. The first compiles where nnU-Net compiles, and tries cuDNN's algorithms. That says nothing about the next.
+WARM_UP_ITERATIONS = 3
 #: A phase of slow iterations ends after the one that passes this.
 LONGEST_PHASE_S = 60.0
 #: The rate is the median over this many parts of a phase: a part holds whole waits for the loader, the median drops hiccups.
@@ -174,7 +176,7 @@ def measure(
     from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
     chip = torch.device(device)
-    torch.set_num_threads((n_threads or os.cpu_count() or 1) if chip.type == "cpu" else 1)  # as `nnUNetv2_train`
+    set_up_torch(chip.type, n_threads, torch)
     split = Path(nnUNet_preprocessed, maybe_convert_to_dataset_name(dataset_id), "splits_final.json")
     fold = 0 if split.is_file() else "all"  # fold 0 would write the file
     training = get_trainer_from_args(str(dataset_id), configuration, fold, trainer, plans, device=chip)
@@ -196,16 +198,16 @@ def measure(
         from nnunet_ext.training.augmentation import augment_batch
 
         batch, training.device_transforms = augment_batch(batch, on_device, chip), None
-    _timed(lambda: step(batch), WARM_UP_ITERATIONS, longest_s=LONGEST_WARM_UP_S)
+    warm_up = timed_steps(lambda: step(batch), WARM_UP_ITERATIONS, at_least=WARM_UP_ITERATIONS)
     cpu = process_time()
-    cached = _timed(lambda: step(batch), iterations)
+    cached = timed_steps(lambda: step(batch), iterations)
     network_cpu_s = (process_time() - cpu) / len(cached)
     if on_device is not None:
         training.device_transforms = on_device
     for _ in range(2 * getattr(loader, "num_cached", 0)):  # batches made while the loader waited would flatter it
         next(loader)
     step(next(loader))
-    real = _timed(lambda: step(next(loader)), iterations)
+    real = timed_steps(lambda: step(next(loader)), iterations)
     others = [*workers, *getattr(training.dataloader_val, "_processes", [])]
     used_mb = memory_mb([os.getpid(), *(process.pid for process in others)])
     n_workers = len(workers)
@@ -214,7 +216,7 @@ def measure(
     with torch.no_grad():
         next(generator)
         cpu = process_time()
-        loading = _timed(lambda: next(generator), iterations)
+        loading = timed_steps(lambda: next(generator), iterations)
     return {
         "trainer": trainer,
         "plans": plans,
@@ -233,17 +235,58 @@ def measure(
         "network_cpu_s": network_cpu_s,
         "loader_cpu_s": (process_time() - cpu) / len(loading),
         "memory_mb": used_mb,
-        "gpu_memory_mb": torch.cuda.max_memory_allocated(chip) / 1e6 if chip.type == "cuda" else None,
+        "first_step_s": warm_up[0],
+        **(
+            gpu_memory_mb(chip, torch.cuda)
+            if chip.type == "cuda"
+            else {"gpu_reserved_mb": None, "gpu_allocated_mb": None}
+        ),
     }
 
 
-def _timed(do: Callable[[], object], iterations: int, *, longest_s: float = LONGEST_PHASE_S) -> list[float]:
-    """Seconds of each repetition. No further one is begun after `longest_s`."""
+def set_up_torch(device: str, n_threads: int | None, torch: Any) -> None:
+    """Threads, and the choice of convolution algorithms, as `nnUNetv2_train` sets them (nnU-Net 2.8, `run_training.py`).
+
+    Args:
+        device: `cuda`, `cpu` or `mps`.
+        n_threads: On the CPU, instead of one per core.
+        torch: The module.
+    """
+    if device == "cpu":
+        torch.set_num_threads(n_threads or os.cpu_count() or 1)
+    elif device == "cuda":
+        torch.set_num_threads(1)
+        torch.set_num_interop_threads(1)
+    if torch.cuda.is_available():
+        torch.backends.cudnn.deterministic = False
+        torch.backends.cudnn.benchmark = True
+
+
+def gpu_memory_mb(chip: Any, cuda: Any) -> dict[str, float]:
+    """Most memory so far, in MB of 1,000,000 bytes: all that torch took from the GPU, and the part that tensors filled.
+
+    The first must fit onto the GPU.
+    """
+    return {
+        "gpu_reserved_mb": cuda.max_memory_reserved(chip) / 1e6,
+        "gpu_allocated_mb": cuda.max_memory_allocated(chip) / 1e6,
+    }
+
+
+def timed_steps(
+    do: Callable[[], object],
+    iterations: int,
+    *,
+    longest_s: float = LONGEST_PHASE_S,
+    at_least: int = 1,
+    clock: Callable[[], float] = perf_counter,
+) -> list[float]:
+    """Seconds of each repetition. After `longest_s`, no further one is begun that goes beyond `at_least`."""
     seconds: list[float] = []
-    while len(seconds) < iterations and sum(seconds) < longest_s:
-        start = perf_counter()
+    while len(seconds) < iterations and (sum(seconds) < longest_s or len(seconds) < at_least):
+        start = clock()
         do()
-        seconds.append(perf_counter() - start)
+        seconds.append(clock() - start)
     return seconds
 
 
@@ -262,22 +305,25 @@ def table(records: Sequence[Mapping]) -> str:
     """Markdown with a row per configuration."""
     lines = [
         "| training | patch, batch | cached it/s | real it/s | real / cached | CPU s per iteration | CPU s to load a batch "
-        "| memory MB |",
-        "|---" * 8 + "|",
+        "| memory MB | GPU memory MB |",
+        "|---" * 9 + "|",
     ]
     for r in records:
         patch = "x".join(str(n) for n in r["patch_size"])
         memory = "" if r["memory_mb"] is None else f"{r['memory_mb']:.0f}"
+        on_gpu = "" if r["gpu_reserved_mb"] is None else f"{r['gpu_reserved_mb']:.0f} ({r['gpu_allocated_mb']:.0f})"
         lines.append(
             f"| {r['trainer']} {r['configuration']} | {patch}, {r['batch_size']} | {r['cached_per_s']:.2f} | "
-            f"{r['real_per_s']:.2f} | {r['ratio']:.2f} | {r['network_cpu_s']:.3f} | {r['loader_cpu_s']:.3f} | {memory} |"
+            f"{r['real_per_s']:.2f} | {r['ratio']:.2f} | {r['network_cpu_s']:.3f} | {r['loader_cpu_s']:.3f} | {memory} | "
+            f"{on_gpu} |"
         )
     first = records[0]
     where = f"{first['cores']} cores, {first['threads']} threads, {first['workers']} loader processes"
     lines += [
         "",
         f"{first['device'].rstrip(', ')}; {where}. Cached: one batch repeated. CPU s: processor time, whatever else the "
-        "machine does. Memory: the training and its loader processes, shared pages counted once, at the end.",
+        "machine does. Memory: the training and its loader processes, shared pages counted once, at the end. "
+        "GPU memory: the most that torch took of it, in brackets the most that tensors filled.",
     ]
     return "\n".join(lines)
 

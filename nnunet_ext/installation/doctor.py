@@ -5,11 +5,12 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
+from nnunet_ext.installation.devices import GIB, device_findings, probes_of
+from nnunet_ext.installation.findings import Finding, one_line
 from nnunet_ext.installation.hooking import LOOKUP_FOLDERS, find_nnunetv2, outdated_hooks
 
 NNUNET_FOLDERS = {
@@ -17,20 +18,6 @@ NNUNET_FOLDERS = {
     "nnUNet_preprocessed": "plans and preprocessed cases",
     "nnUNet_results": "trained models",
 }
-GIB = 1024**3
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at. `advice` is the remedy, and empty if the thing is as it should be."""
-
-    topic: str
-    value: str
-    advice: str = ""
-
-    @property
-    def ok(self) -> bool:
-        return not self.advice
 
 
 def doctor() -> list[Finding]:
@@ -48,7 +35,7 @@ def doctor() -> list[Finding]:
             findings += check()
         except Exception as error:  # a broken environment can fail in any way, and that is what we are here to report
             findings.append(
-                Finding(topic, _one_line(error), "this check failed: mend what is reported above, then repeat")
+                Finding(topic, one_line(error), "this check failed: mend what is reported above, then repeat")
             )
     return findings
 
@@ -88,7 +75,7 @@ def _nnunet() -> Iterator[Finding]:
     try:
         folder, hidden = find_nnunetv2()
     except FileNotFoundError as error:
-        yield Finding("nnU-Net's folder", "none", _one_line(error))
+        yield Finding("nnU-Net's folder", "none", one_line(error))
         return
     advice = "editable nnU-Net is hidden by its namesake in site-packages: run `nnunet_ext hook`" if hidden else ""
     yield Finding("nnU-Net's folder", str(folder), advice)
@@ -109,34 +96,9 @@ def _device() -> Iterator[Finding]:
     try:
         import torch
     except Exception as error:  # not only ImportError: a missing shared library raises OSError
-        yield Finding("device", f"torch cannot be imported: {_one_line(error)}", "reinstall torch for this machine")
+        yield Finding("device", f"torch cannot be imported: {one_line(error)}", "reinstall torch for this machine")
         return
-    names = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    if torch.backends.mps.is_available():
-        names.append("mps")
-    if not names:
-        built_for = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU only"
-        yield Finding("device", f"cpu (torch is built for {built_for}; no GPU is visible)")
-    for name in names:
-        yield _gpu(name)
-
-
-def _gpu(name: str) -> Finding:
-    import torch
-
-    description = name
-    try:
-        if name.startswith("cuda"):
-            free_bytes, total_bytes = torch.cuda.mem_get_info(name)
-            description += (
-                f" {torch.cuda.get_device_name(name)}, {total_bytes / GIB:.1f} GiB, {free_bytes / GIB:.1f} free"
-            )
-        torch.ones(1, device=name).add(1).item()
-    except Exception as error:  # a driver that does not fit this build of torch shows only on use
-        return Finding(
-            "device", f"{description}: {_one_line(error)}", "install a torch that fits this GPU and its driver"
-        )
-    return Finding("device", description)
+    yield from device_findings(probes_of(torch))
 
 
 def _folders() -> Iterator[Finding]:
@@ -172,7 +134,7 @@ def _class(name: str, folder: str) -> Finding:
         found = _find_as_nnunet_does(name, folder)
         file = None if found is None else inspect.getfile(found)
     except Exception as error:  # importing a class runs whatever its modules import
-        return Finding(name, _one_line(error), "its module cannot be imported: reinstall nnunet_ext and nnunetv2")
+        return Finding(name, one_line(error), "its module cannot be imported: reinstall nnunet_ext and nnunetv2")
     if found is None:
         return Finding(name, "nnU-Net does not find it", "run `nnunet_ext hook`")
     ours = found.__module__.startswith("nnunet_ext.")
@@ -194,7 +156,3 @@ def _find_as_nnunet_does(name: str, folder: str) -> type | None:
         if "Could not find" in str(error):
             return None
         raise
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -5,9 +5,10 @@ A configuration without a previous stage, such as the whole-volume baseline, pre
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -17,7 +18,6 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
 
 from nnunet_ext.cascade import roi
@@ -39,6 +39,7 @@ from nnunet_ext.labels.values import pair_values
 from nnunet_ext.messages import Message, in_english
 from nnunet_ext.prediction.bfloat16 import has_bfloat16, wrong_in_bfloat16
 from nnunet_ext.prediction.loading import load_stage
+from nnunet_ext.prediction.stage_predictor import Place, StagePredictor, is_out_of_memory
 from nnunet_ext.training.mirroring import swap_channels
 from nnunet_ext.training.modality_dropout import optional_channels
 from nnunet_ext.training.recipe import TRAINED_WITH_KEY, TrainingRecipe
@@ -84,7 +85,7 @@ class CasePrediction:
         regrown: An organ touched the box. It was enlarged, up to `REGROW_TIMES` times, and segmented again.
         missing: Names of organs without a voxel, except those that the model leaves out.
         channels: The channels the case had.
-        precision: Number format of the networks: `float32`, `bfloat16` or `float16`.
+        precision: Number format of the segmenter: `float32`, `bfloat16` or `float16`.
         warnings: Messages for the user. Those of `PreparedCase` come first.
     """
 
@@ -105,12 +106,61 @@ class CasePrediction:
         return {**record, "warnings": in_english(self.warnings), "messages": messages}
 
 
+#: A network and the images that it is to see, shape `(C, *plan_axes)`. The answer is its logits `(labels, *plan_axes)`.
+_Asked = tuple[StagePredictor, np.ndarray]
+
+
+class CaseInSteps:
+    """One case on its way to and fro between networks and processor, made by `CascadePredictor.begin`.
+
+    Only `use_networks` uses the networks. So another case may use them during `export`.
+
+    Attributes:
+        prediction: The result, None until `export` returns True.
+    """
+
+    def __init__(self, predictor: CascadePredictor, prepared: PreparedCase) -> None:
+        self.prediction: CasePrediction | None = None
+        self._predictor = predictor
+        self._places: dict[StagePredictor, Place] = {}
+        self._steps = predictor._steps(prepared, self._places)
+        self._asked = next(self._steps)
+        self._logits: torch.Tensor | None = None
+
+    def use_networks(self) -> None:
+        """Compute logits up to the segmenter's. Two cases must not do so at the same time."""
+        self._logits = self._predictor._logits(*self._asked, self._places)
+        if self._asked[0] is not self._predictor.segmenter:
+            self._go_on()
+            self.use_networks()
+
+    def export(self) -> bool:
+        """Put the logits onto the case's grid and check the result. False if the networks are needed again.
+
+        They are if an organ touches the box. Then call `use_networks`, and this again.
+        """
+        try:
+            self._go_on()
+        except StopIteration as end:
+            self.prediction = end.value
+        return self.prediction is not None
+
+    def _go_on(self) -> None:
+        assert self._logits is not None  # `use_networks` comes first
+        logits, self._logits = self._logits, None
+        self._asked = self._steps.send(logits)
+
+
 class CascadePredictor:
     """Localizer and segmenter, loaded once, for any number of cases.
 
-    Both are nnU-Net's predictors, which load the checkpoints, slide the window and average the folds.
-    `prepare`, `segment` and `write` are the three steps of one case. A run over many cases may overlap them, because only
-    `segment` uses the networks. `predict_files`, `predict_folder` and `predict_images` do all steps of one case.
+    Both are nnU-Net's predictors, which slide the window and average the folds. They keep their weights on the device.
+    `prepare`, `segment` and `write` are the three steps of one case. A run over many cases may overlap them. `begin` and
+    the steps it returns do what `segment` does, and tell the networks' part from the rest. `predict_files`,
+    `predict_folder` and `predict_images` do all steps of one case.
+
+    If a device's memory is too small for a case, the case is computed with less of it, in the end on the CPU. A warning
+    says so.
 
     Args:
         segmenter_folder: Trained model, e.g. `.../CascadeOARTrainer__CascadeOARPlans__3d_cascade_fullres`. If its plan
@@ -140,7 +190,7 @@ class CascadePredictor:
         use_mirroring: bool = False,
         full_precision: bool = False,
     ) -> None:
-        self.use_mirroring = use_mirroring
+        self.use_mirroring, self.device = use_mirroring, device
         #: Number format of the networks.
         self.precision = "float16" if device.type == "cuda" else "float32"
         #: What there is to say about the models, whatever the case.
@@ -196,10 +246,18 @@ class CascadePredictor:
                 return
         self.precision = "bfloat16"
 
-    def _logits(self, stage: nnUNetPredictor, data: np.ndarray) -> torch.Tensor:
-        """Logits `(labels, *plan_axes)` for preprocessed images `(C, *plan_axes)`."""
+    def _logits(
+        self, stage: StagePredictor, data: np.ndarray, places: dict[StagePredictor, Place] | None = None
+    ) -> torch.Tensor:
+        """Logits `(labels, *plan_axes)` for preprocessed images `(C, *plan_axes)`.
+
+        Args:
+            stage, data: The network and its input.
+            places: Of the case. Stages that had too little memory for it on the device, and where they computed instead.
+        """
+        places = {} if places is None else places
         images = torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32))
-        logits = self._run(stage, images)
+        logits = self._run(stage, images, places)
         if not self.use_mirroring:
             return logits
         axis = self.left_right_axis + 1
@@ -208,21 +266,33 @@ class CascadePredictor:
         if len(images) > n:  # guidance: a channel per organ, of which left and right are exchanged too
             organs = [(left - 1, right - 1) for left, right in self.pairs]
             images = torch.cat([images[:n], swap_channels(images[n:], organs)])
-        mirrored = self._run(stage, images).flip(axis)
+        mirrored = self._run(stage, images, places).flip(axis)
         return (logits + swap_channels(mirrored, self.pairs)) / 2
 
-    def _run(self, stage: nnUNetPredictor, images: torch.Tensor) -> torch.Tensor:
+    def _run(self, stage: StagePredictor, images: torch.Tensor, places: dict[StagePredictor, Place]) -> torch.Tensor:
         """nnU-Net's prediction as float32 on the CPU. On a CPU, nnU-Net computes in 32 bits unless autocast is on."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bfloat16"):
-            return stage.predict_logits_from_preprocessed_data(images).float().cpu()
+        stage.place = places.get(stage, Place.DEVICE)
+        while True:
+            try:
+                with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bfloat16"):
+                    return stage.predict_logits_from_preprocessed_data(images).float().cpu()
+            except RuntimeError as error:
+                if self.device.type == "cpu" or stage.place is Place.CPU or not is_out_of_memory(error):
+                    raise
+            # Not within `except`: the error would hold the values of all layers on the device. So would one in a cycle.
+            gc.collect()
+            freed = [other.free_memory(network=other is not stage) for other in self.stages]
+            if not any(freed):
+                stage.place = places[stage] = Place(stage.place + 1)
+            log.info("%s: too little memory, tried again at %s", self.device, stage.place.name)
 
-    def _locate(self, prepared: PreparedCase) -> np.ndarray:
+    def _locate(self, prepared: PreparedCase) -> Generator[_Asked, torch.Tensor, np.ndarray]:
         """The localizer's label map on the body's grid, shape `(1, *plan_axes)`."""
         assert self.localizer is not None
         assert prepared.localizer_images is not None  # made if there is a localizer
-        logits = self._logits(self.localizer, prepared.localizer_images).numpy()
+        logits = yield self.localizer, prepared.localizer_images
         return label_map_of_logits(
-            logits,
+            logits.numpy(),
             self.localizer.label_manager.convert_logits_to_segmentation,
             prepared.images.shape[1:],
             self.localizer.configuration_manager.spacing,
@@ -234,7 +304,7 @@ class CascadePredictor:
 
     def _segment_box(
         self, prepared: PreparedCase, located: np.ndarray | None, *, box: Sequence[Sequence[int]] | None = None
-    ) -> tuple[np.ndarray, dict]:
+    ) -> Generator[_Asked, torch.Tensor, tuple[np.ndarray, dict]]:
         """The segmenter's label map `(Z, Y, X)` on the case's whole grid, and the properties of the crop.
 
         Args:
@@ -256,7 +326,7 @@ class CascadePredictor:
             labels = stage.label_manager.foreground_labels
             data = np.vstack([data, convert_labelmap_to_one_hot(guide, labels, output_dtype=data.dtype)])
         label_map = convert_predicted_logits_to_segmentation_with_correct_shape(
-            self._logits(stage, data),
+            (yield stage, data),
             plans,
             configuration,
             stage.label_manager,
@@ -267,13 +337,37 @@ class CascadePredictor:
 
     def segment(self, prepared: PreparedCase) -> CasePrediction:
         """Locate the organs, segment the ROI and check the result."""
-        located = None if self.localizer is None else self._locate(prepared)
-        label_map, used = self._segment_box(prepared, located)
+        steps = self.begin(prepared)
+        while not steps.export():
+            steps.use_networks()
+        assert steps.prediction is not None
+        return steps.prediction
+
+    def begin(self, prepared: PreparedCase) -> CaseInSteps:
+        """The networks' part of `segment`, up to the first logits of the segmenter. `export` of what it returns is next."""
+        steps = CaseInSteps(self, prepared)
+        steps.use_networks()
+        return steps
+
+    def _steps(
+        self, prepared: PreparedCase, places: Mapping[StagePredictor, Place]
+    ) -> Generator[_Asked, torch.Tensor, CasePrediction]:
+        """`segment`, which asks for logits where it needs them. `places` are those of `_logits`."""
+        located = None if self.localizer is None else (yield from self._locate(prepared))
+        label_map, used = yield from self._segment_box(prepared, located)
         result = CasePrediction(
             label_map, (), channels=prepared.channels, precision=self.precision, warnings=list(prepared.warnings)
         )
         if located is not None:
-            used = self._check_roi(prepared, located, used, result)
+            used = yield from self._check_roi(prepared, located, used, result)
+        for model, stage in zip(self.models, self.stages, strict=True):
+            name, device = model.name, str(self.device)
+            if places.get(stage) is Place.PATCHES:
+                result.warnings.append(Message("too_little_device_memory", {"model": name, "device": device}))
+            elif places.get(stage) is Place.CPU:
+                result.warnings.append(Message("computed_on_the_cpu", {"model": name, "device": device}))
+        if places.get(self.segmenter) is Place.CPU:
+            result.precision = "float32"
         backward = self.segmenter.plans_manager.transpose_backward
         box = used["bbox_used_for_cropping"]
         result.box = tuple((int(box[i][0]), int(box[i][1])) for i in backward)
@@ -288,7 +382,9 @@ class CascadePredictor:
             result.warnings += implausible(found, self.ranges, self.dataset_json["labels"], pairs=self.pair_names)
         return result
 
-    def _check_roi(self, prepared: PreparedCase, located: np.ndarray, used: dict, result: CasePrediction) -> dict:
+    def _check_roi(
+        self, prepared: PreparedCase, located: np.ndarray, used: dict, result: CasePrediction
+    ) -> Generator[_Asked, torch.Tensor, dict]:
         """Check that the ROI was found and is large enough, and name the overruled organs.
 
         Returns:
@@ -299,13 +395,15 @@ class CascadePredictor:
         if result.fallback_whole_volume:
             result.warnings.append(Message("no_organ_located"))
         else:
-            used = self._regrow(prepared, located, used, result)
+            used = yield from self._regrow(prepared, located, used, result)
         if outliers:
             names = [self.organ_name(v) for v in outliers]
             result.warnings.append(Message("organs_overruled", {"organs": names}))
         return used
 
-    def _regrow(self, prepared: PreparedCase, located: np.ndarray, used: dict, result: CasePrediction) -> dict:
+    def _regrow(
+        self, prepared: PreparedCase, located: np.ndarray, used: dict, result: CasePrediction
+    ) -> Generator[_Asked, torch.Tensor, dict]:
         """Move the sides of the box that an organ touches outwards and segment again, at most `REGROW_TIMES` times."""
         forward = self.segmenter.plans_manager.transpose_forward
         body = prepared.properties["bbox_used_for_cropping"]
@@ -324,7 +422,7 @@ class CascadePredictor:
                 break
             moved.update(side for side in touched if grown[side // 2][side % 2] != box[side // 2][side % 2])
             box = grown
-            result.label_map, used = self._segment_box(prepared, located, box=box)
+            result.label_map, used = yield from self._segment_box(prepared, located, box=box)
         if moved:
             result.regrown = True
             farthest_mm = REGROW_MM * max(moved.values())
@@ -505,7 +603,7 @@ def channel_list(dataset_json: Mapping) -> list[str]:
     return [names[k] for k in sorted(names, key=int)]
 
 
-def recipe_of(stage: nnUNetPredictor) -> TrainingRecipe:
+def recipe_of(stage: StagePredictor) -> TrainingRecipe:
     """Recipe by which the loaded configuration was trained. Models without a record of it were trained by their plan's."""
     recorded = stage.dataset_json.get(TRAINED_WITH_KEY, stage.configuration_manager.configuration)
     return TrainingRecipe.from_plan(recorded.get("recipe"))

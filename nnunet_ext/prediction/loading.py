@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import pydoc
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
@@ -19,6 +17,7 @@ from torch import nn
 
 from nnunet_ext.files import check_whole, first_line, misfit, read_json
 from nnunet_ext.nnunet_folders import need, read_dataset_json
+from nnunet_ext.prediction.stage_predictor import StagePredictor
 from nnunet_ext.training.checkpoints import different_weights
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ CONFIGURATION = {
 
 def load_stage(
     folder: Path, *, folds: Sequence[int | str] | None, checkpoint: str, device: torch.device
-) -> nnUNetPredictor:
+) -> StagePredictor:
     """nnU-Net's predictor for one trained configuration, loaded so that no code in the model can run.
 
     Raises:
@@ -108,8 +107,7 @@ def load_stage(
             raise ValueError(f"{file} holds the weights of another network than its plans.json: {difference}.")
     if len(weights) == 1:  # the network's values are the checkpoint's, not a copy of them
         network.load_state_dict(weights[0], assign=True)
-    with contextlib.redirect_stdout(None):  # it prints that a CPU is no GPU
-        predictor = nnUNetPredictor(use_mirroring=False, device=device, allow_tqdm=False, verbose=False)
+    predictor = StagePredictor(device)
     predictor.manual_initialization(network, plans, configuration, weights, dataset_json, trainer_name, None)
     return predictor
 

@@ -29,7 +29,7 @@ from nnunet_ext.images.source_files import FileCount
 from nnunet_ext.images.writing import write_image
 from nnunet_ext.messages import Message, in_english
 from nnunet_ext.nnunet_folders import model_folder, read_predictions_json
-from nnunet_ext.prediction.cascade_predictor import CascadePredictor, CasePrediction, PreparedCase
+from nnunet_ext.prediction.cascade_predictor import CascadePredictor, CaseInSteps, CasePrediction, PreparedCase
 from nnunet_ext.prediction.loading import choose_device
 from nnunet_ext.processes import in_background, peak_memory_mb, timed
 
@@ -86,7 +86,8 @@ def predict(
     Each case gives `out/<case><file ending>` on its own grid, and with `rtstruct` also `out/<case>.dcm`.
     `out/dataset.json` tells `nnunet_ext evaluate` the labels, and the organs that the configuration leaves out.
     `out/predictions.json` records the models, and per case its box, fallback, warnings, seconds and the peak memory of the
-    process until then. While the networks see one case, the next is read and the one before is written.
+    process until then. While the networks see one case, the next is read and the one before is written. On a GPU, the
+    logits of the one before are put onto its grid meanwhile, too.
 
     A case that fails is named and leaves no output, and the others are finished. A case that was predicted before is
     skipped unless `overwrite`. Cases of a DICOM tree get numbers, as in `nnunet_ext convert`. Only a private key file
@@ -184,6 +185,20 @@ def preparation(predictor: CascadePredictor, kind: str, *, register: bool) -> Ch
     return replace(options, register=options.register or register)
 
 
+@dataclass
+class _Segmented:
+    """A case whose logits are there. Its mask is made and written while the networks see the next case."""
+
+    case: Case
+    prepared: PreparedCase | None
+    steps: CaseInSteps | None
+    seconds: dict[str, float]
+    record: dict = field(default_factory=dict)
+    mask: sitk.Image | None = None
+    notes: list[Message] = field(default_factory=list)
+    strict_about: list[str] = field(default_factory=list)
+
+
 class _Run:
     """One run over many cases, with all that `predict` and its three steps share."""
 
@@ -272,7 +287,7 @@ class _Run:
             else:
                 todo.append(found.cases[name])
         ahead = in_background(timed, self.prepare, todo[0]) if todo else None
-        behind: tuple[Case, dict, Future] | None = None
+        behind: tuple[_Segmented, Future] | None = None
         try:
             for at, case in enumerate(tqdm(todo, desc="Predicting", unit="case", disable=not show_progress)):
                 self.remove(case.name)  # an incomplete output, or one that strict refused
@@ -280,10 +295,10 @@ class _Run:
                 assert prepared is not None  # every case is begun one round ahead
                 wait([prepared])
                 ahead = in_background(timed, self.prepare, todo[at + 1]) if at + 1 < len(todo) else None
-                record, mask = self.segment(case, prepared)
+                segmented = self.segment(case, prepared)
                 if behind is not None:
                     self.finish(*behind)
-                behind = None if mask is None else (case, record, in_background(timed, self.write, case, mask))
+                behind = None if segmented is None else (segmented, in_background(self.complete, segmented))
         finally:  # also when interrupted, so that files under way are finished
             if behind is not None:
                 self.finish(*behind)
@@ -307,19 +322,54 @@ class _Run:
         prepared = self.predictor.prepare(read.hand_over(), options=options, same_frame=read.same_frame)
         return replace(prepared, warnings=[*warnings, *prepared.warnings])
 
-    def segment(self, case: Case, prepared: Future) -> tuple[dict, sitk.Image | None]:
-        """Record and mask of a case that is read. No mask if it failed."""
+    def segment(self, case: Case, prepared: Future) -> _Segmented | None:
+        """The networks' part of a case that is read. None if it failed.
+
+        On a CPU it is all but the writing. The networks use all cores there, and one case less is in memory.
+        """
         try:
             prepared_case, prepare_s = prepared.result()
-            prediction, segment_s = timed(self.predictor.segment, prepared_case)
-            record = self.describe(case, prediction, prepare_s=prepare_s, segment_s=segment_s)
-            if self.strict and record["warnings"]:
-                self.fail(case.name, f"strict: {'; '.join(record['warnings'])}", record)
-                return record, None
-            return record, self.predictor.mask(prediction, prepared_case)
+            steps, segment_s = timed(self.predictor.begin, prepared_case)
+            segmented = _Segmented(case, prepared_case, steps, {"prepare_s": prepare_s, "segment_s": segment_s})
+            if self.predictor.device.type == "cpu":
+                while not self.export(segmented):
+                    self.use_networks_again(segmented)
+            return segmented
         except Exception as error:  # whatever is wrong with one case, the others are finished
             self.fail(case.name, case.public(in_one_line(error)))
-            return {}, None
+            return None
+
+    def export(self, segmented: _Segmented) -> bool:
+        """Make mask and record of a case. False if it needs the networks again."""
+        assert segmented.steps is not None
+        assert segmented.prepared is not None  # both are let go of at the end
+        done, export_s = timed(segmented.steps.export)
+        segmented.seconds["segment_s"] += export_s
+        if not done:
+            return False
+        prediction = segmented.steps.prediction
+        assert prediction is not None
+        segmented.record = self.describe(segmented.case, prediction, **segmented.seconds)
+        if self.strict and segmented.record["warnings"]:
+            segmented.strict_about = segmented.record["warnings"]
+        else:
+            segmented.mask = self.predictor.mask(prediction, segmented.prepared)
+        segmented.steps = segmented.prepared = None
+        return True
+
+    def use_networks_again(self, segmented: _Segmented) -> None:
+        assert segmented.steps is not None
+        _, again_s = timed(segmented.steps.use_networks)
+        segmented.seconds["segment_s"] += again_s
+
+    def complete(self, segmented: _Segmented) -> bool:
+        """Make the mask of a case, unless it is made, and write it. False if it needs the networks again."""
+        if segmented.steps is not None and not self.export(segmented):
+            return False
+        if segmented.mask is not None:
+            segmented.notes, write_s = timed(self.write, segmented.case, segmented.mask)
+            segmented.record["write_s"] = round(write_s, 2)
+        return True
 
     def describe(self, case: Case, prediction: CasePrediction, **seconds: float) -> dict:
         """The entry of a case in the manifest, as plain JSON."""
@@ -350,19 +400,22 @@ class _Run:
         write_image(mask, self.outputs(case.name)[-1])
         return notes
 
-    def finish(self, case: Case, record: dict, written: Future) -> None:
-        """Wait until a case is written, and say so."""
+    def finish(self, segmented: _Segmented, completed: Future) -> None:
+        """Wait until a case is written, and say so. If it needs the networks again, it gets them now."""
+        case = segmented.case
         try:
-            notes, write_s = written.result()
+            while not completed.result():
+                self.use_networks_again(segmented)
+                completed = in_background(self.complete, segmented)
         except Exception as error:
             self.fail(case.name, case.public(in_one_line(error)))
             return
-        record = {
-            **record,
-            "warnings": [*record["warnings"], *in_english(notes)],
-            "messages": [*record["messages"], *(note.to_json() for note in notes)],
-            "write_s": round(write_s, 2),
-        }
+        record, notes = segmented.record, segmented.notes
+        if segmented.strict_about:
+            self.fail(case.name, f"strict: {'; '.join(segmented.strict_about)}", record)
+            return
+        record["warnings"] = [*record["warnings"], *in_english(notes)]
+        record["messages"] = [*record["messages"], *(note.to_json() for note in notes)]
         self.record(case.name, record)
         self.summary.written.append(case.name)
         if record["messages"]:

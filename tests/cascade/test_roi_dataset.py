@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import pickle
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from nnunetv2 import configuration
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from scipy import ndimage
 
 from nnunet_ext.cascade import roi
 from nnunet_ext.cascade.preprocessor import PROPERTIES_KEY
@@ -466,6 +471,41 @@ def test_resample_box_of_a_ramp_has_the_values_of_the_voxel_centres():
     data = np.broadcast_to(np.arange(40, dtype=np.float32), (1, 5, 7, 40))
     out = resample_box(data, [(0, 5), (0, 7), (10, 14)], (5, 7, 8))
     np.testing.assert_allclose(out[0, 2, 3], np.arange(8) * 0.5 + 9.75, atol=1e-4)  # edge 10 is value 9.5
+
+
+@pytest.mark.parametrize("nearest_axis", [None, 1])
+def test_channels_that_are_resampled_side_by_side_have_the_values_of_one_after_the_other(monkeypatch, nearest_axis):
+    data = np.random.default_rng(4).standard_normal((3, 9, 12, 17)).astype(np.float32)
+    place = [(0.4, 8.7), (1.3, 10.2), (2.5, 14.0)], (13, 7, 19)
+    alone = resample_box(data, *place, nearest_axis=nearest_axis)
+    inner, together = ndimage.affine_transform, threading.Barrier(3)
+
+    def waits_for_the_others(*arguments, **options):
+        together.wait(30)
+        return inner(*arguments, **options)
+
+    monkeypatch.setattr(ndimage, "affine_transform", waits_for_the_others)
+    np.testing.assert_array_equal(resample_box(data, *place, nearest_axis=nearest_axis, n_threads=8), alone)
+
+
+@pytest.mark.parametrize(("n_processes", "cores", "together"), [(8, 4, 2), (1, 4, 1), (8, 1, 1)])
+def test_the_final_validation_uses_the_threads_that_nnunet_and_the_cores_allow(
+    tmp_path, monkeypatch, n_processes, cores, together
+):
+    """Each of the two channels waits a moment for the other one."""
+    save(tmp_path, localizer_map=label_map()[0])
+    inner, met = ndimage.affine_transform, threading.Barrier(2)
+
+    def waits_for_the_other(*arguments, **options):
+        with contextlib.suppress(threading.BrokenBarrierError):
+            met.wait(0.5 if together == 1 else 30)
+        return inner(*arguments, **options)
+
+    monkeypatch.setattr(ndimage, "affine_transform", waits_for_the_other)
+    monkeypatch.setattr(configuration, "default_num_processes", n_processes)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
+    load(tmp_path, from_localizer=True)
+    assert met.broken is (together == 1)
 
 
 # ------------------------------------------------------------------------------------------------ what nnU-Net asks

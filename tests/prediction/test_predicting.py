@@ -21,6 +21,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 import torch
+from fake_gpu import FakeGpu, organ_stage
 from fault_inputs import set_raw
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
@@ -1007,7 +1008,7 @@ def test_the_next_case_is_read_while_the_networks_run_and_no_more_than_that(run,
     for i in range(5):
         write_case(tmp_path / "in", f"head_{i}")
     begun, alive, segmented = [threading.Event() for _ in range(5)], [], []
-    read, prepare, segment = FilesCase.read_images, CascadePredictor.prepare, CascadePredictor.segment
+    read, prepare, begin = FilesCase.read_images, CascadePredictor.prepare, CascadePredictor.begin
 
     def watched_read(self):
         begun[int(self.name[5])].set()
@@ -1018,19 +1019,268 @@ def test_the_next_case_is_read_while_the_networks_run_and_no_more_than_that(run,
         alive.append(weakref.ref(case))
         return case
 
-    def watched_segment(self, case):
+    def watched_begin(self, case):
         at = len(segmented)
         segmented.append(at)
         assert at == 4 or begun[at + 1].wait(30), "the next case was not read meanwhile"
         assert not any(event.is_set() for event in begun[at + 2 :]), "more than the next case was read"
         assert sum(ref() is not None for ref in alive) <= 2
-        return segment(self, case)
+        return begin(self, case)
 
     monkeypatch.setattr(FilesCase, "read_images", watched_read)
     monkeypatch.setattr(CascadePredictor, "prepare", watched_prepare)
-    monkeypatch.setattr(CascadePredictor, "segment", watched_segment)
+    monkeypatch.setattr(CascadePredictor, "begin", watched_begin)
     assert run().failed == {}
+    assert segmented == list(range(5))
     assert sum(ref() is not None for ref in alive) == 0
+
+
+@pytest.fixture
+def on_gpu(run, monkeypatch) -> Callable:
+    """`run` on a machine with a GPU. The stand-ins for the networks compute on the CPU all the same."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    return lambda **options: run(device="cuda", **options)
+
+
+def test_on_a_gpu_a_case_is_exported_while_the_networks_see_the_next_and_no_more_than_that(
+    on_gpu, stages, tmp_path, monkeypatch
+):
+    for i in range(5):
+        write_case(tmp_path / "in", f"head_{i}")
+    seen, exported, alive, where = [threading.Event() for _ in range(5)], [], [], set()
+    networks, prepare = stages.segmenter.predict_logits_from_preprocessed_data, CascadePredictor.prepare
+    labels = stages.segmenter.label_manager
+    to_labels = labels.convert_logits_to_segmentation
+
+    def watched_prepare(self, images, **options):
+        case = prepare(self, images, **options)
+        alive.append(weakref.ref(case))
+        return case
+
+    def watched_networks(data):
+        at = sum(event.is_set() for event in seen)
+        assert threading.current_thread() is threading.main_thread()
+        assert len(exported) >= at - 1, "two cases were behind the networks"
+        assert sum(ref() is not None for ref in alive) <= 3  # the one before, this one and the next
+        seen[at].set()
+        return networks(data)
+
+    def watched_export(logits):
+        at = len(exported)
+        assert at == 4 or seen[at + 1].wait(30), "the networks waited for the export"
+        where.add(threading.current_thread())
+        exported.append(at)
+        return to_labels(logits)
+
+    monkeypatch.setattr(CascadePredictor, "prepare", watched_prepare)
+    stages.segmenter.predict_logits_from_preprocessed_data = watched_networks
+    labels.convert_logits_to_segmentation = watched_export
+    assert on_gpu().failed == {}
+    assert exported == list(range(5))
+    assert threading.main_thread() not in where
+    assert sum(ref() is not None for ref in alive) == 0
+    for i in range(5):
+        np.testing.assert_array_equal(read(tmp_path / "out" / f"head_{i}.nii.gz"), label_map())
+
+
+LONGER, LONGEST = ({**ORGANS, CHIASM: np.s_[14:16, y:25, 20:27]} for y in (18, 11))
+
+
+def test_on_a_gpu_masks_and_records_are_those_of_a_cpu_also_where_the_box_grows(on_gpu, run, stages, ranges, tmp_path):
+    """The box of a case grows after the networks have seen the next case."""
+    cases = {"head_a": ORGANS, "head_b": LONGEST, "head_c": SWAPPED, "head_d": LONGER, "head_e": LONGER}
+    for case, organs in cases.items():
+        write_case(tmp_path / "in", case, organs)
+    broken = write_case(tmp_path / "in", "head_bb")[1]
+    broken.write_bytes(broken.read_bytes()[:-200])
+    found = {}
+    for name, start in (("cpu", run), ("gpu", on_gpu)):
+        stages.segmenter.shapes.clear()
+        summary = start(out=tmp_path / name, full_precision=True)
+        assert (summary.written, list(summary.failed)) == (sorted(cases), ["head_bb"])
+        records = json.loads((tmp_path / name / "predictions.json").read_text())["cases"]
+        varying = {"prepare_s", "segment_s", "write_s", "peak_memory_mb", "precision"}
+        found[name] = {case: {k: v for k, v in record.items() if k not in varying} for case, record in records.items()}
+        assert [records[case]["regrown"] for case in cases] == [False, True, True, True, True]
+    assert found["gpu"] == found["cpu"]
+    for case in cases:
+        one, other = ((tmp_path / name / f"{case}.nii.gz").read_bytes() for name in ("cpu", "gpu"))
+        assert one == other
+
+
+def test_on_a_gpu_an_export_that_fails_and_a_strict_case_stop_no_other(on_gpu, stages, ranges, tmp_path):
+    for case, organs in {"head_a": ORGANS, "head_b": SWAPPED, "head_c": ORGANS}.items():
+        write_case(tmp_path / "in", case, organs)
+    labels = stages.segmenter.label_manager
+    to_labels, calls = labels.convert_logits_to_segmentation, []
+
+    def fails_at_first(logits):
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("no logits")
+        return to_labels(logits)
+
+    labels.convert_logits_to_segmentation = fails_at_first
+    summary = on_gpu(strict=True)
+    assert summary.written == ["head_c"]
+    assert list(summary.failed) == ["head_a", "head_b"]
+    assert "no logits" in summary.failed["head_a"]
+    assert summary.failed["head_b"].startswith("strict: ")
+    assert [file.name for file in (tmp_path / "out").glob("*.nii.gz")] == ["head_c.nii.gz"]
+    assert manifest(tmp_path)["cases"]["head_b"]["regrown"] is True
+
+
+# ------------------------------------------------------------------------------------------------ a GPU that is too small
+
+TOO_SMALL = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+MPS_TOO_SMALL = RuntimeError("MPS backend out of memory (MPS allocated: 17.9 GB, max allowed: 18.13 GB).")
+LOC, SEG = "3d_lowres", "3d_cascade_fullres"
+PATCHES, ON_CPU = "too_little_device_memory", "computed_on_the_cpu"
+
+
+@pytest.fixture
+def gpu() -> FakeGpu:
+    return FakeGpu()
+
+
+@pytest.fixture
+def networks(stages, gpu, cascade_plans, monkeypatch) -> Callable:
+    """Puts stages with real networks in the place of the stand-ins, with a fold for each scale, and returns them."""
+
+    def put(scales: tuple[float, ...]) -> dict:
+        plans = stages.segmenter.plans_manager.plans
+        made = {
+            name: organ_stage(gpu, plans, name, DATASET, scales=scales, hu_per_label=HU_PER_LABEL)
+            for name in (LOC, SEG)
+        }
+        monkeypatch.setattr(
+            cascade_predictor, "load_stage", lambda folder, **_: made[Path(folder).name.rpartition("__")[2]]
+        )
+        return made
+
+    return put
+
+
+def errors(*, of: tuple[str, ...], since: int, until: float = np.inf, error: Exception = TOO_SMALL) -> Callable:
+    """The forward passes of these stages fail on the device, from one number to another."""
+    return lambda stage, number: error if stage in of and since <= number <= until else None
+
+
+def kinds(record: dict) -> list[tuple[str, str]]:
+    """Messages on a model, and its configuration."""
+    said = [m for m in record["messages"] if "model" in m["values"]]
+    return [(m["kind"], m["values"]["model"].rpartition("__")[2]) for m in said]
+
+
+@pytest.mark.parametrize(
+    ("scales", "fail", "said"),
+    [
+        ((1.0,), errors(of=(LOC,), since=1, until=1), [(PATCHES, LOC)]),
+        ((1.0,), errors(of=(LOC,), since=1, until=2), [(ON_CPU, LOC)]),
+        ((1.0,), errors(of=(SEG,), since=1, until=1), []),  # it is enough to take the localizer off the device
+        ((1.0,), errors(of=(SEG,), since=1, until=2), [(PATCHES, SEG)]),
+        ((1.0,), errors(of=(SEG,), since=2), [(ON_CPU, SEG)]),
+        ((1.0,), errors(of=(LOC, SEG), since=1), [(ON_CPU, LOC), (ON_CPU, SEG)]),
+        ((1.0,), errors(of=(LOC, SEG), since=1, error=MPS_TOO_SMALL), [(ON_CPU, LOC), (ON_CPU, SEG)]),
+        ((1.0, 2.0), errors(of=(LOC,), since=1, until=1), []),  # it is enough to drop the weights of the other fold
+    ],
+)
+@pytest.mark.parametrize("organs", [ORGANS, LONGEST])
+def test_a_case_that_the_gpu_cannot_hold_is_written_and_says_so(
+    on_gpu, networks, gpu, tmp_path, scales, fail, said, organs
+):
+    write_case(tmp_path / "in", "head_a", organs)
+    networks(scales)
+    threads, gpu.fail = set(threading.enumerate()), fail
+    with gpu:
+        summary = on_gpu()
+    assert (summary.written, summary.failed) == (["head_a"], {})
+    np.testing.assert_array_equal(read(tmp_path / "out" / "head_a.nii.gz"), label_map(organs))
+    record = manifest(tmp_path)["cases"]["head_a"]
+    assert kinds(record) == said
+    assert record["precision"] == ("float32" if (ON_CPU, SEG) in said else "float16")
+    assert set(threading.enumerate()) <= threads
+    for message in summary.warnings.get("head_a", []):
+        if "device" in message.values:
+            assert "end other programs that use cuda" in str(message)
+            assert message.text("zh") != str(message)
+
+
+@pytest.mark.parametrize("since", ["in the second fold", "where the box has grown"])
+def test_memory_that_is_full_later_in_a_case_costs_no_voxel(on_gpu, networks, gpu, tmp_path, since):
+    """Passes of the segmenter until then are counted in a run that does not fail."""
+    write_case(tmp_path / "in", "head_a", LONGEST)
+    stage, after = networks((1.0, 2.0))[SEG], []
+    inner = stage.predict_logits_from_preprocessed_data
+    stage.predict_logits_from_preprocessed_data = lambda data: (inner(data), after.append(gpu.forwards[SEG]))[0]
+    with gpu:
+        on_gpu(out=tmp_path / "first")
+    assert len(after) > 1  # the box grew
+    gpu.forwards.clear()
+    networks((1.0, 2.0))
+    at = after[0] // 2 + 1 if since == "in the second fold" else after[0] + 1
+    gpu.fail = errors(of=(SEG,), since=at)
+    with gpu:
+        assert on_gpu().failed == {}
+    assert gpu.forwards[SEG] >= at
+    assert (ON_CPU, SEG) in kinds(manifest(tmp_path)["cases"]["head_a"])
+    first, later = (tmp_path / name / "head_a.nii.gz" for name in ("first", "out"))
+    assert first.read_bytes() == later.read_bytes()
+
+
+def test_the_second_of_two_cases_may_be_too_large_and_the_third_is_computed_on_the_gpu_again(
+    on_gpu, networks, gpu, tmp_path
+):
+    for case in ("head_a", "head_b", "head_c"):
+        write_case(tmp_path / "in", case)
+    networks((1.0, 2.0))
+    with gpu:
+        on_gpu(out=tmp_path / "first")
+    per_case = gpu.forwards[SEG] // 3
+    networks((1.0, 2.0))
+    gpu.forwards.clear()
+    gpu.weights_copied.clear()
+    gpu.fail = errors(of=(SEG,), since=per_case + 1, until=per_case + 3)
+    with gpu:
+        summary = on_gpu()
+    assert summary.written == ["head_a", "head_b", "head_c"]
+    assert {case: kinds(record) for case, record in manifest(tmp_path)["cases"].items()} == {
+        "head_a": [],
+        "head_b": [(ON_CPU, SEG)],
+        "head_c": [],
+    }
+    assert gpu.forwards[SEG] == 2 * per_case + 3
+    for case in ("head_a", "head_b", "head_c"):
+        assert (tmp_path / "first" / f"{case}.nii.gz").read_bytes() == (
+            tmp_path / "out" / f"{case}.nii.gz"
+        ).read_bytes()
+
+
+def test_another_error_of_the_networks_fails_the_case_and_is_not_tried_again(on_gpu, networks, gpu, tmp_path):
+    for case in ("head_a", "head_b"):
+        write_case(tmp_path / "in", case)
+    networks((1.0,))
+    gpu.fail = errors(of=(SEG,), since=1, until=1, error=RuntimeError("CUDA error: unspecified launch failure"))
+    with gpu:
+        summary = on_gpu()
+    assert (summary.written, list(summary.failed)) == (["head_b"], ["head_a"])
+    assert "unspecified launch failure" in summary.failed["head_a"]
+
+
+@pytest.mark.parametrize(("scales", "first"), [((1.0,), 2), ((1.0, 2.0), 6)])
+def test_weights_of_both_stages_are_copied_to_the_gpu_in_the_first_case_only(
+    on_gpu, networks, gpu, tmp_path, scales, first
+):
+    """Two folds of two stages, and each stage's network."""
+    for case in ("head_a", "head_b", "head_c"):
+        write_case(tmp_path / "in", case, LONGER)
+    networks(scales)
+    copied = []
+    gpu.fail = lambda stage, number: copied.append(sum(gpu.weights_copied))
+    with gpu:
+        on_gpu()
+    assert sum(gpu.weights_copied) == first * 4 * 1001
+    assert copied[len(copied) // 3] == copied[-1] == sum(gpu.weights_copied)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
