@@ -36,7 +36,7 @@ from nnunet_ext.files import read_json, written_whole
 from nnunet_ext.labels.pairs import MIRROR_KEY, PAIRS_KEY, check_mirroring, dataset_pairs, unclear_sides
 from nnunet_ext.labels.sides import side_of
 from nnunet_ext.nnunet_folders import LOCALIZER, SEGMENTER, WHOLE_VOLUME, find_dataset, need, read_dataset_json
-from nnunet_ext.plans.gpu_memory import training_memory_gb
+from nnunet_ext.plans.gpu_memory import expected_memory_gib
 from nnunet_ext.plans.study_configurations import millimetres, plan_study_crops, plan_study_whole_volume
 from nnunet_ext.plans.training_set import ScannedCase, median_voxel_ml, odd_label_maps, scan_cases, transposed
 from nnunet_ext.training.recipe import TrainingRecipe
@@ -323,14 +323,14 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         )
 
     def target_gb(self, patch_size: Sequence[int], architecture: Mapping, batch_size: int) -> float:
-        """GPU memory target that a training needs, in GB, by nnU-Net's measure. What it takes is `expected_gb`."""
+        """GPU memory target that a training needs, in GB, by nnU-Net's measure. What it takes is `expected_gib`."""
         share = self.feature_map_size(patch_size, architecture) / self.UNet_reference_val_3d
         return share * self.UNet_reference_val_corresp_GB * batch_size / self.UNet_reference_val_corresp_bs_3d
 
-    def expected_gb(self, patch_size: Sequence[int], architecture: Mapping, batch_size: int) -> float:
-        """GPU memory that a training is expected to take, in GB."""
+    def expected_gib(self, patch_size: Sequence[int], architecture: Mapping, batch_size: int) -> float:
+        """GPU memory that a training is expected to take, in GiB."""
         channels, labels = (len(self.dataset_json[key]) for key in ("channel_names", "labels"))
-        return training_memory_gb(architecture, patch_size, batch_size, n_channels=channels, n_labels=labels)
+        return expected_memory_gib(architecture, patch_size, batch_size, n_channels=channels, n_labels=labels)
 
     def batch_size(
         self,
@@ -507,7 +507,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
             network = c["patch_size"], c["architecture"], c["batch_size"]
             print(
                 f"{name}: spacing ({mm}) mm, patch {tuple(c['patch_size'])}, batch size {c['batch_size']}, "
-                f"{gigabytes(self.expected_gb(*network))} of GPU memory"
+                f"{gibibytes(self.expected_gib(*network))} of GPU memory"
             )
             target_gb = self.target_gb(*network)
             factor = self.segmenter_memory_factor if c.get("previous_stage") else 1
@@ -554,6 +554,6 @@ def _holds(file: Path, content: object) -> bool:
         return False
 
 
-def gigabytes(gb: float) -> str:
+def gibibytes(gib: float) -> str:
     """A memory for a person."""
-    return f"about {gb:.1f} GB" if gb >= 0.1 else "less than 0.1 GB"
+    return f"about {gib:.1f} GiB"

@@ -1,4 +1,4 @@
-"""GPU memory that a training is expected to take, from the tensors that a step keeps."""
+"""GPU memory and time that a training is expected to take."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
-BYTES_PER_GB = 1e9
+BYTES_PER_GIB = 2**30
 #: Weights and gradients in 32 bits, two moments of AdamW in 32 bits, and autocast's copy of the weights in 16 bits.
 BYTES_PER_WEIGHT = 4 + 4 + 8 + 2
 #: Per label and voxel: logits in 16 bits, then in 32, softmax for Dice, log-softmax for the cross entropy, and their
@@ -17,16 +17,18 @@ BYTES_PER_LOGIT = (2 + 4 + 4 + 4 + 4) * 8 / 7
 #: Gradients of the largest feature map that exist at one time in the backward pass.
 MAPS_IN_BACKWARD = 2
 #: CUDA's context, workspaces of the convolutions, and what the allocator can't use.
-FIXED_GB = 1.0
+FIXED_GIB = 1.0
+#: nnU-Net's network M: hours of a training on an A100 of 40 GB, its epochs, values of its feature maps, and its batch.
+M_HOURS, M_EPOCHS, M_VALUES, M_BATCH = 12.0, 1000, 680e6, 2
 
 
-def training_memory_gb(
+def expected_memory_gib(
     architecture: Mapping, patch_size: Sequence[int], batch_size: int, *, n_channels: int, n_labels: int
 ) -> float:
-    """Expected GPU memory of a training in 16 bits, not compiled, in GB of 10^9 bytes.
+    """Expected GPU memory of a training in 16 bits, not compiled, in GiB, as `nvidia-smi` counts it.
 
     What a forward pass keeps for the backward pass is counted on a device without memory. The rest is by the constants
-    above. For nnU-Net's network M at its reference size, 14 labels and SGD, this gives 10.2 GB. nnU-Net says 9 to 11.
+    above. nnU-Net publishes 9.1 GiB for its network M at its memory target. For 14 labels and SGD this gives 9.5.
 
     Args:
         architecture: The plan's entry.
@@ -34,22 +36,13 @@ def training_memory_gb(
         batch_size: Samples on this GPU.
         n_channels, n_labels: Input channels, and labels with the background.
     """
-    with torch.device("meta"):
-        network = get_network_from_plans(
-            architecture["network_class_name"],
-            architecture["arch_kwargs"],
-            architecture["_kw_requires_import"],
-            n_channels,
-            n_labels,
-            allow_init=False,
-            deep_supervision=True,
-        )
-        image = torch.empty((batch_size, n_channels, *patch_size), dtype=torch.half)
+    network = _network(architecture, n_channels, n_labels)
+    image = torch.empty((batch_size, n_channels, *patch_size), dtype=torch.half, device="meta")
     kept, largest = kept_for_backward(network.half(), image)
     n_weights = sum(parameter.numel() for parameter in network.parameters())
     n_logits = n_labels * image[:, 0].numel()
     total = kept + MAPS_IN_BACKWARD * largest + BYTES_PER_WEIGHT * n_weights + BYTES_PER_LOGIT * n_logits
-    return FIXED_GB + total / BYTES_PER_GB
+    return FIXED_GIB + total / BYTES_PER_GIB
 
 
 def kept_for_backward(network: nn.Module, image: torch.Tensor) -> tuple[int, int]:
@@ -69,3 +62,39 @@ def kept_for_backward(network: nn.Module, image: torch.Tensor) -> tuple[int, int
         output = network(image)
     del output
     return sum(storages.values()), max(storages.values(), default=0)
+
+
+def hours_on_a100(
+    architecture: Mapping,
+    patch_size: Sequence[int],
+    batch_size: int,
+    *,
+    n_channels: int,
+    n_labels: int,
+    n_epochs: int,
+) -> float:
+    """Hours of so many epochs of 250 iterations on one A100, in proportion to nnU-Net's network M, without compilation.
+
+    nnU-Net's documentation (resenc_presets.md) gives 12 hours for 1000 epochs of M, whose feature maps have 680 million
+    values at a batch of two.
+
+    Args:
+        architecture, patch_size, batch_size, n_channels, n_labels: As of `expected_memory_gib`.
+        n_epochs: At most.
+    """
+    values = _network(architecture, n_channels, n_labels).compute_conv_feature_map_size(patch_size) * batch_size
+    return M_HOURS * n_epochs / M_EPOCHS * values / (M_VALUES * M_BATCH)
+
+
+def _network(architecture: Mapping, n_channels: int, n_labels: int) -> nn.Module:
+    """The network on a device without memory."""
+    with torch.device("meta"):
+        return get_network_from_plans(
+            architecture["network_class_name"],
+            architecture["arch_kwargs"],
+            architecture["_kw_requires_import"],
+            n_channels,
+            n_labels,
+            allow_init=False,
+            deep_supervision=True,
+        )

@@ -16,11 +16,12 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from time import monotonic
+from types import MappingProxyType
 
 import numpy as np
 
@@ -88,7 +89,9 @@ class Measuring:
         self.results = Path(self.environment["nnUNet_results"], DATASET)
         self.raw = Path(self.environment["nnUNet_raw"], DATASET)
 
-    def run(self, command: Sequence[str], *, timeout_s: float = 600.0, **environment: str) -> str:
+    def run(
+        self, command: Sequence[str], *, timeout_s: float = 600.0, environment: Mapping[str, str] = MappingProxyType({})
+    ) -> str:
         """Run a command and return its output, which also goes to the log.
 
         Raises:
@@ -132,12 +135,12 @@ class Measuring:
         with written_whole(self.out / "gpu.md") as temporary:
             temporary.write_text(table(self.figures))
 
-    def benchmark_train(self, configuration: str, **environment: str) -> dict:
+    def benchmark_train(self, configuration: str, plans: str = PLANS, **environment: str) -> dict:
         """The record of one configuration from `nnunet_ext benchmark train`."""
         folder = self.out / "work" / "benchmark"
-        command = ["nnunet_ext", "benchmark", "train", "-d", str(ID), "-p", environment.pop("plans", PLANS)]
+        command = ["nnunet_ext", "benchmark", "train", "-d", str(ID), "-p", plans]
         command += ["-c", configuration, "-device", self.device, "--iterations", str(self.iterations), "--no-stock"]
-        self.run([*command, "-o", str(folder)], **environment)
+        self.run([*command, "-o", str(folder)], environment=environment)
         return read_json(folder / "training.json")[0]
 
     def edited_plans(self, name: str, configuration: str, **entries: dict | int) -> None:
@@ -226,7 +229,7 @@ def small_gpu(m: Measuring) -> None:
     """Five steps with the memory of a GPU of 8 GB."""
     for batch in (3, 2):
         m.edited_plans(f"Batch{batch}", SEGMENTER, batch_size=batch)
-        said = m.run(m.module("--device", m.device, "--steps", f"Batch{batch}"), nnUNet_compile="f")
+        said = m.run(m.module("--device", m.device, "--steps", f"Batch{batch}"), environment={"nnUNet_compile": "f"})
         value = said.strip().splitlines()[-1]
         m.add(5, f"{SMALL_GPU_GIB} GiB, batch {batch}", value, "no out of memory", "out of memory" not in value)
 
@@ -253,7 +256,7 @@ def two_epochs(m: Measuring) -> None:
         m.edited_plans(SHORT, configuration, training=short)
     for configuration in (LOCALIZER, SEGMENTER):
         command = ["nnUNetv2_train", str(ID), configuration, "0", "-tr", TRAINER, "-p", SHORT, "-device", m.device]
-        m.run(command, nnUNet_compile="f")
+        m.run(command, environment={"nnUNet_compile": "f"})
         folder = m.results / f"{TRAINER}__{SHORT}__{configuration}" / "fold_0"
         log = max(folder.glob("training_log*.txt")).read_text()
         times = log_times(log)
@@ -288,7 +291,7 @@ def against_cpu(m: Measuring) -> None:
     masks = []
     for name, options in (("here", ["-device", m.device]), ("cpu", ["-device", "cpu", "--full-precision"])):
         out = m.out / "work" / f"masks_{name}"
-        m.run([*command, "-o", str(out), "--overwrite", *options], OMP_NUM_THREADS=str(os.cpu_count()))
+        m.run([*command, "-o", str(out), "--overwrite", *options], environment={"OMP_NUM_THREADS": str(os.cpu_count())})
         masks.append(out / f"{case}.nii.gz")
     import SimpleITK as sitk
 

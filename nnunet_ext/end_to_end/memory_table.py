@@ -1,8 +1,8 @@
-"""What `CascadeOARPlanner` plans for GPUs of several sizes, and the memory that its trainings are expected to take.
+"""What `CascadeOARPlanner` plans for GPUs of several sizes, and the memory and time that its trainings may take.
 
     python -m nnunet_ext.end_to_end.memory_table OUT --table results/gpu_memory.md
 
-Phantoms are converted and planned with `nnUNetv2_plan_experiment`, once per voxel size and GPU memory target. Nothing is
+Phantoms are converted and planned with `nnUNetv2_plan_experiment`, once per voxel size and GPU. Nothing is
 trained. What is done is not repeated.
 """
 
@@ -15,18 +15,16 @@ from pathlib import Path
 
 from nnunet_ext.end_to_end.demo import Demo
 from nnunet_ext.files import read_json, written_whole
+from nnunet_ext.installation.gpu_memory import memory_target_gb
 from nnunet_ext.nnunet_folders import LOCALIZER, SEGMENTER, WHOLE_VOLUME
-from nnunet_ext.plans.gpu_memory import training_memory_gb
+from nnunet_ext.plans.gpu_memory import expected_memory_gib, hours_on_a100
 
 PLANNER = "CascadeOARPlanner"
 ID, NAME = 506, "Memory"
 #: Voxel sizes `(z, y, x)` in mm: two of planning CTs, and the one of the reference study.
 SPACINGS_MM = ((2.4, 0.464, 0.464), (2.85, 0.65, 0.65), (1.25, 0.8, 0.8))
-TARGETS_GB = (6, 8, 12, 20, 40)
-#: GPUs on the market, by their memory in GB.
-CARDS_GB = (8, 11, 16, 24, 48, 80)
-#: Share of a card's memory that a training may be planned to take.
-USABLE = 0.95
+#: Memory in GB by which a GPU is sold -> memory in GiB that it has.
+CARDS = {8: 7.8, 11: 10.9, 16: 15.7, 24: 23.6, 48: 47.4}
 N_CASES = 40
 
 
@@ -40,13 +38,14 @@ def plan(demo: Demo, n_cases: int) -> list[dict]:
     folder = Path(demo.environment["nnUNet_preprocessed"], f"Dataset{ID}_{NAME}")
     rows = []
     for spacing in SPACINGS_MM:
-        for target in TARGETS_GB:
+        for card, card_gib in CARDS.items():
+            target = memory_target_gb(card_gib)
             name = f"Plans_{'_'.join(map(str, spacing))}_{target}"
             command = ["nnUNetv2_plan_experiment", "-d", str(ID), "-pl", PLANNER, "-gpu_memory_target", str(target)]
             command += ["-overwrite_target_spacing", *map(str, spacing), "-overwrite_plans_name", name]
             demo.step(f"Plan {name}", command)
             entries = planned(read_json(folder / f"{name}.json"), read_json(folder / "dataset.json"))
-            rows.append({"spacing_mm": spacing, "target_gb": target, "planned": entries})
+            rows.append({"spacing_mm": spacing, "card_gb": card, "target_gb": target, "planned": entries})
     return rows
 
 
@@ -57,29 +56,27 @@ def planned(plans: Mapping, dataset: Mapping) -> dict[str, dict]:
     result = {}
     for name in (LOCALIZER, SEGMENTER, WHOLE_VOLUME):
         c = {**configurations[WHOLE_VOLUME], **configurations[name]}
-        memory_gb = training_memory_gb(c["architecture"], c["patch_size"], c["batch_size"], **sizes)
-        result[name] = {"patch": c["patch_size"], "batch": c["batch_size"], "memory_gb": memory_gb}
+        network = c["architecture"], c["patch_size"], c["batch_size"]
+        result[name] = {
+            "patch": c["patch_size"],
+            "batch": c["batch_size"],
+            "memory_gib": expected_memory_gib(*network, **sizes),
+            "hours": hours_on_a100(*network, n_epochs=c["training"]["num_epochs"], **sizes),
+        }
     return result
-
-
-def card_for(memory_gb: float) -> str:
-    """The smallest GPU on which a training of this size has room."""
-    fits = [card for card in CARDS_GB if memory_gb <= USABLE * card]
-    return f"{fits[0]} GB" if fits else f"above {CARDS_GB[-1]} GB"
 
 
 def table(rows: Sequence[Mapping]) -> str:
     """The table in Markdown."""
-    head = "| voxels, mm (z, y, x) | `-gpu_memory_target` | localizer | segmenter | whole volume | the cascade fits |"
+    head = "| voxels, mm (z, y, x) | card, GB | `-gpu_memory_target` | localizer | segmenter | whole volume |"
     lines = [head, "|---|---|---|---|---|---|"]
     for row in rows:
         cells = [
-            f"{'x'.join(map(str, c['patch']))}, batch {c['batch']}: {c['memory_gb']:.1f} GB"
+            f"{' x '.join(map(str, c['patch']))}, batch {c['batch']}: {c['memory_gib']:.1f} GiB, {c['hours']:.1f} h"
             for c in row["planned"].values()
         ]
-        cascade = max(row["planned"][name]["memory_gb"] for name in (LOCALIZER, SEGMENTER))
         spacing = " x ".join(f"{s:g}" for s in row["spacing_mm"])
-        lines.append(f"| {spacing} | {row['target_gb']} | {' | '.join(cells)} | {card_for(cascade)} |")
+        lines.append(f"| {spacing} | {row['card_gb']} | {row['target_gb']} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -62,10 +62,10 @@ def test_the_studys_whole_volume_is_planned_for_the_memory_there_is(planned, mon
         planner.plans = {"configurations": configurations, "head_crop": {"below_crown_mm": 180.0}}
         planner.report(RoiFit(None, (1.0, 1.0, 1.0)))
         out = capsys.readouterr().out
-        expected_gb = planner.expected_gb([80, 256, 256], entries["architecture"], batch_size)
+        expected_gib = planner.expected_gib([80, 256, 256], entries["architecture"], batch_size)
         assert (
             f"{name}: spacing (1.25, 0.80, 0.80) mm, patch (80, 256, 256), batch size {batch_size}, "
-            f"about {expected_gb:.1f} GB of GPU memory" in out
+            f"about {expected_gib:.1f} GiB of GPU memory" in out
         )
         warning = (
             f"WARNING: {name} needs a GPU memory target of 8.4 GB even with a batch size of 1, more than 8 GB. Train it on "
