@@ -35,6 +35,7 @@ from nnunet_ext.cascade.roi_fitting import RoiFit, fit_roi
 from nnunet_ext.files import read_json, written_whole
 from nnunet_ext.labels.pairs import MIRROR_KEY, PAIRS_KEY, check_mirroring, dataset_pairs, unclear_sides
 from nnunet_ext.labels.sides import side_of
+from nnunet_ext.labels.values import pair_values
 from nnunet_ext.nnunet_folders import LOCALIZER, SEGMENTER, WHOLE_VOLUME, find_dataset, need, read_dataset_json
 from nnunet_ext.plans.gpu_memory import expected_memory_gib
 from nnunet_ext.plans.study_configurations import millimetres, plan_study_crops, plan_study_whole_volume
@@ -108,6 +109,8 @@ class CascadeOARPlanner(ResEncUNetPlanner):
     #: nnU-Net's option for resampling. False is interpolation along every axis (`results/resampling.md`). None takes the
     #: nearest slice along an axis more than three times as coarse as the others, as nnU-Net does.
     force_separate_z: bool | None = False
+    #: Whether the segmenter has one logit per organ and two for the side (`cascade.side_logits`), instead of one per label.
+    factorised_sides = False
     localizer_batch_size: int | None = None
     #: Batch size of the study's crops.
     crop_batch_size: int | None = None
@@ -234,6 +237,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         return self.architecture(
             spacing_mm,
             patch_size,
+            **self.side_options(),
             features=self.UNet_base_num_features,
             n_blocks_per_stage=self.UNet_blocks_per_stage_encoder,
             n_conv_per_stage_decoder=self.UNet_blocks_per_stage_decoder,
@@ -244,6 +248,11 @@ class CascadeOARPlanner(ResEncUNetPlanner):
             dropout_op_kwargs={"p": self.dropout} if dropout else None,
             nonlin="torch.nn.LeakyReLU",
         )
+
+    def side_options(self) -> dict:
+        """`arch_kwargs` of a network that tells organ and side apart, if `factorised_sides` says so."""
+        pairs = pair_values(self.pairs, self.dataset_json["labels"]) if self.factorised_sides else []
+        return {"left_right_pairs": [list(pair) for pair in pairs]} if pairs else {}
 
     def localizer_unet(
         self, spacing_mm: Sequence[float] | np.ndarray, patch_size: Sequence[int]
@@ -271,7 +280,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         features: int,
         n_blocks_per_stage: Sequence[int],
         n_conv_per_stage_decoder: Sequence[int],
-        **options: str | bool | dict | None,
+        **options: str | bool | dict | list | None,
     ) -> tuple[tuple[int, ...], dict]:
         """Patch size rounded up to a size that the network divides, and the plan's `architecture` entry.
 

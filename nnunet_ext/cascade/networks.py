@@ -13,6 +13,8 @@ from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecod
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He, init_last_bn_before_add_to_0
 from torch import nn
 
+from nnunet_ext.cascade.side_logits import SideLogits
+
 #: Convolutions in a residual block, and in the plain block that takes its place.
 CONVOLUTIONS_PER_BLOCK = 2
 #: `downsampling` in the plan -> the encoders' word for it.
@@ -30,10 +32,12 @@ class CascadeUNet(AbstractDynamicNetworkArchitectures):
         n_blocks_per_stage: Blocks of two convolutions per stage of the encoder.
         residual_blocks: Add a shortcut around every block, and a stem of one convolution.
         downsampling: `strided_convolution` or `max_pooling`, by `strides` either way.
+        left_right_pairs: Label values of left and right organs whose logits are put together from organ and side, see
+            `SideLogits`. None of them: a logit per label.
         encoder_kwargs: As of dynamic-network-architectures' encoders.
 
     Raises:
-        ValueError: If `downsampling` is another word.
+        ValueError: If `downsampling` is another word, or a pair is none.
 
     Source:
         Cicek et al. 2016, 3D U-Net, doi:10.1007/978-3-319-46723-8_49, and He et al. 2016, doi:10.1109/CVPR.2016.90.
@@ -51,6 +55,7 @@ class CascadeUNet(AbstractDynamicNetworkArchitectures):
         residual_blocks: bool = True,
         downsampling: str = "strided_convolution",
         deep_supervision: bool = False,
+        left_right_pairs: Sequence[Sequence[int]] = (),
         **encoder_kwargs: Any,
     ) -> None:
         super().__init__()
@@ -67,7 +72,9 @@ class CascadeUNet(AbstractDynamicNetworkArchitectures):
             self.encoder = PlainConvEncoder(
                 input_channels, n_conv_per_stage=convolutions, pool=POOLING[downsampling], **options
             )
-        self.decoder = UNetDecoder(self.encoder, num_classes, n_conv_per_stage_decoder, deep_supervision)
+        self.sides = SideLogits(num_classes, left_right_pairs) if left_right_pairs else None
+        n_maps = num_classes if self.sides is None else self.sides.n_maps
+        self.decoder = UNetDecoder(self.encoder, n_maps, n_conv_per_stage_decoder, deep_supervision)
         # Where dynamic-network-architectures finds the stem of pretrained weights.
         first = "encoder.stem.convs.0" if residual_blocks else "encoder.stages.0.0.convs.0"
         self.key_to_stem = "encoder.stem" if residual_blocks else "encoder.stages.0"
@@ -75,7 +82,10 @@ class CascadeUNet(AbstractDynamicNetworkArchitectures):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
         """Logits `(B, labels, Z, Y, X)`. With deep supervision a list, full resolution first."""
-        return self.decoder(self.encoder(x))
+        output = self.decoder(self.encoder(x))
+        if self.sides is None:
+            return output
+        return [self.sides(o) for o in output] if isinstance(output, list) else self.sides(output)
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
         """Values in all feature maps for one image of `input_size`, nnU-Net's measure of the memory needed.

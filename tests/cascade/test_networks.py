@@ -184,3 +184,30 @@ def test_labels_left_out_take_no_part_in_the_gradient():
     nn.functional.cross_entropy(hidden, torch.ones(1, 2, 2, 2, dtype=torch.long)).backward()
     assert logits.grad[:, 2].abs().max() == 0
     assert (logits.grad[:, [0, 1, 3]].abs() > 0).all()
+
+
+@pytest.mark.parametrize("deep_supervision", [False, True])
+def test_with_pairs_the_network_makes_fewer_maps_and_a_logit_per_label(segmenter, deep_supervision):
+    segmenter["arch_kwargs"]["left_right_pairs"] = [[1, 3]]
+    network = build(segmenter, deep_supervision=deep_supervision)
+    plain = copy.deepcopy(segmenter)
+    del plain["arch_kwargs"]["left_right_pairs"]
+    plain = build(plain, deep_supervision=deep_supervision)
+    assert network.decoder.num_classes == 3 + 2
+    outputs, expected = network(torch.randn(IMAGES)), plain(torch.randn(IMAGES))
+    if not deep_supervision:
+        outputs, expected = [outputs], [expected]
+    assert [o.shape for o in outputs] == [o.shape for o in expected]
+    assert set(dict(network.named_parameters())) == set(dict(plain.named_parameters()))
+
+
+def test_seven_organs_in_three_pairs_take_fewer_maps_than_labels(segmenter):
+    segmenter["arch_kwargs"]["left_right_pairs"] = [[1, 2], [3, 4], [5, 6]]
+    make = {k: v for k, v in segmenter["arch_kwargs"].items() if k != "left_right_pairs"}
+    sizes = []
+    for pairs in ([], [[1, 2], [3, 4], [5, 6]]):
+        architecture = {**segmenter, "arch_kwargs": {**make, "left_right_pairs": pairs}}
+        args = architecture["network_class_name"], architecture["arch_kwargs"], architecture["_kw_requires_import"]
+        network = get_network_from_plans(*args, N_CHANNELS, 8, deep_supervision=True)
+        sizes.append(network.compute_conv_feature_map_size(IMAGES[2:]))
+    assert sizes[1] < sizes[0]

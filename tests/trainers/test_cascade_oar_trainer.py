@@ -1230,7 +1230,7 @@ def test_batch_norm_on_several_gpus_is_not_compiled(make, monkeypatch):
         assert trainer._do_i_compile() is compiled
 
 
-@pytest.mark.parametrize("configuration", ["3d_lowres", "3d_cascade_fullres"])
+@pytest.mark.parametrize("configuration", ["3d_lowres", "3d_cascade_fullres", "factorised sides"])
 def test_a_compiled_network_has_no_graph_break_in_training_validation_and_prediction(make, configuration, monkeypatch):
     dynamo = pytest.importorskip("torch._dynamo")
     dynamo.reset()
@@ -1238,9 +1238,14 @@ def test_a_compiled_network_has_no_graph_break_in_training_validation_and_predic
     compile_ = torch.compile
     monkeypatch.setattr(torch, "compile", lambda network: compile_(network, backend="eager"))
     monkeypatch.setattr(nnUNetTrainer, "_do_i_compile", lambda self: True)
-    trainer = make(configuration=configuration, left_out=() if configuration == "3d_lowres" else (3,))
+    if configuration == "factorised sides":
+        trainer = make(configuration="3d_cascade_fullres")
+        trainer.configuration_manager.network_arch_init_kwargs["left_right_pairs"] = [[1, 2]]
+    else:
+        trainer = make(configuration=configuration, left_out=() if configuration == "3d_lowres" else (3,))
     trainer.initialize()
     assert isinstance(trainer.network, dynamo.OptimizedModule)
+    assert (trainer.network._orig_mod.sides is not None) == (configuration == "factorised sides")
     train, validation = trainer.get_dataloaders()
     trainer.on_train_epoch_start()
     losses = [float(trainer.train_step(next(train))["loss"]) for _ in range(2)]
