@@ -272,9 +272,10 @@ class CascadePredictor:
     def _run(self, stage: StagePredictor, images: torch.Tensor, places: dict[StagePredictor, Place]) -> torch.Tensor:
         """nnU-Net's prediction as float32 on the CPU. On a CPU, nnU-Net computes in 32 bits unless autocast is on."""
         stage.place = places.get(stage, Place.DEVICE)
+        rounded = self.device.type == "cpu" and self.precision != "float32"
         while True:
             try:
-                with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bfloat16"):
+                with torch.autocast("cpu", getattr(torch, self.precision) if rounded else None, enabled=rounded):
                     return stage.predict_logits_from_preprocessed_data(images).float().cpu()
             except RuntimeError as error:
                 if self.device.type == "cpu" or stage.place is Place.CPU or not is_out_of_memory(error):

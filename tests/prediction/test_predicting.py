@@ -1039,7 +1039,7 @@ def test_the_next_case_is_read_while_the_networks_run_and_no_more_than_that(run,
 def on_gpu(run, monkeypatch) -> Callable:
     """`run` on a machine with a GPU. The stand-ins for the networks compute on the CPU all the same."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    return lambda **options: run(device="cuda", **options)
+    return lambda **options: run(**{"device": "cuda", **options})
 
 
 def test_on_a_gpu_a_case_is_exported_while_the_networks_see_the_next_and_no_more_than_that(
@@ -1147,12 +1147,10 @@ def gpu() -> FakeGpu:
 def networks(stages, gpu, cascade_plans, monkeypatch) -> Callable:
     """Puts stages with real networks in the place of the stand-ins, with a fold for each scale, and returns them."""
 
-    def put(scales: tuple[float, ...]) -> dict:
+    def put(scales: tuple[float, ...], device: str = "cuda") -> dict:
         plans = stages.segmenter.plans_manager.plans
-        made = {
-            name: organ_stage(gpu, plans, name, DATASET, scales=scales, hu_per_label=HU_PER_LABEL)
-            for name in (LOC, SEG)
-        }
+        options = {"scales": scales, "hu_per_label": HU_PER_LABEL, "device": torch.device(device)}
+        made = {name: organ_stage(gpu, plans, name, DATASET, **options) for name in (LOC, SEG)}
         monkeypatch.setattr(
             cascade_predictor, "load_stage", lambda folder, **_: made[Path(folder).name.rpartition("__")[2]]
         )
@@ -1204,6 +1202,22 @@ def test_a_case_that_the_gpu_cannot_hold_is_written_and_says_so(
         if "device" in message.values:
             assert "end other programs that use cuda" in str(message)
             assert message.text("zh") != str(message)
+
+
+def test_a_mac_whose_memory_is_full_computes_on_the_cpu(run, networks, gpu, tmp_path, monkeypatch):
+    """MPS says so by a plain RuntimeError. nnU-Net keeps images and logits in main memory there from the beginning."""
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "empty_cache", lambda: None)
+    write_case(tmp_path / "in", "head_a", LONGEST)
+    networks((1.0,), device="mps")
+    gpu.fail = errors(of=(SEG,), since=3, error=MPS_TOO_SMALL)
+    with gpu:
+        assert run(device="mps").failed == {}
+    record = manifest(tmp_path)["cases"]["head_a"]
+    assert kinds(record) == [(ON_CPU, SEG)]
+    assert "the memory of mps was too small" in str(record["warnings"])
+    assert gpu.forwards[LOC] > 0
+    np.testing.assert_array_equal(read(tmp_path / "out" / "head_a.nii.gz"), label_map(LONGEST))
 
 
 @pytest.mark.parametrize("since", ["in the second fold", "where the box has grown"])

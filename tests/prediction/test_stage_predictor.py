@@ -46,8 +46,8 @@ def on(gpu: FakeGpu, stage: StagePredictor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("configuration", ["3d_lowres", "3d_fullres"])
-@pytest.mark.parametrize("n_folds", [1, 2])
-def test_the_logits_are_those_of_nnunets_predictor_bit_by_bit(plans, configuration, n_folds):
+@pytest.mark.parametrize(("n_folds", "precision"), [(1, "float32"), (2, "float32"), (2, "bfloat16"), (1, "float16")])
+def test_the_logits_are_those_of_nnunets_predictor_bit_by_bit(plans, configuration, n_folds, precision):
     manager = PlansManager(plans)
     made = [manager, manager.get_configuration(configuration)]
     networks = [CascadeOARTrainer.build_network_architecture(*made, 1, 2, False) for _ in range(n_folds)]
@@ -56,7 +56,8 @@ def test_the_logits_are_those_of_nnunets_predictor_bit_by_bit(plans, configurati
     for kind in (StagePredictor(torch.device("cpu")), nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"))):
         network = CascadeOARTrainer.build_network_architecture(*made, 1, 2, False)
         kind.manual_initialization(network, *made, folds, DATASET, "CascadeOARTrainer", None)
-        logits.append([kind.predict_logits_from_preprocessed_data(images()) for _ in range(2)])
+        with torch.autocast("cpu", getattr(torch, precision), enabled=precision != "float32"):
+            logits.append([kind.predict_logits_from_preprocessed_data(images()) for _ in range(2)])
     ours, stock = logits
     assert ours[0].dtype == torch.half
     assert torch.equal(ours[0], stock[0])
