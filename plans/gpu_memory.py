@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
@@ -82,7 +83,8 @@ def hours_on_a100(
         architecture, patch_size, batch_size, n_channels, n_labels: As of `expected_memory_gib`.
         n_epochs: At most.
     """
-    values = _network(architecture, n_channels, n_labels).compute_conv_feature_map_size(patch_size) * batch_size
+    network: Any = _network(architecture, n_channels, n_labels)
+    values = network.compute_conv_feature_map_size(patch_size) * batch_size
     return M_HOURS * n_epochs / M_EPOCHS * values / (M_VALUES * M_BATCH)
 
 

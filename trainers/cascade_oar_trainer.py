@@ -22,6 +22,7 @@ from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetBaseDataset
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
@@ -58,7 +59,7 @@ from nnunet_ext.training.losses import weigh_organs
 from nnunet_ext.training.mirroring import LeftRightMirrorTransform
 from nnunet_ext.training.modality_dropout import ModalityDropoutTransform, optional_channels
 from nnunet_ext.training.optimizers import ScheduledLR, WithoutState, make_optimizer
-from nnunet_ext.training.recipe import AUTO, DEVICE, DICE, MEASURED, OFF, TRAINED_WITH_KEY, TrainingRecipe
+from nnunet_ext.training.recipe import AUTO, DEVICE, DICE, DICE_FOCAL, MEASURED, OFF, TRAINED_WITH_KEY, TrainingRecipe
 from nnunet_ext.training.schedule import (
     TrainingSchedule,
     elapsed_h,
@@ -66,7 +67,9 @@ from nnunet_ext.training.schedule import (
     wind_down_epochs,
     wind_down_start,
 )
+from nnunet_ext.training.skeleton_recall import SkeletonRecallLoss, thin_labels
 from nnunet_ext.training.validation_summary import without_labels
+from nnunet_ext.training.weights_average import WeightsAverage
 
 T = TypeVar("T", float, bool)
 STOP_FILE = "STOP"
@@ -170,6 +173,7 @@ class CascadeOARTrainer(nnUNetTrainer):
         self.iterations_this_epoch = 0
         self.last_epoch_end: float | None = None  # in this run
         self.last_latest_s: float | None = None  # when this run last wrote `checkpoint_latest`
+        self.average: WeightsAverage | None = None
         self.steps_done: set[str] = set()  # kinds of steps of which this run has done the first
         self.left_right_axis = int(self.plans_manager.plans["left_right_axis"])
         plans_labels = self.plans_manager.plans, dataset_json["labels"]
@@ -211,6 +215,12 @@ class CascadeOARTrainer(nnUNetTrainer):
                 self.folder_with_segs_from_previous_stage = str(self._localizer_maps([*train, *val], for_guidance=True))
         elif self.configuration_manager.next_stage_names:
             self.dataset_class = InMemoryDataset
+        self._average_weights()
+
+    def _average_weights(self) -> None:
+        """Begin the moving average with the network's weights, if the recipe asks for one."""
+        decay = self.recipe.weights_average
+        self.average = WeightsAverage(self._bare_network(), decay) if decay else None
 
     def _do_i_compile(self) -> bool:
         """nnU-Net's answer. No if BatchNorm is shared by several GPUs, because that breaks the graph at every layer."""
@@ -255,7 +265,7 @@ class CascadeOARTrainer(nnUNetTrainer):
         super()._set_batch_size_and_oversample()
 
     def _build_loss(self) -> nn.Module:
-        """nnU-Net's Dice + cross entropy with the organs weighted in the cross entropy, or Dice alone."""
+        """nnU-Net's Dice + cross entropy with the organs weighted in the cross entropy, or as the recipe says."""
         loss = super()._build_loss()
         weigh_organs(
             loss,
@@ -265,8 +275,16 @@ class CascadeOARTrainer(nnUNetTrainer):
             dice_only=self.recipe.loss == DICE,
             gathered=self.is_ddp,
             device=self.device,
+            focal=self.recipe.loss == DICE_FOCAL,
         )
-        return loss
+        thin = [v for v in thin_labels(self.dataset_json["labels"]) if v not in self.left_out]
+        if not (self.recipe.skeleton_recall and thin):
+            return loss
+        options = {"labels": thin, "weight": self.recipe.skeleton_recall, "gathered": self.is_ddp}
+        if isinstance(loss, DeepSupervisionWrapper):
+            loss.loss = SkeletonRecallLoss(loss.loss, **options)
+            return loss
+        return SkeletonRecallLoss(loss, **options)
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(
         self,
@@ -371,6 +389,8 @@ class CascadeOARTrainer(nnUNetTrainer):
 
     def on_train_epoch_start(self) -> None:
         self.iterations_this_epoch = 0
+        if self.average is not None:
+            self.average.take_out()
         super().on_train_epoch_start()
 
     def train_step(self, batch: dict) -> dict:
@@ -381,8 +401,16 @@ class CascadeOARTrainer(nnUNetTrainer):
         start_s = time()
         output = super().train_step(batch)
         self.first_step_done("train", time() - start_s)
+        if self.average is not None:
+            self.average.update()
         self.iterations_this_epoch += 1
         return output
+
+    def on_validation_epoch_start(self) -> None:
+        """nnU-Net's. What is validated and written after it is the average of the weights, if the recipe asks for one."""
+        super().on_validation_epoch_start()
+        if self.average is not None:
+            self.average.put_in()
 
     def validation_step(self, batch: dict) -> dict:
         start_s = time()
@@ -468,6 +496,7 @@ class CascadeOARTrainer(nnUNetTrainer):
             self.device = device
         if file == self._checkpoint("best") and not self.optimizer.state:
             self.print_to_log_file("checkpoint_best holds no state of the optimizer: its moments begin anew.")
+        self._average_weights()  # with those of the checkpoint, which are averages
         self._best_ema = max((score for score in self.scores() if not np.isnan(score)), default=None)
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:

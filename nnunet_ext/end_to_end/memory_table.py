@@ -52,16 +52,19 @@ def plan(demo: Demo, n_cases: int) -> list[dict]:
 def planned(plans: Mapping, dataset: Mapping) -> dict[str, dict]:
     """Patch, batch and expected memory of the three main configurations of a plans file."""
     configurations = plans["configurations"]
-    sizes = {"n_channels": len(dataset["channel_names"]), "n_labels": len(dataset["labels"])}
+    n_channels, n_labels = len(dataset["channel_names"]), len(dataset["labels"])
     result = {}
     for name in (LOCALIZER, SEGMENTER, WHOLE_VOLUME):
         c = {**configurations[WHOLE_VOLUME], **configurations[name]}
-        network = c["architecture"], c["patch_size"], c["batch_size"]
+        architecture, patch, batch = c["architecture"], c["patch_size"], c["batch_size"]
+        n_epochs = c["training"]["num_epochs"]
         result[name] = {
-            "patch": c["patch_size"],
-            "batch": c["batch_size"],
-            "memory_gib": expected_memory_gib(*network, **sizes),
-            "hours": hours_on_a100(*network, n_epochs=c["training"]["num_epochs"], **sizes),
+            "patch": patch,
+            "batch": batch,
+            "memory_gib": expected_memory_gib(architecture, patch, batch, n_channels=n_channels, n_labels=n_labels),
+            "hours": hours_on_a100(
+                architecture, patch, batch, n_channels=n_channels, n_labels=n_labels, n_epochs=n_epochs
+            ),
         }
     return result
 

@@ -10,6 +10,27 @@ from nnunetv2.training.loss.robust_ce_loss import RobustCrossEntropyLoss
 from torch import nn
 
 
+class FocalCrossEntropyLoss(RobustCrossEntropyLoss):
+    """Weighted cross entropy in which a voxel counts by `(1 - p) ** gamma`, with the probability `p` of its label.
+
+    As in the cross entropy, the sum is divided by the voxels' weights, not by what they count.
+
+    Source:
+        Lin et al. 2017, Focal loss for dense object detection, doi:10.1109/ICCV.2017.324.
+    """
+
+    gamma = 2.0
+
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """As `torch.nn.CrossEntropyLoss`, of logits `(B, labels, *axes)` and labels `(B, 1, *axes)`."""
+        target = target[:, 0].long() if target.ndim == input.ndim else target.long()
+        known = target != self.ignore_index
+        target = torch.where(known, target, 0)
+        log_p = input.float().log_softmax(1).gather(1, target[:, None])[:, 0]
+        weight = self.weight[target] * known
+        return -(weight * (1 - log_p.exp()) ** self.gamma * log_p).sum() / weight.sum()
+
+
 class GatheredCrossEntropyLoss(RobustCrossEntropyLoss):
     """Weighted cross entropy of one process's part of a batch, such that the mean over the processes is the whole batch's.
 
@@ -29,6 +50,10 @@ class GatheredCrossEntropyLoss(RobustCrossEntropyLoss):
         return loss * own * dist.get_world_size() / total
 
 
+class GatheredFocalCrossEntropyLoss(GatheredCrossEntropyLoss, FocalCrossEntropyLoss):
+    """`FocalCrossEntropyLoss` of one process's part of a batch."""
+
+
 def weigh_organs(
     loss: nn.Module,
     weight: float,
@@ -38,8 +63,9 @@ def weigh_organs(
     dice_only: bool,
     gathered: bool,
     device: torch.device,
+    focal: bool = False,
 ) -> None:
-    """Set the organs' weight in the cross entropy of nnU-Net's loss, or switch the cross entropy off.
+    """Set the organs' weight in the cross entropy of nnU-Net's loss, make it focal, or switch it off.
 
     Args:
         loss: nnU-Net's, which is changed. A loss that is not Dice + cross entropy stays as it is.
@@ -49,6 +75,7 @@ def weigh_organs(
         dice_only: Whether the cross entropy is switched off.
         gathered: Whether several processes share a batch, see `GatheredCrossEntropyLoss`.
         device: Of the loss.
+        focal: Whether the cross entropy is `FocalCrossEntropyLoss`.
     """
     inner = loss.loss if isinstance(loss, DeepSupervisionWrapper) else loss
     if not isinstance(inner, DC_and_CE_loss):
@@ -56,6 +83,11 @@ def weigh_organs(
     weights = torch.full((n_labels,), float(weight))
     weights[0] = 1.0
     ignore = {} if ignore_label is None else {"ignore_index": ignore_label}
-    cls = GatheredCrossEntropyLoss if gathered and not ignore else RobustCrossEntropyLoss
+    alone, together = (
+        (FocalCrossEntropyLoss, GatheredFocalCrossEntropyLoss)
+        if focal
+        else (RobustCrossEntropyLoss, GatheredCrossEntropyLoss)
+    )
+    cls = together if gathered and not ignore else alone
     inner.ce = cls(weight=weights.to(device), **ignore)
     inner.weight_ce = 0 if dice_only else 1

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-DICE_CE, DICE = "dice_ce", "dice"
+DICE_CE, DICE, DICE_FOCAL = "dice_ce", "dice", "dice_focal"
 ADAMW, ADAM, SGD = "adamw", "adam", "sgd"
 MEASURED, PLANNED, OFF = "measured", "planned", "off"
 AUTO, WORKERS, DEVICE = "auto", "workers", "device"
 CHOICES = {
-    "loss": (DICE_CE, DICE),
+    "loss": (DICE_CE, DICE, DICE_FOCAL),
     "optimizer": (ADAMW, ADAM, SGD),
     "box_jitter": (MEASURED, PLANNED, OFF),
     "augmentation": (AUTO, WORKERS, DEVICE),
@@ -18,7 +18,7 @@ CHOICES = {
 #: Key of a model's `dataset.json`. Its `recipe` is the one that the model was trained with, whatever its plan says.
 TRAINED_WITH_KEY = "trained_with"
 #: Numbers that are no share.
-UNBOUNDED = ("foreground_weight", "cache_mb")
+UNBOUNDED = ("foreground_weight", "skeleton_recall", "cache_mb")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,11 @@ class TrainingRecipe:
     Which of them were compared, and how that came out, stands in `results/recipes.md`.
 
     Attributes:
-        loss: `dice_ce` is Dice + weighted cross entropy, `dice` is soft Dice alone.
+        loss: `dice_ce` is Dice + weighted cross entropy, `dice` is soft Dice alone. `dice_focal` has the focal cross
+            entropy with gamma 2.
+        skeleton_recall: Weight of the recall of the skeletons of optic nerves and chiasm. See `SkeletonRecallLoss`.
+        weights_average: Decay of a moving average over the weights of all iterations, which is validated and kept
+            instead of the last weights. 0 is none.
         foreground_weight: Weight of the organs against the background in the cross entropy. An organ of 100 voxels must
             not be cheap to miss.
         optimizer: `adamw`, `adam`, or `sgd`, which is nnU-Net's with Nesterov momentum 0.99.
@@ -51,6 +55,8 @@ class TrainingRecipe:
     """
 
     loss: str = DICE_CE
+    skeleton_recall: float = 0.0
+    weights_average: float = 0.0
     foreground_weight: float = 5.0
     optimizer: str = ADAMW
     mirror_left_right: bool = True

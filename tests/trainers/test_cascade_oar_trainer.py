@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import errno
 import importlib
 import json
@@ -32,7 +33,9 @@ from nnunet_ext.labels.table import LEFT_OUT_KEY
 from nnunet_ext.trainers import cascade_oar_trainer
 from nnunet_ext.trainers.cascade_oar_trainer import CascadeOARTrainer
 from nnunet_ext.trainers.cascade_oar_trainer_reference import CascadeOARTrainerReference
+from nnunet_ext.training.losses import FocalCrossEntropyLoss
 from nnunet_ext.training.mirroring import LeftRightMirrorTransform
+from nnunet_ext.training.skeleton_recall import SkeletonRecallLoss
 
 # ------------------------------------------------------------------------------------------------ set-up
 
@@ -369,6 +372,44 @@ def test_loss_and_optimizer_are_the_recipes(make, name, kind):
     assert type(trainer.optimizer) is kind
     assert (inner(trainer.loss).weight_ce, inner(trainer.loss).weight_dice) == (0, 1)
     assert inner(make(recipe={"foreground_weight": 3.0})._build_loss()).ce.weight.tolist() == [1.0, 3.0, 3.0, 3.0]
+
+
+def test_the_average_of_the_weights_is_validated_and_kept_and_training_goes_on_with_the_own_ones(make):
+    trainer = make(recipe={"weights_average": 0.99}, iterations_per_epoch=3, val_iterations_per_epoch=1)
+    trainer.recipe = dataclasses.replace(trainer.recipe, weights_average=0.99)
+    trainer.initialize()
+    train, validation = trainer.get_dataloaders()
+    trainer.on_train_epoch_start()
+    outputs = [trainer.train_step(next(train)) for _ in range(3)]
+    trainer.on_train_epoch_end(outputs)
+    own = {k: v.detach().clone() for k, v in trainer.network.named_parameters()}
+    with torch.no_grad():
+        trainer.on_validation_epoch_start()
+        trainer.validation_step(next(validation))
+    averages = dict(trainer.network.named_parameters())
+    assert not all(torch.equal(averages[k], own[k]) for k in own)
+    assert all(torch.equal(averages[k], trainer.average.average[k]) for k in own)
+    log_epochs(trainer, [0.5])
+    (file,) = saved(trainer, "best")
+    written = torch.load(file, weights_only=False)["network_weights"]
+    assert all(torch.equal(written[k], averages[k]) for k in own)
+    trainer.on_train_epoch_start()
+    assert all(torch.equal(p, own[k]) for k, p in trainer.network.named_parameters())
+    again = make()
+    again.recipe = trainer.recipe
+    again.load_checkpoint(str(file))
+    assert all(torch.equal(again.average.average[k], written[k]) for k in own)
+
+
+def test_the_recall_of_skeletons_is_added_for_thin_organs_only(make):
+    labels = {"background": 0, "Eye_L": 1, "Eye_R": 2, "OpticChiasm": 3}
+    trainer = make(labels=labels, left_out=())
+    trainer.recipe = dataclasses.replace(trainer.recipe, skeleton_recall=1.0, loss="dice_focal")
+    loss = trainer._build_loss()
+    assert inner(loss).labels == [3]
+    assert isinstance(inner(inner(loss)).ce, FocalCrossEntropyLoss)
+    trainer.left_out = (3,)
+    assert not isinstance(inner(trainer._build_loss()), SkeletonRecallLoss)
 
 
 def test_without_left_right_mirroring_no_axis_is_mirrored(make):

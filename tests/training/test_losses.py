@@ -8,7 +8,7 @@ from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_lo
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 
-from nnunet_ext.training.losses import GatheredCrossEntropyLoss, weigh_organs
+from nnunet_ext.training.losses import FocalCrossEntropyLoss, GatheredCrossEntropyLoss, weigh_organs
 
 
 def nnunets_loss(ignore_label: int | None = None) -> DC_and_CE_loss:
@@ -71,3 +71,17 @@ def test_large_logits_in_16_bits_give_the_loss_of_32_bits():
     (loss * 2.0**10).backward()
     assert torch.isfinite(half.grad).all()
     assert half.grad.abs().max() > 0
+
+
+def test_the_focal_cross_entropy_counts_a_voxel_by_how_unsure_it_is():
+    """Organ voxel at p = 1/2, background voxel at p = 1 / (1 + exp(-2)), and one that is ignored."""
+    logits = torch.tensor([[[[0.0, 2.0, 9.0]], [[0.0, 0.0, 0.0]], [[-50.0, -50.0, -50.0]]]])
+    target = torch.tensor([[[[1, 0, 2]]]])
+    loss = weigh(nnunets_loss(ignore_label=2), ignore_label=2, focal=True)
+    assert isinstance(loss.ce, FocalCrossEntropyLoss)
+    p = 1 / (1 + torch.exp(torch.tensor(-2.0)))
+    by_hand = (5 * 0.25 * torch.log(torch.tensor(2.0)) - (1 - p) ** 2 * torch.log(p)) / 6
+    assert loss.ce(logits, target).item() == pytest.approx(by_hand.item(), abs=1e-5)
+    plain = weigh(nnunets_loss(ignore_label=2), ignore_label=2)
+    assert loss.ce(logits, target) < plain.ce(logits, target[:, 0])
+    assert isinstance(weigh(nnunets_loss(), gathered=True, focal=True).ce, GatheredCrossEntropyLoss)
