@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 
@@ -56,6 +56,7 @@ def make_head(
     scene, draw = draw_scene(person, seed, case, draw)
     body_mm = scene.warp.to_world_mm(person.outline_mm)
     grid, cut = draw_grid(scene, body_mm, spacing_mm, immobilised=immobilised, rng=rng["grid"])
+    scene = replace(scene, organs=scene.organs.fitted(grid))
     label = labels_on(scene, grid)
     metal_head = find_metal(person, rng["metal"])
     metal_mm = scene.warp.to_world_mm(metal_head) if len(metal_head) else metal_head

@@ -5,7 +5,7 @@ Balls and tubes are drawn where the warp takes their centres, not warped themsel
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.interpolate import CubicSpline
@@ -17,12 +17,13 @@ from nnunet_ext.phantom.from_maps.draws import HeadDraw
 from nnunet_ext.phantom.from_maps.person import Person
 from nnunet_ext.phantom.from_maps.tissues import AIR, CODE
 from nnunet_ext.phantom.from_maps.warp import Warp
+from nnunet_ext.phantom.grids import Grid
 from nnunet_ext.phantom.head_parameters import SIDES
 from nnunet_ext.phantom.shapes import unit
 
 #: Volumes of globe and chiasm stay in these ranges.
-GLOBE_RADIUS_MM, CHIASM_ML = (10.5, 12.5), (0.190, 0.330)
-SCLERA_MM, LID_MM, CANAL_WALL_MM = 1.1, 1.6, 1.0
+GLOBE_RADIUS_MM, CHIASM_ML = (10.6, 12.5), (0.190, 0.330)
+SCLERA_MM, LID_MM, CANAL_WALL_MM = 1.1, 2.2, 1.0
 IMPLANT_SHARE = 0.85
 #: Distance of the points of a nerve's centreline.
 STEP_MM = 0.4
@@ -70,15 +71,32 @@ class Chiasm:
     person: Person
     warp: Warp
     scale: float
+    level: float
+    volume_ml: float
     low_mm: np.ndarray
     high_mm: np.ndarray
 
-    def inside(self, points_mm: np.ndarray) -> np.ndarray:
-        """Whether points `(N, 3)` of the image lie in it."""
+    def height(self, points_mm: np.ndarray) -> np.ndarray:
+        """A smooth function at points `(N, 3)` of the image, which is above `level` inside."""
         field = self.person.chiasm
         head = self.warp.to_head_mm(points_mm) / self.scale
         index = self.person.frame.to_index(head) - field.start_voxels
-        return map_coordinates(field.values, index.T, order=1, mode="constant") >= field.level
+        return map_coordinates(field.values, index.T, order=1, mode="constant")
+
+    def inside(self, points_mm: np.ndarray) -> np.ndarray:
+        """Whether points `(N, 3)` of the image lie in it."""
+        return self.height(points_mm) >= self.level
+
+    def fitted(self, grid: Grid) -> Chiasm:
+        """The same with the level at which its voxels on a grid have its volume. It is thin, and voxels are large."""
+        spacing, origin = np.asarray(grid.spacing_mm), np.asarray(grid.origin_mm)
+        first = np.ceil((self.low_mm - origin) / spacing)
+        counts = np.floor((self.high_mm - origin) / spacing) - first + 1
+        index = np.stack(np.meshgrid(*(np.arange(n) for n in counts), indexing="ij"), axis=-1).reshape(-1, 3)
+        heights = np.sort(self.height(origin + (first + index) * spacing))[::-1]
+        n_voxels = max(round(self.volume_ml * 1000 / float(np.prod(spacing))), 1)
+        level = (heights[n_voxels - 1] + heights[n_voxels]) / 2
+        return replace(self, level=float(np.clip(level, 0.6 * self.level, 1.5 * self.level)))
 
 
 @dataclass(frozen=True)
@@ -88,6 +106,10 @@ class OrganShapes:
     eyes: dict[str, Eye]
     nerves: dict[str, Nerve]
     chiasm: Chiasm
+
+    def fitted(self, grid: Grid) -> OrganShapes:
+        """The same with a chiasm whose voxels on a grid have its volume."""
+        return replace(self, chiasm=self.chiasm.fitted(grid))
 
     @property
     def box_mm(self) -> tuple[np.ndarray, np.ndarray]:
@@ -137,6 +159,15 @@ class OrganShapes:
             painted[at] = new
         return painted
 
+    def free_centrelines_mm(self) -> dict[int, np.ndarray]:
+        """Label of each nerve -> the points of its centreline outside of globe and chiasm, `(N, 3)`."""
+        lines = {}
+        for side, nerve in self.nerves.items():
+            line = nerve.centreline_mm
+            free = (self.eyes[side].distance_mm(line) > 0) & ~self.chiasm.inside(line)
+            lines[VALUE[f"OpticNrv_{_letter(side)}"]] = line[free]
+        return lines
+
     def labels(self, points_mm: np.ndarray) -> np.ndarray:
         """Label values at points `(N, 3)`, uint8. An eye does not hold its lens."""
         found = np.zeros(len(points_mm), np.uint8)
@@ -166,10 +197,13 @@ def _in_box(points_mm: np.ndarray, low_mm: np.ndarray, high_mm: np.ndarray) -> n
 
 
 def _near_curve(points_mm: np.ndarray, curve_mm: np.ndarray, reach_mm: float) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the points within reach of a curve, and their distance from it."""
+    """Indices of the points within reach of a curve, and their distance from it. Points beyond its end are not."""
     at = _in_box(points_mm, curve_mm.min(axis=0) - reach_mm, curve_mm.max(axis=0) + reach_mm)
-    distance, _ = cKDTree(curve_mm).query(points_mm[at], distance_upper_bound=reach_mm)
+    distance, nearest = cKDTree(curve_mm).query(points_mm[at], distance_upper_bound=reach_mm)
     near = np.isfinite(distance)
+    beyond = near & (nearest == len(curve_mm) - 1)
+    beyond[beyond] = (points_mm[at[beyond]] - curve_mm[-1]) @ (curve_mm[-1] - curve_mm[-2]) > 0
+    near &= ~beyond
     return at[near], distance[near]
 
 
@@ -184,7 +218,9 @@ def place_organs(person: Person, warp: Warp, draw: HeadDraw) -> OrganShapes:
     corners = np.stack(np.meshgrid(*zip(np.zeros(3), shape - 1, strict=True), indexing="ij"), axis=-1).reshape(-1, 3)
     corners_mm = person.frame.to_head_mm(corners + person.chiasm.start_voxels) * scale
     world = warp.to_world_mm(corners_mm)
-    return OrganShapes(eyes, nerves, Chiasm(person, warp, scale, world.min(axis=0), world.max(axis=0)))
+    return OrganShapes(
+        eyes, nerves, Chiasm(person, warp, scale, person.chiasm.level, volume, world.min(axis=0), world.max(axis=0))
+    )
 
 
 def _turned(warp: Warp) -> np.ndarray:
@@ -200,6 +236,9 @@ def _place_eye(person: Person, warp: Warp, draw: HeadDraw, side: str) -> Eye:
     local = float(warp.jacobian(centre)) ** (-1 / 3)
     mean_radius = float(np.mean([g.radius_mm for g in person.globes.values()]))
     radius = float(np.clip(mean_radius * local * draw.globe_scale[index], *GLOBE_RADIUS_MM))
+    # A larger globe reaches further back, not further out of the face.
+    backwards = unit(_turned(warp) @ unit(person.nerves_mm[side][len(person.nerves_mm[side]) // 2] - globe.centre_mm))
+    centre = centre + (radius - globe.radius_mm * local) * backwards.astype(np.float64)
     yaw, pitch = np.deg2rad([draw.gaze_deg[0] + draw.squint_deg[index], draw.gaze_deg[1]])
     forward = unit(_turned(warp) @ [np.sin(yaw) * np.cos(pitch), -np.cos(yaw) * np.cos(pitch), np.sin(pitch)])
     lens_radius, half_thickness = draw.lens_mm

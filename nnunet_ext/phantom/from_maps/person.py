@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from scipy.ndimage import binary_erosion, binary_fill_holes, distance_transform_edt, gaussian_filter
+from scipy.ndimage import binary_erosion, binary_fill_holes, distance_transform_edt, gaussian_filter, zoom
 from scipy.ndimage import label as label_pieces
 
 from nnunet_ext.images.geometry import index_to_world
@@ -31,9 +31,11 @@ from nnunet_ext.phantom.head_parameters import LEFT, SIDES
 COARSEST_MM = 2.0
 #: Smaller pieces of eyes and chiasm are specks. A globe far smaller than the other one is torn.
 SMALLEST_GLOBE_ML, SMALLEST_CHIASM_ML, TORN_SHARE = 2.0, 0.05, 0.7
-#: Reach of orbital fat around the line from the globe to the apex of the orbit, at both ends.
-ORBIT_RADIUS_MM = (18.0, 6.0)
+#: Reach of orbital fat around the line from the globe to the apex of the orbit, at both ends, and in front of the globe.
+ORBIT_RADIUS_MM, IN_FRONT_MM = (18.0, 6.0), 3.0
 SKIN_MM = 2.0
+#: The volume of the smoothed chiasm is measured on so many times finer a grid.
+FINER = 3
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,8 @@ def _chiasm_field(mask: np.ndarray, frame: HeadFrame) -> ChiasmField:
     part = largest[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
     smooth = gaussian_filter(part.astype(np.float32), 0.9 / frame.spacing_mm)
     volume_ml = float(part.sum()) * frame.voxel_ml
-    level = float(np.sort(smooth.ravel())[-int(part.sum())])
+    fine = zoom(smooth, FINER, order=1, grid_mode=True, mode="nearest").ravel()
+    level = float(np.partition(fine, -int(part.sum()) * FINER**3)[-int(part.sum()) * FINER**3])
     return ChiasmField(smooth, low, level, volume_ml)
 
 
@@ -226,8 +229,11 @@ def _divide_soft_tissue(
         points = frame.to_head_mm(at + low)
         near = np.zeros(len(points), bool)
         for centre, radius in zip(to_apex, radii, strict=True):
-            near |= ((points - centre) ** 2).sum(axis=1) < radius**2
-        near &= points[:, 1] > globe.centre_mm[1] - 0.5 * globe.radius_mm  # lids lie further in front
+            from_centre = points - centre
+            distance = np.linalg.norm(from_centre, axis=1)
+            forward = np.clip(-from_centre[:, 1] / np.maximum(distance, 1e-6), 0, 1)
+            narrowed = radius - forward * max(radius - globe.radius_mm - IN_FRONT_MM, 0)  # lids lie further in front
+            near |= distance < narrowed
         part[tuple(at[near].T)] = CODE["fat"]
     skin = codes == CODE["skin"]
     if skin.any():

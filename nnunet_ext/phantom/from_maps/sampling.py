@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import label as label_pieces
 
-from nnunet_ext.phantom.from_maps.organs import OrganShapes
+from nnunet_ext.phantom.from_maps.organs import VALUE, OrganShapes
 from nnunet_ext.phantom.from_maps.person import Person
 from nnunet_ext.phantom.from_maps.tissues import CODE
 from nnunet_ext.phantom.from_maps.warp import Warp
@@ -185,7 +186,10 @@ def render(sampler: TissueSampler, tables: np.ndarray) -> np.ndarray:
 
 
 def labels_on(scene: Scene, grid: Grid) -> np.ndarray:
-    """Labels at the centres of the voxels, uint8 `(Z, Y, X)`. Voxels that a nerve's centreline crosses belong to it."""
+    """Labels at the centres of the voxels, uint8 `(Z, Y, X)`.
+
+    Voxels that the centreline of a nerve crosses belong to it, so that it is one piece on thick slices, too.
+    """
     labels = np.zeros(grid.size_voxels[::-1], np.uint8)
     box = TissueSampler(scene, grid).organ_box()
     if box is None:
@@ -193,5 +197,21 @@ def labels_on(scene: Scene, grid: Grid) -> np.ndarray:
     z, y, x = (grid.coordinates_mm(2 - axis)[box[axis]].astype(np.float64) for axis in range(3))
     points = np.stack(np.meshgrid(z, y, x, indexing="ij"), axis=-1)[..., ::-1]
     part = scene.organs.labels(points.reshape(-1, 3)).reshape(points.shape[:-1])
+    _drop_strays(part, VALUE["OpticChiasm"])
+    first_mm = np.array([x[0], y[0], z[0]])
+    for value, centreline in scene.organs.free_centrelines_mm().items():
+        at = np.rint((centreline - first_mm) / np.asarray(grid.spacing_mm)).astype(int)[:, ::-1]
+        at = at[((at >= 0) & (at < part.shape)).all(axis=1)]
+        crossed = tuple(at[part[tuple(at.T)] == 0].T)
+        part[crossed] = value
+        _drop_strays(part, value)
     labels[box] = part
     return labels
+
+
+def _drop_strays(labels: np.ndarray, value: int) -> None:
+    """Clear all but the largest piece of an organ, in place: a few voxels at most, where nerve and chiasm overlap."""
+    pieces, n_pieces = label_pieces(labels == value, np.ones((3, 3, 3), bool))
+    if n_pieces > 1:
+        largest = 1 + int(np.argmax(np.bincount(pieces.ravel())[1:]))
+        labels[(pieces > 0) & (pieces != largest)] = 0
