@@ -33,7 +33,7 @@ def draw_grid(
     if immobilised:
         start[1] -= 6
         stop[1] += rng.uniform(25, 45)
-    start[2] = max(stop[2] - rng.uniform(170, 225), low[2] - 10)
+    start[2] = max(stop[2] - rng.uniform(170, 225), low[2] - 2)
     side = None
     if rng.uniform() < CUT_CHANCE:
         side = str(rng.choice(["right", "left", "back", "top", "bottom"]))

@@ -160,12 +160,11 @@ class OrganShapes:
         return painted
 
     def free_centrelines_mm(self) -> dict[int, np.ndarray]:
-        """Label of each nerve -> the points of its centreline outside of globe and chiasm, `(N, 3)`."""
+        """Label of each nerve -> the points of its centreline outside of the globe, `(N, 3)`."""
         lines = {}
         for side, nerve in self.nerves.items():
             line = nerve.centreline_mm
-            free = (self.eyes[side].distance_mm(line) > 0) & ~self.chiasm.inside(line)
-            lines[VALUE[f"OpticNrv_{_letter(side)}"]] = line[free]
+            lines[VALUE[f"OpticNrv_{_letter(side)}"]] = line[self.eyes[side].distance_mm(line) > 0]
         return lines
 
     def labels(self, points_mm: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import binary_dilation
 from scipy.ndimage import label as label_pieces
 
 from nnunet_ext.phantom.from_maps.organs import VALUE, OrganShapes
@@ -188,7 +189,8 @@ def render(sampler: TissueSampler, tables: np.ndarray) -> np.ndarray:
 def labels_on(scene: Scene, grid: Grid) -> np.ndarray:
     """Labels at the centres of the voxels, uint8 `(Z, Y, X)`.
 
-    Voxels that the centreline of a nerve crosses belong to it, so that it is one piece on thick slices, too.
+    Voxels that the centreline of a nerve crosses belong to it, so that it is one piece on thick slices, too. If its end
+    still misses the chiasm there, voxels between the two are added to the chiasm.
     """
     labels = np.zeros(grid.size_voxels[::-1], np.uint8)
     box = TissueSampler(scene, grid).organ_box()
@@ -199,12 +201,20 @@ def labels_on(scene: Scene, grid: Grid) -> np.ndarray:
     part = scene.organs.labels(points.reshape(-1, 3)).reshape(points.shape[:-1])
     _drop_strays(part, VALUE["OpticChiasm"])
     first_mm = np.array([x[0], y[0], z[0]])
-    for value, centreline in scene.organs.free_centrelines_mm().items():
-        at = np.rint((centreline - first_mm) / np.asarray(grid.spacing_mm)).astype(int)[:, ::-1]
+
+    def add(value: int, line_mm: np.ndarray) -> None:
+        """Free voxels that a line crosses take the label."""
+        at = np.rint((line_mm - first_mm) / np.asarray(grid.spacing_mm)).astype(int)[:, ::-1]
         at = at[((at >= 0) & (at < part.shape)).all(axis=1)]
-        crossed = tuple(at[part[tuple(at.T)] == 0].T)
-        part[crossed] = value
+        part[tuple(at[part[tuple(at.T)] == 0].T)] = value
+
+    middle_mm = scene.warp.to_world_mm(np.zeros(3))
+    for value, centreline in scene.organs.free_centrelines_mm().items():
+        add(value, centreline)
         _drop_strays(part, value)
+        chiasm = part == VALUE["OpticChiasm"]
+        if not (binary_dilation(part == value, np.ones((3, 3, 3), bool)) & chiasm).any():
+            add(VALUE["OpticChiasm"], np.linspace(centreline[-1], middle_mm, 40))
     labels[box] = part
     return labels
 
