@@ -33,7 +33,10 @@ def draw_grid(
     if immobilised:
         start[1] -= 6
         stop[1] += rng.uniform(25, 45)
-    start[2] = max(stop[2] - rng.uniform(170, 225), low[2] - 2)
+    # Below the end of the map the neck is a repetition of its last slice, of which little is to be seen.
+    end = np.abs(scene.person.outline_mm[:, 2] - scene.person.cut_mm) < 6
+    end_mm = float(body_mm[end, 2].mean()) if end.any() else low[2]
+    start[2] = max(stop[2] - rng.uniform(170, 225), end_mm)
     side = None
     if rng.uniform() < CUT_CHANCE:
         side = str(rng.choice(["right", "left", "back", "top", "bottom"]))
