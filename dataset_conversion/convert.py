@@ -31,6 +31,7 @@ from nnunet_ext.dataset_conversion.dataset import (
 )
 from nnunet_ext.dataset_conversion.listing import list_cases
 from nnunet_ext.dataset_conversion.one_case import Failed, Job, hashed_source, run_jobs
+from nnunet_ext.dataset_conversion.persons import persons_of, read_group_file
 from nnunet_ext.dataset_conversion.settings import (
     Settings,
     checked_modalities,
@@ -83,6 +84,7 @@ def convert(
     series_file: Path | None = None,
     key_file: Path | None = None,
     unlabelled: bool = False,
+    group_file: Path | None = None,
     dry_run: bool = False,
     n_processes: int = 2,
     allow_non_hu: bool = False,
@@ -116,6 +118,8 @@ def convert(
         key_file: The private file that says which patient each case is, for DICOM only. `DatasetID_NAME.key.csv` beside
             the dataset folder if None.
         unlabelled: A case without recognised labels goes to the test set even if files beside its images could be labels.
+        group_file: CSV file with the columns case and person, for persons with several cases. Planning keeps these in one
+            fold. Of synthetic heads, `phantom.json` says whose they are.
         dry_run: Only list the file or series of every channel and organ (`list_cases`). Nothing is written, and
             `raw_folder` need not be set.
         n_processes: Cases converted at the same time. More than one starts new Python processes, so a script needs
@@ -157,6 +161,8 @@ def convert(
         RegistrationOptions(backend=register_backend)  # an unknown or missing backend is no fault of every case
     elif register_backend != "simpleitk":
         raise ValueError(f"registration backend {register_backend!r} without registration: add --register")
+    if group_file is not None:
+        read_group_file(group_file)  # a fault in it is found before anything is read
     if dry_run:
         if key_file is None and (raw_folder is not None or os.environ.get("nnUNet_raw")):  # noqa: SIM112 nnU-Net's spelling
             dataset = dataset_folder_of(raw_folder, dataset_id, name)
@@ -193,6 +199,7 @@ def convert(
         series_file,
         key_file,
         unlabelled,
+        group_file,
         n_processes,
         show_progress,
         preview,
@@ -210,6 +217,7 @@ def _convert_into(
     series_file: Path | None,
     key_file: Path,
     unlabelled: bool,
+    group_file: Path | None,
     n_processes: int,
     show_progress: bool,
     preview: bool,
@@ -220,6 +228,7 @@ def _convert_into(
         check_key(Path(key_file), dataset, numbered=numbered)
     gathered = gather(source, layout, settings, test_cases, series_file, Path(key_file), unlabelled, show_progress)
 
+    persons = persons_of(source, gathered.identifiers, group_file)
     summary = ConversionSummary(dataset, failed=dict(gathered.failed))
     hashed = hashed_source(source, dataset)
     check_other_cases(dataset, set(gathered.identifiers.values()), settings, hashed)
@@ -258,7 +267,7 @@ def _convert_into(
                 summary.failed[failed] = f"{reason}; its earlier conversion {done}"
             if take_out:  # without a record at most half a case, of a run that was killed
                 remove_case(dataset, identifier)
-        write_dataset_json(dataset, name, settings)
+        write_dataset_json(dataset, name, settings, persons, gathered.identifiers)
         summary.files = total(gathered.counts, gathered.beside, summary.failed)
         write_page(dataset, summary.failed, settings, summary.files)
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -17,12 +18,16 @@ import SimpleITK as sitk
 
 from nnunet_ext.dataset_conversion.conversion_page import FOLDER as PREVIEWS
 from nnunet_ext.dataset_conversion.conversion_page import PAGE, write_conversion_page
+from nnunet_ext.dataset_conversion.persons import same_person
 from nnunet_ext.dataset_conversion.settings import FILE_ENDING, Settings
 from nnunet_ext.dataset_conversion.sources import Gathered
 from nnunet_ext.files import check_output_folder, read_json
 from nnunet_ext.images.source_files import FileCount
 from nnunet_ext.labels.pairs import MIRROR_KEY, PAIRS_KEY, unclear_sides
 from nnunet_ext.labels.table import LabelTable
+from nnunet_ext.nnunet_folders import SAME_PERSON_KEY
+
+log = logging.getLogger(__name__)
 
 #: nnU-Net's reader that turns any image to RAS on reading and writes the result back on the image's own grid.
 READER = "NibabelIOWithReorient"
@@ -162,14 +167,34 @@ def remove_empty_folders(dataset: Path) -> None:
             folder.rmdir()
 
 
-def write_dataset_json(dataset: Path, name: str, settings: Settings) -> None:
-    """`dataset.json` for the cases that are there. It is removed if there is none."""
+def write_dataset_json(
+    dataset: Path, name: str, settings: Settings, persons: Mapping[str, str], identifiers: Mapping[str, str]
+) -> None:
+    """`dataset.json` for the cases that are there. It is removed if there is none.
+
+    Args:
+        dataset: Folder of the dataset.
+        name: Of the dataset.
+        settings: Of the conversion.
+        persons: Case -> person, where that is known.
+        identifiers: Case -> nnU-Net's name of it.
+    """
     from nnunetv2.dataset_conversion.generate_dataset_json import generate_dataset_json
 
     n_training = len(list((dataset / "labelsTr").glob(f"*{FILE_ENDING}")))
     if not n_training and not any((dataset / "imagesTs").glob(f"*{FILE_ENDING}")):
         (dataset / "dataset.json").unlink(missing_ok=True)
         return
+    training, test = (
+        {file.name.removesuffix(FILE_ENDING) for file in (dataset / folder).glob(f"*{FILE_ENDING}")}
+        for folder in ("labelsTr", "imagesTs")
+    )
+    test = {case.rpartition("_")[0] for case in test}
+    groups = same_person(persons, identifiers, training)
+    for group in same_person(persons, identifiers, training | test):
+        if training & set(group) and test & set(group):
+            shown = ", ".join(group[:4]) + (" ..." if len(group) > 4 else "")
+            log.warning("%s are of one person, and some are training cases, others test cases", shown)
     partial = dataset / ".partial"
     partial.mkdir(exist_ok=True)
     generate_dataset_json(
@@ -184,6 +209,7 @@ def write_dataset_json(dataset: Path, name: str, settings: Settings) -> None:
         converted_by=f"nnunet_ext {versions()['nnunet_ext']}",
         nnunet_ext={**settings.as_dict(), "versions": versions()},
         **settings.table.side_entries,
+        **({SAME_PERSON_KEY: groups} if groups else {}),
     )
     os.replace(partial / "dataset.json", dataset / "dataset.json")
 

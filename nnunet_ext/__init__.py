@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from nnunet_ext.installation.doctor import doctor
     from nnunet_ext.installation.hooking import write_hooks
     from nnunet_ext.installation.models import install_model
+    from nnunet_ext.phantom.from_maps.making import make_phantoms_from_maps
     from nnunet_ext.phantom.making import make_phantoms
     from nnunet_ext.prediction.cascade_predictor import CascadePredictor
     from nnunet_ext.prediction.predicting import predict
@@ -62,6 +63,7 @@ _MODULES = {
     "install_model": "nnunet_ext.installation.models",
     "list_cases": "nnunet_ext.dataset_conversion.listing",
     "make_phantoms": "nnunet_ext.phantom.making",
+    "make_phantoms_from_maps": "nnunet_ext.phantom.from_maps.making",
     "predict": "nnunet_ext.prediction.predicting",
     "read_evaluation": "nnunet_ext.evaluation.score_files",
     "register": "nnunet_ext.registration.registering",
@@ -84,6 +86,7 @@ __all__ = [
     "install_model",
     "list_cases",
     "make_phantoms",
+    "make_phantoms_from_maps",
     "predict",
     "read_evaluation",
     "register",

@@ -36,10 +36,20 @@ from nnunet_ext.files import read_json, written_whole
 from nnunet_ext.labels.pairs import MIRROR_KEY, PAIRS_KEY, check_mirroring, dataset_pairs, unclear_sides
 from nnunet_ext.labels.sides import side_of
 from nnunet_ext.labels.values import pair_values
-from nnunet_ext.nnunet_folders import LOCALIZER, SEGMENTER, WHOLE_VOLUME, find_dataset, need, read_dataset_json
+from nnunet_ext.nnunet_folders import (
+    LOCALIZER,
+    SAME_PERSON_KEY,
+    SEGMENTER,
+    WHOLE_VOLUME,
+    find_dataset,
+    need,
+    read_dataset_json,
+    read_splits,
+)
 from nnunet_ext.plans.gpu_memory import expected_memory_gib
 from nnunet_ext.plans.study_configurations import millimetres, plan_study_crops, plan_study_whole_volume
 from nnunet_ext.plans.training_set import ScannedCase, median_voxel_ml, odd_label_maps, scan_cases, transposed
+from nnunet_ext.training.person_splits import divided_persons, person_splits, persons_among
 from nnunet_ext.training.recipe import TrainingRecipe
 from nnunet_ext.training.schedule import TrainingSchedule
 
@@ -506,6 +516,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         }
         self.report(fit)
         self.save_plans(self.plans)
+        self.save_splits(list(cases))
         return self.plans
 
     def report(self, fit: RoiFit) -> None:
@@ -538,6 +549,28 @@ class CascadeOARPlanner(ResEncUNetPlanner):
             print(f"Check the label map of case '{case}': {'; '.join(map(str, lines))}")
         if fit.incomplete_cases:
             print(f"Cases with organs missing: {', '.join(fit.incomplete_cases)}")
+
+    def save_splits(self, cases: Sequence[str]) -> None:
+        """Write `splits_final.json` with each person in one fold, if `dataset.json` says who has several cases.
+
+        Raises:
+            ValueError: If the file is there and puts a person into training and validation of one fold.
+        """
+        groups = self.dataset_json.get(SAME_PERSON_KEY, [])
+        if not groups or len(persons_among(cases, groups)) < 2:
+            return
+        file = Path(nnUNet_preprocessed, self.dataset_name, "splits_final.json")
+        if file.is_file():
+            for fold, trained, validated in divided_persons(read_splits(file), groups):
+                raise ValueError(
+                    f"{file}: fold {fold} trains on case '{trained}' and validates on '{validated}' of the same person; "
+                    "delete the file, and plan again"
+                )
+            return
+        splits = person_splits(cases, groups)
+        with written_whole(file) as temporary:
+            save_json(splits, str(temporary), sort_keys=False)
+        print(f"{len(splits)} folds with each person in one of them were saved to {file}")
 
     def save_plans(self, plans: dict) -> None:
         """Write the plans as they are. nnU-Net would merge configurations of an older file of the same name.

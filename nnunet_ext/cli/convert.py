@@ -22,6 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--test", dest="test_cases", nargs="+", metavar="CASE", help="cases to keep out of training")
     parser.add_argument(
+        "--group", dest="group_file", metavar="FILE", type=Path, help="CSV: case,person; a person stays in one fold"
+    )
+    parser.add_argument(
         "--unlabelled",
         action="store_true",
         help="cases without recognised labels are test cases, also if other files beside their images could be labels",

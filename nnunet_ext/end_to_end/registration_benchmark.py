@@ -19,7 +19,8 @@ import SimpleITK as sitk
 
 from nnunet_ext.images.label_maps import read_label_map
 from nnunet_ext.images.reading import read_image
-from nnunet_ext.phantom.making import FILES, make_phantoms
+from nnunet_ext.phantom.case_files import FILES
+from nnunet_ext.phantom.making import make_phantoms
 from nnunet_ext.phantom.pose import TRANSFORM_FILE
 from nnunet_ext.registration.options import BACKENDS, RegistrationOptions
 from nnunet_ext.registration.registering import register

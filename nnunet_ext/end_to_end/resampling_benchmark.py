@@ -34,7 +34,8 @@ from nnunet_ext.images.label_maps import read_label_map
 from nnunet_ext.images.reading import read_image
 from nnunet_ext.images.writing import write_image
 from nnunet_ext.labels.organs import ORGANS
-from nnunet_ext.phantom.making import FILES, make_phantoms
+from nnunet_ext.phantom.case_files import FILES
+from nnunet_ext.phantom.making import make_phantoms
 
 #: How images are resampled -> planner.
 PLANNERS = {"spline": "CascadeOARPlannerSmall", "nearest slice": "CascadeOARPlannerSmallSeparateZ"}

@@ -6,26 +6,20 @@ a pipeline works, not how well it contours people.
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 
-import SimpleITK as sitk
 from tqdm import tqdm
 
-from nnunet_ext.files import check_output_folder, read_json
+from nnunet_ext.files import check_output_folder
 from nnunet_ext.folder_lock import holding, owned_folder
-from nnunet_ext.labels.organs import ORGANS
+from nnunet_ext.phantom.case_files import is_complete, write_case
 from nnunet_ext.phantom.grids import SIZES
-from nnunet_ext.phantom.one_case import Phantom, make_phantom
-from nnunet_ext.phantom.pose import TRANSFORM_FILE
+from nnunet_ext.phantom.one_case import make_phantom
 from nnunet_ext.processes import KILLED, run_in_processes
 from nnunet_ext.steps import step
 
 #: Goes up whenever the same seed starts to give other images, so that old and new cases do not mix in one folder.
 GENERATOR_VERSION = 3
-FILES = ("CT.nii.gz", "T1.nii.gz", "T2.nii.gz", "label.nii.gz")
-DICOM_FILES = ("CT", "T1", "T2", "RTSTRUCT.dcm")
 
 
 @holding(owned_folder, "out")
@@ -83,7 +77,7 @@ def make_phantoms(
     out = check_output_folder(out)
     folders = {i: out / f"phantom_{i:03d}" for i in range(first_case, first_case + n_cases)}
     options = {i: _options(i, seed, size, unregistered, dicom) for i in folders}
-    missing = [i for i, folder in folders.items() if not _is_complete(folder, options[i])]
+    missing = [i for i, folder in folders.items() if not is_complete(folder, options[i])]
     out.mkdir(parents=True, exist_ok=True)
     jobs = [(folders[i], options[i]) for i in missing]
     with tqdm(
@@ -106,70 +100,10 @@ def _options(case: int, seed: int, size: str, unregistered: bool, dicom: bool = 
     return {**options, "dicom": dicom}
 
 
-def _is_complete(folder: Path, options: dict) -> bool:
-    """Whether the case is there. ValueError if the folder holds anything else."""
-    if not folder.exists():
-        return False
-    record = folder / "phantom.json"
-    if not record.is_file():
-        raise ValueError(
-            f"case {folder.name!r}: {folder} has no phantom.json, so it is not a phantom. Use an empty folder."
-        )
-    remedy = f"use another folder, or delete {folder}"
-    found = {"dicom": False, **read_json(record, {"options?": dict}, remedy=remedy).get("options", {})}
-    different = [f"{k}={found.get(k)!r} instead of {v!r}" for k, v in options.items() if found.get(k) != v]
-    if different:
-        raise ValueError(
-            f"case {folder.name!r}: made with {', '.join(different)}. Use another folder, or delete {folder}."
-        )
-    needed: tuple[str, ...] = DICOM_FILES if options["dicom"] else FILES
-    needed = (*needed, TRANSFORM_FILE) if options["unregistered"] else needed
-    return all((folder / name).exists() for name in needed)
-
-
 def _write_case(job: tuple[Path, dict]) -> None:
-    """Make one case next to its folder and move it there when complete."""
     folder, options = job
-    half = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(half, ignore_errors=True)
-    half.mkdir(parents=True)
     with step("make", case=folder.name):
         case = make_phantom(
             options["seed"], options["case"], size=options["size"], unregistered=options["unregistered"]
         )
-    with step("write phantom", case=folder.name):
-        if options["dicom"]:
-            _write_dicom(half, case, folder.name)
-        else:
-            for name, image in zip(FILES, (case.ct, case.t1, case.t2, case.label), strict=True):
-                sitk.WriteImage(image, str(half / name), useCompression=True)
-    if case.mr_to_ct is not None:
-        sitk.WriteTransform(case.mr_to_ct, str(half / TRANSFORM_FILE))
-    (half / "phantom.json").write_text(json.dumps({"options": options, **case.record}, indent=2) + "\n")
-    if folder.exists():  # complete cases are never remade, so this one lacks files
-        shutil.rmtree(folder)
-    half.rename(folder)
-
-
-def _write_dicom(folder: Path, case: Phantom, name: str) -> None:
-    """CT, T1 and T2 as series of one patient, and the organs as contours along the edges of the CT's voxels."""
-    from nnunet_ext.dicom.rtstruct_writer import write_contours
-    from nnunet_ext.dicom.series import find_series
-    from nnunet_ext.dicom.series_writer import Study, write_series
-    from nnunet_ext.dicom.tracing import trace_mask
-
-    mr_frame = "1" if case.mr_to_ct is None else "2"
-    times = {"T1": {"EchoTime": 12, "RepetitionTime": 550}, "T2": {"EchoTime": 95, "RepetitionTime": 4200}}
-    study = Study(name, "Phantom", study="CT")
-    write_series(case.ct, folder / "CT", modality="CT", study=study, number=1, description="head phantom")
-    study = Study(name, "Phantom", study="MR", frame_of_reference=mr_frame)
-    for number, (channel, image) in enumerate((("T1", case.t1), ("T2", case.t2)), start=2):
-        write_series(image, folder / channel, modality="MR", study=study, number=number, description=f"{channel} phantom",
-                     headers=times[channel])  # fmt: skip
-    labels = sitk.GetArrayViewFromImage(case.label)
-    organs = {organ: trace_mask(labels == value, case.label) for value, organ in enumerate(ORGANS, start=1)}
-    (ct,) = find_series(folder / "CT").images
-    moments = ("InstanceCreation", "Series", "StructureSet")  # none, so that the same case gives the same file
-    headers = {f"{moment}{part}": "" for moment in moments for part in ("Date", "Time")}
-    headers |= {f"{what}InstanceUID": study.uid("RTSTRUCT", what) for what in ("SOP", "Series")}
-    write_contours(organs, ct, folder / "RTSTRUCT.dcm", headers=headers)
+    write_case(folder, case, options)

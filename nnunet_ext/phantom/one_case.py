@@ -132,8 +132,8 @@ def make_phantom(
         both, fields = acquire_mr(anatomy, seen_by_mr, grid, (T1, T2), rng["mr"])
         images, mr_grids, transform = {"T1": both[0], "T2": both[1]}, {"T1": grid, "T2": grid}, None
         bias = dict(zip(("T1", "T2"), fields, strict=True))
-    mr = {name: _to_sitk(np.clip(np.rint(a), 0, 32767).astype(np.int16), mr_grids[name]) for name, a in images.items()}
-    ct_image = _to_sitk(np.clip(np.rint(ct), -1024, 3071).astype(np.int16), grid)
+    mr = {name: to_sitk(np.clip(np.rint(a), 0, 32767).astype(np.int16), mr_grids[name]) for name, a in images.items()}
+    ct_image = to_sitk(np.clip(np.rint(ct), -1024, 3071).astype(np.int16), grid)
     truth = None
     if with_truth:
         depth = {name: mr_grids[name].size_voxels[2] for name in bias}
@@ -143,10 +143,10 @@ def make_phantom(
             {name: np.stack([plane(k) for k in range(depth[name])]) for name, plane in bias.items()},
             {name: shares[g] for name, g in mr_grids.items()},
         )
-    return Phantom(ct_image, mr["T1"], mr["T2"], _to_sitk(label, grid), record, transform, truth)
+    return Phantom(ct_image, mr["T1"], mr["T2"], to_sitk(label, grid), record, transform, truth)
 
 
-def _to_sitk(array: np.ndarray, grid: Grid) -> sitk.Image:
+def to_sitk(array: np.ndarray, grid: Grid) -> sitk.Image:
     image = sitk.GetImageFromArray(array)
     image.SetSpacing(grid.spacing_mm)
     image.SetOrigin(grid.origin_mm)

@@ -19,7 +19,7 @@ TRANSFORM_FILE = "mr_to_ct.tfm"
 EXTREMES_MM = np.array([[0, -113, -35], [0, 104, 37], [82, 8, 0], [-82, 8, 0], [0, 8, 117]], np.float64)
 
 
-def _rotation(euler_deg: tuple[float, float, float]) -> np.ndarray:
+def rotation_matrix(euler_deg: tuple[float, float, float]) -> np.ndarray:
     """Rotation matrix about x, then y, then z."""
     matrix = np.eye(3)
     for axis, angle in enumerate(np.deg2rad(euler_deg)):
@@ -52,7 +52,7 @@ class Pose:
         """Position drawn for a head, with its own rotation and translation."""
         # Scanners put the origin anywhere. A constant far from zero makes a forgotten origin visible.
         offset = np.array([12.0, -150.0, 40.0]) + rng.uniform(-40, 40, 3)
-        rotation = _rotation(parameters.rotation_deg)
+        rotation = rotation_matrix(parameters.rotation_deg)
         return cls(rotation, offset + np.asarray(parameters.translation_mm), deformation(rng, 1.6))
 
     def to_head_mm(self, world_mm: np.ndarray) -> np.ndarray:

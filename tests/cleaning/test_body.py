@@ -10,7 +10,7 @@ from nnunet_ext.cleaning.bias_field import field_from_gradients, n4
 from nnunet_ext.cleaning.body import body_mask_array
 from nnunet_ext.cleaning.ct import clean_ct, clip_padding, hu_problem, window
 from nnunet_ext.cleaning.thresholds import otsu_threshold
-from nnunet_ext.phantom.making import Phantom
+from nnunet_ext.phantom.one_case import Phantom
 
 
 def head(shape=(80, 96, 104), spacing_mm=(3.0, 2.6, 2.4), gap_mm=4.0, seed=0):

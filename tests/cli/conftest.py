@@ -1,9 +1,12 @@
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
-from verb_functions import FUNCTIONS
+from verb_functions import FUNCTIONS, OTHER
+
+import nnunet_ext
 
 SUMMARY = {
     "dataset_folder": Path("Dataset501_Head"),
@@ -22,14 +25,15 @@ def calls(monkeypatch):
     """What each verb's function was called with; the functions are stand-ins that return `calls.summary`."""
     record = SimpleNamespace(summary=SimpleNamespace(**SUMMARY), raises=None, args=(), kwargs={})
 
-    def stand_in(*args, **kwargs):
-        record.args, record.kwargs = args, kwargs
+    def called(function_name, /, *args, **kwargs):
+        record.name, record.args, record.kwargs = function_name, args, kwargs
         if record.raises is not None:
             raise record.raises
         return record.summary
 
-    for module_name, function_name in FUNCTIONS.values():
+    others = [(nnunet_ext._MODULES[name], name) for name in OTHER.values()]
+    for module_name, function_name in (*FUNCTIONS.values(), *others):
         module = ModuleType(module_name)
-        setattr(module, function_name, stand_in)
+        setattr(module, function_name, partial(called, function_name))
         monkeypatch.setitem(sys.modules, module_name, module)
     return record

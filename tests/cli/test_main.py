@@ -6,8 +6,9 @@ import zlib
 from importlib import import_module
 
 import pytest
-from verb_functions import FUNCTIONS, run, verb_parsers
+from verb_functions import FUNCTIONS, OTHER, run, verb_parsers
 
+import nnunet_ext
 from nnunet_ext import __version__
 from nnunet_ext.cli.main import make_parser
 
@@ -111,7 +112,8 @@ def test_every_option_of_a_verb_is_a_parameter_of_its_function(verb):
     module_name, function_name = FUNCTIONS[verb]
     parameters = inspect.signature(getattr(import_module(module_name), function_name)).parameters
     options = {action.dest for action in verb_parsers()[verb]._actions} - {"help", "debug"}
-    assert options <= parameters.keys()
+    other = inspect.signature(getattr(nnunet_ext, OTHER[verb])).parameters if verb in OTHER else {}
+    assert options <= parameters.keys() | other.keys()
     required = {name for name, parameter in parameters.items() if parameter.default is inspect.Parameter.empty}
     given = {action.dest for action in verb_parsers()[verb]._actions if action.required or not action.option_strings}
     assert required <= given

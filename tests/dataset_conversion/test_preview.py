@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from nnunet_ext.cases.preparing import ChannelOptions, prepare_channels
 from nnunet_ext.dataset_conversion.preview import draw_previews
 from nnunet_ext.labels.table import default_label_table
-from nnunet_ext.phantom.making import Phantom
+from nnunet_ext.phantom.one_case import Phantom
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from shared_phantoms import PhantomStore
 
 from nnunet_ext.cli.main import main
 from nnunet_ext.phantom import making as phantom
+from nnunet_ext.phantom.one_case import Phantom
 
 #: Of the phantoms.
 N_SLICES = 43
@@ -36,7 +37,7 @@ def phantoms(shared_phantom: PhantomStore) -> Path:
     return root
 
 
-def _slab(make: Callable, *options, **more) -> phantom.Phantom:
+def _slab(make: Callable, *options, **more) -> Phantom:
     """The slices around a phantom's organs: half of the files to write, and to read in every test."""
     whole = make(*options, **more)
     held = np.flatnonzero(sitk.GetArrayFromImage(whole.label).any(axis=(1, 2)))

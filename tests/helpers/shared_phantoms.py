@@ -10,7 +10,7 @@ import pytest
 from filelock import FileLock
 
 from nnunet_ext.phantom import making as phantom
-from nnunet_ext.phantom.making import Phantom
+from nnunet_ext.phantom.one_case import Phantom
 
 
 class PhantomStore:

@@ -20,6 +20,8 @@ PUBLIC = {
     "hook": "write_hooks",
     "doctor": "doctor",
 }
+#: Verb -> public name of another function that it calls with some of its options.
+OTHER = {"phantom": "make_phantoms_from_maps"}
 #: Verb -> module and name of the function it calls.
 FUNCTIONS = {
     **{verb: (nnunet_ext._MODULES[name], name) for verb, name in PUBLIC.items()},

@@ -340,6 +340,28 @@ def test_a_dataset_json_of_another_form_is_told_what_to_write(own_raw, change, s
         CascadeOARPlannerSmall(501)
 
 
+def test_a_person_with_several_cases_is_in_one_fold(own_raw, tmp_path, capsys):
+    write_dataset_json(own_raw, same_person=[["head_00", "head_02"]])
+    CascadeOARPlannerSmall(501).plan_experiment()
+    file = plans_file(tmp_path).with_name("splits_final.json")
+    splits = json.loads(file.read_text())
+    assert sorted(split["val"] for split in splits) == [["head_00", "head_02"], ["head_01"]]
+    assert "2 folds with each person in one of them" in capsys.readouterr().out
+    before = file.stat().st_mtime_ns
+    CascadeOARPlannerSmall(501).plan_experiment()
+    assert file.stat().st_mtime_ns == before
+    file.write_text(json.dumps([{"train": ["head_00"], "val": ["head_01", "head_02"]}]))
+    with pytest.raises(
+        ValueError, match="fold 0 trains on case 'head_00' and validates on 'head_02' of the same person"
+    ):
+        CascadeOARPlannerSmall(501).plan_experiment()
+
+
+def test_without_such_persons_the_splits_are_left_to_nnunet(own_raw, tmp_path):
+    CascadeOARPlannerSmall(501).plan_experiment()
+    assert not plans_file(tmp_path).with_name("splits_final.json").exists()
+
+
 def test_an_older_plan_that_is_damaged_is_kept_aside(own_raw, tmp_path):
     plans_file(tmp_path).write_text("{")
     CascadeOARPlannerSmall(501).plan_experiment()
