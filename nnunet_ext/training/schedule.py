@@ -22,6 +22,8 @@ class TrainingSchedule:
         time_budget_h: Hours of training (validation epochs included) at most, over all resumptions.
         initial_lr: Learning rate after the warm-up. None leaves it to the trainer. In the plan, because the rate that suits
             a network depends on its size.
+        constant_share: Share of the training, in [0, 1], that keeps the full learning rate. The decay takes the rest.
+            With 1 the training ends at the full rate, as the trunk of several annealed branches does.
     """
 
     num_epochs: int = 1000
@@ -30,6 +32,7 @@ class TrainingSchedule:
     patience_epochs: int | None = None
     time_budget_h: float | None = None
     initial_lr: float | None = None
+    constant_share: float = 0.0
 
     @classmethod
     def from_plan(cls, plan: Mapping | None, *, where: str = "the plan") -> TrainingSchedule:
@@ -52,6 +55,9 @@ class TrainingSchedule:
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if value is not None and not (is_number and value > 0):
                 raise ValueError(f"{where}: training.{name} is {value!r}; it must be > 0, or null.")
+        share = schedule.constant_share
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
+            raise ValueError(f"{where}: training.constant_share is {share!r}; it must be a number in [0, 1].")
         return schedule
 
 
@@ -109,6 +115,13 @@ def poly(share: float, *, exponent: float = 0.9) -> float:
     return (1.0 - min(1.0, max(0.0, share))) ** exponent
 
 
+def decay(schedule: TrainingSchedule, share: float) -> float:
+    """Factor on the learning rate after `share` of the training, 1 for `constant_share` of it, then `poly` of the rest."""
+    if share <= schedule.constant_share:
+        return 1.0
+    return poly((share - schedule.constant_share) / (1.0 - schedule.constant_share))
+
+
 def learning_rate_factor(
     schedule: TrainingSchedule,
     *,
@@ -118,7 +131,7 @@ def learning_rate_factor(
     iteration: int,
     warmup_iterations: int,
 ) -> float:
-    """Factor on the initial learning rate, with linear warm-up, then polynomial decay.
+    """Factor on the initial learning rate, with linear warm-up, a constant part if there is one, then polynomial decay.
 
     When patience runs out, the factor falls from its last value to zero over `wind_down_epochs`. To stop at a high
     learning rate would throw away the gain of annealing. Epochs or a time budget that end sooner still end it at zero.
@@ -129,11 +142,11 @@ def learning_rate_factor(
         iteration: Iterations done, over all epochs.
         warmup_iterations: Iterations over which the factor rises.
     """
-    factor = poly(progress(schedule, epoch=epoch, elapsed_h=elapsed_h))
+    factor = decay(schedule, progress(schedule, epoch=epoch, elapsed_h=elapsed_h))
     start = wind_down_start(scores, schedule.patience_epochs)
     if start is not None:
         left = 1.0 - (epoch - start) / wind_down_epochs(schedule)
-        factor = min(factor, poly(start / schedule.num_epochs) * max(0.0, left))
+        factor = min(factor, decay(schedule, start / schedule.num_epochs) * max(0.0, left))
     if iteration < warmup_iterations:
         factor *= (iteration + 1) / warmup_iterations
     return factor

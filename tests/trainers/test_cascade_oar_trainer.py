@@ -346,6 +346,24 @@ def test_a_resumed_training_goes_on_with_the_same_learning_rate_and_time(make, t
     assert rates[0] == pytest.approx(by_hand)
 
 
+def test_a_branch_of_a_constant_trunk_keeps_its_rate_up_to_the_branch_point_and_ends_annealed(make, tmp_path):
+    options = {"iterations_per_epoch": 40, "initial_lr": 0.01}
+    trunk = make(num_epochs=8, constant_share=1.0, **options)
+    trunk.initialize()
+    log_epochs(trunk, [0.5] * 8)
+    trunk.current_epoch -= 1  # nnU-Net saves before it counts the epoch
+    trunk.save_checkpoint(str(tmp_path / "checkpoint_latest.pth"))
+    branch = make(num_epochs=10, constant_share=0.8, **options)
+    branch.load_checkpoint(str(tmp_path / "checkpoint_latest.pth"))
+    rates = []
+    for epoch in (8, 9, 10):
+        log_epochs(branch, [0.5] * epoch)
+        branch.lr_scheduler.step()
+        rates.append(branch.optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.01, 0.01 * 0.5**0.9, 0.0])
+    assert branch.reason_to_stop() == "all 10 epochs are done"
+
+
 def test_the_time_of_an_epoch_that_was_killed_is_not_counted_after_resuming(make, tmp_path):
     trainer = make(time_budget_h=1.0)
     log_epochs(trainer, [0.5, 0.6], seconds=90.0)

@@ -57,6 +57,12 @@ def test_limits_must_be_positive_numbers_or_null(name, value):
         TrainingSchedule.from_plan({name: value})
 
 
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan"), "0.5", True, None])
+def test_the_constant_share_must_be_a_number_from_0_to_1(value):
+    with pytest.raises(ValueError, match=f"training.constant_share is {value!r}"):
+        TrainingSchedule.from_plan({"constant_share": value})
+
+
 # ------------------------------------------------------------------------------------------------ decay
 
 
@@ -82,6 +88,24 @@ def test_the_rate_decays_over_the_time_budget_where_that_ends_first():
     assert factor(schedule, epoch=100, elapsed_h=1.5) == pytest.approx(0.25**0.9)
     assert factor(schedule, epoch=100, elapsed_h=2.0) == 0.0
     assert factor(schedule, epoch=100, elapsed_h=2.1) == 0.0
+
+
+def test_the_rate_stays_for_the_constant_share_and_then_decays_to_zero():
+    schedule = TrainingSchedule(num_epochs=10, constant_share=0.8)
+    assert factor(schedule, epoch=0) == factor(schedule, epoch=7.9) == factor(schedule, epoch=8) == 1.0
+    assert factor(schedule, epoch=9) == pytest.approx(0.5**0.9)
+    assert factor(schedule, epoch=10) == 0.0
+    assert factor(schedule, epoch=4, iteration=14) == 0.5  # warmed up by half
+
+
+def test_with_a_constant_share_of_one_the_rate_never_falls():
+    schedule = TrainingSchedule(num_epochs=10, constant_share=1.0)
+    assert factor(schedule, epoch=9.9) == factor(schedule, epoch=10) == 1.0
+
+
+def test_the_wind_down_falls_from_the_constant_rate():
+    schedule = TrainingSchedule(num_epochs=100, patience_epochs=5, constant_share=0.5)  # winds down over 10 epochs
+    assert factor(schedule, epoch=11, scores=[0.5] + [0.4] * 5) == 0.5
 
 
 def test_the_rate_warms_up_linearly():

@@ -1,0 +1,142 @@
+"""The systems that can be compared. A new one is an entry of `SYSTEMS`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from nnunet_ext.end_to_end.learning.edits import (
+    Edit,
+    entries,
+    factorised_sides,
+    features,
+    learning_rate,
+    network,
+    patch,
+    recipe,
+    unchanged,
+)
+from nnunet_ext.nnunet_folders import LOCALIZER, SEGMENTER, WHOLE_VOLUME
+
+#: Share of a mark's minutes that the localizer of a cascade is trained for. The segmenter has the rest.
+LOCALIZER_SHARE = 0.2
+#: Share of a mark after which a branch leaves the trunk. The learning rate falls over the rest.
+CONSTANT_SHARE = 0.8
+#: An iteration of stock nnU-Net with small patches costs at most so many of ours.
+MOST_TIMES_OURS = 3.0
+#: Features of the first stage of stock's network, those of the small planner.
+STOCK_FEATURES = 8
+
+Kind = Literal["cascade", "whole volume", "localizer", "stock", "stock's plan"]
+
+
+@dataclass(frozen=True)
+class System:
+    """One system of the comparison.
+
+    Attributes:
+        edit: Of its configuration in the plan.
+        kind: `cascade`, our `whole volume`, `stock` nnU-Net, or our trainer on `stock's plan`. `localizer` is a cascade's
+            first stage and no system of its own.
+        merged: Left and right organs are one label, and are told apart after the prediction.
+        factorised: The network has one logit per organ and two for the side.
+        decays: The learning rate decays polynomially from the start, so each mark is a training of its own.
+        small_patches: Stock's plan is made for so little memory that an iteration costs at most `MOST_TIMES_OURS`.
+        mirrors: Stock mirrors along the left-right axis too, as it does by default.
+    """
+
+    edit: Edit = unchanged
+    kind: Kind = "cascade"
+    merged: bool = False
+    factorised: bool = False
+    decays: bool = False
+    small_patches: bool = False
+    mirrors: bool = False
+
+    @property
+    def configuration(self) -> str:
+        return {"cascade": SEGMENTER, "localizer": LOCALIZER}.get(self.kind, WHOLE_VOLUME)
+
+    @property
+    def share(self) -> float:
+        """Share of a mark's minutes that this training has."""
+        return {"cascade": 1 - LOCALIZER_SHARE, "localizer": LOCALIZER_SHARE}.get(self.kind, 1.0)
+
+    @property
+    def has_trunk(self) -> bool:
+        """Whether a mark is a branch of a trunk that all marks share."""
+        return self.kind != "stock" and not self.decays
+
+    @property
+    def is_stock(self) -> bool:
+        """Whether data, plan and prediction are stock nnU-Net's."""
+        return self.kind in ("stock", "stock's plan")
+
+    @property
+    def localizer(self) -> str | None:
+        """Name of the localizer in `LOCALIZERS`, None without one."""
+        return (MERGED_LOCALIZER if self.merged else DEFAULT_LOCALIZER) if self.kind == "cascade" else None
+
+    def configure(self, configuration: dict, pairs: Sequence[Sequence[int]]) -> None:
+        """Edit a configuration. `pairs` are its left and right label values."""
+        self.edit(configuration)
+        if self.factorised:
+            factorised_sides(pairs)(configuration)
+
+
+#: The one that all costs are compared with.
+DEFAULT = "default"
+#: One thing changed each. The default has AdamW at the planner's rate, foreground weight 5, patches of two thirds, deep
+#: supervision, residual blocks, mirroring with exchange, measured jitter, 8 features and batch Dice.
+SYSTEMS: dict[str, System] = {
+    DEFAULT: System(),
+    "merged sides": System(merged=True),
+    "factorised sides": System(factorised=True),
+    "SGD 1e-2, polynomial": System(learning_rate(0.01, optimizer="sgd"), decays=True),
+    "SGD 3e-2, polynomial": System(learning_rate(0.03, optimizer="sgd"), decays=True),
+    "SGD 1e-1, polynomial": System(learning_rate(0.1, optimizer="sgd"), decays=True),
+    "AdamW, polynomial": System(decays=True),
+    "AdamW 3e-3": System(learning_rate(0.003)),
+    "AdamW 1.2e-2": System(learning_rate(0.012)),
+    "foreground weight 1": System(recipe(foreground_weight=1.0)),
+    "half patches": System(patch(0.5, 8)),
+    "ROI in one patch": System(patch(1.0, 2)),
+    "no deep supervision": System(entries(deep_supervision=False)),
+    "plain blocks": System(network(residual_blocks=False)),
+    "no left-right mirroring": System(recipe(mirror_left_right=False)),
+    "no jitter": System(recipe(box_jitter="off")),
+    "jitter as planned": System(recipe(box_jitter="planned")),
+    "16 features": System(features(16)),
+    "Dice per sample": System(entries(batch_dice=False)),
+    "focal": System(recipe(loss="dice_focal")),
+    "whole volume": System(kind="whole volume"),
+    "stock": System(kind="stock"),
+    "stock, small patches": System(kind="stock", small_patches=True),
+    "stock, small patches, mirrored": System(kind="stock", small_patches=True, mirrors=True),
+    "stock's plan, our recipe": System(kind="stock's plan", small_patches=True),
+}
+DEFAULT_LOCALIZER, MERGED_LOCALIZER = "localizer", "localizer, merged sides"
+#: First stages, which all systems of the same labels share.
+LOCALIZERS: dict[str, System] = {
+    DEFAULT_LOCALIZER: System(kind="localizer"),
+    MERGED_LOCALIZER: System(kind="localizer", merged=True),
+}
+
+
+def system_of(name: str) -> System:
+    """A system, or a localizer.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    known: Mapping[str, System] = {**SYSTEMS, **LOCALIZERS}
+    if name not in known:
+        raise ValueError(f"there is no system {name!r}; known: {', '.join(SYSTEMS)}")
+    return known[name]
+
+
+def slug(name: str) -> str:
+    """A name fit for files and plans."""
+    words = "".join(c if c.isalnum() else " " for c in name.replace("'s", "s")).split()
+    return "_".join(words)

@@ -1,0 +1,113 @@
+"""The table of a study of learning, in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+
+from nnunet_ext.end_to_end.learning.records import END_GAIN, RunRecord, last_gain
+
+Line = tuple[str, bool, int]
+
+
+def table(
+    records: Sequence[RunRecord],
+    *,
+    systems: Sequence[str],
+    marks_min: Collection[float] = (),
+    not_built: Mapping[str, str] | None = None,
+) -> str:
+    """A row per system, mark and seed, and what was not run.
+
+    Args:
+        records: Of one data set.
+        systems: All that there are. The rows have their order.
+        marks_min: All marks. One that a system was not run at is listed.
+        not_built: System -> why this version can't train it.
+    """
+    if not records:
+        return "No run has been scored yet."
+    not_built = not_built or {}
+    organs = records[0].organs
+    names = [name.replace("OpticNrv", "Nrv").replace("OpticChiasm", "Chiasm") for name in organs]
+    heads = [
+        "system",
+        "min",
+        "seed",
+        "iterations",
+        "CPU min",
+        *names,
+        "mean DSC %",
+        "SD",
+        "HD95 mm",
+        "missed",
+        "at its end",
+    ]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    order = {name: at for at, name in enumerate(systems)}
+
+    def key(record: RunRecord) -> tuple:
+        return order.get(record.system, len(order)), record.system, record.true_boxes, record.seed, record.mark_min
+
+    ordered = sorted(records, key=key)
+    lines += [_row(record, [r for r in ordered if line_of(r) == line_of(record)]) for record in ordered]
+    cases = sorted({record.n_cases for record in records})
+    machines = sorted({record.machine for record in records})
+    lines += [
+        "",
+        f"n = {' or '.join(map(str, cases))} cases of other people. Min: core minutes of the mark, all stages together, on "
+        f"{' and '.join(machines)}, one thread. Iterations: localizer + segmenter. CPU min: spent on them. SD: over cases, "
+        "of the mean over organs. HD95: mean over organs and cases, a missed organ counts with the image's diagonal. "
+        "Missed: organs without a voxel. At its end: the last doubling of time gained less than "
+        f"{END_GAIN:g} point of DSC.",
+    ]
+    return "\n".join([*lines, *_not_run(records, systems, marks_min, not_built)])
+
+
+def line_of(record: RunRecord) -> Line:
+    """Records with the same are points of one curve."""
+    return record.system, record.true_boxes, record.seed
+
+
+def title_of(line: Line) -> str:
+    return line[0] + (", true boxes" if line[1] else "")
+
+
+def _row(record: RunRecord, curve: Sequence[RunRecord]) -> str:
+    is_last = record.mark_min == max(r.mark_min for r in curve)
+    gain = last_gain(curve)
+    end = "" if not is_last else "one mark" if gain is None else "yes" if gain < END_GAIN else "not at its end"
+    if is_last and gain is not None:
+        end += f" ({gain:+.1f})"
+    iterations = " + ".join(str(record.iterations[s]) for s in ("localizer", "segmenter") if s in record.iterations)
+    sd = "" if np.isnan(record.dsc_sd) else f"{record.dsc_sd:.1f}"
+    cells = [
+        title_of(line_of(record)),
+        f"{record.mark_min:g}",
+        str(record.seed),
+        iterations,
+        f"{sum(record.cpu_s.values()) / 60:.1f}",
+        *("" if np.isnan(v) else f"{v:.1f}" for v in record.organ_dsc),
+        f"{record.dsc:.1f}",
+        sd,
+        f"{record.hd95:.2f}",
+        str(record.missed),
+        end,
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _not_run(
+    records: Sequence[RunRecord], systems: Sequence[str], marks_min: Collection[float], not_built: Mapping[str, str]
+) -> list[str]:
+    """Lines on the systems and marks without a run."""
+    run = {(record.system, record.mark_min) for record in records if not record.true_boxes}
+    marks = sorted({*marks_min, *(mark for _, mark in run)})
+    lines = []
+    for system in systems:
+        if system in not_built:
+            lines.append(f"- {system}: not built ({not_built[system]})")
+        elif lacking := [f"{mark:g}" for mark in marks if (system, mark) not in run]:
+            lines.append(f"- {system}: {'at no mark' if len(lacking) == len(marks) else ', '.join(lacking) + ' min'}")
+    return ["", "Not run:", "", *lines] if lines else []

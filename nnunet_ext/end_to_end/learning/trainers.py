@@ -1,0 +1,111 @@
+"""Trainers of the study: checkpoints at branch points, processor time per epoch, nothing that reads a clock."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+from time import process_time, time
+
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+# Not by its name: nnU-Net's finder would import all its trainers, some of which need more than nnU-Net does.
+from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoMirroring import nnUNetTrainerNoMirroring
+
+from nnunet_ext.end_to_end.learning.study import branch_file
+from nnunet_ext.files import read_json, write_json, written_whole
+from nnunet_ext.trainers import cascade_oar_trainer
+
+CPU_FILE = "cpu_s.json"
+#: Shortest time between two `checkpoint_latest` of stock, in s. It decides what a kill costs, and nothing else.
+LATEST_EVERY_S = 300.0
+
+
+class CountsCpu:
+    """Writes the processor time of each epoch to `cpu_s.json`, checkpoints and pictures aside, over all resumptions."""
+
+    def on_epoch_start(self) -> None:
+        self.epoch_began_s = process_time()
+        super().on_epoch_start()  # type: ignore[misc]  # of nnU-Net's trainer, which this class is mixed into
+
+    def on_epoch_end(self) -> None:
+        file = Path(self.output_folder, CPU_FILE)  # type: ignore[attr-defined]  # nnU-Net's
+        before = cpu_seconds(file.parent)[: self.current_epoch]  # type: ignore[attr-defined]  # nnU-Net's
+        write_json([*before, round(process_time() - self.epoch_began_s, 3)], file)
+        super().on_epoch_end()  # type: ignore[misc]  # of nnU-Net's trainer
+
+
+def cpu_seconds(folder: Path) -> list[float]:
+    """Processor time of each epoch of a training, in s."""
+    file = folder / CPU_FILE
+    return read_json(file, [float]) if file.is_file() else []
+
+
+class CascadeOARTrainer(CountsCpu, cascade_oar_trainer.CascadeOARTrainer):
+    """Keeps full checkpoints at branch points, and ends with the last epoch's weights.
+
+    It has the name of its base, by which predictions look up the network.
+    """
+
+    #: Epochs after which `branch_file` is written.
+    branch_epochs: Collection[int] = ()
+
+    def save_checkpoint(self, filename: str) -> None:
+        """As the base, without `checkpoint_best`. The last epoch is annealed, and a short validation is noise."""
+        if Path(filename) != self._checkpoint("best"):
+            super().save_checkpoint(filename)
+
+    def on_epoch_end(self) -> None:
+        super().on_epoch_end()
+        if self.current_epoch in self.branch_epochs:
+            self.current_epoch -= 1  # nnU-Net counts the epoch after saving
+            self.save_checkpoint(str(branch_file(Path(self.output_folder), self.current_epoch + 1)))
+            self.current_epoch += 1
+
+
+class _Resumable(CountsCpu):
+    """Stock's checkpoints, whole or not at all, as often as ours."""
+
+    saved_latest_s: float | None = None
+
+    def on_epoch_end(self) -> None:
+        due = self.saved_latest_s is None or time() - self.saved_latest_s >= LATEST_EVERY_S
+        self.save_every = 1 if due else cascade_oar_trainer.NEVER
+        super().on_epoch_end()
+
+    def save_checkpoint(self, filename: str) -> None:
+        file = Path(filename)
+        if file.name == "checkpoint_best.pth":
+            return
+        with written_whole(file, flush=True) as temporary:
+            super().save_checkpoint(str(temporary))  # type: ignore[misc]  # of nnU-Net's trainer
+        if file.name == "checkpoint_latest.pth":
+            self.saved_latest_s = time()
+
+
+class StockTrainer(_Resumable, nnUNetTrainerNoMirroring):
+    """nnU-Net's trainer without mirroring, which would exchange left and right organs."""
+
+
+class StockTrainerMirroring(_Resumable, nnUNetTrainer):
+    """nnU-Net's trainer as it is."""
+
+
+TRAINERS = {trainer.__name__: trainer for trainer in (CascadeOARTrainer, StockTrainer, StockTrainerMirroring)}
+
+
+def go_on(trainer: nnUNetTrainer, start: Path | None = None) -> None:
+    """Continue from the training's own checkpoint if there is one, else from `start`, else anew.
+
+    A kill between the checkpoint of an epoch and its copy as a branch point is made good.
+    """
+    folder = Path(trainer.output_folder)
+    files = [folder / "checkpoint_final.pth", folder / "checkpoint_latest.pth", *([] if start is None else [start])]
+    found = next((file for file in files if file.is_file()), None)
+    if found is None:
+        return
+    trainer.load_checkpoint(str(found))
+    branch = branch_file(folder, trainer.current_epoch)
+    if trainer.current_epoch in getattr(trainer, "branch_epochs", ()) and not branch.is_file():
+        with written_whole(branch, flush=True) as temporary:
+            shutil.copyfile(found, temporary)
