@@ -7,6 +7,7 @@
 - `warp`: a turn, a stretch and a smooth random bend of a head.
 - `draws`: the numbers drawn for one case.
 - `organs`: eyes, lenses, nerves and chiasm as smooth shapes.
+- `placing`: where these lie in one case.
 - `sampling`: the tissue at any point of a case.
 - `intensities`: brightness of the tissues in CT, T1w and T2w.
 - `ct`, `fixation`: the CT, and what holds the head in it.

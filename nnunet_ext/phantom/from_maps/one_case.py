@@ -12,8 +12,8 @@ from nnunet_ext.phantom.from_maps.ct import acquire_ct, find_metal
 from nnunet_ext.phantom.from_maps.draws import HeadDraw
 from nnunet_ext.phantom.from_maps.field_of_view import draw_grid
 from nnunet_ext.phantom.from_maps.mr import Misalignment, acquire_mr
-from nnunet_ext.phantom.from_maps.organs import place_organs
 from nnunet_ext.phantom.from_maps.person import Person
+from nnunet_ext.phantom.from_maps.placing import place_organs
 from nnunet_ext.phantom.from_maps.sampling import Scene, TissueSampler, divided, labels_on
 from nnunet_ext.phantom.from_maps.warp import draw_warp
 from nnunet_ext.phantom.one_case import Phantom, to_sitk

@@ -99,10 +99,6 @@ def test_the_neck_goes_on_below_the_map(person):
     assert person.tissues[tuple(at)] != CODE["air"]
 
 
-def numbers_as(image: sitk.Image, pixel: int) -> sitk.Image:
-    return sitk.Cast(image, pixel)
-
-
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [

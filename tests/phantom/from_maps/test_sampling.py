@@ -11,7 +11,7 @@ from scipy.ndimage import binary_dilation
 from nnunet_ext.labels.organs import ORGANS
 from nnunet_ext.phantom.from_maps.draws import HeadDraw
 from nnunet_ext.phantom.from_maps.one_case import draw_scene
-from nnunet_ext.phantom.from_maps.organs import place_organs
+from nnunet_ext.phantom.from_maps.placing import place_organs
 from nnunet_ext.phantom.from_maps.sampling import Scene, TissueSampler, divided, labels_on, means, render
 from nnunet_ext.phantom.from_maps.tissues import CODE, TISSUES
 from nnunet_ext.phantom.from_maps.warp import Warp
