@@ -266,7 +266,7 @@ def train_and_score(study: Study, variant: str, seed: int, default_iterations: i
     if stock:
         from nnunet_ext.end_to_end.learning.stock_prediction import predict_by_stock
 
-        predict_by_stock(trainer, study.raw / "imagesTs", predictions, overwrite=True)
+        predict_by_stock(trainer, study.raw / "imagesTs", predictions)
     else:
         _predict(study, predictions, Path(trainer.output_folder_base))
     return record | _scores(study, predictions)
