@@ -23,7 +23,8 @@ SLOW = (
     "test_any_organs.py", "evaluation/test_one_case.py", "test_guides.py", "labels/test_volumes.py",
     "test_packaging.py", "phantom/test_making.py", "phantom/test_one_case.py", "phantom/from_maps/test_making.py",
     "phantom/from_maps/test_one_case.py", "phantom/from_maps/test_real_maps.py", "prediction/test_predicting.py",
-    "end_to_end/test_prediction_benchmark.py", "end_to_end/test_conversion_benchmark.py",
+    "end_to_end/learning/test_trainers.py", "end_to_end/test_prediction_benchmark.py",
+    "end_to_end/test_conversion_benchmark.py",
     "registration/test_registering.py", "reporting/test_experiments.py", "reporting/test_figures.py",
     "reporting/test_page.py", "reporting/test_reporting.py",
 )  # fmt: skip

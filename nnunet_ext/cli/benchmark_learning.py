@@ -56,11 +56,6 @@ def minutes(text: str) -> float:
 
 
 def run(options: Options) -> int:
-    if options.pop("list_systems", False):
-        from nnunet_ext.end_to_end.learning.systems import SYSTEMS
-
-        print("\n".join(SYSTEMS))
-        return 0
     from nnunet_ext.end_to_end.learning.benchmark import benchmark_learning
 
     print(benchmark_learning(**options))

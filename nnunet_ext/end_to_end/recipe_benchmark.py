@@ -21,7 +21,6 @@ A run that is there already (`OUT/runs/*.json`) is not repeated.
 from __future__ import annotations
 
 import argparse
-import copy
 import dataclasses
 import json
 import os
@@ -39,6 +38,16 @@ import numpy as np
 from filelock import FileLock
 
 from nnunet_ext.end_to_end.demo import PLANNER, TRAINER, Demo
+from nnunet_ext.end_to_end.learning.edits import (
+    Edit,
+    entries,
+    learning_rate,
+    network,
+    patch,
+    recipe,
+    resolved,
+    unchanged,
+)
 from nnunet_ext.labels.organs import ORGANS
 from nnunet_ext.processes import KILL_WITH_PARENT
 
@@ -63,68 +72,36 @@ EPOCH_GPU = (100, 10)
 STOCK_PLAN, STOCK_RECIPE = "stock nnU-Net 3d_fullres", "stock recipe, our 3d_fullres"
 
 
-def _recipe(**options: object) -> Callable[[dict], None]:
-    return lambda c: c["recipe"].update(options)
-
-
-def _lr(initial_lr: float, **options: object) -> Callable[[dict], None]:
-    def edit(c: dict) -> None:
-        c["recipe"].update(options)
-        c["training"]["initial_lr"] = initial_lr
-
-    return edit
-
-
-def _network(**options: object) -> Callable[[dict], None]:
-    return lambda c: c["architecture"]["arch_kwargs"].update(options)
-
-
-def _set(**options: object) -> Callable[[dict], None]:
-    return lambda c: c.update(options)
-
-
-def _patch(share: float, batch_size: int) -> Callable[[dict], None]:
-    """Patches of a share of the ROI's length along each axis, rounded up to a size that the network can halve."""
-
-    def edit(c: dict) -> None:
-        step = np.prod(c["architecture"]["arch_kwargs"]["strides"], axis=0)
-        roi = np.round(np.divide(c["roi"]["size_mm"], c["spacing"]))
-        c["patch_size"] = [int(n) for n in step * np.ceil(share * roi / step - 1e-6)]
-        c["batch_size"] = batch_size
-
-    return edit
-
-
 #: Variant -> edit of the segmenter's configuration. What a variant does not name is as in `default`. One of the learning
 #: rates is the planner's own, so that variant repeats the default.
-VARIANTS: dict[str, Callable[[dict], None]] = {
-    "default": lambda c: None,
-    "Dice alone": _recipe(loss="dice"),
-    "cross entropy unweighted": _recipe(foreground_weight=1.0),
-    "foreground weight 25": _recipe(foreground_weight=25.0),
-    "Adam": _recipe(optimizer="adam"),
-    "SGD 1e-2": _lr(0.01, optimizer="sgd"),
-    "SGD 1e-1": _lr(0.1, optimizer="sgd"),
-    "AdamW 1e-3": _lr(0.001),
-    "AdamW 3e-3": _lr(0.003),
-    "AdamW 6e-3": _lr(0.006),
-    "AdamW 1.2e-2": _lr(0.012),
-    "AdamW 2.4e-2": _lr(0.024),
-    "no deep supervision": _set(deep_supervision=False),
-    "plain blocks": _network(residual_blocks=False),
-    "max pooling": _network(downsampling="max_pooling"),
-    "no left-right mirroring": _recipe(mirror_left_right=False),
-    "jitter as planned": _recipe(box_jitter="planned"),
-    "no jitter": _recipe(box_jitter="off"),
-    "guidance": _recipe(guidance=True),
-    "batch size 4": _set(batch_size=4),
-    "batch size 16": _set(batch_size=16),
-    "organ patches 1.0": _recipe(organ_patches=1.0),
-    "ROI in one patch, batch size 1": _patch(1.0, 1),
-    "ROI in one patch, batch size 2": _patch(1.0, 2),
-    "ROI in one patch, batch size 4": _patch(1.0, 4),
-    "half patches, batch size 8": _patch(0.5, 8),
-    "modality dropout 0.3": _recipe(modality_dropout=0.3),
+VARIANTS: dict[str, Edit] = {
+    "default": unchanged,
+    "Dice alone": recipe(loss="dice"),
+    "cross entropy unweighted": recipe(foreground_weight=1.0),
+    "foreground weight 25": recipe(foreground_weight=25.0),
+    "Adam": recipe(optimizer="adam"),
+    "SGD 1e-2": learning_rate(0.01, optimizer="sgd"),
+    "SGD 1e-1": learning_rate(0.1, optimizer="sgd"),
+    "AdamW 1e-3": learning_rate(0.001),
+    "AdamW 3e-3": learning_rate(0.003),
+    "AdamW 6e-3": learning_rate(0.006),
+    "AdamW 1.2e-2": learning_rate(0.012),
+    "AdamW 2.4e-2": learning_rate(0.024),
+    "no deep supervision": entries(deep_supervision=False),
+    "plain blocks": network(residual_blocks=False),
+    "max pooling": network(downsampling="max_pooling"),
+    "no left-right mirroring": recipe(mirror_left_right=False),
+    "jitter as planned": recipe(box_jitter="planned"),
+    "no jitter": recipe(box_jitter="off"),
+    "guidance": recipe(guidance=True),
+    "batch size 4": entries(batch_size=4),
+    "batch size 16": entries(batch_size=16),
+    "organ patches 1.0": recipe(organ_patches=1.0),
+    "ROI in one patch, batch size 1": patch(1.0, 1),
+    "ROI in one patch, batch size 2": patch(1.0, 2),
+    "ROI in one patch, batch size 4": patch(1.0, 4),
+    "half patches, batch size 8": patch(0.5, 8),
+    "modality dropout 0.3": recipe(modality_dropout=0.3),
 }
 #: The study's trainer on the same configuration.
 REFERENCE = "reference recipe"
@@ -193,7 +170,7 @@ class Study:
 
     def localizer_iterations(self) -> int:
         plans = json.loads((self.preprocessed / f"{self.plans}.json").read_text())
-        training = _resolved(plans, LOCALIZER)["training"]
+        training = resolved(plans, LOCALIZER)["training"]
         return training["num_epochs"] * training["iterations_per_epoch"]
 
     def run(self, variant: str, seed: int, iterations: int) -> dict:
@@ -265,31 +242,33 @@ def train_and_score(study: Study, variant: str, seed: int, default_iterations: i
     with FileLock(study.out / "gpu.lock") if study.on_gpu else nullcontext():
         clock = time.perf_counter if study.on_gpu else time.process_time
         if study.on_gpu:
-            network = _trainer_by_the_clock(study, variant, seed)
+            trainer = _trainer_by_the_clock(study, variant, seed)
         else:
             cost = default_cost = 1.0
             if variant != "default":
                 cost, default_cost = _seconds_per_iteration(
                     _trainer(study, variant, seed), _trainer(study, "default", seed)
                 )
-            network = _trainer_of_equal_cost(study, variant, seed, default_iterations * default_cost / cost)
+            trainer = _trainer_of_equal_cost(study, variant, seed, default_iterations * default_cost / cost)
             record["cost_of_iteration"] = round(cost / default_cost, 3)
-        iterations = _counted(network)
+        iterations = _counted(trainer)
         started = clock()
-        network.run_training()
+        trainer.run_training()
         used_s = clock() - started
     record |= {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "clock_s" if study.on_gpu else "cpu_s": round(used_s, 1),
         "iterations": iterations(),
-        "patch_size": [int(n) for n in network.configuration_manager.patch_size],
-        "batch_size": network.batch_size,
+        "patch_size": [int(n) for n in trainer.configuration_manager.patch_size],
+        "batch_size": trainer.batch_size,
     }
     predictions = study.out / "predictions" / key_of(variant, seed)
     if stock:
-        _predict_stock(study, predictions, network)
+        from nnunet_ext.end_to_end.learning.stock_prediction import predict_by_stock
+
+        predict_by_stock(trainer, study.raw / "imagesTs", predictions)
     else:
-        _predict(study, predictions, Path(network.output_folder_base))
+        _predict(study, predictions, Path(trainer.output_folder_base))
     return record | _scores(study, predictions)
 
 
@@ -344,7 +323,7 @@ def _trainer(study: Study, variant: str, seed: int, *, epochs: int = 1, iteratio
     np.random.seed(seed)
     torch.manual_seed(seed)
     if not stock:
-        edited = plans["configurations"][configuration] = _resolved(plans, configuration)
+        edited = plans["configurations"][configuration] = resolved(plans, configuration)
         VARIANTS.get(variant, VARIANTS["default"])(edited)
         edited["training"] |= {"num_epochs": epochs, "iterations_per_epoch": iterations, "patience_epochs": None}
         (study.preprocessed / f"{name}.json").write_text(json.dumps(plans))
@@ -361,13 +340,6 @@ def _trainer(study: Study, variant: str, seed: int, *, epochs: int = 1, iteratio
     made = nnUNetTrainerNoMirroring(plans | {"continue_training": False}, configuration, 0, dataset_json, device)
     made.num_epochs, made.num_iterations_per_epoch, made.num_val_iterations_per_epoch = epochs, iterations, 1
     return made
-
-
-def _resolved(plans: Mapping, configuration: str) -> dict:
-    """A configuration with the entries that it inherits, so that one edit reaches all of it."""
-    own = copy.deepcopy(plans["configurations"][configuration])
-    parent = own.pop("inherits_from", None)
-    return own if parent is None else {**_resolved(plans, parent), **own}
 
 
 def _seconds_per_iteration(
@@ -397,26 +369,6 @@ def _seconds_per_iteration(
     # On a GPU loader processes work in bursts. Their pauses count, so it is the mean.
     average = np.median if clock is time.process_time else np.mean
     return [float(average(t[n:])) + v for t, v in zip(train_s, val_s, strict=True)]
-
-
-def _predict_stock(study: Study, out: Path, trainer: nnUNetTrainer) -> None:
-    import torch
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-
-    trainer.set_deep_supervision_enabled(False)
-    device = torch.device(study.options.device)
-    predictor = nnUNetPredictor(use_mirroring=False, device=device, allow_tqdm=False)
-    predictor.manual_initialization(
-        trainer.network,
-        trainer.plans_manager,
-        trainer.configuration_manager,
-        [trainer.network.state_dict()],
-        trainer.dataset_json,
-        type(trainer).__name__,
-        None,
-    )
-    out.mkdir(parents=True, exist_ok=True)
-    predictor.predict_from_files_sequential(str(study.raw / "imagesTs"), str(out), save_probabilities=False)
 
 
 def _predict(study: Study, out: Path, model: Path) -> None:

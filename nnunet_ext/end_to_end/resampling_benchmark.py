@@ -29,6 +29,7 @@ from scipy import ndimage
 from nnunet_ext.cascade.resampling import resample_image
 from nnunet_ext.cleaning.body import body_mask_array
 from nnunet_ext.end_to_end import recipe_benchmark
+from nnunet_ext.end_to_end.learning.edits import patch, resolved
 from nnunet_ext.end_to_end.recipe_benchmark import ID, LOCALIZER, NAME, WHOLE, Study
 from nnunet_ext.images.label_maps import read_label_map
 from nnunet_ext.images.reading import read_image
@@ -77,8 +78,8 @@ class ThickStudy(Study):
         """Half of the ROI's length and two at a time: the planner's are meant for a GPU or for hours."""
         file = self.preprocessed / f"{self.plans}.json"
         plans = json.loads(file.read_text())
-        small = recipe_benchmark._resolved(plans, recipe_benchmark.SEGMENTER)
-        recipe_benchmark._patch(0.5, 2)(small)
+        small = resolved(plans, recipe_benchmark.SEGMENTER)
+        patch(0.5, 2)(small)
         plans["configurations"][recipe_benchmark.SEGMENTER] |= {k: small[k] for k in ("patch_size", "batch_size")}
         file.write_text(json.dumps(plans))
 

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import pytest
 from verb_functions import run
 
 
@@ -56,3 +57,39 @@ def test_benchmark_convert_passes_its_options_on_and_prints_the_table(calls, cap
         "stock": False,
     }
     assert capsys.readouterr().out == "| step | CPU s |\n"
+
+
+def test_benchmark_learning_passes_its_options_on_and_prints_the_table(calls, capsys):
+    calls.summary = "| system | min |"
+    data = "-i heads --name h --train-people 01..03 --test-people 04 --train 3 --test 2 --modalities CT --planner P"
+    options = "--only default stock --seeds 0 1 --marks 2.5 10 --true-boxes --costs --list -np 2 -o out --runs r"
+    assert run(f"benchmark learning {data} {options} --table t.md --curves c.png") == 0
+    assert calls.kwargs == {
+        "cases": Path("heads"),
+        "name": "h",
+        "train_people": ["01..03"],
+        "test_people": ["04"],
+        "n_train": 3,
+        "n_test": 2,
+        "modalities": ["CT"],
+        "planner": "P",
+        "only": ["default", "stock"],
+        "seeds": [0, 1],
+        "marks_min": [2.5, 10.0],
+        "true_boxes": True,
+        "costs_only": True,
+        "list_systems": True,
+        "n_processes": 2,
+        "out": Path("out"),
+        "runs": Path("r"),
+        "table_file": Path("t.md"),
+        "curves_file": Path("c.png"),
+    }
+    assert capsys.readouterr().out == "| system | min |\n"
+
+
+@pytest.mark.parametrize("mark", ["0", "-1", "nan", "inf", "ten"])
+def test_benchmark_learning_refuses_a_mark_that_is_no_time(calls, capsys, mark):
+    with pytest.raises(SystemExit):
+        run(f"benchmark learning --marks={mark}")
+    assert f"{mark} is not a number of minutes above 0" in capsys.readouterr().err

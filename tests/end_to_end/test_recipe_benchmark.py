@@ -7,7 +7,8 @@ from dataclasses import asdict
 
 import pytest
 
-from nnunet_ext.end_to_end.recipe_benchmark import SEGMENTER, VARIANTS, _resolved, key_of, table
+from nnunet_ext.end_to_end.learning.edits import resolved
+from nnunet_ext.end_to_end.recipe_benchmark import SEGMENTER, VARIANTS, key_of, table
 from nnunet_ext.labels.organs import ORGANS
 from nnunet_ext.training.recipe import TrainingRecipe
 
@@ -16,8 +17,7 @@ from nnunet_ext.training.recipe import TrainingRecipe
 def configuration(cascade_plans) -> dict:
     """The segmenter's, with all that it inherits and what a planner writes for the recipe."""
     roi = {"size_mm": [64.0] * 3, "offset_mm": {"1": [0.0] * 3}, "spread_mm": {"1": 1.0}, "jitter_mm": 2.0}
-    resolved = _resolved(cascade_plans(roi=roi), SEGMENTER)
-    return {**copy.deepcopy(resolved), "recipe": asdict(TrainingRecipe())}
+    return {**resolved(cascade_plans(roi=roi), SEGMENTER), "recipe": asdict(TrainingRecipe())}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

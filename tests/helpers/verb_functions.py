@@ -29,6 +29,7 @@ FUNCTIONS = {
     "benchmark train": ("nnunet_ext.end_to_end.training_benchmark", "benchmark_train"),
     "benchmark predict": ("nnunet_ext.end_to_end.prediction_benchmark", "benchmark_predict"),
     "benchmark convert": ("nnunet_ext.end_to_end.conversion_benchmark", "benchmark_convert"),
+    "benchmark learning": ("nnunet_ext.end_to_end.learning.benchmark", "benchmark_learning"),
 }
 
 

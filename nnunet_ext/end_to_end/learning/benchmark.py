@@ -40,6 +40,7 @@ def benchmark_learning(
     n_processes: int = 1,
     table_file: Path | None = None,
     curves_file: Path | None = None,
+    list_systems: bool = False,
 ) -> str:
     """Train systems for equal computing time on one thread, score them end to end. Returns the table, in Markdown.
 
@@ -65,11 +66,14 @@ def benchmark_learning(
         costs_only: Only prepare the data and measure the costs.
         n_processes: Trainings at a time.
         table_file, curves_file: Write the table and a picture of what is in `runs`, and do nothing else.
+        list_systems: Only return the names of the systems.
 
     Raises:
         ValueError: If a system is unknown, or the folder holds another study.
         RuntimeError: If runs failed.
     """
+    if list_systems:
+        return "\n".join(SYSTEMS)
     if table_file is None and curves_file is None:
         for system in only:
             system_of(system)

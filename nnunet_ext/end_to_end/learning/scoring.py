@@ -14,6 +14,7 @@ from nnunet_ext._version import __version__
 from nnunet_ext.cleaning.body import body_mask_array
 from nnunet_ext.end_to_end.learning.courses import Costs, course
 from nnunet_ext.end_to_end.learning.sides import middle_of, split_sides
+from nnunet_ext.end_to_end.learning.stock_prediction import predict_by_stock
 from nnunet_ext.end_to_end.learning.study import Study, machine, model_folder, training_name
 from nnunet_ext.end_to_end.learning.systems import system_of
 from nnunet_ext.end_to_end.learning.trainers import cpu_seconds, go_on
@@ -88,8 +89,6 @@ def case_scores(summary: EvaluationSummary) -> dict[str, dict[str, dict[str, flo
 
 def predict_stock(study: Study, name: str, seed: int, minutes: float, out: Path) -> None:
     """Contours by nnU-Net's own predictor, without mirroring unless the training mirrored."""
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-
     system, costs = system_of(name), Costs.read(study.costs_file)
     trainer = make_trainer(
         study,
@@ -101,21 +100,7 @@ def predict_stock(study: Study, name: str, seed: int, minutes: float, out: Path)
         memory_gb=costs.stock_memory_gb,
     )
     go_on(trainer)
-    trainer.set_deep_supervision_enabled(False)
-    predictor = nnUNetPredictor(use_mirroring=system.mirrors, device=trainer.device, allow_tqdm=False)
-    predictor.manual_initialization(
-        trainer.network,
-        trainer.plans_manager,
-        trainer.configuration_manager,
-        [trainer.network.state_dict()],
-        trainer.dataset_json,
-        type(trainer).__name__,
-        trainer.inference_allowed_mirroring_axes,
-    )
-    out.mkdir(parents=True, exist_ok=True)
-    predictor.predict_from_files_sequential(
-        str(study.raw() / "imagesTs"), str(out), save_probabilities=False, overwrite=False
-    )
+    predict_by_stock(trainer, study.raw() / "imagesTs", out, mirrors=system.mirrors)
 
 
 def split_predictions(study: Study, merged: Path, out: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from time import process_time, time
 
+from nnunetv2.training.logging.nnunet_logger import MetaLogger
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 # Not by its name: nnU-Net's finder would import all its trainers, some of which need more than nnU-Net does.
@@ -19,6 +20,13 @@ from nnunet_ext.trainers import cascade_oar_trainer
 CPU_FILE = "cpu_s.json"
 #: Shortest time between two `checkpoint_latest` of stock, in s. It decides what a kill costs, and nothing else.
 LATEST_EVERY_S = 300.0
+
+
+class PlainLogger(MetaLogger):
+    """nnU-Net's, without the picture of every epoch, which takes longer than a short epoch."""
+
+    def plot_progress_png(self, output_folder: str) -> None:
+        """Draws nothing."""
 
 
 class CountsCpu:

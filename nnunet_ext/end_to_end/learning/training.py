@@ -16,7 +16,7 @@ from nnunet_ext.end_to_end.learning.data import STOCK_PLANS, plan_stock
 from nnunet_ext.end_to_end.learning.edits import resolved
 from nnunet_ext.end_to_end.learning.study import Study, branch_file, model_folder, trainer_name, training_name
 from nnunet_ext.end_to_end.learning.systems import System, system_of
-from nnunet_ext.end_to_end.learning.trainers import CPU_FILE, TRAINERS, cpu_seconds, go_on
+from nnunet_ext.end_to_end.learning.trainers import CPU_FILE, TRAINERS, PlainLogger, cpu_seconds, go_on
 from nnunet_ext.files import read_json, write_json
 from nnunet_ext.labels.pairs import PAIRS_KEY, plan_pairs
 from nnunet_ext.labels.values import pair_values
@@ -117,6 +117,7 @@ def make_trainer(
         dataset_json(study, system),
         torch.device("cpu"),
     )
+    made.logger = PlainLogger(made.output_folder, False)
     made.num_epochs = length.num_epochs
     made.num_iterations_per_epoch = length.epoch_iterations
     made.num_val_iterations_per_epoch = length.val_iterations

@@ -1,0 +1,76 @@
+"""The whole of a small study on phantoms, as a user would type it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from reference_tables import check_file
+
+from nnunet_ext.end_to_end.learning.benchmark import benchmark_learning
+from nnunet_ext.end_to_end.learning.records import read_records
+from nnunet_ext.end_to_end.learning.systems import SYSTEMS
+from nnunet_ext.labels.organs import ORGANS
+
+NAMES = ["default", "merged sides", "stock, small patches", "stock's plan, our recipe", "focal"]
+DATA = ["--name", "tiny", "--train", "4", "--test", "1"]
+
+
+def command(folder: Path, *options: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "nnunet_ext", "benchmark", "learning", "-o", "out", "--runs", "runs", *options],
+        cwd=folder,
+        env={**os.environ, "nnUNet_n_proc_DA": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def stamps(folder: Path) -> dict[Path, int]:
+    return {file: file.stat().st_mtime_ns for file in folder.iterdir()}
+
+
+@pytest.mark.long
+def test_systems_are_trained_scored_and_tabled_and_a_repeated_command_does_what_is_missing(tmp_path, shared_phantom):
+    shared_phantom.write(tmp_path / "cases", n_cases=5, size="tiny")
+    said = command(tmp_path, "-i", "cases", *DATA, "--only", *NAMES, "--marks", "0.05", "--true-boxes")
+    assert "focal: not built" in said
+    runs = tmp_path / "runs"
+    records = read_records(runs, "tiny")
+    assert sorted((r.system, r.true_boxes) for r in records) == [
+        ("default", False),
+        ("default", True),
+        ("merged sides", False),
+        ("merged sides", True),
+        ("stock's plan, our recipe", False),
+        ("stock, small patches", False),
+    ]
+    for record in records:
+        assert (record.organs, record.n_cases) == (ORGANS, 1)
+        assert min(record.cpu_s.values()) > 0
+    check_file(json.loads((runs / "tiny_default_0_05_seed0.json").read_text()), "DATA_SYSTEM_MARK_seedS.json")
+    check_file(json.loads((runs / "costs_tiny.json").read_text()), "costs_DATA.json")
+    before = stamps(runs)
+    said = command(tmp_path, "--only", "default", "--marks", "0.05", "0.1")
+    assert "default, 0.05 min, seed 0: done before" in said
+    after = stamps(runs)
+    assert {file.name for file in set(after) - set(before)} == {"tiny_default_0_1_seed0.json"}
+    assert all(after[file] == stamp for file, stamp in before.items() if "costs" not in file.name)
+    trunks = (tmp_path / "out" / "nnUNet_results").glob("*/*default_seed0_trunk*/fold_0/branch_*.pth")
+    assert len(list(trunks)) == 2
+
+
+def test_the_systems_are_listed_without_a_study():
+    assert benchmark_learning(list_systems=True).splitlines() == list(SYSTEMS)
+
+
+def test_a_table_is_made_of_the_records_alone(tmp_path):
+    text = benchmark_learning(runs=tmp_path, table_file=tmp_path / "table.md")
+    assert (tmp_path / "table.md").read_text() == text + "\n" == "No run has been scored yet.\n"

@@ -1,0 +1,46 @@
+"""Timing in turns, with trainers that take as long as they say."""
+
+from itertools import count
+
+import pytest
+
+from nnunet_ext.end_to_end.learning.costs import in_turns
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Timed:
+    """A trainer whose first two iterations take a minute longer."""
+
+    def __init__(self, name: str, train_s: float, val_s: float, clock: Clock, log: list[str]) -> None:
+        self.name, self.train_s, self.val_s, self.clock, self.log = name, train_s, val_s, clock, log
+        self.dataloader_train, self.dataloader_val = count(), count()
+        self.network = self
+
+    def on_train_start(self) -> None: ...
+
+    def on_train_epoch_start(self) -> None: ...
+
+    def eval(self) -> None: ...
+
+    def train_step(self, batch: int) -> None:
+        self.log.append(self.name)
+        self.clock.now_s += self.train_s + 60 * (batch < 2)
+
+    def validation_step(self, batch: int) -> None:
+        self.clock.now_s += self.val_s + 60 * (batch < 1)
+
+
+def test_trainers_take_turns_and_the_warm_up_does_not_count():
+    clock, log = Clock(), []
+    trainers = [Timed("ours", 1.0, 0.25, clock, log), Timed("stock", 3.0, 0.5, clock, log)]
+    (ours, ours_val), (stock, stock_val) = in_turns(trainers, timed=3, warm_up=2, clock=clock)
+    assert (ours, ours_val, stock, stock_val) == pytest.approx((1.0, 0.25, 3.0, 0.5))
+    assert log == ["ours", "stock"] * 5
+    assert all(trainer.disable_checkpointing for trainer in trainers)

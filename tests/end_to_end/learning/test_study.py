@@ -1,0 +1,58 @@
+import subprocess
+from dataclasses import replace
+
+import pytest
+
+from nnunet_ext.end_to_end.learning.study import Settings, Study, commit, training_name
+from nnunet_ext.end_to_end.learning.systems import SYSTEMS
+
+SETTINGS = Settings("heads", "/cases", train_people=("01", "02"), test_people=("03",))
+
+
+def test_a_folder_holds_one_study_and_remembers_it(tmp_path):
+    Study(tmp_path / "out", tmp_path / "runs", SETTINGS)
+    assert Study(tmp_path / "out", tmp_path / "runs").settings == SETTINGS
+    assert Study(tmp_path / "out", tmp_path / "runs", SETTINGS).data == "heads"
+    with pytest.raises(ValueError, match="holds a study with another test_people, modalities"):
+        Study(tmp_path / "out", tmp_path / "runs", replace(SETTINGS, test_people=("04",), modalities=("CT",)))
+
+
+def test_a_folder_without_a_study_says_what_is_needed(tmp_path):
+    with pytest.raises(ValueError, match="holds no study yet"):
+        Study(tmp_path / "out", tmp_path / "runs")
+
+
+def test_runs_have_files_of_their_own(tmp_path):
+    study = Study(tmp_path / "out", tmp_path / "runs", SETTINGS)
+    files = {
+        study.record_file(name, mark, seed, true_boxes=boxes)
+        for name in SYSTEMS
+        for mark in (2.5, 10.0)
+        for seed in (0, 1)
+        for boxes in (False, True)
+    }
+    assert len(files) == 8 * len(SYSTEMS)
+    assert study.record_file("merged sides", 10.0, 1).name == "heads_merged_sides_10_seed1.json"
+    assert study.costs_file.name == "costs_heads.json"
+
+
+def test_a_trunk_and_its_branches_have_names_of_their_own():
+    assert training_name("AdamW 3e-3", 1, None) == "AdamW_3e_3_seed1_trunk"
+    assert training_name("AdamW 3e-3", 1, 2.5) == "AdamW_3e_3_seed1_2_5min"
+
+
+def test_the_commit_is_that_of_the_checkout(tmp_path):
+    def git(*words: str) -> str:
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        return subprocess.run(
+            ["git", *identity, *words], cwd=tmp_path, capture_output=True, text=True, check=True
+        ).stdout
+
+    git("init")
+    (tmp_path / "file").write_text("1")
+    git("add", "file")
+    git("commit", "-m", "one")
+    made = git("rev-parse", "HEAD").strip()
+    assert commit(tmp_path) == made[:12]
+    (tmp_path / "file").write_text("2")
+    assert commit(tmp_path) == f"{made[:12]}-dirty"

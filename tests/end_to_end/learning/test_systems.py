@@ -1,0 +1,60 @@
+import copy
+from dataclasses import asdict
+
+import pytest
+
+from nnunet_ext.end_to_end.learning.edits import resolved
+from nnunet_ext.end_to_end.learning.systems import DEFAULT, LOCALIZERS, SYSTEMS, slug, system_of
+from nnunet_ext.nnunet_folders import SEGMENTER
+from nnunet_ext.training.recipe import TrainingRecipe
+
+PAIRS = [(1, 2), (3, 4)]
+#: Known to this version only by name. `benchmark learning` lists them as not built until it knows them.
+AHEAD = {"focal"}
+
+
+@pytest.fixture
+def configuration(cascade_plans) -> dict:
+    """The segmenter's, with all that it inherits and what a planner writes for the recipe."""
+    roi = {"size_mm": [64.0] * 3, "offset_mm": {"1": [0.0] * 3}, "spread_mm": {"1": 1.0}, "jitter_mm": 2.0}
+    return {**resolved(cascade_plans(roi=roi), SEGMENTER), "recipe": asdict(TrainingRecipe())}
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_every_system_differs_from_the_default_in_one_thing(configuration, name):
+    system, edited = SYSTEMS[name], copy.deepcopy(configuration)
+    system.configure(edited, PAIRS)
+    changed = {key for key in edited if edited[key] != configuration[key]}
+    other = system.kind != "cascade" or system.merged or system.decays
+    assert (bool(changed) or other) is (name != DEFAULT)
+    if name not in AHEAD:
+        TrainingRecipe.from_plan(edited["recipe"])
+    step = [2 ** (len(edited["architecture"]["arch_kwargs"]["strides"]) - 1)] * 3
+    assert not any(n % s for n, s in zip(edited["patch_size"], step, strict=True))
+
+
+def test_the_factorised_network_is_told_the_pairs(configuration):
+    SYSTEMS["factorised sides"].configure(configuration, PAIRS)
+    assert configuration["architecture"]["arch_kwargs"]["left_right_pairs"] == [[1, 2], [3, 4]]
+
+
+def test_features_double_per_stage(configuration):
+    SYSTEMS["16 features"].configure(configuration, PAIRS)
+    assert configuration["architecture"]["arch_kwargs"]["features_per_stage"] == [16, 32, 64]
+
+
+def test_names_stay_apart_in_files():
+    names = [*SYSTEMS, *LOCALIZERS]
+    assert len({slug(name) for name in names}) == len(names)
+    assert slug("stock's plan, our recipe") == "stocks_plan_our_recipe"
+
+
+def test_the_stages_of_a_cascade_share_the_minutes():
+    for system in SYSTEMS.values():
+        shares = [system.share, *([LOCALIZERS[system.localizer].share] if system.localizer else [])]
+        assert sum(shares) == pytest.approx(1.0)
+
+
+def test_an_unknown_system_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match="no system 'defualt'; known: default, merged sides"):
+        system_of("defualt")
