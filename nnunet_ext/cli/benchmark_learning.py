@@ -25,7 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--only", nargs="+", metavar="SYSTEM", help="without: default. --list names them")
     what.add_argument("--seeds", nargs="+", metavar="S", type=natural_number, help="without: 0")
     what.add_argument(
-        "--marks", dest="marks_min", nargs="+", metavar="MIN", type=minutes, help="core minutes; without: 10 40 120"
+        "--marks",
+        dest="marks_min",
+        nargs="+",
+        metavar="MIN",
+        type=minutes,
+        help="core minutes, all of them or the shortest first; without: 10 40 120",
     )
     what.add_argument("--true-boxes", action="store_true", help="also score with boxes by the reference organs")
     what.add_argument(

@@ -61,7 +61,8 @@ def benchmark_learning(
         planner: Of the cascade.
         only: Systems, see `systems.SYSTEMS`.
         seeds: Of weights and augmentation.
-        marks_min: Core minutes, of localizer and segmenter together.
+        marks_min: Core minutes, of localizer and segmenter together. Give all of them, or the shortest first, because a
+            trunk does not go back to a branch point that it has passed.
         true_boxes: Also score the cascades with boxes that the reference organs place.
         costs_only: Only prepare the data and measure the costs.
         n_processes: Trainings at a time.

@@ -26,6 +26,7 @@ def draw_curves(records: Sequence[RunRecord], file: Path, *, systems: Sequence[s
         file: The picture.
         systems: All that there are. A system keeps its colour, whatever else is drawn.
     """
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 4.5), layout="constrained")
@@ -42,7 +43,7 @@ def draw_curves(records: Sequence[RunRecord], file: Path, *, systems: Sequence[s
                 [value(r) for r in points],
                 marker="x" if line[1] else "o",
                 linestyle=DASHES[seeds.index(line[2]) % len(DASHES)],
-                color=f"C{order.get(line[0], len(order)) % 10}",
+                color=colormaps["tab20"](order.get(line[0], len(order)) % 20),
                 label=f"{title_of(line)}, seed {line[2]}",
             )
         panel.set_xscale("log")

@@ -77,9 +77,7 @@ def title_of(line: Line) -> str:
 def _row(record: RunRecord, curve: Sequence[RunRecord]) -> str:
     is_last = record.mark_min == max(r.mark_min for r in curve)
     gain = last_gain(curve)
-    end = "" if not is_last else "one mark" if gain is None else "yes" if gain < END_GAIN else "not at its end"
-    if is_last and gain is not None:
-        end += f" ({gain:+.1f})"
+    end = _end(record.dsc, gain) if is_last else ""
     iterations = " + ".join(str(record.iterations[s]) for s in ("localizer", "segmenter") if s in record.iterations)
     sd = "" if np.isnan(record.dsc_sd) else f"{record.dsc_sd:.1f}"
     cells = [
@@ -96,6 +94,15 @@ def _row(record: RunRecord, curve: Sequence[RunRecord]) -> str:
         end,
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _end(dsc: float, gain: float | None) -> str:
+    """Whether a system is at its end, with the gain of the last doubling. One that knows no organ yet is not."""
+    if dsc < END_GAIN:
+        return "nothing learned yet"
+    if gain is None:
+        return "one mark"
+    return f"{'yes' if gain < END_GAIN else 'not at its end'} ({gain:+.1f})"
 
 
 def _not_run(

@@ -16,7 +16,14 @@ from nnunet_ext.end_to_end.learning.records import read_records
 from nnunet_ext.end_to_end.learning.systems import SYSTEMS
 from nnunet_ext.labels.organs import ORGANS
 
-NAMES = ["default", "merged sides", "stock, small patches", "stock's plan, our recipe", "focal"]
+NAMES = [
+    "default",
+    "merged sides",
+    "whole volume",
+    "stock, small patches, mirrored",
+    "stock's plan, our recipe",
+    "focal",
+]
 DATA = ["--name", "tiny", "--train", "4", "--test", "1"]
 
 
@@ -50,18 +57,19 @@ def test_systems_are_trained_scored_and_tabled_and_a_repeated_command_does_what_
         ("merged sides", False),
         ("merged sides", True),
         ("stock's plan, our recipe", False),
-        ("stock, small patches", False),
+        ("stock, small patches, mirrored", False),
+        ("whole volume", False),
     ]
     for record in records:
         assert (record.organs, record.n_cases) == (ORGANS, 1)
         assert min(record.cpu_s.values()) > 0
-    check_file(json.loads((runs / "tiny_default_0_05_seed0.json").read_text()), "DATA_SYSTEM_MARK_seedS.json")
+    check_file(json.loads((runs / "tiny_default_0.05_seed0.json").read_text()), "DATA_SYSTEM_MARK_seedS.json")
     check_file(json.loads((runs / "costs_tiny.json").read_text()), "costs_DATA.json")
     before = stamps(runs)
     said = command(tmp_path, "--only", "default", "--marks", "0.05", "0.1")
     assert "default, 0.05 min, seed 0: done before" in said
     after = stamps(runs)
-    assert {file.name for file in set(after) - set(before)} == {"tiny_default_0_1_seed0.json"}
+    assert {file.name for file in set(after) - set(before)} == {"tiny_default_0.1_seed0.json"}
     assert all(after[file] == stamp for file, stamp in before.items() if "costs" not in file.name)
     trunks = (tmp_path / "out" / "nnUNet_results").glob("*/*default_seed0_trunk*/fold_0/branch_*.pth")
     assert len(list(trunks)) == 2

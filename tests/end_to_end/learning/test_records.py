@@ -83,6 +83,13 @@ def test_a_row_per_system_mark_and_seed_says_whether_it_is_at_its_end(tmp_path):
     assert len({len(line) for line in rows(text)}) == 1
 
 
+def test_a_system_that_has_learned_nothing_is_not_at_its_end(tmp_path):
+    for mark in (10, 40):
+        write(tmp_path, mark=mark, gain=-75.0)
+    _, _, *lines = rows(table(read_records(tmp_path), systems=["default"]))
+    assert [line[-1] for line in lines] == ["", "nothing learned yet"]
+
+
 def test_marks_that_a_system_was_not_run_at_are_listed(tmp_path):
     write(tmp_path)
     text = table(read_records(tmp_path), systems=["default"], marks_min=[10.0, 40.0, 120.0])
