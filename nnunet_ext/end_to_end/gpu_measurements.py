@@ -24,9 +24,11 @@ from time import monotonic
 from types import MappingProxyType
 
 import numpy as np
+import SimpleITK as sitk
 
 from nnunet_ext.end_to_end.demo import TRAINER, Demo
 from nnunet_ext.files import read_json, write_json, written_whole
+from nnunet_ext.images.label_maps import read_label_map
 from nnunet_ext.nnunet_folders import LOCALIZER, SEGMENTER
 from nnunet_ext.processes import KILL_WITH_PARENT
 
@@ -293,9 +295,7 @@ def against_cpu(m: Measuring) -> None:
         out = m.out / "work" / f"masks_{name}"
         m.run([*command, "-o", str(out), "--overwrite", *options], environment={"OMP_NUM_THREADS": str(os.cpu_count())})
         masks.append(out / f"{case}.nii.gz")
-    import SimpleITK as sitk
-
-    here, cpu = (sitk.GetArrayFromImage(sitk.ReadImage(str(file))) for file in masks)
+    here, cpu = (sitk.GetArrayFromImage(read_label_map(file)) for file in masks)
     organ = int((here > 0).sum() + (cpu > 0).sum())
     dsc = 200 * int(((here == cpu) & (here > 0)).sum()) / organ if organ else float("nan")
     m.add(
