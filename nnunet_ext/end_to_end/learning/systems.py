@@ -110,6 +110,8 @@ SYSTEMS: dict[str, System] = {
     "16 features": System(features(16)),
     "Dice per sample": System(entries(batch_dice=False)),
     "focal": System(recipe(loss="dice_focal")),
+    "recall of skeletons": System(recipe(skeleton_recall=1.0)),
+    "average of the weights": System(recipe(weights_average=0.999)),
     "whole volume": System(kind="whole volume"),
     "stock": System(kind="stock"),
     "stock, small patches": System(kind="stock", small_patches=True),
