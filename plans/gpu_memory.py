@@ -29,7 +29,7 @@ def expected_memory_gib(
     """Expected GPU memory of a training in 16 bits, not compiled, in GiB, as `nvidia-smi` counts it.
 
     What a forward pass keeps for the backward pass is counted on a device without memory. The rest is by the constants
-    above. nnU-Net publishes 9.1 GiB for its network M at its memory target. For 14 labels and SGD this gives 9.5.
+    above. nnU-Net publishes 9.1 GiB for its network M at its memory target. For 14 labels and SGD this gives 9.6.
 
     Args:
         architecture: The plan's entry.

@@ -25,6 +25,7 @@ import dataclasses
 import json
 import os
 import random
+import statistics
 import subprocess
 import sys
 import time
@@ -346,29 +347,13 @@ def _seconds_per_iteration(
     *trainers: nnUNetTrainer, n: int = TIMED_ITERATIONS, clock: Callable[[], float] = time.process_time
 ) -> list[float]:
     """Time of an iteration with its share of the validation, per trainer. The trainers take turns."""
-    train_s: list[list[float]] = [[] for _ in trainers]
-    val_s: list[float] = []
-    for trainer in trainers:
-        trainer.disable_checkpointing = True
-        trainer.on_train_start()
-        trainer.on_train_epoch_start()
-    for _ in range(2 * n):
-        for seconds, trainer in zip(train_s, trainers, strict=True):
-            started = clock()
-            trainer.train_step(next(trainer.dataloader_train))
-            seconds.append(clock() - started)
-    for trainer in trainers:
-        trainer.network.eval()
-        started = clock()
-        trainer.validation_step(next(trainer.dataloader_val))
-        share = trainer.num_val_iterations_per_epoch / trainer.num_iterations_per_epoch
-        val_s.append((clock() - started) * share)
-        for loader in (trainer.dataloader_train, trainer.dataloader_val):
-            if hasattr(loader, "_finish"):
-                loader._finish()
+    from nnunet_ext.end_to_end.learning.costs import in_turns
+
     # On a GPU loader processes work in bursts. Their pauses count, so it is the mean.
-    average = np.median if clock is time.process_time else np.mean
-    return [float(average(t[n:])) + v for t, v in zip(train_s, val_s, strict=True)]
+    average = statistics.median if clock is time.process_time else statistics.mean
+    costs = in_turns(trainers, timed=n, warm_up=n, clock=clock, average=average)
+    shares = [t.num_val_iterations_per_epoch / t.num_iterations_per_epoch for t in trainers]
+    return [train_s + share * val_s for (train_s, val_s), share in zip(costs, shares, strict=True)]
 
 
 def _predict(study: Study, out: Path, model: Path) -> None:

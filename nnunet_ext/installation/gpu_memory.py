@@ -6,8 +6,8 @@ import math
 
 #: Memory in GiB that a training takes beside what grows with the target. nnU-Net publishes for its residual networks
 #: (documentation/resenc_presets.md, by nvidia-smi) 9.1 at a target of 8, 22.7 at 24 and 36.6 at 40. They lie on the line
-#: 2.2 + 0.86 x target to 0.2. AdamW keeps one more value per weight than SGD, 0.4 for 102 million weights. Augmentation on
-#: the GPU holds one batch before its crop, up to 0.2.
+#: 2.2 + 0.86 x target to 0.2. AdamW keeps one more value per weight than SGD, 0.4 for 102 million weights. The
+#: other 0.2 are room for what augmentation computes on the GPU, which was not measured.
 BESIDE_THE_TARGET_GIB = 2.8
 PER_TARGET_GB = 0.86
 #: Share of a card's memory that a training may count on. A display, other programs and gaps between tensors take the rest.

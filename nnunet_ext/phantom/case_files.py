@@ -1,10 +1,12 @@
-"""The folder of one synthetic case: whether it is there and complete, and how it is written."""
+"""Folders of synthetic cases: whether they are there and complete, how they are made at a time, and how they are written."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import SimpleITK as sitk
 
@@ -12,10 +14,42 @@ from nnunet_ext.files import read_json
 from nnunet_ext.labels.organs import ORGANS
 from nnunet_ext.phantom.one_case import Phantom
 from nnunet_ext.phantom.pose import TRANSFORM_FILE
+from nnunet_ext.processes import KILLED, run_in_processes
 from nnunet_ext.steps import step
+
+Job = TypeVar("Job", bound=tuple[Any, ...])
+Result = TypeVar("Result")
 
 FILES = ("CT.nii.gz", "T1.nii.gz", "T2.nii.gz", "label.nii.gz")
 DICOM_FILES = ("CT", "T1", "T2", "RTSTRUCT.dcm")
+
+
+def check_numbers(*, n_processes: int, **others: int) -> None:
+    """Raise a ValueError that names a number below its least value, which is 1 for `n_processes` and 0 for all others."""
+    for name, value, least in (*((name, value, 0) for name, value in others.items()), ("n_processes", n_processes, 1)):
+        if value < least:
+            raise ValueError(f"{name} is {value}; it must be at least {least}.")
+
+
+def make_cases(make: Callable[[Job], Result], jobs: Sequence[Job], n_processes: int) -> Iterator[tuple[Job, Result]]:
+    """Each job with what `make` returns, as they are done, in this process or in several.
+
+    Args:
+        make: A function that processes can be sent.
+        jobs: The first entry of each is the case's folder.
+        n_processes: At a time.
+
+    Raises:
+        RuntimeError: If a process was killed.
+    """
+    if n_processes == 1 or len(jobs) < 2:
+        for job in jobs:
+            yield job, make(job)
+        return
+    for job, result in run_in_processes(make, jobs, n_processes):
+        if result is KILLED:
+            raise RuntimeError(f"{job[0].name}: its process was killed, probably out of memory; use -np 1")
+        yield job, result
 
 
 def is_complete(folder: Path, options: dict) -> bool:

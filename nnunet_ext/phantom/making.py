@@ -12,10 +12,9 @@ from tqdm import tqdm
 
 from nnunet_ext.files import check_output_folder
 from nnunet_ext.folder_lock import holding, owned_folder
-from nnunet_ext.phantom.case_files import is_complete, write_case
+from nnunet_ext.phantom.case_files import check_numbers, is_complete, make_cases, write_case
 from nnunet_ext.phantom.grids import SIZES
 from nnunet_ext.phantom.one_case import make_phantom
-from nnunet_ext.processes import KILLED, run_in_processes
 from nnunet_ext.steps import step
 
 #: Goes up whenever the same seed starts to give other images, so that old and new cases do not mix in one folder.
@@ -66,14 +65,7 @@ def make_phantoms(
     """
     if size not in SIZES:
         raise ValueError(f"size {size!r} is not known. Use one of: {', '.join(SIZES)}.")
-    for name, value, least in (
-        ("n_cases", n_cases, 0),
-        ("seed", seed, 0),
-        ("first_case", first_case, 0),
-        ("n_processes", n_processes, 1),
-    ):
-        if value < least:
-            raise ValueError(f"{name} is {value}; it must be at least {least}.")
+    check_numbers(n_cases=n_cases, seed=seed, first_case=first_case, n_processes=n_processes)
     out = check_output_folder(out)
     folders = {i: out / f"phantom_{i:03d}" for i in range(first_case, first_case + n_cases)}
     options = {i: _options(i, seed, size, unregistered, dicom) for i in folders}
@@ -83,15 +75,8 @@ def make_phantoms(
     with tqdm(
         total=len(folders), initial=len(folders) - len(jobs), desc="phantoms", unit="case", disable=not show_progress
     ) as bar:
-        if n_processes == 1 or len(jobs) < 2:
-            for job in jobs:
-                _write_case(job)
-                bar.update()
-        else:
-            for (folder, _), result in run_in_processes(_write_case, jobs, n_processes):
-                if result is KILLED:
-                    raise RuntimeError(f"{folder.name}: its process was killed, probably out of memory; use -np 1")
-                bar.update()
+        for _ in make_cases(_write_case, jobs, n_processes):
+            bar.update()
     return list(folders.values())
 
 

@@ -36,9 +36,14 @@ Clock = Callable[[], float]
 
 
 def in_turns(
-    trainers: Sequence[nnUNetTrainer], *, timed: int = TIMED, warm_up: int = WARM_UP, clock: Clock = process_time
+    trainers: Sequence[nnUNetTrainer],
+    *,
+    timed: int = TIMED,
+    warm_up: int = WARM_UP,
+    clock: Clock = process_time,
+    average: Callable[[Sequence[float]], float] = median,
 ) -> list[tuple[float, float]]:
-    """Median seconds of an iteration and of a validation iteration, per trainer. The trainers take turns.
+    """Average seconds of an iteration and of a validation iteration, per trainer. The trainers take turns.
 
     So what else the machine does meets all of them.
 
@@ -46,6 +51,7 @@ def in_turns(
         trainers: Not initialised yet. They are not to be trained afterwards.
         timed, warm_up: Iterations of each.
         clock: Its seconds are those of the result.
+        average: Of the seconds.
     """
     for trainer in trainers:
         trainer.disable_checkpointing = True
@@ -66,7 +72,11 @@ def in_turns(
             with torch.no_grad():
                 trainer.validation_step(next(trainer.dataloader_val))
             seconds.append(clock() - started)
-    return [(median(t[warm_up:]), median(v[1:])) for t, v in zip(train_s, val_s, strict=True)]
+    for trainer in trainers:
+        for loader in (trainer.dataloader_train, trainer.dataloader_val):
+            if hasattr(loader, "_finish"):
+                loader._finish()
+    return [(average(t[warm_up:]), average(v[1:])) for t, v in zip(train_s, val_s, strict=True)]
 
 
 def measure(study: Study, *, names: Sequence[str], marks_min: Sequence[float]) -> None:

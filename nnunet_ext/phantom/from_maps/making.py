@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
@@ -14,11 +15,10 @@ from tqdm import tqdm
 from nnunet_ext.files import check_folder, check_output_folder, in_one_line
 from nnunet_ext.folder_lock import holding, owned_folder
 from nnunet_ext.images.file_names import image_stem
-from nnunet_ext.phantom.case_files import is_complete, write_case
+from nnunet_ext.phantom.case_files import check_numbers, is_complete, make_cases, write_case
 from nnunet_ext.phantom.from_maps.map_labels import DEFAULT_LABELS, load_map_labels
 from nnunet_ext.phantom.from_maps.one_case import CONTRASTS, make_head
 from nnunet_ext.phantom.from_maps.person import Person, read_person
-from nnunet_ext.processes import KILLED, run_in_processes
 from nnunet_ext.steps import step
 
 #: Goes up whenever the same seed starts to give other images, so that old and new cases do not mix in one folder.
@@ -40,8 +40,7 @@ class MadeHeads:
     failed: dict[str, str]
 
 
-@dataclass(frozen=True)
-class _Job:
+class _Job(NamedTuple):
     """One case to be made."""
 
     folder: Path
@@ -127,7 +126,7 @@ def make_phantoms_from_maps(
     jobs.sort(key=lambda job: job.file.name)  # a process reads each person once
     failed: dict[str, str] = {}
     with tqdm(total=n_cases, initial=n_cases - len(jobs), desc="heads", unit="case", disable=not show_progress) as bar:
-        for job, problem in _results(jobs, n_processes):
+        for job, problem in make_cases(_write_one, jobs, n_processes):
             if problem is None:
                 complete[job.options["case"]] = True
             else:
@@ -143,10 +142,7 @@ def _check_options(spacing_mm: tuple[float, ...], contrast: str, **numbers: int)
     least, most = SPACING_RANGE_MM
     if len(spacing_mm) != 3 or not all(least <= mm <= most for mm in spacing_mm):
         raise ValueError(f"spacing_mm is {spacing_mm}; it must be three numbers of {least:g} to {most:g}.")
-    for name, value in numbers.items():
-        lowest = 1 if name == "n_processes" else 0
-        if value < lowest:
-            raise ValueError(f"{name} is {value}; it must be at least {lowest}.")
+    check_numbers(**numbers)
 
 
 def _find_maps(folder: Path) -> list[Path]:
@@ -165,18 +161,6 @@ def _find_maps(folder: Path) -> list[Path]:
 def _digest(file: Path) -> str:
     """Start of a file's SHA-256, which tells one label map from another."""
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-
-
-def _results(jobs: Sequence[_Job], n_processes: int) -> Iterator[tuple[_Job, str | None]]:
-    """Each job with None, or the reason why its label map cannot be used."""
-    if n_processes == 1 or len(jobs) < 2:
-        for job in jobs:
-            yield job, _write_one(job)
-        return
-    for job, result in run_in_processes(_write_one, jobs, n_processes):
-        if result is KILLED:
-            raise RuntimeError(f"{job.folder.name}: its process was killed, probably out of memory; use -np 1")
-        yield job, result
 
 
 @lru_cache(maxsize=2)
