@@ -22,7 +22,6 @@ NAMES = [
     "whole volume",
     "stock, small patches, mirrored",
     "stock's plan, our recipe",
-    "focal",
 ]
 DATA = ["--name", "tiny", "--train", "4", "--test", "1"]
 
@@ -47,8 +46,7 @@ def stamps(folder: Path) -> dict[Path, int]:
 @pytest.mark.long
 def test_systems_are_trained_scored_and_tabled_and_a_repeated_command_does_what_is_missing(tmp_path, shared_phantom):
     shared_phantom.write(tmp_path / "cases", n_cases=5, size="tiny")
-    said = command(tmp_path, "-i", "cases", *DATA, "--only", *NAMES, "--marks", "0.05", "--true-boxes")
-    assert "focal: not built" in said
+    command(tmp_path, "-i", "cases", *DATA, "--only", *NAMES, "--marks", "0.05", "--true-boxes")
     runs = tmp_path / "runs"
     records = read_records(runs, "tiny")
     assert sorted((r.system, r.true_boxes) for r in records) == [
