@@ -59,7 +59,17 @@ from nnunet_ext.training.losses import weigh_organs
 from nnunet_ext.training.mirroring import LeftRightMirrorTransform
 from nnunet_ext.training.modality_dropout import ModalityDropoutTransform, optional_channels
 from nnunet_ext.training.optimizers import ScheduledLR, WithoutState, make_optimizer
-from nnunet_ext.training.recipe import AUTO, DEVICE, DICE, DICE_FOCAL, MEASURED, OFF, TRAINED_WITH_KEY, TrainingRecipe
+from nnunet_ext.training.recipe import (
+    ANY,
+    AUTO,
+    DEVICE,
+    DICE,
+    DICE_FOCAL,
+    MEASURED,
+    OFF,
+    TRAINED_WITH_KEY,
+    TrainingRecipe,
+)
 from nnunet_ext.training.schedule import (
     TrainingSchedule,
     elapsed_h,
@@ -718,8 +728,9 @@ class CascadeOARTrainer(nnUNetTrainer):
         if not self.recipe.modality_dropout:
             return []
         names = self.dataset_json["channel_names"]
-        channels = optional_channels([names[k] for k in sorted(names, key=int)])
-        return [ModalityDropoutTransform(channels, self.recipe.modality_dropout)]
+        spares = self.recipe.dropout_spares
+        channels = optional_channels([names[k] for k in sorted(names, key=int)], spares=spares)
+        return [ModalityDropoutTransform(channels, self.recipe.modality_dropout, leave_one=spares == ANY)]
 
     def trained_with(self) -> dict[str, Any]:
         """The recipe and the numbers of this training as plain JSON. A trainer may differ from the plan in them."""

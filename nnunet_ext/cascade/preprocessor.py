@@ -43,7 +43,7 @@ def find_body(
     channel_names: Mapping[str, str],
     earlier: bool = False,
 ) -> np.ndarray:
-    """The patient, found on the CT, or on the first MR if there is no CT.
+    """The patient, found on the CT, or on the first MR if there is no CT. A channel of one value is none.
 
     Args:
         images: Of every channel, shape `(Z, Y, X)`, as read.
@@ -56,7 +56,14 @@ def find_body(
     """
     ct = ct_channels(channel_names)
     find = earlier_body_mask if earlier else coarse_body_mask
-    return find(images[ct[0] if ct else 0], spacing_mm=spacing_mm, is_ct=bool(ct))
+    order = [*ct[:1], *(c for c in range(len(images)) if c not in ct)]
+    channel = next((c for c in order if not is_blank(images[c])), order[0])
+    return find(images[channel], spacing_mm=spacing_mm, is_ct=channel in ct)
+
+
+def is_blank(image: np.ndarray) -> bool:
+    """Whether an image is of one value, which stands for a channel that a case lacks."""
+    return bool(image.min() == image.max())
 
 
 def body_box(body: np.ndarray, *, spacing_mm: Sequence[float], head_crop: HeadCrop | None) -> roi.Box:
@@ -201,6 +208,9 @@ class CascadeOARPreprocessor(DefaultPreprocessor):
             for channel, scheme in zip(cropped, configuration_manager.normalization_schemes, strict=True):
                 if scheme == Z_SCORE:
                     standardise(channel, patient)
+        for channel, image in zip(cropped, images, strict=True):
+            if is_blank(image):
+                channel[...] = 0.0  # as modality dropout blanks it, also a CT, whose scheme has a fixed mean
         return cropped, {
             **properties,
             "shape_before_cropping": tuple(images[0].shape[i] for i in forward),

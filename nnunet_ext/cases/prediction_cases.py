@@ -66,8 +66,10 @@ def check_channels(there: Mapping[str, str], channels: Sequence[str], optional: 
         optional: Those that a case may lack.
 
     Raises:
-        ValueError: Naming the channels that are not there.
+        ValueError: Naming the channels that are not there, or if none is.
     """
+    if not there:
+        raise ValueError(f"the model was trained on {', '.join(channels)}; there is no file of any of them")
     needed = [channel for channel in channels if channel not in optional and channel not in there]
     if needed:
         raise ValueError(

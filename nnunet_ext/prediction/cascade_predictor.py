@@ -234,9 +234,8 @@ class CascadePredictor:
         self.ranges = PlausibleRanges.from_plan(plans[PLANS_KEY]) if PLANS_KEY in plans else None
         self.left_out = tuple(self.dataset_json.get(LEFT_OUT_KEY, ()))
         self.channels = channel_list(self.dataset_json)
-        can_lack = all(recipe_of(stage).modality_dropout > 0 for stage in self.stages)
         #: Channels a case may lack, because modality dropout blanked them in the training of both stages.
-        self.optional = [self.channels[i] for i in optional_channels(self.channels)] if can_lack else []
+        self.optional = [channel for channel in self.channels if all(channel in can_lack(s) for s in self.stages)]
 
     def _use_bfloat16(self) -> None:
         """Compute both stages in bfloat16, unless this processor gives wrong values for a layer of one of them."""
@@ -602,6 +601,14 @@ def channel_list(dataset_json: Mapping) -> list[str]:
     """Channel names of a `dataset.json`, in the order of their numbers."""
     names = dataset_json["channel_names"]
     return [names[k] for k in sorted(names, key=int)]
+
+
+def can_lack(stage: StagePredictor) -> list[str]:
+    """Channels that modality dropout blanked in the training of a stage."""
+    recipe, channels = recipe_of(stage), channel_list(stage.dataset_json)
+    if not recipe.modality_dropout:
+        return []
+    return [channels[i] for i in optional_channels(channels, spares=recipe.dropout_spares)]
 
 
 def recipe_of(stage: StagePredictor) -> TrainingRecipe:

@@ -9,11 +9,13 @@ DICE_CE, DICE, DICE_FOCAL = "dice_ce", "dice", "dice_focal"
 ADAMW, ADAM, SGD = "adamw", "adam", "sgd"
 MEASURED, PLANNED, OFF = "measured", "planned", "off"
 AUTO, WORKERS, DEVICE = "auto", "workers", "device"
+REFERENCE, ANY = "reference", "any"
 CHOICES = {
     "loss": (DICE_CE, DICE, DICE_FOCAL),
     "optimizer": (ADAMW, ADAM, SGD),
     "box_jitter": (MEASURED, PLANNED, OFF),
     "augmentation": (AUTO, WORKERS, DEVICE),
+    "dropout_spares": (REFERENCE, ANY),
 }
 #: Key of a model's `dataset.json`. Its `recipe` is the one that the model was trained with, whatever its plan says.
 TRAINED_WITH_KEY = "trained_with"
@@ -44,8 +46,10 @@ class TrainingRecipe:
             The localizer's folds must then be trained first. No meaning without a previous stage.
         organ_patches: Share of training patches centred on an organ, every organ equally often whatever its size. If
             the ROI is one patch, there is nothing to choose.
-        modality_dropout: Probability with which each channel but the first CT (else the first channel) is blanked in a
+        modality_dropout: Probability with which each channel that `dropout_spares` does not spare is blanked in a
             training sample. One model then predicts with and without it.
+        dropout_spares: `reference` never blanks the first CT (else the first channel). `any` blanks every channel, but
+            one of them at random is left. One model then predicts with any subset of its channels.
         augmentation: `workers`, `device` or `auto`. Training samples are mirrored, turned, scaled and cut in the workers
             that load them. All else is done there too, or on the training device, in the same way. `auto` takes the
             device if it is a GPU. With guidance it takes the workers, as its transforms only run there.
@@ -64,6 +68,7 @@ class TrainingRecipe:
     guidance: bool = False
     organ_patches: float = 0.33
     modality_dropout: float = 0.0
+    dropout_spares: str = REFERENCE
     augmentation: str = AUTO
     cache_mb: float = 4000.0
 

@@ -140,8 +140,31 @@ def test_the_body_is_looked_for_in_the_ct_or_else_in_the_first_mr(monkeypatch, c
 
     monkeypatch.setattr(preprocessor, "coarse_body_mask", find)
     volumes = np.stack([np.full((5, 7, 11), i, np.float32) for i in range(len(channels))])
+    volumes[:, -1] += 9.0  # an image of one value is none
     find_body(volumes, spacing_mm=SPACING_MM, channel_names={str(i): c for i, c in enumerate(channels)})
     assert seen == [(used, is_ct)]
+
+
+@pytest.mark.parametrize("lacking", [("CT",), ("CT", "T1"), ("T1", "T2")])
+def test_without_a_channel_the_body_is_looked_for_in_another_one(lacking):
+    channels = ("CT", "T1", "T2")
+    names = {str(i): c for i, c in enumerate(channels)}
+    volumes = images(channels)
+    whole = whole_body_box(volumes, names)
+    for channel in lacking:
+        volumes[channels.index(channel)] = 0
+    box = whole_body_box(volumes, names)
+    assert all(abs(a - b) <= 1 for pair in zip(box, whole, strict=True) for a, b in zip(*pair, strict=True))
+
+
+@pytest.mark.parametrize("value", [0.0, -1000.0])
+def test_a_channel_of_one_value_is_zero_after_normalisation_also_a_ct(cascade_plans, value):
+    plans, configuration = managers(cascade_plans, "3d_fullres")
+    data = images()
+    data[0] = value
+    found, _, _ = run(plans, configuration, data)
+    assert np.abs(found[0]).max() == 0
+    assert found[1].std() > 0.5
 
 
 def test_a_volume_without_a_body_is_kept_whole():

@@ -436,16 +436,36 @@ def test_the_ct_may_not_be_missing_even_with_modality_dropout(stages, run, tmp_p
     assert "there is no file of CT, only head_a_0001.nii.gz" in run().failed["head_a"]
 
 
-def test_a_missing_channel_reaches_the_network_as_zeros(stages, tmp_path):
-    set_recipe(stages, modality_dropout=0.3)
+def test_any_channel_may_be_missing_if_the_dropout_spared_none(stages, run, tmp_path):
+    set_recipe(stages, modality_dropout=0.5, dropout_spares="any")
+    write_case(tmp_path / "in", "head_a")[0].unlink()
+    write_case(tmp_path / "in", "head_b")[1].unlink()
+    summary = run()
+    assert summary.written == ["head_a", "head_b"]
+    said = said_of(summary)
+    assert said["head_a"][0] == "predicted from T1 alone, without CT"
+    assert said["head_b"] == ["predicted from CT alone, without T1"]
+
+
+def test_a_channel_that_one_stage_needs_may_not_be_missing(stages, run, tmp_path):
+    set_recipe(stages, modality_dropout=0.5, dropout_spares="any")
+    stages.localizer.configuration_manager.configuration["recipe"] = {"modality_dropout": 0.5}
+    write_case(tmp_path / "in", "head_a")[0].unlink()
+    assert "there is no file of CT, only head_a_0001.nii.gz" in run().failed["head_a"]
+
+
+@pytest.mark.parametrize("lacking", [0, 1])
+def test_a_missing_channel_reaches_the_network_as_zeros(stages, tmp_path, lacking):
+    set_recipe(stages, modality_dropout=0.3, dropout_spares="any")
     predictor = CascadePredictor(Path("T__P__3d_cascade_fullres"), device=torch.device("cpu"))
     seen = []
     inner = stages.segmenter.predict_logits_from_preprocessed_data
     stages.segmenter.predict_logits_from_preprocessed_data = lambda data: seen.append(data) or inner(data)
     files = write_case(tmp_path / "in", "head")
-    predictor.predict_files({"CT": files[0]}, tmp_path / "head.nii.gz")
-    assert seen[0][1].abs().max() == 0
-    assert seen[0][0].std() > 0
+    channel = ["CT", "T1"][1 - lacking]
+    predictor.predict_files({channel: files[1 - lacking]}, tmp_path / "head.nii.gz")
+    assert seen[0][lacking].abs().max() == 0
+    assert seen[0][1 - lacking].std() > 0
 
 
 def test_a_guided_segmenter_gets_the_localizers_organs_as_channels(stages, predictor):

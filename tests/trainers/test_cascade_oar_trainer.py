@@ -460,6 +460,14 @@ def test_modality_dropout_blanks_mr_channels_of_training_batches_only(make, cls)
     assert next(validation)["data"].abs().amax((0, 2, 3, 4)).gt(0).all()
 
 
+def test_where_the_dropout_spares_none_one_channel_at_random_is_left(make):
+    trainer = make(recipe={"modality_dropout": 1.0, "dropout_spares": "any"})
+    trainer.initialize()
+    train, _ = trainer.get_dataloaders()
+    left = np.array([next(train)["data"].abs().amax((0, 2, 3, 4)).gt(0).tolist() for _ in range(12)])
+    assert left.any(axis=0).sum() > 1
+
+
 def test_patches_smaller_than_the_roi_are_centred_on_organs_each_as_often(make):
     small = make(patch=(8, 8, 8), recipe={"organ_patches": 1.0})
     assert small.oversample_foreground_percent == 1.0
