@@ -41,6 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--contrast", choices=("realistic", "random"), help="random: T1 and T2 of any brightness; CT stays in HU"
     )
     real.add_argument("--immobilised", action="store_true", help="show couch, head rest and fixation mask in the CT")
+    real.add_argument(
+        "--undeformed",
+        dest="deformed",
+        action="store_false",
+        help="neither turn nor bend the heads, and leave no eye out",
+    )
 
 
 #: Options that only one kind of head has.
@@ -50,6 +56,7 @@ _REAL = {
     "spacing_mm": "--spacing",
     "contrast": "--contrast",
     "immobilised": "--immobilised",
+    "deformed": "--undeformed",
 }
 
 

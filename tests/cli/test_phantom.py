@@ -16,7 +16,7 @@ def test_phantom_passes_its_options_on(calls, capsys):
 
 def test_heads_of_label_maps_have_options_of_their_own(calls, capsys):
     calls.summary = MadeHeads((Path("out/phantom_000"),), {"head_07.nii.gz": "nothing of it is eyes"})
-    words = "--from-maps maps --labels-file site.toml --spacing 1 1 2.5 --contrast random --immobilised"
+    words = "--from-maps maps --labels-file site.toml --spacing 1 1 2.5 --contrast random --immobilised --undeformed"
     assert run(f"phantom out --cases 3 {words}") == 1
     assert (calls.name, calls.args) == ("make_phantoms_from_maps", (Path("out"), Path("maps")))
     assert calls.kwargs == {
@@ -25,6 +25,7 @@ def test_heads_of_label_maps_have_options_of_their_own(calls, capsys):
         "spacing_mm": [1.0, 1.0, 2.5],
         "contrast": "random",
         "immobilised": True,
+        "deformed": False,
     }
     printed = capsys.readouterr()
     assert printed.out == "out: 1 cases\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -67,6 +67,10 @@ class HeadDraw:
             prosthesis=side if MISSING_EYE_CHANCE <= finding < MISSING_EYE_CHANCE + PROSTHESIS_CHANCE else None,
             chiasm_scale=float(rng.uniform(0.95, 1.1)),
         )
+
+    def of_the_person(self) -> HeadDraw:
+        """The same head neither turned nor with a missing eye or a prosthesis."""
+        return replace(self, rotation_deg=(0.0, 0.0, 0.0), missing_eye=None, prosthesis=None)
 
 
 def _pair(values: np.ndarray) -> tuple[float, float]:

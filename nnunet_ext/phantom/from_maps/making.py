@@ -60,6 +60,7 @@ def make_phantoms_from_maps(
     spacing_mm: Sequence[float] = (1.0, 1.0, 2.5),
     contrast: str = "realistic",
     immobilised: bool = False,
+    deformed: bool = True,
     dicom: bool = False,
     n_processes: int = 2,
     first_case: int = 0,
@@ -80,6 +81,7 @@ def make_phantoms_from_maps(
         spacing_mm: Voxel size `(x, y, z)` of all images.
         contrast: "realistic", or "random" for T1 and T2 of any brightness. CT is in HU in both.
         immobilised: Show couch, head rest and fixation mask in the CT.
+        deformed: Turn, stretch and bend the heads, and now and then take an eye away. Else they are the people's own.
         dicom: Write DICOM series and an RTSTRUCT instead of NIfTI files.
         n_processes: Cases made at the same time. More than one starts new Python processes, so a script that calls
             this needs `if __name__ == "__main__":`.
@@ -116,6 +118,7 @@ def make_phantoms_from_maps(
             "spacing_mm": list(spacing),
             "contrast": contrast,
             "immobilised": immobilised,
+            "deformed": deformed,
             "dicom": dicom,
         }
         folders[case] = out / f"phantom_{case:03d}"
@@ -187,6 +190,7 @@ def _write_one(job: _Job) -> str | None:
             spacing_mm=options["spacing_mm"],
             contrast=options["contrast"],
             immobilised=options["immobilised"],
+            deformed=options["deformed"],
         )
     write_case(job.folder, case, options)
     return None

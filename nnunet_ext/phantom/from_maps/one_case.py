@@ -22,12 +22,15 @@ from nnunet_ext.phantom.pose import rotation_matrix
 CONTRASTS = ("realistic", "random")
 
 
-def draw_scene(person: Person, seed: int, case: int, draw: HeadDraw | None = None) -> tuple[Scene, HeadDraw]:
+def draw_scene(
+    person: Person, seed: int, case: int, draw: HeadDraw | None = None, *, deformed: bool = True
+) -> tuple[Scene, HeadDraw]:
     """The head of one case, ready to be imaged, and the numbers drawn for it."""
     rng = _generators(seed, case)
     drawn = HeadDraw.draw(rng["head"])
-    draw = drawn if draw is None else draw
-    warp = draw_warp(rng["warp"], rotation_matrix(draw.rotation_deg))
+    if draw is None:
+        draw = drawn if deformed else drawn.of_the_person()
+    warp = draw_warp(rng["warp"], rotation_matrix(draw.rotation_deg), deformed=deformed)
     return Scene(person, divided(person, rng["tissues"]), warp, place_organs(person, warp, draw)), draw
 
 
@@ -39,6 +42,7 @@ def make_head(
     spacing_mm: Sequence[float] = (1.0, 1.0, 2.5),
     contrast: str = "realistic",
     immobilised: bool = False,
+    deformed: bool = True,
     draw: HeadDraw | None = None,
 ) -> Phantom:
     """One case in memory. It depends on its arguments only.
@@ -50,10 +54,11 @@ def make_head(
         spacing_mm: Voxel size `(x, y, z)` of all images.
         contrast: "realistic" or "random", of T1 and T2. CT is in HU in both.
         immobilised: Show couch, head rest and fixation mask in the CT.
+        deformed: Turn, stretch and bend the head. Else it is the person's own, with all organs.
         draw: Replaces the numbers drawn for the head, to ask for a missing eye or a turn.
     """
     rng = _generators(seed, case)
-    scene, draw = draw_scene(person, seed, case, draw)
+    scene, draw = draw_scene(person, seed, case, draw, deformed=deformed)
     body_mm = scene.warp.to_world_mm(person.outline_mm)
     grid, cut = draw_grid(scene, body_mm, spacing_mm, immobilised=immobilised, rng=rng["grid"])
     scene = replace(scene, organs=scene.organs.fitted(grid))

@@ -80,14 +80,16 @@ class Warp:
         return np.linalg.det(np.stack(columns, axis=-1).astype(np.float64))
 
 
-def draw_warp(rng: np.random.Generator, rotation: np.ndarray) -> Warp:
-    """A random warp that turns a head by `rotation` and folds nothing."""
+def draw_warp(rng: np.random.Generator, rotation: np.ndarray, *, deformed: bool = True) -> Warp:
+    """A random warp that turns a head by `rotation` and folds nothing. A head that is not `deformed` is only turned."""
     scale = rng.uniform(0.92, 1.05) * rng.uniform(0.96, 1.04, 3)
     shear = np.eye(3) + rng.uniform(-0.03, 0.03, (3, 3)) * (1 - np.eye(3))
     matrix = np.linalg.inv(rotation @ shear @ np.diag(scale))
     # Scanners put the origin anywhere. A constant far from zero makes a forgotten origin visible.
     translation = np.array([12.0, -150.0, 40.0]) + rng.uniform(-40, 40, 3)
     strength = float(rng.uniform(0.2, 1.0))
+    if not deformed:
+        matrix, strength = np.linalg.inv(rotation), 0.0
     bends = tuple(
         Bend((*(Waves.draw(rng, wavelengths, N_WAVES) for _ in range(3)),), amplitude)  # type: ignore[arg-type]
         for amplitude, wavelengths in BENDS_MM

@@ -74,6 +74,7 @@ def test_two_processes_make_the_same(made, maps, tmp_path):
         ({"contrast": "random"}, "contrast='realistic' instead of 'random'"),
         ({"spacing_mm": (2.0, 2.0, 2.5)}, "spacing_mm="),
         ({"immobilised": True}, "immobilised=False instead of True"),
+        ({"deformed": False}, "deformed=True instead of False"),
     ],
 )
 def test_cases_made_otherwise_are_not_mixed(made, maps, change, words):

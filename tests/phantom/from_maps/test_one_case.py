@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_ext.phantom.from_maps.one_case import make_head
+from nnunet_ext.phantom.from_maps.one_case import draw_scene, make_head
 from nnunet_ext.phantom.one_case import Phantom
 
 COARSE_MM = (3.0, 3.0, 4.0)
@@ -61,3 +61,19 @@ def test_random_contrast_leaves_ct_and_labels_as_they_are(person, case):
 def test_volumes_on_record_are_those_of_the_labels(case):
     counts = np.bincount(sitk.GetArrayFromImage(case.label).ravel(), minlength=8)[1:]
     assert list(case.record["organs_ml"].values()) == pytest.approx(counts * np.prod(COARSE_MM) / 1000, abs=1e-3)
+
+
+def test_an_undeformed_head_is_the_persons_own_with_all_organs(person):
+    for case in range(3):
+        made = make_head(person, 5, case, spacing_mm=COARSE_MM, deformed=False)
+        head = made.record["head"]
+        assert head["rotation_deg"] == (0.0, 0.0, 0.0)
+        assert (head["missing_eye"], head["prosthesis"], made.record["bend"]) == (None, None, 0.0)
+        assert min(made.record["organs_ml"].values()) > 0
+
+
+def test_the_warp_of_an_undeformed_head_only_moves_it(person):
+    scene, _ = draw_scene(person, 5, 0, deformed=False)
+    points = np.random.default_rng(0).uniform(-90, 90, (50, 3))
+    moved = scene.warp.to_world_mm(points) - points
+    np.testing.assert_allclose(moved, np.broadcast_to(scene.warp.translation_mm, moved.shape), atol=1e-4)
