@@ -47,6 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_false",
         help="neither turn nor bend the heads, and leave no eye out",
     )
+    real.add_argument(
+        "--misalignment",
+        dest="misalignment_mm",
+        metavar="MM",
+        type=float,
+        help="how far T1 and T2 may be off the CT: 3",
+    )
 
 
 #: Options that only one kind of head has.
@@ -57,6 +64,7 @@ _REAL = {
     "contrast": "--contrast",
     "immobilised": "--immobilised",
     "deformed": "--undeformed",
+    "misalignment_mm": "--misalignment",
 }
 
 

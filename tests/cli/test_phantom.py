@@ -16,8 +16,8 @@ def test_phantom_passes_its_options_on(calls, capsys):
 
 def test_heads_of_label_maps_have_options_of_their_own(calls, capsys):
     calls.summary = MadeHeads((Path("out/phantom_000"),), {"head_07.nii.gz": "nothing of it is eyes"})
-    words = "--from-maps maps --labels-file site.toml --spacing 1 1 2.5 --contrast random --immobilised --undeformed"
-    assert run(f"phantom out --cases 3 {words}") == 1
+    words = "--from-maps maps --labels-file site.toml --spacing 1 1 2.5 --contrast random"
+    assert run(f"phantom out --cases 3 {words} --immobilised --undeformed --misalignment 0") == 1
     assert (calls.name, calls.args) == ("make_phantoms_from_maps", (Path("out"), Path("maps")))
     assert calls.kwargs == {
         "n_cases": 3,
@@ -26,6 +26,7 @@ def test_heads_of_label_maps_have_options_of_their_own(calls, capsys):
         "contrast": "random",
         "immobilised": True,
         "deformed": False,
+        "misalignment_mm": 0.0,
     }
     printed = capsys.readouterr()
     assert printed.out == "out: 1 cases\n"

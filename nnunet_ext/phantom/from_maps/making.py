@@ -17,6 +17,7 @@ from nnunet_ext.folder_lock import holding, owned_folder
 from nnunet_ext.images.file_names import image_stem
 from nnunet_ext.phantom.case_files import check_numbers, is_complete, make_cases, write_case
 from nnunet_ext.phantom.from_maps.map_labels import DEFAULT_LABELS, load_map_labels
+from nnunet_ext.phantom.from_maps.mr import MISALIGNMENT_MM
 from nnunet_ext.phantom.from_maps.one_case import CONTRASTS, make_head
 from nnunet_ext.phantom.from_maps.person import Person, read_person
 from nnunet_ext.steps import step
@@ -24,7 +25,9 @@ from nnunet_ext.steps import step
 #: Goes up whenever the same seed starts to give other images, so that old and new cases do not mix in one folder.
 GENERATOR_VERSION = 1
 #: Voxels that can be asked for. Larger ones would lose a nerve, smaller ones only cost time.
-SPACING_RANGE_MM = (0.4, 6.0)
+SPACING_RANGE_MM = (0.4, 7.0)
+#: An MR further off the CT is not registered.
+MOST_MISALIGNMENT_MM = 10.0
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ def make_phantoms_from_maps(
     contrast: str = "realistic",
     immobilised: bool = False,
     deformed: bool = True,
+    misalignment_mm: float = MISALIGNMENT_MM,
     dicom: bool = False,
     n_processes: int = 2,
     first_case: int = 0,
@@ -82,6 +86,7 @@ def make_phantoms_from_maps(
         contrast: "realistic", or "random" for T1 and T2 of any brightness. CT is in HU in both.
         immobilised: Show couch, head rest and fixation mask in the CT.
         deformed: Turn, stretch and bend the heads, and now and then take an eye away. Else they are the people's own.
+        misalignment_mm: Distance by which T1 and T2 may each be off the CT. With 0, each lies where the labels lie.
         dicom: Write DICOM series and an RTSTRUCT instead of NIfTI files.
         n_processes: Cases made at the same time. More than one starts new Python processes, so a script that calls
             this needs `if __name__ == "__main__":`.
@@ -97,6 +102,8 @@ def make_phantoms_from_maps(
             holds something else, such as a case of another seed. Nothing is made then.
     """
     spacing = tuple(float(mm) for mm in spacing_mm)
+    if not 0 <= misalignment_mm <= MOST_MISALIGNMENT_MM:
+        raise ValueError(f"misalignment_mm is {misalignment_mm}; it must be 0 to {MOST_MISALIGNMENT_MM:g}.")
     _check_options(spacing, contrast, n_cases=n_cases, seed=seed, first_case=first_case, n_processes=n_processes)
     files = _find_maps(Path(maps))
     load_map_labels(labels_file)
@@ -119,6 +126,7 @@ def make_phantoms_from_maps(
             "contrast": contrast,
             "immobilised": immobilised,
             "deformed": deformed,
+            "misalignment_mm": misalignment_mm,
             "dicom": dicom,
         }
         folders[case] = out / f"phantom_{case:03d}"
@@ -191,6 +199,7 @@ def _write_one(job: _Job) -> str | None:
             contrast=options["contrast"],
             immobilised=options["immobilised"],
             deformed=options["deformed"],
+            misalignment_mm=options["misalignment_mm"],
         )
     write_case(job.folder, case, options)
     return None

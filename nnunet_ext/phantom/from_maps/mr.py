@@ -29,11 +29,12 @@ class Misalignment:
     shift_mm: np.ndarray
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, centre_mm: np.ndarray) -> Misalignment:
-        """Up to 3 mm at the centre. Half of the cases are within 1 mm."""
+    def draw(cls, rng: np.random.Generator, centre_mm: np.ndarray, *, most_mm: float = MISALIGNMENT_MM) -> Misalignment:
+        """Up to `most_mm` at the centre, turned in proportion. Half of the cases are within a third of it."""
         shift = rng.normal(size=3)
-        shift *= rng.uniform() ** 1.6 * MISALIGNMENT_MM / np.linalg.norm(shift)
-        turn = rng.uniform(-1, 1, 3) * MISALIGNMENT_DEG * rng.uniform() / np.sqrt(3)
+        shift *= rng.uniform() ** 1.6 * most_mm / np.linalg.norm(shift)
+        most_deg = MISALIGNMENT_DEG * most_mm / MISALIGNMENT_MM
+        turn = rng.uniform(-1, 1, 3) * most_deg * rng.uniform() / np.sqrt(3)
         return cls(rotation_matrix((turn[0], turn[1], turn[2])), centre_mm, shift)
 
     def to_ct_mm(self, mr_mm: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from nnunet_ext.labels.organs import ORGANS
 from nnunet_ext.phantom.from_maps.ct import acquire_ct, find_metal
 from nnunet_ext.phantom.from_maps.draws import HeadDraw
 from nnunet_ext.phantom.from_maps.field_of_view import draw_grid
-from nnunet_ext.phantom.from_maps.mr import Misalignment, acquire_mr
+from nnunet_ext.phantom.from_maps.mr import MISALIGNMENT_MM, Misalignment, acquire_mr
 from nnunet_ext.phantom.from_maps.person import Person
 from nnunet_ext.phantom.from_maps.placing import place_organs
 from nnunet_ext.phantom.from_maps.sampling import Scene, TissueSampler, divided, labels_on
@@ -43,6 +43,7 @@ def make_head(
     contrast: str = "realistic",
     immobilised: bool = False,
     deformed: bool = True,
+    misalignment_mm: float = MISALIGNMENT_MM,
     draw: HeadDraw | None = None,
 ) -> Phantom:
     """One case in memory. It depends on its arguments only.
@@ -55,6 +56,7 @@ def make_head(
         contrast: "realistic" or "random", of T1 and T2. CT is in HU in both.
         immobilised: Show couch, head rest and fixation mask in the CT.
         deformed: Turn, stretch and bend the head. Else it is the person's own, with all organs.
+        misalignment_mm: Distance by which T1 and T2 may each be off the CT.
         draw: Replaces the numbers drawn for the head, to ask for a missing eye or a turn.
     """
     rng = _generators(seed, case)
@@ -69,7 +71,7 @@ def make_head(
     images, records = {}, {}
     centre = np.mean(scene.organs.box_mm, axis=0)
     for channel in ("T1", "T2"):
-        apart = Misalignment.draw(rng[channel], centre)
+        apart = Misalignment.draw(rng[channel], centre, most_mm=misalignment_mm)
         sampler = TissueSampler(scene, grid, apart.to_ct_mm)
         images[channel], records[channel] = acquire_mr(
             sampler, channel, contrast=contrast, metal_mm=metal_mm, rng=rng[channel]

@@ -75,6 +75,7 @@ def test_two_processes_make_the_same(made, maps, tmp_path):
         ({"spacing_mm": (2.0, 2.0, 2.5)}, "spacing_mm="),
         ({"immobilised": True}, "immobilised=False instead of True"),
         ({"deformed": False}, "deformed=True instead of False"),
+        ({"misalignment_mm": 0.0}, "misalignment_mm=3.0 instead of 0.0"),
     ],
 )
 def test_cases_made_otherwise_are_not_mixed(made, maps, change, words):
@@ -89,6 +90,7 @@ def test_cases_made_otherwise_are_not_mixed(made, maps, change, words):
         ({"spacing_mm": (1.0, 1.0)}, "must be three numbers"),
         ({"spacing_mm": (1.0, 1.0, 0.0)}, "must be three numbers"),
         ({"n_processes": 0}, "n_processes is 0"),
+        ({"misalignment_mm": -1.0}, "misalignment_mm is -1.0; it must be 0 to 10"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(maps, tmp_path, change, words):

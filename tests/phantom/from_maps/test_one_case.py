@@ -77,3 +77,8 @@ def test_the_warp_of_an_undeformed_head_only_moves_it(person):
     points = np.random.default_rng(0).uniform(-90, 90, (50, 3))
     moved = scene.warp.to_world_mm(points) - points
     np.testing.assert_allclose(moved, np.broadcast_to(scene.warp.translation_mm, moved.shape), atol=1e-4)
+
+
+def test_without_misalignment_each_mr_lies_where_the_labels_lie(person):
+    made = make_head(person, 5, 0, spacing_mm=COARSE_MM, misalignment_mm=0.0)
+    assert [made.record[channel]["misalignment_mm"] for channel in ("T1", "T2")] == [0.0, 0.0]
