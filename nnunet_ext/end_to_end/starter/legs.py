@@ -9,12 +9,40 @@ from pathlib import Path
 import numpy as np
 import torch
 from nnunetv2.paths import nnUNet_preprocessed
+from torch import nn
 
-from nnunet_ext.end_to_end.learning.trainers import CascadeOARTrainer, PlainLogger, cpu_seconds, go_on
+from nnunet_ext.end_to_end.learning import trainers
+from nnunet_ext.end_to_end.learning.trainers import PlainLogger, cpu_seconds, go_on
 from nnunet_ext.end_to_end.starter.plan import PLANS
 from nnunet_ext.files import read_json
 from nnunet_ext.nnunet_folders import read_dataset_json
+from nnunet_ext.prediction.bfloat16 import has_bfloat16
 from nnunet_ext.prediction.loading import read_weights
+
+
+class CascadeOARTrainer(trainers.CascadeOARTrainer):
+    """Computes the networks in bfloat16 where the processor has it, in about half the time. Losses have 32 bits.
+
+    It has the name of its base, by which predictions look up the network.
+    """
+
+    def initialize(self) -> None:
+        super().initialize()
+        self.network.register_forward_hook(_in_32_bits)
+
+    def train_step(self, batch: dict) -> dict:
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16()):
+            return super().train_step(batch)
+
+    def validation_step(self, batch: dict) -> dict:
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16()):
+            return super().validation_step(batch)
+
+
+def _in_32_bits(
+    _network: nn.Module, _images: object, logits: torch.Tensor | list[torch.Tensor]
+) -> torch.Tensor | list[torch.Tensor]:
+    return logits.float() if isinstance(logits, torch.Tensor) else [part.float() for part in logits]
 
 
 def train_leg(
@@ -41,7 +69,7 @@ def train_leg(
     trainer = CascadeOARTrainer(
         plans | {"continue_training": False},
         configuration,
-        fold,
+        fold,  # type: ignore[arg-type]  # nnU-Net takes "all", too
         read_dataset_json(folder / "dataset.json"),
         torch.device("cpu"),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +56,7 @@ TRAINING_SEED, JUDGED_SEED = 31, 32
 
 
 def make_renderings(
-    out: Path, maps: Path, renderings: tuple[Rendering, ...], *, n_people: int, seed: int, n_processes: int
+    out: Path, maps: Path, renderings: Sequence[Rendering], *, n_people: int, seed: int, n_processes: int
 ) -> None:
     """Make the cases of some renderings, numbered through, in one folder. Cases that exist are kept.
 

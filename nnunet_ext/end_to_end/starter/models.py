@@ -1,0 +1,67 @@
+"""A trained pair of networks as the model folders that are shipped: weights in 16 bits, and nothing else."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from nnunet_ext.end_to_end.starter.plan import PLANS
+from nnunet_ext.files import written_whole
+from nnunet_ext.nnunet_folders import LOCALIZER, SEGMENTER
+from nnunet_ext.prediction.loading import read_weights
+
+STAGES = (LOCALIZER, SEGMENTER)
+
+
+def folder_name(configuration: str) -> str:
+    """nnU-Net's name of the folder of a stage."""
+    return f"CascadeOARTrainer__{PLANS}__{configuration}"
+
+
+def pack(results: Path, out: Path, *, fold: int | str) -> Path:
+    """Write both stages of a model into `out`, as a model of all cases (`fold_all`).
+
+    Args:
+        results: nnU-Net's results folder of the data set.
+        out: Folder of the model folders.
+        fold: That was trained.
+
+    Returns:
+        `out`.
+    """
+    for stage in STAGES:
+        source, target = results / folder_name(stage), out / folder_name(stage)
+        (target / "fold_all").mkdir(parents=True, exist_ok=True)
+        for name in ("plans.json", "dataset.json"):
+            shutil.copyfile(source / name, target / name)
+        checkpoint = read_weights(source / f"fold_{fold}" / "checkpoint_final.pth")
+        halved = {
+            "network_weights": in_16_bits(checkpoint["network_weights"]),
+            "trainer_name": checkpoint["trainer_name"],
+            "init_args": {"configuration": checkpoint["init_args"]["configuration"], "fold": "all"},
+            "inference_allowed_mirroring_axes": None,
+        }
+        with written_whole(target / "fold_all" / "checkpoint_final.pth") as temporary:
+            torch.save(halved, temporary)
+    return out
+
+
+def in_16_bits(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights in half the bytes. Those that the network has under several names stay one, so that a file holds them once."""
+    made: dict[int, torch.Tensor] = {}
+    for values in weights.values():
+        made.setdefault(values.data_ptr(), values.half() if values.is_floating_point() else values.clone())
+    return {name: made[values.data_ptr()] for name, values in weights.items()}
+
+
+def n_parameters(model: Path) -> int:
+    """Parameters of both stages, each counted once."""
+    total = 0
+    for stage in STAGES:
+        weights = read_weights(model / folder_name(stage) / "fold_all" / "checkpoint_final.pth")["network_weights"]
+        distinct = {values.data_ptr(): values.numel() for values in weights.values() if values.is_floating_point()}
+        total += sum(distinct.values())
+    return total

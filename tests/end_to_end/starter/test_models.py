@@ -1,0 +1,48 @@
+"""A packed model holds each weight once, in 16 bits, and is read by the rules for foreign weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nnunet_ext.end_to_end.starter.models import STAGES, folder_name, in_16_bits, n_parameters, pack
+from nnunet_ext.prediction.loading import read_weights
+
+
+@pytest.fixture
+def results(tmp_path):
+    """What two trainings leave. A weight has two names, as those of an encoder that a decoder refers to."""
+    for stage in STAGES:
+        folder = tmp_path / "results" / folder_name(stage)
+        (folder / "fold_1").mkdir(parents=True)
+        for name in ("plans.json", "dataset.json"):
+            (folder / name).write_text(f'{{"of": "{stage}"}}')
+        shared = torch.randn(100, 50)
+        checkpoint = {
+            "network_weights": {"encoder.w": shared, "decoder.encoder.w": shared, "n": torch.tensor(3)},
+            "optimizer_state": {"large": torch.zeros(10**6)},
+            "trainer_name": "CascadeOARTrainer",
+            "init_args": {"configuration": stage, "fold": 1, "plans": {}},
+        }
+        torch.save(checkpoint, folder / "fold_1" / "checkpoint_final.pth")
+    return tmp_path / "results"
+
+
+def test_weights_have_16_bits_and_are_held_once(results, tmp_path):
+    out = pack(results, tmp_path / "model", fold=1)
+    for stage in STAGES:
+        file = out / folder_name(stage) / "fold_all" / "checkpoint_final.pth"
+        weights = read_weights(file)["network_weights"]
+        original = read_weights(results / folder_name(stage) / "fold_1" / "checkpoint_final.pth")["network_weights"]
+        assert weights["encoder.w"].dtype is torch.float16
+        assert weights["n"] == 3
+        assert torch.allclose(weights["encoder.w"].float(), original["encoder.w"], rtol=1e-3)
+        assert weights["encoder.w"].data_ptr() == weights["decoder.encoder.w"].data_ptr()
+        assert 2 * 5000 < file.stat().st_size < 2 * 5000 + 4000
+        assert (out / folder_name(stage) / "plans.json").read_text() == f'{{"of": "{stage}"}}'
+    assert n_parameters(out) == 2 * 5000
+
+
+def test_tensors_of_equal_values_stay_two():
+    found = in_16_bits({"a": torch.ones(3), "b": torch.ones(3)})
+    assert found["a"].data_ptr() != found["b"].data_ptr()
