@@ -125,6 +125,7 @@ def _run(
         study,
         merged=any(system.merged for system in systems),
         stock=any(system.is_stock for system in systems),
+        finer=any(system.finer for system in systems),
         n_processes=n_processes,
     )
     with study.lock("costs"):

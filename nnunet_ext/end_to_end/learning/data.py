@@ -15,6 +15,7 @@ from nnunet_ext.end_to_end.demo import Demo
 from nnunet_ext.end_to_end.learning.people import choose, people_of, person_splits
 from nnunet_ext.end_to_end.learning.sides import merge_sides, merged_labels
 from nnunet_ext.end_to_end.learning.study import DATA_FILE, ID, MERGED_ID, NAME, Study
+from nnunet_ext.end_to_end.learning.systems import FINER
 from nnunet_ext.files import read_json, write_json
 from nnunet_ext.images.label_maps import read_label_map
 from nnunet_ext.images.reading import read_image
@@ -27,7 +28,7 @@ STOCK_PLANS = "StockPlans"
 PLANNING = {"nnUNet_n_proc_DA": "1"}
 
 
-def prepare(study: Study, *, merged: bool, stock: bool, n_processes: int) -> None:
+def prepare(study: Study, *, merged: bool, stock: bool, n_processes: int, finer: bool = False) -> None:
     """Make what is missing: cases, raw data, plans, preprocessed data, splits, and the hash of the data.
 
     Args:
@@ -35,6 +36,7 @@ def prepare(study: Study, *, merged: bool, stock: bool, n_processes: int) -> Non
         merged: Also with left and right organs as one label.
         stock: Also for stock nnU-Net.
         n_processes: Of conversion and preprocessing.
+        finer: Also on a finer grid.
     """
     with study.lock("data"):
         demo = Demo(study.out)
@@ -45,6 +47,8 @@ def prepare(study: Study, *, merged: bool, stock: bool, n_processes: int) -> Non
         if merged:
             _merge(study)
             _plan(study, demo, merged=True, processes=processes)
+        if finer:
+            _plan_finer(study, demo, processes)
         ready = study.preprocessed() / f"{STOCK_PLANS}_ready"
         if stock and not ready.is_file():
             study.apart("plan_stock", memory_gb=None)
@@ -91,6 +95,16 @@ def _plan(study: Study, demo: Demo, *, merged: bool, processes: Sequence[str]) -
     title = "Plan and preprocess" + (" with merged sides" if merged else "")
     demo.step(title, [*command, "-c", WHOLE_VOLUME, LOCALIZER, *processes, processes[1]])
     write_json(person_splits(read_json(study.out / DATA_FILE)["train"]), splits)
+
+
+def _plan_finer(study: Study, demo: Demo, processes: Sequence[str]) -> None:
+    """The same plan and data for a segmenter on a finer grid. The localizer stays the one of all systems."""
+    plans = read_json(study.preprocessed() / f"{study.plans_name}.json")
+    spacing = plans["configurations"][WHOLE_VOLUME]["spacing"]
+    finer = [f"{spacing[i] / FINER:.6g}" for i in plans["transpose_backward"]]
+    command = ["nnUNetv2_plan_and_preprocess", "-d", str(ID), "-pl", study.settings.planner, "-npfp", processes[1]]
+    name = ["-overwrite_target_spacing", *finer, "-overwrite_plans_name", study.finer_plans_name]
+    demo.step("Plan and preprocess on a finer grid", [*command, *name, "-c", WHOLE_VOLUME, *processes])
 
 
 def _merge(study: Study) -> None:

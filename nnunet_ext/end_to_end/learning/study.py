@@ -63,6 +63,7 @@ class Study:
         self.settings = self._agreed(settings)
         self.data = self.settings.data
         self.plans_name = self.settings.planner.replace("Planner", "Plans")
+        self.finer_plans_name = f"{self.plans_name}Finer"
 
     def _agreed(self, settings: Settings | None) -> Settings:
         file = self.out / SETTINGS_FILE

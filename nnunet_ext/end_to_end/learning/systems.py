@@ -25,6 +25,8 @@ LOCALIZER_SHARE = 0.2
 CONSTANT_SHARE = 0.8
 #: An iteration of stock nnU-Net with small patches costs at most so many of ours.
 MOST_TIMES_OURS = 3.0
+#: Factor of a finer grid.
+FINER = 1.25
 #: Features of the first stage of stock's network, those of the small planner.
 STOCK_FEATURES = 8
 
@@ -44,6 +46,7 @@ class System:
         decays: The learning rate decays polynomially from the start, so each mark is a training of its own.
         small_patches: Stock's plan is made for so little memory that an iteration costs at most `MOST_TIMES_OURS`.
         mirrors: Stock mirrors along the left-right axis too, as it does by default.
+        finer: The segmenter's grid is finer by `FINER` along each axis.
     """
 
     edit: Edit = unchanged
@@ -53,6 +56,7 @@ class System:
     decays: bool = False
     small_patches: bool = False
     mirrors: bool = False
+    finer: bool = False
 
     @property
     def configuration(self) -> str:
@@ -102,6 +106,7 @@ SYSTEMS: dict[str, System] = {
     "foreground weight 1": System(recipe(foreground_weight=1.0)),
     "half patches": System(patch(0.5, 8)),
     "ROI in one patch": System(patch(1.0, 2)),
+    "finer grid": System(finer=True),
     "no deep supervision": System(entries(deep_supervision=False)),
     "plain blocks": System(network(residual_blocks=False)),
     "no left-right mirroring": System(recipe(mirror_left_right=False)),

@@ -33,7 +33,8 @@ def base_plans(study: Study, system: System, memory_gb: float | None) -> dict[st
         system: Or a localizer.
         memory_gb: Of stock with small patches.
     """
-    ours = read_json(study.preprocessed(system.merged) / f"{study.plans_name}.json")
+    planned = study.finer_plans_name if system.finer else study.plans_name
+    ours = read_json(study.preprocessed(system.merged) / f"{planned}.json")
     if not system.is_stock:
         ours["configurations"][system.configuration] = resolved(ours, system.configuration)
         return ours

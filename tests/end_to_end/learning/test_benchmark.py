@@ -19,6 +19,7 @@ from nnunet_ext.labels.organs import ORGANS
 NAMES = [
     "default",
     "merged sides",
+    "finer grid",
     "whole volume",
     "stock, small patches, mirrored",
     "stock's plan, our recipe",
@@ -52,6 +53,8 @@ def test_systems_are_trained_scored_and_tabled_and_a_repeated_command_does_what_
     assert sorted((r.system, r.true_boxes) for r in records) == [
         ("default", False),
         ("default", True),
+        ("finer grid", False),
+        ("finer grid", True),
         ("merged sides", False),
         ("merged sides", True),
         ("stock's plan, our recipe", False),

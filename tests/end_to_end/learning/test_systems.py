@@ -23,7 +23,7 @@ def test_every_system_differs_from_the_default_in_one_thing(configuration, name)
     system, edited = SYSTEMS[name], copy.deepcopy(configuration)
     system.configure(edited, PAIRS)
     changed = {key for key in edited if edited[key] != configuration[key]}
-    other = system.kind != "cascade" or system.merged or system.decays
+    other = system.kind != "cascade" or system.merged or system.decays or system.finer
     assert (bool(changed) or other) is (name != DEFAULT)
     TrainingRecipe.from_plan(edited["recipe"])
     step = [2 ** (len(edited["architecture"]["arch_kwargs"]["strides"]) - 1)] * 3
