@@ -20,8 +20,11 @@ from nnunet_ext.evaluation.summary import DEFINITIONS, EvaluationSummary, Pairs
 from nnunet_ext.files import misfit, read_json, write_text
 from nnunet_ext.labels.pairs import PAIRS_KEY
 
+#: Metrics that evaluations of earlier versions lack. They are read as NaN.
+_LATER = ("plain_hd95_mm",)
+_NUMBERS = {f"{name}?" if name in _LATER else name: (float, None) for name in METRICS}
 _EVALUATION_JSON = {
-    "per_case": {str: {str: {**dict.fromkeys(METRICS, (float, None)), "tolerance_mm": float, "flag": str}}},
+    "per_case": {str: {str: {**_NUMBERS, "tolerance_mm": float, "flag": str}}},
     "labels": {str: (int, [int])},
     "tolerance_mm": {str: float},
     "files": {str: [(str, None), str]},
@@ -84,7 +87,8 @@ def read_evaluation(folder: Path) -> EvaluationSummary:
 
 
 def _score(case: str, organ: str, values: Mapping) -> Score:
-    numbers = {name: float("nan" if values[name] is None else values[name]) for name in (*METRICS, "tolerance_mm")}
+    found = {**dict.fromkeys(_LATER), **values}
+    numbers = {name: float("nan" if found[name] is None else found[name]) for name in (*METRICS, "tolerance_mm")}
     return Score(case, organ, flag=values["flag"], **numbers)
 
 

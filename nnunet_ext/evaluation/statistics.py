@@ -15,6 +15,7 @@ Flag = Literal["", "missed", "invented", "left_out", "not_segmented", "failed"]
 SUMMARISED = {
     "dsc_percent": 2,
     "hd95_mm": 2,
+    "plain_hd95_mm": 2,
     "surface_dice": 3,
     "mean_surface_distance_mm": 2,
     "volume_difference_ml": 3,
@@ -35,6 +36,7 @@ class Score:
     organ: str
     dsc_percent: float
     hd95_mm: float
+    plain_hd95_mm: float
     surface_dice: float
     mean_surface_distance_mm: float
     reference_ml: float

@@ -20,12 +20,16 @@ DEFINITIONS = {
         "Larger of the two directed 95th percentiles of the surface distances, weighted by surface area "
         "(surface-distance library), in mm."
     ),
+    "plain_hd95_mm": (
+        "The same between the centres of border voxels (six neighbours): of K sorted nearest distances number ceil(0.95 K), "
+        "the larger direction, in mm. None in evaluations of earlier versions."
+    ),
     "surface_dice": "Share of both surfaces, by area, within tolerance_mm of the other one, in [0, 1].",
     "mean_surface_distance_mm": "Mean distance of both surfaces to the other one, weighted by area, in mm.",
     "volume_difference_ml": "Volume of the prediction minus volume of the reference, in mL.",
     "volume_difference_percent": "The same in percent of the reference's volume; none where there is no reference.",
     "missed": (
-        "Organ in the reference only: DSC 0, HD95 and mean surface distance = image diagonal, surface dice 0, volume "
+        "Organ in the reference only: DSC 0, both HD95 and mean surface distance = image diagonal, surface dice 0, volume "
         "-100 %; counted in the means."
     ),
     "invented": "Organ in the prediction only: scored like a missed organ, without volume in %; counted in the means.",

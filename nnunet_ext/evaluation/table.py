@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 HEADS = {
     "dsc_percent": "DSC %",
     "hd95_mm": "HD95 mm",
+    "plain_hd95_mm": "plain HD95 mm",
     "mean_surface_distance_mm": "mean surface distance mm",
     "surface_dice": "surface dice",
     "volume_difference_percent": "volume difference %",
@@ -38,7 +39,8 @@ def to_markdown(summary: EvaluationSummary) -> str:
 
 {n_cases} case{"s" * (n_cases != 1)}.{folds} Mean +- SD (median) over n cases (sample SD); all organs: mean over the organs
 of a case, then over cases. HD95: the larger of the two directed 95th percentiles of the surface distances, weighted by
-area. Surface dice: share of both surfaces within the tolerance of the other. Volume difference: prediction minus reference.
+area. Plain HD95: the same between border voxels, each counted once. Surface dice: share of both surfaces within the
+tolerance of the other. Volume difference: prediction minus reference.
 
 - Missed (DSC 0, distances = image diagonal, counted): {_pairs(summary.missed)}
 - Invented (no such organ in the reference; scored as missed, counted): {_pairs(summary.invented)}

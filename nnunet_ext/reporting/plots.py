@@ -29,11 +29,13 @@ def draw_box_plots(compared: Mapping[str, EvaluationSummary], organ: str, *, wit
 
     Boxes show quartiles and median. Whiskers reach to the last case within 1.5 interquartile ranges. Boxes are over all
     cases. The HD95 axis ends above the largest distance of an organ that was found, because an organ that was not found has
-    the image diagonal. The number of these cases stands at the top. `with_study` adds the study's mean +- SD as grey bars.
+    the image diagonal. The number of these cases stands at the top. `with_study` adds the study's mean +- SD as grey bars,
+    beside the plain HD95.
     """
     studies = [s for s in reference_study.SYSTEMS if with_study and organ in s.values["dsc_percent"]]
     figure = _figure(max(7.0, 2.6 + 2.1 * (len(compared) + len(studies))), 4.6)
-    for column, metric in enumerate(("dsc_percent", "hd95_mm")):
+    distance = "plain_hd95_mm" if with_study else "hd95_mm"
+    for column, metric in enumerate(("dsc_percent", distance)):
         axes = figure.add_subplot(1, 2, column + 1)
         for place, summary in enumerate(compared.values()):
             values = [v for v in summary.values(organ, metric).values() if not np.isnan(v)]
@@ -45,18 +47,19 @@ def draw_box_plots(compared: Mapping[str, EvaluationSummary], organ: str, *, wit
         axes.set_xticks(range(len(names)), names, rotation=25, ha="right", rotation_mode="anchor")
         axes.set_xlim(-0.6, len(names) - 0.4)
         axes.set_title(f"{organ}: {HEADS[metric]}", fontsize=12)
-        if metric == "hd95_mm":
-            _end_above_found(axes, compared, organ, [mean + sd for mean, sd in published.values()])
+        if metric == distance:
+            _end_above_found(axes, compared, organ, metric, [mean + sd for mean, sd in published.values()])
         axes.grid(axis="y", color="#dddddd", linewidth=0.8)
     return figure
 
 
 def _end_above_found(
-    axes: Axes, compared: Mapping[str, EvaluationSummary], organ: str, published_mm: Sequence[float]
+    axes: Axes, compared: Mapping[str, EvaluationSummary], organ: str, metric: str, published_mm: Sequence[float]
 ) -> None:
     """End the HD95 axis above the organs that were found, and say at the top how many were not."""
     rows = {name: [row for row in summary.rows if row.organ == organ] for name, summary in compared.items()}
-    found_mm = [row.hd95_mm for found in rows.values() for row in found if not row.flag]
+    found_mm = [row.metric(metric) for found in rows.values() for row in found if not row.flag]
+    found_mm = [mm for mm in found_mm if not np.isnan(mm)]  # those of earlier evaluations
     lost = {name: sum(row.flag in ("missed", "invented", "failed") for row in found) for name, found in rows.items()}
     axes.set_ylim(bottom=0)
     if not any(lost.values()) or not found_mm:

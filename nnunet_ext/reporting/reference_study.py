@@ -27,7 +27,7 @@ def _by_organ(values: tuple[tuple[float, float] | None, ...]) -> MappingProxyTyp
 def _published(name: str, dsc_percent: tuple, hd95_mm: tuple | None = None) -> Published:
     values = {"dsc_percent": _by_organ(dsc_percent)}
     if hd95_mm is not None:
-        values["hd95_mm"] = _by_organ(hd95_mm)
+        values["plain_hd95_mm"] = _by_organ(hd95_mm)
     return Published(name, MappingProxyType(values))
 
 

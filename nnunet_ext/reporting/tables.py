@@ -26,6 +26,7 @@ LARGER_IS_BETTER = ("dsc_percent", "surface_dice")
 TITLES = {
     "dsc_percent": Message("title_dsc"),
     "hd95_mm": Message("title_hd95"),
+    "plain_hd95_mm": Message("title_plain_hd95"),
     "mean_surface_distance_mm": Message("title_mean_surface_distance"),
     "surface_dice": Message("title_surface_dice"),
     "volume_difference_percent": Message("title_volume_difference"),
@@ -48,7 +49,15 @@ def make_tables(
             tables.append(_test_table(list(compared), tests, metric))
     tables += [_localizer_table(name, s, s.localizer) for name, s in compared.items() if s.localizer is not None]
     tables.append(_organ_table(compared, box_organ, with_study=with_study))
-    return tables, [Message("no_p_value", {"least": LEAST_PAIRS, "n": len(cases)})] if too_few else []
+    remarks = [Message("no_p_value", {"least": LEAST_PAIRS, "n": len(cases)})] if too_few else []
+    if earlier := [name for name, scores in compared.items() if _lacks_plain_hd95(scores)]:
+        remarks.append(Message("no_plain_hd95", {"names": earlier}))
+    return tables, remarks
+
+
+def _lacks_plain_hd95(scores: EvaluationSummary) -> bool:
+    """Whether the evaluation is of a version that did not have it."""
+    return any(np.isnan(row.plain_hd95_mm) and not np.isnan(row.hd95_mm) for row in scores.rows)
 
 
 def _overview(experiments: Sequence[Experiment], compared: Mapping[str, EvaluationSummary], box_organ: str) -> Table:
@@ -193,7 +202,7 @@ def _localizer_table(name: str, summary: EvaluationSummary, localizer: Evaluatio
 
 
 def _organ_table(compared: Mapping[str, EvaluationSummary], organ: str, *, with_study: bool) -> Table:
-    metrics = ("dsc_percent", "hd95_mm")
+    metrics = ("dsc_percent", "hd95_mm", "plain_hd95_mm")
     found = {name: [_mean(s, organ, metric, compared) for metric in metrics] for name, s in compared.items()}
     best = [_best([row[i] for row in found.values()], metric, SUMMARISED[metric]) for i, metric in enumerate(metrics)]
     rows = [
@@ -206,7 +215,8 @@ def _organ_table(compared: Mapping[str, EvaluationSummary], organ: str, *, with_
     notes = [Message("note_means", {"n": len(next(iter(compared.values())).cases)})]
     if with_study and organ == reference_study.CHIASM:
         rows += [
-            (Cell(name), Cell(f"{mean:g}"), Cell("-")) for name, mean in reference_study.CHIASM_DSC_PERCENT.items()
+            (Cell(name), Cell(f"{mean:g}"), Cell("-"), Cell("-"))
+            for name, mean in reference_study.CHIASM_DSC_PERCENT.items()
         ]
         notes.append(Message("note_published_rows"))
     return Table(

@@ -45,7 +45,8 @@ def test_what_the_report_says_it_can_say_in_chinese(data, tmp_path, study):
     texts |= {row[0].text for t in found.tables if t.name == "dsc_percent" for row in t.rows}
     texts |= {p.title for p in found.pictures if p.kind in ("box", "curves", "preprocessing")}
     published = {system.name for system in SYSTEMS}
-    assert {text for text in texts if isinstance(text, str)} <= {"good", "poor", "DSC %", "HD95 mm", *published}
+    heads = {"DSC %", "HD95 mm", "plain HD95 mm"}
+    assert {text for text in texts if isinstance(text, str)} <= {"good", "poor", *heads, *published}
     chinese = {text.text("zh", chinese_name) for text in texts if isinstance(text, Message)}
     assert not [text for text in chinese if not re.search("[\u4e00-\u9fff]", text)]
     assert "与 good 的配对比较：Dice 相似系数（DSC），%" in chinese

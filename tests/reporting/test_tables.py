@@ -66,11 +66,20 @@ def test_published_values_stand_beside_but_are_never_best():
     published = dict(zip(header, chiasm, strict=True))
     assert published["study: 32x96x96"] == Cell("70.47 +- 8.34")
     assert dict(zip(header, tables["dsc_percent"].rows[0], strict=True))["study: 16x64x64"] == Cell("-")
-    assert "study: localizer" not in tables["hd95_mm"].header  # the study gives none
+    assert "study: localizer" not in tables["plain_hd95_mm"].header  # the study gives none
     systems = {str(row[0].text): row[1].text for row in tables["systems_OpticChiasm"].rows}
     assert systems["A"] == "20.00 +- -"
     assert systems["study: 32x96x96, CT only"] == "61.93"
     assert systems["DeepLab (as the study cites it)"] == "55.6"
+
+
+def test_scores_of_an_earlier_version_show_a_dash_for_plain_hd95_and_that_is_said():
+    new = summary({"Lens_L": [70.0] * 6})
+    old = replace(new, rows=[replace(row, plain_hd95_mm=NAN) for row in new.rows])
+    tables, remarks = tables_of({"new": new, "old": old})
+    assert [str(cell.text) for cell in tables["plain_hd95_mm"].rows[0]] == ["Lens_L", "70.00 +- 0.00", "-"]
+    assert Message("no_plain_hd95", {"names": ["old"]}) in remarks
+    assert tables_of({"new": new})[1] == []
 
 
 def test_failed_and_missed_are_counted_in_the_overview():
