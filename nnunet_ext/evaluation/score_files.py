@@ -36,12 +36,18 @@ _EVALUATION_JSON = {
     "model": (str, None),
     "folds": [str],
     "localizer": bool,
+    "fold_models?": int,
 }
 
 
 def write_evaluation(summary: EvaluationSummary, out: Path) -> None:
-    """Write `evaluation.csv`, `.json` and `.md`, each complete or not at all. The localizer's go to `localizer/`."""
+    """Write `evaluation.csv`, `.json` and `.md`, each complete or not at all.
+
+    The localizer's go to `localizer/`, those of single folds to `folds/1/`, `folds/2/`, ...
+    """
     out.mkdir(parents=True, exist_ok=True)
+    for number, scores in enumerate(summary.of_folds, start=1):
+        write_evaluation(scores, out / "folds" / str(number))
     if summary.localizer is not None:
         write_evaluation(summary.localizer, out / "localizer")
     write_text(_csv(summary.rows), out / "evaluation.csv")
@@ -82,6 +88,9 @@ def read_evaluation(folder: Path) -> EvaluationSummary:
         model=content["model"] and Path(content["model"]),
         folds=tuple(content["folds"]),
         localizer=read_evaluation(Path(folder) / "localizer") if content["localizer"] else None,
+        of_folds=tuple(
+            read_evaluation(Path(folder) / "folds" / str(number + 1)) for number in range(content.get("fold_models", 0))
+        ),
         left_right_pairs=content.get(PAIRS_KEY) and [(left, right) for left, right in content[PAIRS_KEY]],
     )
 
@@ -136,6 +145,7 @@ def _json(summary: EvaluationSummary) -> str:
             "cases": summary.pass_rates,
         },
         "localizer": summary.localizer is not None,
+        "fold_models": len(summary.of_folds),
         "files": {case: [path and str(path) for path in files] for case, files in summary.files.items()},
         "per_case": per_case,
     }

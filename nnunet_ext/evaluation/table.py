@@ -50,29 +50,47 @@ tolerance of the other. Volume difference: prediction minus reference.
 - Predictions without a reference (ignored): {", ".join(summary.ignored) or "none"}
 - Files and folders that are no label map (not compared): {", ".join(summary.not_compared) or "none"}
 - Label crop pass rate: {_pass_rates(summary.pass_rates)}
-{_localizer_markdown(summary)}"""
+{_localizer_markdown(summary)}{_folds_markdown(summary)}"""
 
 
 def _localizer_markdown(summary: EvaluationSummary) -> str:
     if summary.localizer is None:
         return ""
     both = [case for case in summary.localizer.cases if case in summary.cases]
-    stages = summary.localizer.only(both), summary.only(both)
-    metrics = ("dsc_percent", "hd95_mm")
-    header = ["organ"] + [f"{stage} {HEADS[metric]}" for metric in metrics for stage in ("localizer", "segmenter")]
-    found = [{**stage.per_organ, "all organs": stage.all_organs} for stage in stages]
-    lines = [
-        [organ] + [stage[organ][metric].text(SUMMARISED[metric]) for metric in metrics for stage in found]
-        for organ in found[1]
-        if organ in found[0]
-    ]
+    stages = {"localizer": summary.localizer.only(both), "segmenter": summary.only(both)}
     return f"""
 Localizer against segmenter, mean +- SD over the {len(both)} cases of both:
 
-{_table(header, lines)}
+{_side_by_side(stages, ("dsc_percent", "hd95_mm"))}
 
-- Missed by the localizer: {_pairs(stages[0].missed)}
+- Missed by the localizer: {_pairs(stages["localizer"].missed)}
 """
+
+
+def _folds_markdown(summary: EvaluationSummary) -> str:
+    if (mean := summary.mean_over_folds) is None:
+        return ""
+    failed = [f"{n}: {', '.join(one.failed)}" for n, one in enumerate(summary.of_folds, start=1) if one.failed]
+    return f"""
+The ensemble beside the models of its {len(summary.of_folds)} folds. Folds: per case the mean over the folds' models, then
+mean +- SD over the {len(mean.cases)} cases:
+
+{_side_by_side({"ensemble": summary, "folds": mean}, ("dsc_percent", "hd95_mm", "plain_hd95_mm"))}
+
+- Failed cases of single folds (every organ counted as missed): {"; ".join(failed) or "none"}
+"""
+
+
+def _side_by_side(systems: Mapping[str, EvaluationSummary], metrics: Sequence[str]) -> str:
+    """Means of two systems, metric by metric, for the organs of both."""
+    header = ["organ"] + [f"{name} {HEADS[metric]}" for metric in metrics for name in systems]
+    found = [{**scores.per_organ, "all organs": scores.all_organs} for scores in systems.values()]
+    lines = [
+        [organ] + [means[organ][metric].text(SUMMARISED[metric]) for metric in metrics for means in found]
+        for organ in found[-1]
+        if organ in found[0]
+    ]
+    return _table(header, lines)
 
 
 def _pass_rates(rates: Mapping[str, float]) -> str:

@@ -48,6 +48,9 @@ def make_tables(
         if tests and metric in ("dsc_percent", "hd95_mm"):
             tables.append(_test_table(list(compared), tests, metric))
     tables += [_localizer_table(name, s, s.localizer) for name, s in compared.items() if s.localizer is not None]
+    tables += [
+        _folds_table(name, s, s.mean_over_folds) for name, s in compared.items() if s.mean_over_folds is not None
+    ]
     tables.append(_organ_table(compared, box_organ, with_study=with_study))
     remarks = [Message("no_p_value", {"least": LEAST_PAIRS, "n": len(cases)})] if too_few else []
     if earlier := [name for name, scores in compared.items() if _lacks_plain_hd95(scores)]:
@@ -179,16 +182,8 @@ def _test_text(test: PairedTest, decimals: int) -> Text:
 def _localizer_table(name: str, summary: EvaluationSummary, localizer: EvaluationSummary) -> Table:
     both = [case for case in localizer.cases if case in summary.cases]
     stages = {"localizer": localizer.only(both), "segmenter": summary.only(both)}
-    metrics = ("dsc_percent", "hd95_mm")
-    rows = []
-    for organ in (*summary.organs, None):
-        cells = []
-        for metric in metrics:
-            found = [_mean(stage, organ, metric, stages) for stage in stages.values()]
-            best = _best(found, metric, SUMMARISED[metric])
-            cells += [Cell(s.text(SUMMARISED[metric]), b) for s, b in zip(found, best, strict=True)]
-        rows.append((_organ_cell(organ), *cells))
     header = [Message("head_organ")]
+    metrics = ("dsc_percent", "hd95_mm")
     for metric in metrics:
         header.append(Message("head_metric_of_localizer", {"metric": HEADS[metric]}))
         header.append(Message("head_metric_of_segmenter", {"metric": HEADS[metric]}))
@@ -196,9 +191,40 @@ def _localizer_table(name: str, summary: EvaluationSummary, localizer: Evaluatio
         f"localizer_{file_stem(name)}",
         Message("title_localizer", {"name": name}),
         tuple(header),
-        tuple(rows),
+        _side_by_side(stages, summary.organs, metrics),
         (Message("note_means_of_stages", {"n": len(both)}),),
     )
+
+
+def _folds_table(name: str, ensemble: EvaluationSummary, mean: EvaluationSummary) -> Table:
+    """The ensemble of all folds on a test set, and the mean over the models of single folds, as papers give it."""
+    header = [Message("head_organ")]
+    metrics = ("dsc_percent", "hd95_mm", "plain_hd95_mm")
+    for metric in metrics:
+        header.append(Message("head_metric_of_ensemble", {"metric": HEADS[metric]}))
+        header.append(Message("head_metric_of_folds", {"metric": HEADS[metric]}))
+    return Table(
+        f"folds_{file_stem(name)}",
+        Message("title_folds", {"name": name, "n": len(ensemble.of_folds)}),
+        tuple(header),
+        _side_by_side({"ensemble": ensemble, "folds": mean}, ensemble.organs, metrics),
+        (Message("note_mean_over_folds", {"n": len(mean.cases)}), Message("note_better_of_two")),
+    )
+
+
+def _side_by_side(
+    systems: Mapping[str, EvaluationSummary], organs: Sequence[str], metrics: Sequence[str]
+) -> tuple[tuple[Cell, ...], ...]:
+    """A row per organ with the means of the systems, metric by metric."""
+    rows = []
+    for organ in (*organs, None):
+        cells = []
+        for metric in metrics:
+            found = [_mean(scores, organ, metric, systems) for scores in systems.values()]
+            best = _best(found, metric, SUMMARISED[metric])
+            cells += [Cell(s.text(SUMMARISED[metric]), b) for s, b in zip(found, best, strict=True)]
+        rows.append((_organ_cell(organ), *cells))
+    return tuple(rows)
 
 
 def _organ_table(compared: Mapping[str, EvaluationSummary], organ: str, *, with_study: bool) -> Table:

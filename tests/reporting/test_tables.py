@@ -82,6 +82,14 @@ def test_scores_of_an_earlier_version_show_a_dash_for_plain_hd95_and_that_is_sai
     assert tables_of({"new": new})[1] == []
 
 
+def test_mean_over_folds_has_a_table_beside_the_ensemble():
+    ensemble, folds = summary({"Lens_L": [80.0, 90.0]}), [summary({"Lens_L": [70.0, 90.0]}) for _ in range(2)]
+    table = tables_of({"A": replace(ensemble, of_folds=tuple(folds))})[0]["folds_A"]
+    assert str(table.title) == "Ensemble beside the models of its 2 folds: A"
+    assert [str(head) for head in table.header[:3]] == ["organ", "ensemble DSC %", "mean over folds DSC %"]
+    assert [cell.text for cell in table.rows[0][1:3]] == ["85.00 +- 7.07", "80.00 +- 14.14"]
+
+
 def test_failed_and_missed_are_counted_in_the_overview():
     found = summary({"Lens_L": [0.0, 80.0]})
     found.rows[0] = replace(found.rows[0], flag="missed")
