@@ -17,6 +17,7 @@ from nnunet_ext.pictures.surfaces import draw_surfaces
 from nnunet_ext.pictures.volumes import read_case
 from nnunet_ext.reporting.content import Experiment, Picture, Report, Text
 from nnunet_ext.reporting.plots import draw_all_organs, draw_box_plots, draw_training_curves
+from nnunet_ext.reporting.reference_study import CHIASM
 from nnunet_ext.reporting.table_text import file_stem
 
 #: Folder of the figures in a report.
@@ -40,9 +41,11 @@ def draw_figures(report: Report, *, with_study: bool, show_progress: bool) -> tu
     pictures, remarks = [], []
     compared = {e.name: e.scores.only(report.cases) for e in report.experiments}
     n_cases = len(report.cases)
-    figure = draw_box_plots(compared, report.box_organ, with_study=with_study)
-    title = Message("title_box_plots", {"organ": report.box_organ, "n": n_cases})
-    pictures.append(_save(figure, report.out, f"box_{file_stem(report.box_organ)}", "box", title))
+    chiasm = [CHIASM] if with_study and CHIASM in report.organs else []
+    for organ in dict.fromkeys([*chiasm, report.box_organ]):
+        figure = draw_box_plots(compared, organ, with_study=with_study)
+        title = Message("title_box_plots", {"organ": organ, "n": n_cases})
+        pictures.append(_save(figure, report.out, f"box_{file_stem(organ)}", "box", title))
     figure = draw_all_organs(compared, report.organs)
     title = Message("title_box_plots_by_organ", {"n": n_cases})
     pictures.append(_save(figure, report.out, "box_all_organs", "box", title))

@@ -17,6 +17,7 @@ from nnunet_ext.folder_lock import holding, owned_folder
 from nnunet_ext.messages import Message
 from nnunet_ext.reporting.content import Cell, Experiment, Picture, Report, Table
 from nnunet_ext.reporting.experiments import check_comparable, common_cases, curves_of, load_experiments
+from nnunet_ext.reporting.reference_study import CHIASM
 from nnunet_ext.reporting.table_text import to_latex, to_markdown
 from nnunet_ext.reporting.tables import make_tables
 from nnunet_ext.reporting.training_curves import TrainingCurve, read_training_curves
@@ -49,9 +50,10 @@ def report(
         images: nnU-Net's `imagesTr` or `imagesTs` to draw on. None stands for the one beside the references (`labelsTs` ->
             `imagesTs`, `labelsTr` and `gt_segmentations` -> `imagesTr`).
         models: Trained models whose training curves are drawn, besides those of cross-validations and their localizers.
-        box_organ: Organ of the box plots. None stands for the one with the lowest mean DSC over all experiments.
+        box_organ: Organ of the box plots. None stands for the one with the lowest mean DSC over all experiments. With
+            `reference_study` the chiasm has box plots too, and None stands for it.
         cases: Cases with overlays and surfaces. None stands for the worst, the median and the best by mean DSC.
-        reference_study: Show the study's published values beside the experiments.
+        reference_study: Show the tables of the study, with the experiments beside the published values.
         viewer_limit_mb: Largest size of the cases' images in `report.html`, see `page.write_report_page`.
         n_processes: Processes that score cases.
         show_progress: Draw progress bars.
@@ -72,6 +74,8 @@ def report(
     compared = [experiment.scores.only(common) for experiment in experiments]
     check_comparable(experiments, common)
     organs = tuple(dict.fromkeys(organ for scores in compared for organ in scores.organs))
+    if box_organ is None and reference_study and CHIASM in organs:
+        box_organ = CHIASM
     box_organ = box_organ or _hardest(compared, organs)
     if box_organ not in organs:
         raise ValueError(f"no experiment has an organ '{box_organ}'; there are {', '.join(organs)}.")
