@@ -16,6 +16,7 @@ from nnunet_ext.files import check_folder, check_output_folder, write_text
 from nnunet_ext.folder_lock import holding, owned_folder
 from nnunet_ext.messages import Message
 from nnunet_ext.reporting.content import Cell, Experiment, Picture, Report, Table
+from nnunet_ext.reporting.costs import costs_table
 from nnunet_ext.reporting.experiments import check_comparable, common_cases, curves_of, load_experiments
 from nnunet_ext.reporting.reference_study import CHIASM
 from nnunet_ext.reporting.table_text import to_latex, to_markdown
@@ -49,7 +50,8 @@ def report(
         references: Reference label maps, for runs that are folders of predictions.
         images: nnU-Net's `imagesTr` or `imagesTs` to draw on. None stands for the one beside the references (`labelsTs` ->
             `imagesTs`, `labelsTr` and `gt_segmentations` -> `imagesTr`).
-        models: Trained models whose training curves are drawn, besides those of cross-validations and their localizers.
+        models: Trained models whose training curves are drawn, besides those of cross-validations and their localizers. The
+            table of costs looks for the models of predictions among these and in `$nnUNet_results`.
         box_organ: Organ of the box plots. None stands for the one with the lowest mean DSC over all experiments. With
             `reference_study` the chiasm has box plots too, and None stands for it.
         cases: Cases with overlays and surfaces. None stands for the worst, the median and the best by mean DSC.
@@ -93,6 +95,9 @@ def report(
         curves=tuple(curves_of(experiments, models)),
     )
     tables, more = make_tables(experiments, common, organs, box_organ=box_organ, with_study=reference_study)
+    remarks += more
+    costs, more = costs_table(experiments, models, with_study=reference_study)
+    tables.append(costs)
     remarks += more
     # matplotlib takes a second to import, so it is not imported before it is needed.
     from nnunet_ext.reporting.figures import draw_figures
