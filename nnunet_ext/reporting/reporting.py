@@ -103,7 +103,7 @@ def report(
     from nnunet_ext.reporting.figures import draw_figures
     from nnunet_ext.reporting.page import VIEWER_LIMIT_MB, write_report_page
 
-    pictures, more = draw_figures(content, with_study=reference_study, show_progress=show_progress)
+    pictures, more = draw_figures(content, models, with_study=reference_study, show_progress=show_progress)
     remarks += more
     without = [e.name for e in experiments if not any(e.images.get(case) for case in content.shown_cases)]
     if without:

@@ -31,7 +31,7 @@ def test_report_holds_tables_in_both_forms_and_figures_in_both_forms(compared):
     for picture in compared.pictures:
         assert (compared.out / picture.png).is_file()
         assert picture.svg is None or (compared.out / picture.svg).read_text().startswith("<?xml")
-    assert {picture.kind for picture in compared.pictures} == {"box", "overlay", "surface", "preprocessing"}
+    assert {p.kind for p in compared.pictures} == {"box", "overlay", "pair", "surface", "preprocessing"}
     assert not list(compared.out.rglob(".*"))  # nothing half-written
     page = (compared.out / "report.md").read_text()
     assert "| OpticChiasm |" in page
