@@ -37,8 +37,10 @@ VIEWS = {"from the front": (0, -90), "from the left, above": (28, -28), "from be
 LETTERS = {"from the front": "RLSI", "from below": "RLAP"}
 #: Views of single organs, below each other.
 ORGAN_VIEWS = ("from the front", "from below")
-#: Single organs side by side, the size of their panels in inches, and the voxels of their meshes.
-COLUMNS, PANEL_IN, ORGAN_MESH_MM = 7, 2.3, 0.5
+#: Single organs side by side, and the size of their panels in inches.
+COLUMNS, PANEL_IN = 7, 2.3
+#: The mesh of a single organ has voxels of this share of its length, but not below this size.
+ORGAN_MESH_SHARE, FINEST_MESH_MM = 1 / 25, 0.4
 NOTHING = "neither reference nor prediction holds an organ, so there is nothing to draw."
 #: Meshes are made on voxels of at most this size, in mm, smoothed by about half an original voxel.
 MESH_MM = 0.9
@@ -125,7 +127,9 @@ def draw_organ_surfaces(
         figure.text(middle, (top_in - 0.1) / height_in, name, color=colour[organ], fontsize=12, ha="center", va="top")
         amounts = _amounts(spacing_mm, *masks[organ])
         figure.text(middle, (top_in - 0.36) / height_in, amounts, color="white", fontsize=8.5, ha="center", va="top")
-        scene = _scene(spacing_mm, reference, prediction, {organ: labels[organ]}, mesh_mm=ORGAN_MESH_MM)
+        scene = _scene(
+            spacing_mm, reference, prediction, {organ: labels[organ]}, mesh_mm=_fine_mm(spacing_mm, *masks[organ])
+        )
         seen_mm = _seen_mm(scene[0], ORGAN_VIEWS) / 0.9  # room for the letters
         for row, view in enumerate(ORGAN_VIEWS):
             bottom_in = top_in - name_in - (row + 1) * view_in
@@ -142,6 +146,13 @@ def draw_organ_surfaces(
     figure.text(0.1 / width_in, 1 - 0.1 / height_in, title, color="white", fontsize=15, ha="left", va="top")
     _draw_legend(figure, [(part, f"{part}{MEANS[part]}") for part in (BOTH, MISSED, EXTRA)])
     return figure
+
+
+def _fine_mm(spacing_mm: Sequence[float], reference: np.ndarray, prediction: np.ndarray) -> float:
+    """Voxel size of the mesh of one organ, so that a lens is as smooth as an eye."""
+    (box,) = ndimage.find_objects((reference | prediction).astype(np.uint8))
+    length_mm = max((s.stop - s.start) * mm for s, mm in zip(box, spacing_mm, strict=True))
+    return float(np.clip(ORGAN_MESH_SHARE * length_mm, FINEST_MESH_MM, MESH_MM))
 
 
 def _right_first(organs: Iterable[str], pairs: Sequence[tuple[str, str]] | None) -> list[str]:
