@@ -211,7 +211,7 @@ def test_guide_to_the_reference_study(workspace):
         "| organ | study: 80x256x256 | study: 32x128x128 | study: 32x96x96 | 32x96x96 | 32x96x96, mean over folds |"
         in text
     )
-    assert "| ours: CT | ours: T1+T2 | ours: CT+T1+T2 (32x96x96) |" in text
+    assert "| ours: CT | ours: T1+T2 | ours: CT+T1+T2 (32x96x96) |" in text  # from the channels of the scores
 
 
 def test_python_examples(workspace):

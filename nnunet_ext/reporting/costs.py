@@ -26,11 +26,15 @@ from nnunet_ext.nnunet_folders import (
     read_predictions_json,
     read_training_device,
 )
+from nnunet_ext.reporting import reference_study
 from nnunet_ext.reporting.content import Cell, Experiment, Table, Text
 from nnunet_ext.reporting.training_curves import read_training_curves
 
 #: The study's rows: system, hours of its localizer and of its network, seconds per case. Its device and memory are one.
-_STUDY = (("localizer", "20", "-", "2.0"), ("32x128x128, 32x96x96, 16x64x64", "-", "1-4", "2.1-2.5"))
+_STUDY = (
+    (reference_study.LOCALIZER, "20", "-", "2.0"),
+    (", ".join(reference_study.CROPS), "-", "1-4", "2.1-2.5"),
+)
 _STUDY_DEVICE, _STUDY_MEMORY = "GTX 1070 Ti", "8 GB"
 
 
@@ -101,7 +105,11 @@ def costs_table(
         )
     if with_study:
         for system, localizer_h, network_h, seconds in _STUDY:
-            name: Text = Message("head_study", {"system": system})
+            name: Text = (
+                Message("head_study_localizer")
+                if system == reference_study.LOCALIZER
+                else Message("head_study", {"system": system})
+            )
             texts = (name, localizer_h, network_h, _STUDY_DEVICE, _STUDY_MEMORY, seconds, _STUDY_DEVICE, _STUDY_MEMORY)
             rows.append(tuple(map(Cell, texts)))
     header = (

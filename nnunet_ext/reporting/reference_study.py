@@ -13,10 +13,10 @@ from decimal import Decimal
 from functools import cache
 from importlib import resources
 
-ORGANS = ("Eye_L", "Eye_R", "Lens_L", "Lens_R", "OpticNrv_L", "OpticNrv_R", "OpticChiasm")
 CHIASM = "OpticChiasm"
-LOCALIZER, WHOLE_VOLUME, CROPS = "localizer", "80x256x256", ("32x128x128", "32x96x96", "16x64x64")
-#: The row of the study in Tables 3.5 and 3.6, beside the methods that it cites.
+LOCALIZER, CROPS = "localizer", ("32x128x128", "32x96x96", "16x64x64")
+#: Tables of other methods, and the study's own place in them.
+CITED = ("3.5", "3.6")
 BEST_OF_CROPS = "best of crops"
 #: Channels and crop of Table 3.7.
 CT_ONLY, CT_AND_MR, MODALITIES_CROP = "CT", "CT+T1+T2", "32x96x96"

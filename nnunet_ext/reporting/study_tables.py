@@ -12,11 +12,21 @@ import numpy as np
 
 from nnunet_ext.evaluation.statistics import SUMMARISED, mean_of
 from nnunet_ext.evaluation.summary import EvaluationSummary
+from nnunet_ext.labels.organs import ORGANS
 from nnunet_ext.messages import Message
 from nnunet_ext.reporting.cells import LARGER_IS_BETTER, best_of, organ_cell
 from nnunet_ext.reporting.content import Cell, Experiment, Table, Text
 from nnunet_ext.reporting.paired_tests import LEAST_PAIRS, paired_tests
-from nnunet_ext.reporting.reference_study import BEST_OF_CROPS, CT_AND_MR, CT_ONLY, ORGANS, OURS, Published, by_system
+from nnunet_ext.reporting.reference_study import (
+    BEST_OF_CROPS,
+    CITED,
+    CT_AND_MR,
+    CT_ONLY,
+    LOCALIZER,
+    OURS,
+    Published,
+    by_system,
+)
 from nnunet_ext.reporting.study_systems import OurSystem, of_channels, our_systems
 
 _NOTE_STUDY = Message("note_study")
@@ -69,14 +79,21 @@ def _table(
         rows.append(tuple(cells))
     header: list[Text] = [Message("head_organ")]
     for name in published:
-        cited = table in ("3.5", "3.6") and name != BEST_OF_CROPS
-        head = Message("head_cited", {"system": name}) if cited else Message("head_study", {"system": name})
-        header += [head, *(system.head for system in beside[name])]
+        header += [_study_head(name, table), *(system.head for system in beside[name])]
     header += [system.head for system in rest]
     if best_crops:
         header.append(Message("head_best_of_crops"))
     said = [*notes, *_common_notes(published, ours)]
     return Table(f"study_{table.replace('.', '_')}", title, tuple(header), tuple(rows), tuple(said))
+
+
+def _study_head(system: str, table: str) -> Message:
+    """Head of a published column. Tables 3.5 and 3.6 are of other methods, but for one column."""
+    if system == LOCALIZER:
+        return Message("head_study_localizer")
+    if system == BEST_OF_CROPS:
+        return Message("head_study_best_of_crops")
+    return Message("head_cited", {"system": system}) if table in CITED else Message("head_study", {"system": system})
 
 
 def _common_notes(published: Mapping[str, Mapping[str, Published]], ours: Sequence[OurSystem]) -> list[Message]:

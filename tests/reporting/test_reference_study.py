@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from nnunet_ext.reporting.reference_study import ORGANS, by_system, entries
+from nnunet_ext.labels.organs import ORGANS
+from nnunet_ext.reporting.reference_study import by_system, entries
 
 TABLES = {
     ("3.1", "dsc_percent"): """
