@@ -137,3 +137,9 @@ def placed_boxes(predictions: Path) -> dict[str, PlacedBox]:
     return {
         case: PlacedBox(tuple(map(tuple, record["box"])), axes) for case, record in cases.items() if record.get("box")
     }
+
+
+def has_localizer(predictions: Path) -> bool:
+    """Whether `nnunet_ext predict` made these with two stages. With one, the recorded boxes are those of the body."""
+    path = predictions / "predictions.json"
+    return os.path.lexists(path) and len(read_predictions_json(path).get("models", ())) > 1

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from nnunet_ext.evaluation.folders import placed_boxes
+from nnunet_ext.evaluation.folders import has_localizer, placed_boxes
 from nnunet_ext.files import written_whole
 from nnunet_ext.images.geometry import to_canonical
 from nnunet_ext.images.reading import read_image
@@ -169,11 +169,11 @@ def _surface(report: Report, case: str, experiment: Experiment) -> Iterator[Pict
 
 
 def _crop(report: Report, case: str, experiment: Experiment) -> Iterator[Picture]:
-    """The box that the segmenter saw, in all channels, if `predict` recorded it."""
+    """The box that the segmenter saw, in all channels, if `predict` recorded it. Without a localizer it is no crop."""
     prediction, reference = experiment.scores.files[case]
     if not experiment.images.get(case) or prediction is None:
         return
-    box = placed_boxes(prediction.parent).get(case)
+    box = placed_boxes(prediction.parent).get(case) if has_localizer(prediction.parent) else None
     if box is None:
         return
     grid, volumes, (drawn,) = read_case(experiment.images[case], (reference,))

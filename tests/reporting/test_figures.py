@@ -54,7 +54,7 @@ def test_crop_and_resampling_are_drawn_where_predict_recorded_the_box_and_the_mo
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
     shutil.copytree(data / "good", tmp_path / "good")
     box = [[2, 8], [3, 20], [4, 30]]
-    content = {"models": ["T__P__3d_crop"], "cases": {"case_1": {"box": box}}}
+    content = {"models": ["T__P__3d_lowres", "T__P__3d_crop"], "cases": {"case_1": {"box": box}}}
     (tmp_path / "good" / "predictions.json").write_text(json.dumps(content))
     dataset = {"labels": LABELS, "channel_names": {"0": "CT", "1": "T1"}, "name": "Head", "file_ending": ".nii.gz"}
     (tmp_path / "good" / "dataset.json").write_text(json.dumps(dataset))
@@ -73,5 +73,10 @@ def test_crop_and_resampling_are_drawn_where_predict_recorded_the_box_and_the_mo
     assert found.remarks == ()
     names = {picture.name for picture in found.pictures if picture.kind == "preprocessing"}
     assert names == {"crop_case_1_good", "resampling_case_1", "resampling_case_2"}
+    (tmp_path / "good" / "predictions.json").write_text(json.dumps({**content, "models": ["T__P__3d_crop"]}))
+    alone = report(
+        [("good", tmp_path / "good")], tmp_path / "alone", cases=["case_1"], **options
+    )  # its box is the body
+    assert {p.name for p in alone.pictures if p.kind == "preprocessing"} == {"resampling_case_1"}
     titles = [str(picture.title) for picture in found.pictures if picture.name == "crop_case_1_good"]
     assert titles == ["case_1: the crop that the segmenter sees, good"]
