@@ -213,7 +213,7 @@ def _draw_bias(case: str, channels: Channels, names: Sequence[str]) -> Figure:
 
 
 def _draw_alignment(case: str, grid: sitk.Image, channels: Channels, views: list) -> Figure:
-    """Per channel beside the reference: the reference's outlines on it, and a chess board of both, before and after."""
+    """The reference, and beside it per channel its outlines and a chess board of both, before and after registration."""
     names = list(channels.images)
     reference = next((name for name in names if is_ct(name)), names[0])
     others = [name for name in names if name != reference]
@@ -242,6 +242,7 @@ def _draw_alignment(case: str, grid: sitk.Image, channels: Channels, views: list
         lines.append(columns)
     if not registered:  # two columns per channel: side by side
         lines = [[column for columns in lines for column in columns]]
+    lines = [[(channels.images[reference], reference, False), *columns] for columns in lines]
     n_columns = max(map(len, lines))
     rows = [(*view, line) for line in lines for view in views]
     aspects = [_aspect(fixed.shape, spacing_mm, plane) for plane, _, _ in rows]
@@ -249,6 +250,7 @@ def _draw_alignment(case: str, grid: sitk.Image, channels: Channels, views: list
     fixed_window = CT_WINDOW_HU if is_ct(reference) else _grey_window(fixed[body])
     moving = {id(image): sitk.GetArrayFromImage(image)[box] for line in lines for image, _, _ in line}
     windows = {key: _grey_window(array[body]) for key, array in moving.items()}
+    windows[id(channels.images[reference])] = fixed_window
     for row, (plane, index, line) in zip(sheet.rows, rows, strict=True):
         at = index - (box[PLANES[plane][0]].start or 0)
         pixel_mm = picture_spacing_mm(spacing_mm, plane)

@@ -37,6 +37,12 @@ PREDICTIONS_JSON: Shape = {
             "missing?": [str],
             "failed?": str,
             "fallback_whole_volume?": bool,
+            "prepare_s?": float,
+            "segment_s?": float,
+            "write_s?": float,
+            "device?": str,
+            "peak_memory_mb?": float,
+            "peak_device_memory_mb?": float,
         }
     },
     "models?": [str],
@@ -385,6 +391,25 @@ def read_boxes(path: Path) -> dict[str, dict]:
         ValueError: If the file is damaged.
     """
     return read_json(path, _BOXES_JSON, remedy=VALIDATION_REMEDY)["cases"] if path.is_file() else {}
+
+
+#: In a fold's folder: the device that it was trained on, and the memory that this took.
+DEVICE_FILE = "training_device.json"
+_DEVICE_JSON: Shape = {"device": str, "peak_memory_mb": float, "peak_device_memory_mb?": float}
+
+
+def read_training_device(fold: Path) -> dict[str, Any]:
+    """Device and memory of a fold's training. Empty for a training that has not ended, or of an earlier version.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    path = Path(fold, DEVICE_FILE)
+    return (
+        read_json(path, _DEVICE_JSON, remedy="delete it: it says what a training took, no more")
+        if path.is_file()
+        else {}
+    )
 
 
 VALIDATION_REMEDY = "repeat the validation: nnUNetv2_train ... --val"

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import multiprocessing
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -151,6 +153,15 @@ def timed(function: Callable, *arguments: Any) -> tuple[Any, float]:
     """A function's result, and the seconds it took."""
     start = perf_counter()
     return function(*arguments), perf_counter() - start
+
+
+def processor_name() -> str:
+    """Name of this machine's processor, as far as the system says."""
+    with contextlib.suppress(OSError):  # Linux
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def peak_memory_mb() -> float:

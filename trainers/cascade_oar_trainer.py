@@ -41,7 +41,7 @@ from nnunet_ext.files import check_whole, read_json, write_json, written_whole
 from nnunet_ext.labels.pairs import old_plan_warning, plan_pairs
 from nnunet_ext.labels.table import LEFT_OUT_KEY
 from nnunet_ext.labels.values import pair_values
-from nnunet_ext.nnunet_folders import BOXES_FILE, check_labels, read_splits
+from nnunet_ext.nnunet_folders import BOXES_FILE, DEVICE_FILE, check_labels, read_splits
 from nnunet_ext.processes import start_method
 from nnunet_ext.training.augmentation import augment_batch, replace_transforms, split_after_the_cut
 from nnunet_ext.training.checkpoints import (
@@ -55,6 +55,7 @@ from nnunet_ext.training.checkpoints import (
     size_mb,
 )
 from nnunet_ext.training.checks import check_split, listed, missing_files, odd_split, preprocessed_cases
+from nnunet_ext.training.compute_device import device_use
 from nnunet_ext.training.losses import weigh_organs
 from nnunet_ext.training.mirroring import LeftRightMirrorTransform
 from nnunet_ext.training.modality_dropout import ModalityDropoutTransform, optional_channels
@@ -393,6 +394,9 @@ class CascadeOARTrainer(nnUNetTrainer):
                 raise ValueError(f"{error} {go_on}") from error
             self._bare_network().load_state_dict(checkpoint["network_weights"])
             self.print_to_log_file(f"Best weights are those of epoch {checkpoint['current_epoch'] - 1}.")
+        if self.local_rank == 0:
+            use = device_use(self.device, n_devices=dist.get_world_size() if self.is_ddp else 1)
+            write_json(use, Path(self.output_folder, DEVICE_FILE))
         super().on_train_end()
         if self.is_ddp:  # what comes next may look for the files that rank 0 has written
             dist.barrier()

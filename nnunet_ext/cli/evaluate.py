@@ -27,6 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--localizer", metavar="FOLDER", type=Path, help="the localizer's label maps of the same cases, to compare with"
     )
     parser.add_argument(
+        "--folds",
+        nargs="+",
+        metavar="FOLDER",
+        type=Path,
+        help="label maps of the same cases by the model of each single fold, a folder each: the mean over folds stands "
+        "beside the ensemble",
+    )
+    parser.add_argument(
         "--tolerance-mm",
         nargs="+",
         metavar="X",

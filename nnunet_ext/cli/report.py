@@ -33,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cases", nargs="+", metavar="CASE", help="cases to draw; without: the worst, the median and the best"
     )
     parser.add_argument(
-        "--reference-study", action="store_true", help="show the reference study's published values too"
+        "--reference-study",
+        action="store_true",
+        help="show the reference study's tables with the runs beside, and the chiasm's box plots",
     )
     add_viewer_limit(parser)
     add_processes(parser)

@@ -20,7 +20,7 @@ reoriented. Any other difference fails the case. Files in the two folders that a
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -49,6 +49,7 @@ def evaluate(
     out: Path,
     *,
     localizer: Path | None = None,
+    folds: Sequence[Path] = (),
     labels: Mapping[str, int] | None = None,
     tolerance_mm: float | Mapping[str, float] | None = None,
     n_processes: int = 2,
@@ -66,6 +67,8 @@ def evaluate(
         out: Folder for the three files, made if missing. Each replaces an old one only when it is complete.
         localizer: Label maps of the localizer for the same cases, or its trained model, to compare with. Its scores go to
             `out/localizer`. For a trained model, None stands for the stage before, if it is there.
+        folds: Label maps of the same cases, a folder for the model of each single fold, to hold against the ensemble. The
+            mean over folds is taken per case, then mean and SD over cases. Their scores go to `out/folds/1`, ...
         labels: Organ -> label value, or a list of values for a region. None stands for `labels` of the `dataset.json` in
             `predictions`, `references` or the folder above `references`. `background` is skipped. Voxels that the
             reference marks `ignore` count as background in both.
@@ -79,12 +82,17 @@ def evaluate(
 
     Raises:
         FileNotFoundError: If a folder does not exist, no case has both files, or no `dataset.json` names the labels.
-        ValueError: If two files of a folder are the same case, or a label or tolerance is unusable.
+        ValueError: If two files of a folder are the same case, or a label or tolerance is unusable. If folds are given for a
+            trained model, whose cross-validation has one model per case, or one fold alone.
     """
     if n_processes < 1:
         raise ValueError(f"n_processes is {n_processes}; give 1 or more.")
     check_output_folder(out)
     folders = find_folders(Path(predictions), references)
+    if folds and (folders.model is not None or len(folds) == 1):
+        wrong = "one folder: a mean needs two or more" if len(folds) == 1 else "given for a trained model"
+        raise ValueError(f"folds is {wrong}. Name the predictions of each fold's model on the same test cases.")
+    of_folds = [find_folders(Path(fold), folders.references) for fold in folds]
     labels = dict(labels) if labels is not None else labels_from_dataset_json(folders.dataset, folders.references)
     score = partial(
         _score, labels=labels, tolerance_mm=tolerance_mm, n_processes=n_processes, show_progress=show_progress
@@ -102,6 +110,10 @@ def evaluate(
             cases = folders.reference_of.keys() & before.reference_of.keys()
             before = replace(before, reference_of={case: before.reference_of[case] for case in cases})
             summary = replace(summary, localizer=score(before, title="Scoring the localizer"))
+    if of_folds:
+        n_folds = len(of_folds)
+        scores = (score(one, title=f"Scoring fold {n + 1} of {n_folds}") for n, one in enumerate(of_folds))
+        summary = replace(summary, of_folds=tuple(scores))
     write_evaluation(summary, Path(out))
     return summary
 

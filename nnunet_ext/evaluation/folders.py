@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,8 @@ from nnunet_ext.evaluation.cross_validation import read_cross_validation, refere
 from nnunet_ext.images.file_names import ENDINGS, image_files, image_stem
 from nnunet_ext.nnunet_folders import dataset_json_of, find_label_maps, is_model, read_predictions_json
 
+#: Direction of an axis -> the other way along it.
+OPPOSITE = {"L": "R", "R": "L", "P": "A", "A": "P", "S": "I", "I": "S"}
 #: Endings of the files that nnU-Net and this package write beside label maps. They are not listed as left over.
 COMPANIONS = (".json", ".npz", ".pkl")
 
@@ -28,6 +30,21 @@ class PlacedBox:
 
     voxels: roi.Box
     axes: str
+
+    def on(self, shape: Sequence[int], axes: str) -> tuple[slice, ...]:
+        """The box along `(Z, Y, X)` of the same case with other directions of its axes, which has this shape.
+
+        Raises:
+            ValueError: If the box reaches beyond the shape, or the axes have another order.
+        """
+        box = []
+        for (lower, upper), n, own, other in zip(self.voxels, shape, self.axes[::-1], axes[::-1], strict=True):
+            if upper > n or own not in OPPOSITE[other] + other:
+                raise ValueError(
+                    f"the box {self.voxels} on axes {self.axes} does not fit a shape of {tuple(shape)} on {axes}."
+                )
+            box.append(slice(lower, upper) if own == other else slice(n - upper, n - lower))
+        return tuple(box)
 
 
 @dataclass(frozen=True)
@@ -76,7 +93,7 @@ def find_folders(predictions: Path, references: Path | None) -> Folders:
     references = Path(references)
     reference_of = _references(references)
     others = (*_others(predictions, prediction_of), *_others(references, reference_of))
-    return Folders(predictions, references, prediction_of, reference_of, _boxes(predictions), others=others)
+    return Folders(predictions, references, prediction_of, reference_of, placed_boxes(predictions), others=others)
 
 
 def _references(folder: Path) -> dict[str, Path]:
@@ -104,7 +121,7 @@ def example_of(files: Mapping[str, Path]) -> str:
     return f"{min(path.name for path in files.values())}{', ...' * (len(files) > 1)}" if files else "no label map"
 
 
-def _boxes(predictions: Path) -> dict[str, PlacedBox]:
+def placed_boxes(predictions: Path) -> dict[str, PlacedBox]:
     """Case -> box of the segmenter, from the `predictions.json` that `nnunet_ext predict` writes beside label maps."""
     path = predictions / "predictions.json"
     if not os.path.lexists(path):
@@ -120,3 +137,9 @@ def _boxes(predictions: Path) -> dict[str, PlacedBox]:
     return {
         case: PlacedBox(tuple(map(tuple, record["box"])), axes) for case, record in cases.items() if record.get("box")
     }
+
+
+def has_localizer(predictions: Path) -> bool:
+    """Whether `nnunet_ext predict` made these with two stages. With one, the recorded boxes are those of the body."""
+    path = predictions / "predictions.json"
+    return os.path.lexists(path) and len(read_predictions_json(path).get("models", ())) > 1

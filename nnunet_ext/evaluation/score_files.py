@@ -20,8 +20,11 @@ from nnunet_ext.evaluation.summary import DEFINITIONS, EvaluationSummary, Pairs
 from nnunet_ext.files import misfit, read_json, write_text
 from nnunet_ext.labels.pairs import PAIRS_KEY
 
+#: Metrics that evaluations of earlier versions lack. They are read as NaN.
+_LATER = ("plain_hd95_mm",)
+_NUMBERS = {f"{name}?" if name in _LATER else name: (float, None) for name in METRICS}
 _EVALUATION_JSON = {
-    "per_case": {str: {str: {**dict.fromkeys(METRICS, (float, None)), "tolerance_mm": float, "flag": str}}},
+    "per_case": {str: {str: {**_NUMBERS, "tolerance_mm": float, "flag": str}}},
     "labels": {str: (int, [int])},
     "tolerance_mm": {str: float},
     "files": {str: [(str, None), str]},
@@ -33,12 +36,18 @@ _EVALUATION_JSON = {
     "model": (str, None),
     "folds": [str],
     "localizer": bool,
+    "fold_models?": int,
 }
 
 
 def write_evaluation(summary: EvaluationSummary, out: Path) -> None:
-    """Write `evaluation.csv`, `.json` and `.md`, each complete or not at all. The localizer's go to `localizer/`."""
+    """Write `evaluation.csv`, `.json` and `.md`, each complete or not at all.
+
+    The localizer's go to `localizer/`, those of single folds to `folds/1/`, `folds/2/`, ...
+    """
     out.mkdir(parents=True, exist_ok=True)
+    for number, scores in enumerate(summary.of_folds, start=1):
+        write_evaluation(scores, out / "folds" / str(number))
     if summary.localizer is not None:
         write_evaluation(summary.localizer, out / "localizer")
     write_text(_csv(summary.rows), out / "evaluation.csv")
@@ -79,12 +88,16 @@ def read_evaluation(folder: Path) -> EvaluationSummary:
         model=content["model"] and Path(content["model"]),
         folds=tuple(content["folds"]),
         localizer=read_evaluation(Path(folder) / "localizer") if content["localizer"] else None,
+        of_folds=tuple(
+            read_evaluation(Path(folder) / "folds" / str(number + 1)) for number in range(content.get("fold_models", 0))
+        ),
         left_right_pairs=content.get(PAIRS_KEY) and [(left, right) for left, right in content[PAIRS_KEY]],
     )
 
 
 def _score(case: str, organ: str, values: Mapping) -> Score:
-    numbers = {name: float("nan" if values[name] is None else values[name]) for name in (*METRICS, "tolerance_mm")}
+    found = {**dict.fromkeys(_LATER), **values}
+    numbers = {name: float("nan" if found[name] is None else found[name]) for name in (*METRICS, "tolerance_mm")}
     return Score(case, organ, flag=values["flag"], **numbers)
 
 
@@ -132,6 +145,7 @@ def _json(summary: EvaluationSummary) -> str:
             "cases": summary.pass_rates,
         },
         "localizer": summary.localizer is not None,
+        "fold_models": len(summary.of_folds),
         "files": {case: [path and str(path) for path in files] for case, files in summary.files.items()},
         "per_case": per_case,
     }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+
+from nnunet_ext.evaluation.metrics import METRICS
 
 #: Why an organ has no ordinary score, see `summary.DEFINITIONS`. Empty for an organ that both masks hold.
 Flag = Literal["", "missed", "invented", "left_out", "not_segmented", "failed"]
@@ -15,6 +17,7 @@ Flag = Literal["", "missed", "invented", "left_out", "not_segmented", "failed"]
 SUMMARISED = {
     "dsc_percent": 2,
     "hd95_mm": 2,
+    "plain_hd95_mm": 2,
     "surface_dice": 3,
     "mean_surface_distance_mm": 2,
     "volume_difference_ml": 3,
@@ -35,6 +38,7 @@ class Score:
     organ: str
     dsc_percent: float
     hd95_mm: float
+    plain_hd95_mm: float
     surface_dice: float
     mean_surface_distance_mm: float
     reference_ml: float
@@ -87,3 +91,21 @@ def mean_of(values: Iterable[float]) -> Mean:
         median=float(np.median(kept)) if kept else nan,
         n=len(kept),
     )
+
+
+def mean_over_folds(by_fold: Sequence[Iterable[Score]]) -> list[Score]:
+    """Per case and organ the mean of every metric over folds, of the cases and organs that every fold has scored.
+
+    A fold without a value counts in no mean. A flag stays if every fold has it. An organ that some folds miss counts with
+    its DSC of 0 and distance of the image diagonal for these.
+    """
+    scores = [{(row.case, row.organ): row for row in rows} for rows in by_fold]
+    means = []
+    for key, first in scores[0].items():
+        if not all(key in found for found in scores):
+            continue
+        rows = [found[key] for found in scores]
+        flag = first.flag if all(row.flag == first.flag for row in rows) else ""
+        values = {name: mean_of(row.metric(name) for row in rows).value for name in METRICS}
+        means.append(Score(first.case, first.organ, tolerance_mm=first.tolerance_mm, flag=flag, **values))
+    return means

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from nnunet_ext.evaluation.statistics import SUMMARISED, Flag, Mean, Score, mean_of
+from nnunet_ext.evaluation.statistics import SUMMARISED, Flag, Mean, Score, mean_of, mean_over_folds
 from nnunet_ext.evaluation.table import to_markdown
 from nnunet_ext.messages import Message
 
@@ -20,12 +20,16 @@ DEFINITIONS = {
         "Larger of the two directed 95th percentiles of the surface distances, weighted by surface area "
         "(surface-distance library), in mm."
     ),
+    "plain_hd95_mm": (
+        "The same between the centres of border voxels (six neighbours): of K sorted nearest distances number ceil(0.95 K), "
+        "the larger direction, in mm. None in evaluations of earlier versions."
+    ),
     "surface_dice": "Share of both surfaces, by area, within tolerance_mm of the other one, in [0, 1].",
     "mean_surface_distance_mm": "Mean distance of both surfaces to the other one, weighted by area, in mm.",
     "volume_difference_ml": "Volume of the prediction minus volume of the reference, in mL.",
     "volume_difference_percent": "The same in percent of the reference's volume; none where there is no reference.",
     "missed": (
-        "Organ in the reference only: DSC 0, HD95 and mean surface distance = image diagonal, surface dice 0, volume "
+        "Organ in the reference only: DSC 0, both HD95 and mean surface distance = image diagonal, surface dice 0, volume "
         "-100 %; counted in the means."
     ),
     "invented": "Organ in the prediction only: scored like a missed organ, without volume in %; counted in the means.",
@@ -37,6 +41,10 @@ DEFINITIONS = {
     ),
     "mean, sd, median": "Over cases; sd is the sample SD (ddof = 1), null for fewer than two cases; n = cases counted.",
     "all_organs": "Mean over the organs of a case first, then mean, sd and median of that over cases.",
+    "fold_models": (
+        "Evaluations in folds/1, folds/2, ...: the same cases predicted by the model of one fold each. The mean over folds "
+        "is taken per case, then mean and sd over cases."
+    ),
     "label_crop_pass_rate": "Share of the reference's organ voxels inside the box that the segmenter saw, in [0, 1].",
 }
 
@@ -62,6 +70,7 @@ class EvaluationSummary:
         model: The trained model, for a cross-validation.
         folds: Its folds that were scored.
         localizer: The localizer's scores on the same cases, or None.
+        of_folds: The same cases as the model of each single fold predicts them, where these were scored beside the ensemble.
         left_right_pairs: Left and right organs, for pictures. None if they are not known.
     """
 
@@ -78,6 +87,7 @@ class EvaluationSummary:
     model: Path | None = None
     folds: tuple[str, ...] = ()
     localizer: EvaluationSummary | None = field(default=None, repr=False)
+    of_folds: tuple[EvaluationSummary, ...] = field(default=(), repr=False)
     left_right_pairs: list[tuple[str, str]] | None = None
 
     @property
@@ -114,6 +124,14 @@ class EvaluationSummary:
     def all_organs(self) -> dict[str, Mean]:
         """Metric -> mean over cases of the mean over a case's organs."""
         return {metric: mean_of(self.case_means(metric).values()) for metric in SUMMARISED}
+
+    @cached_property
+    def mean_over_folds(self) -> EvaluationSummary | None:
+        """Scores of the folds' models on a test set: per case and organ the mean over folds. None without such scores."""
+        if not self.of_folds:
+            return None
+        rows = mean_over_folds([scores.rows for scores in self.of_folds])
+        return replace(self, rows=rows, failed={}, pass_rates={}, localizer=None, of_folds=())
 
     @property
     def missed(self) -> Pairs:
@@ -155,6 +173,7 @@ class EvaluationSummary:
             failed={case: reason for case, reason in self.failed.items() if case in cases},
             pass_rates={case: rate for case, rate in self.pass_rates.items() if case in cases},
             localizer=self.localizer and self.localizer.only(cases),
+            of_folds=tuple(scores.only(cases) for scores in self.of_folds),
         )
 
     def _flagged(self, flag: Flag) -> Pairs:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 HEADS = {
     "dsc_percent": "DSC %",
     "hd95_mm": "HD95 mm",
+    "plain_hd95_mm": "plain HD95 mm",
     "mean_surface_distance_mm": "mean surface distance mm",
     "surface_dice": "surface dice",
     "volume_difference_percent": "volume difference %",
@@ -38,7 +39,8 @@ def to_markdown(summary: EvaluationSummary) -> str:
 
 {n_cases} case{"s" * (n_cases != 1)}.{folds} Mean +- SD (median) over n cases (sample SD); all organs: mean over the organs
 of a case, then over cases. HD95: the larger of the two directed 95th percentiles of the surface distances, weighted by
-area. Surface dice: share of both surfaces within the tolerance of the other. Volume difference: prediction minus reference.
+area. Plain HD95: the same between border voxels, each counted once. Surface dice: share of both surfaces within the
+tolerance of the other. Volume difference: prediction minus reference.
 
 - Missed (DSC 0, distances = image diagonal, counted): {_pairs(summary.missed)}
 - Invented (no such organ in the reference; scored as missed, counted): {_pairs(summary.invented)}
@@ -48,29 +50,47 @@ area. Surface dice: share of both surfaces within the tolerance of the other. Vo
 - Predictions without a reference (ignored): {", ".join(summary.ignored) or "none"}
 - Files and folders that are no label map (not compared): {", ".join(summary.not_compared) or "none"}
 - Label crop pass rate: {_pass_rates(summary.pass_rates)}
-{_localizer_markdown(summary)}"""
+{_localizer_markdown(summary)}{_folds_markdown(summary)}"""
 
 
 def _localizer_markdown(summary: EvaluationSummary) -> str:
     if summary.localizer is None:
         return ""
     both = [case for case in summary.localizer.cases if case in summary.cases]
-    stages = summary.localizer.only(both), summary.only(both)
-    metrics = ("dsc_percent", "hd95_mm")
-    header = ["organ"] + [f"{stage} {HEADS[metric]}" for metric in metrics for stage in ("localizer", "segmenter")]
-    found = [{**stage.per_organ, "all organs": stage.all_organs} for stage in stages]
-    lines = [
-        [organ] + [stage[organ][metric].text(SUMMARISED[metric]) for metric in metrics for stage in found]
-        for organ in found[1]
-        if organ in found[0]
-    ]
+    stages = {"localizer": summary.localizer.only(both), "segmenter": summary.only(both)}
     return f"""
 Localizer against segmenter, mean +- SD over the {len(both)} cases of both:
 
-{_table(header, lines)}
+{_side_by_side(stages, ("dsc_percent", "hd95_mm"))}
 
-- Missed by the localizer: {_pairs(stages[0].missed)}
+- Missed by the localizer: {_pairs(stages["localizer"].missed)}
 """
+
+
+def _folds_markdown(summary: EvaluationSummary) -> str:
+    if (mean := summary.mean_over_folds) is None:
+        return ""
+    failed = [f"{n}: {', '.join(one.failed)}" for n, one in enumerate(summary.of_folds, start=1) if one.failed]
+    return f"""
+The ensemble beside the models of its {len(summary.of_folds)} folds. Folds: per case the mean over the folds' models, then
+mean +- SD over the {len(mean.cases)} cases:
+
+{_side_by_side({"ensemble": summary, "folds": mean}, ("dsc_percent", "hd95_mm", "plain_hd95_mm"))}
+
+- Failed cases of single folds (every organ counted as missed): {"; ".join(failed) or "none"}
+"""
+
+
+def _side_by_side(systems: Mapping[str, EvaluationSummary], metrics: Sequence[str]) -> str:
+    """Means of two systems, metric by metric, for the organs of both."""
+    header = ["organ"] + [f"{name} {HEADS[metric]}" for metric in metrics for name in systems]
+    found = [{**scores.per_organ, "all organs": scores.all_organs} for scores in systems.values()]
+    lines = [
+        [organ] + [means[organ][metric].text(SUMMARISED[metric]) for metric in metrics for means in found]
+        for organ in found[-1]
+        if organ in found[0]
+    ]
+    return _table(header, lines)
 
 
 def _pass_rates(rates: Mapping[str, float]) -> str:

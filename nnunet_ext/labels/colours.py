@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import cycle
 
+from nnunet_ext.labels.organs import ORGANS
+from nnunet_ext.labels.sides import organ_word, side_of
 from nnunet_ext.labels.values import organ_values
 
-#: One colour per label in label order. All are bright on grey images. Neighbours and left/right partners differ clearly.
+#: The colours of `ORGANS`. All are bright on grey images. Neighbours and left/right partners differ clearly.
 COLOURS = ("#35d0ff", "#ff9a1f", "#fff04d", "#ff6ad5", "#5cff6a", "#ff5a4f", "#b98cff")
 #: Further labels take the palette `tab20` of matplotlib. It is copied here, so that matplotlib need not be imported.
 FURTHER_COLOURS = (
@@ -17,6 +20,20 @@ FURTHER_COLOURS = (
 
 
 def colours(labels: Mapping[str, int]) -> dict[str, str]:
-    """Organ -> colour, fixed by the organ's place in `labels`."""
-    palette = (*COLOURS, *FURTHER_COLOURS)
-    return {organ: palette[i % len(palette)] for i, organ in enumerate(organ_values(labels))}
+    """Organ -> colour. Each of `ORGANS` has its own, whatever its place in `labels` and the spelling of its name.
+
+    Other organs take the colours that are free, in label order.
+    """
+    fixed = dict(zip(ORGANS, COLOURS, strict=True))
+    found: dict[str, str | None] = {}
+    for organ in organ_values(labels):
+        colour = fixed.get(_standard_name(organ))
+        found[organ] = None if colour in found.values() else colour
+    free = cycle([colour for colour in (*COLOURS, *FURTHER_COLOURS) if colour not in found.values()])
+    return {organ: colour or next(free) for organ, colour in found.items()}
+
+
+def _standard_name(organ: str) -> str:
+    """TG-263 name of an organ that the package knows, `Eye_L` for `left_eye`. Any other name has its side at its end too."""
+    side = side_of(organ)
+    return organ_word(organ) if side is None else f"{organ_word(organ)}_{side.side}"

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from nnunet_ext.labels.colours import colours
 from nnunet_ext.labels.values import organ_values
-from nnunet_ext.pictures.contours import draw_contours, draw_frame, draw_marks, draw_picture, zoom_mm
+from nnunet_ext.pictures.contours import box_mm, draw_contours, draw_frame, draw_marks, draw_picture, zoom_mm
 from nnunet_ext.pictures.views import choose_views, picture_spacing_mm, slice_picture
 from nnunet_ext.pictures.volumes import box_around, display_window, position_of
 
@@ -74,6 +74,33 @@ def draw_comparison(
     return _draw(f"{case}, {channel}", grid, columns, reference, labels=labels, scores={}, pairs=pairs)
 
 
+def draw_crop(
+    case: str,
+    grid: sitk.Image,
+    volumes: Mapping[str, np.ndarray],
+    box: tuple[slice, ...],
+    reference: np.ndarray | None,
+    *,
+    labels: Mapping[str, int],
+    pairs: Sequence[tuple[str, str]] | None = None,
+) -> Figure:
+    """The box that the segmenter saw, whole, in every channel, with the reference's contours.
+
+    Args:
+        case: Name in the title.
+        grid: LPS image on which all arrays, of shape `(Z, Y, X)`, lie.
+        volumes: Channel -> values.
+        box: Along `(Z, Y, X)`.
+        reference: Label map, or None.
+        labels: Organ -> label value.
+        pairs: Left and right organs, which share slices. None finds them by name.
+    """
+    columns = [_Column(name, volume, display_window(name, volume, box), None) for name, volume in volumes.items()]
+    size_mm = [(s.stop - s.start) * mm for s, mm in zip(box, grid.GetSpacing()[::-1], strict=True)][::-1]
+    title = f"{case}: the crop that the segmenter sees, {size_mm[0]:.0f} x {size_mm[1]:.0f} x {size_mm[2]:.0f} mm"
+    return _draw(title, grid, columns, reference, labels=labels, scores={}, pairs=pairs, box=box)
+
+
 @dataclass(frozen=True)
 class _Column:
     """One column of pictures. The volume is shown in a window, with the prediction drawn on it."""
@@ -94,8 +121,12 @@ def _draw(
     labels: Mapping[str, int],
     scores: Mapping[str, float],
     pairs: Sequence[tuple[str, str]] | None,
+    box: tuple[slice, ...] | None = None,
 ) -> Figure:
-    """Rows are slices near the smallest organs. A narrow first column shows the position of each slice."""
+    """Rows are slices near the smallest organs. A narrow first column shows the position of each slice.
+
+    Pictures show what is around the organs, or a box.
+    """
     organs, colour = organ_values(labels), colours(labels)
     spacing_mm = grid.GetSpacing()[::-1]
     first = columns[0].prediction
@@ -121,7 +152,11 @@ def _draw(
         pixel_mm = picture_spacing_mm(spacing_mm, view.plane)
         # Around the reference, so that all columns show the same place. Without one, around the prediction.
         about = [reference_masks, predicted[0] if len(columns) == 1 or reference is None else None]
-        window_mm = zoom_mm(about, view.organs, pixel_mm)
+        window_mm = (
+            zoom_mm(about, view.organs, pixel_mm)
+            if box is None
+            else box_mm(box, view.plane, columns[0].volume.shape, spacing_mm)
+        )
         for number, (column, masks) in enumerate(zip(columns, predicted, strict=True)):
             picture = slice_picture(column.volume, view.plane, view.index)
             if number == 0:

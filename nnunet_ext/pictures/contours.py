@@ -21,11 +21,18 @@ SMALLEST_VIEW_MM = 56.0  # wide enough to recognise the place of a lone chiasm
 VIEW_ASPECT = 4 / 3  # width / height of a picture
 
 
-def draw_picture(axes: Axes, picture: np.ndarray, pixel_mm: tuple[float, float], window: tuple[float, float]) -> None:
+def draw_picture(
+    axes: Axes,
+    picture: np.ndarray,
+    pixel_mm: tuple[float, float],
+    window: tuple[float, float],
+    *,
+    interpolation: str = "bilinear",
+) -> None:
     (rows, columns), (row_mm, column_mm) = picture.shape, pixel_mm
     extent = (-0.5 * column_mm, (columns - 0.5) * column_mm, (rows - 0.5) * row_mm, -0.5 * row_mm)
     axes.imshow(
-        picture, cmap="gray", vmin=window[0], vmax=window[1], extent=extent, interpolation="bilinear", aspect="equal"
+        picture, cmap="gray", vmin=window[0], vmax=window[1], extent=extent, interpolation=interpolation, aspect="equal"
     )
     axes.set_axis_off()
 
@@ -80,6 +87,17 @@ def zoom_mm(
     x_mm, y_mm = (left + right) / 2, (top + bottom) / 2
     half_height_mm = width_mm / VIEW_ASPECT / 2
     return x_mm - width_mm / 2, x_mm + width_mm / 2, y_mm - half_height_mm, y_mm + half_height_mm
+
+
+def box_mm(
+    box: tuple[slice, ...], plane: str, shape: Sequence[int], spacing_mm: Sequence[float]
+) -> tuple[float, float, float, float]:
+    """Left, right, top, bottom of a box on a slice of a volume. Box, shape and spacing go along `(Z, Y, X)`."""
+    rows, columns = (axis for axis in range(3) if axis != PLANES[plane][0])
+    (top, bottom), (left, right) = ((box[axis].start - 0.5, box[axis].stop - 0.5) for axis in (rows, columns))
+    if plane != "axial":  # its first row is the last slice
+        top, bottom = shape[rows] - 1 - bottom, shape[rows] - 1 - top
+    return left * spacing_mm[columns], right * spacing_mm[columns], top * spacing_mm[rows], bottom * spacing_mm[rows]
 
 
 def draw_frame(axes: Axes, window_mm: tuple[float, float, float, float]) -> None:

@@ -31,7 +31,8 @@ from nnunet_ext.messages import Message, in_english
 from nnunet_ext.nnunet_folders import model_folder, read_predictions_json
 from nnunet_ext.prediction.cascade_predictor import CascadePredictor, CaseInSteps, CasePrediction, PreparedCase
 from nnunet_ext.prediction.loading import choose_device
-from nnunet_ext.processes import in_background, peak_memory_mb, timed
+from nnunet_ext.processes import in_background, timed
+from nnunet_ext.training.compute_device import device_use
 
 log = logging.getLogger(__name__)
 
@@ -381,7 +382,7 @@ class _Run:
             "warnings": in_english(warnings),
             "messages": [message.to_json() for message in warnings],
             **{name: round(value, 2) for name, value in seconds.items()},
-            "peak_memory_mb": peak_memory_mb(),
+            **device_use(self.predictor.device),
         }
 
     def write(self, case: Case, mask: sitk.Image) -> list[Message]:

@@ -71,7 +71,7 @@ class Picture:
     """A figure.
 
     Attributes:
-        kind: box, overlay, surface (3D), preprocessing or curves.
+        kind: box, overlay, pair (reference beside prediction), surface (3D), preprocessing or curves.
         png: File, relative to the report's folder.
         svg: The same. None for a picture that was not drawn here.
         case: The only case that it shows, or None.

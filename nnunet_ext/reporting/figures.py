@@ -7,16 +7,26 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from nnunet_ext.evaluation.folders import has_localizer, placed_boxes
 from nnunet_ext.files import written_whole
+from nnunet_ext.images.geometry import to_canonical
+from nnunet_ext.images.reading import read_image
+from nnunet_ext.labels.values import organ_values
 from nnunet_ext.messages import Message
-from nnunet_ext.pictures.case_figure import draw_case, draw_comparison
-from nnunet_ext.pictures.surfaces import draw_surfaces
-from nnunet_ext.pictures.volumes import read_case
+from nnunet_ext.pictures.case_figure import draw_case, draw_comparison, draw_crop
+from nnunet_ext.pictures.pairs import draw_pairs
+from nnunet_ext.pictures.resampling import Resampled, draw_resampling
+from nnunet_ext.pictures.surfaces import draw_organ_surfaces, draw_surfaces
+from nnunet_ext.pictures.volumes import box_around, display_window, read_case
 from nnunet_ext.reporting.content import Experiment, Picture, Report, Text
+from nnunet_ext.reporting.costs import models_of
+from nnunet_ext.reporting.network_grid import network_grid, on_network_grid
 from nnunet_ext.reporting.plots import draw_all_organs, draw_box_plots, draw_training_curves
+from nnunet_ext.reporting.reference_study import CHIASM
 from nnunet_ext.reporting.table_text import file_stem
 
 #: Folder of the figures in a report.
@@ -31,8 +41,10 @@ PREPROCESSING_STEPS = {
 }
 
 
-def draw_figures(report: Report, *, with_study: bool, show_progress: bool) -> tuple[list[Picture], list[Message]]:
-    """Draw all figures into the report's folder.
+def draw_figures(
+    report: Report, models: Sequence[Path] = (), *, with_study: bool, show_progress: bool
+) -> tuple[list[Picture], list[Message]]:
+    """Draw all figures into the report's folder. `models` are trained models that the user named.
 
     Returns:
         The pictures, and remarks on those that could not be drawn.
@@ -40,9 +52,11 @@ def draw_figures(report: Report, *, with_study: bool, show_progress: bool) -> tu
     pictures, remarks = [], []
     compared = {e.name: e.scores.only(report.cases) for e in report.experiments}
     n_cases = len(report.cases)
-    figure = draw_box_plots(compared, report.box_organ, with_study=with_study)
-    title = Message("title_box_plots", {"organ": report.box_organ, "n": n_cases})
-    pictures.append(_save(figure, report.out, f"box_{file_stem(report.box_organ)}", "box", title))
+    chiasm = [CHIASM] if with_study and CHIASM in report.organs else []
+    for organ in dict.fromkeys([*chiasm, report.box_organ]):
+        figure = draw_box_plots(compared, organ, with_study=with_study)
+        title = Message("title_box_plots", {"organ": organ, "n": n_cases})
+        pictures.append(_save(figure, report.out, f"box_{file_stem(organ)}", "box", title))
     figure = draw_all_organs(compared, report.organs)
     title = Message("title_box_plots_by_organ", {"n": n_cases})
     pictures.append(_save(figure, report.out, "box_all_organs", "box", title))
@@ -52,8 +66,11 @@ def draw_figures(report: Report, *, with_study: bool, show_progress: bool) -> tu
     for case in tqdm(report.shown_cases, desc="Drawing", unit="case", disable=not show_progress):
         # One by one: a damaged prediction of one experiment must not cost the others their pictures.
         overlays = [_overlay(report, case, experiment) for experiment in report.experiments]
+        pairs = [_pair(report, case, experiment) for experiment in report.experiments]
         surfaces = [_surface(report, case, experiment) for experiment in report.experiments]
-        for drawn in (*overlays, _comparison(report, case), *surfaces, _preprocessing(report, case)):
+        crops = [_crop(report, case, experiment) for experiment in report.experiments]
+        steps = _preprocessing(report, case), _resampling(report, case, models), *crops
+        for drawn in (*overlays, _comparison(report, case), *pairs, *surfaces, *steps):
             try:
                 pictures += drawn
             except (OSError, RuntimeError, ValueError) as error:  # SimpleITK raises RuntimeError
@@ -106,6 +123,31 @@ def _comparison(report: Report, case: str) -> Iterator[Picture]:
     yield _save(figure, report.out, f"overlay_{file_stem(case)}", "overlay", title, case=case)
 
 
+def _pair(report: Report, case: str, experiment: Experiment) -> Iterator[Picture]:
+    """Reference and prediction side by side near lenses and chiasm, on the first channel."""
+    prediction, reference = experiment.scores.files[case]
+    if not experiment.images.get(case) or prediction is None:
+        return
+    channel, path = next(iter(experiment.images[case].items()))
+    grid, volumes, (drawn, predicted) = read_case({channel: path}, (reference, prediction))
+    assert drawn is not None  # the maps of the two files
+    assert predicted is not None
+    figure = draw_pairs(
+        case,
+        experiment.name,
+        grid,
+        channel,
+        volumes[channel],
+        drawn,
+        predicted,
+        labels=experiment.scores.labels,
+        scores=experiment.scores.scores(case),
+        pairs=experiment.scores.left_right_pairs,
+    )
+    stem = f"pair_{file_stem(case)}_{file_stem(experiment.name)}"
+    yield _save(figure, report.out, stem, "pair", f"{case}, {experiment.name}", case=case, experiment=experiment.name)
+
+
 def _surface(report: Report, case: str, experiment: Experiment) -> Iterator[Picture]:
     prediction, reference = experiment.scores.files[case]
     if prediction is None or reference is None:
@@ -113,10 +155,72 @@ def _surface(report: Report, case: str, experiment: Experiment) -> Iterator[Pict
     grid, _, (drawn, predicted) = read_case({"reference": reference}, (reference, prediction))
     assert drawn is not None  # the maps of the two files
     assert predicted is not None
-    title = f"{case}, {experiment.name}"
-    figure = draw_surfaces(title, grid.GetSpacing()[::-1], drawn, predicted, labels=experiment.scores.labels)
-    stem = f"surface_{file_stem(case)}_{file_stem(experiment.name)}"
-    yield _save(figure, report.out, stem, "surface", title, case=case, experiment=experiment.name)
+    title, scores = f"{case}, {experiment.name}", experiment.scores
+    about = grid.GetSpacing()[::-1], drawn, predicted
+    figures = {
+        "organs": draw_organ_surfaces(
+            title, *about, labels=scores.labels, scores=scores.scores(case), pairs=scores.left_right_pairs
+        ),
+        "surface": draw_surfaces(title, *about, labels=scores.labels),
+    }
+    for name, figure in figures.items():
+        stem = f"{name}_{file_stem(case)}_{file_stem(experiment.name)}"
+        yield _save(figure, report.out, stem, "surface", title, case=case, experiment=experiment.name)
+
+
+def _crop(report: Report, case: str, experiment: Experiment) -> Iterator[Picture]:
+    """The box that the segmenter saw, in all channels, if `predict` recorded it. Without a localizer it is no crop."""
+    prediction, reference = experiment.scores.files[case]
+    if not experiment.images.get(case) or prediction is None:
+        return
+    box = placed_boxes(prediction.parent).get(case) if has_localizer(prediction.parent) else None
+    if box is None:
+        return
+    grid, volumes, (drawn,) = read_case(experiment.images[case], (reference,))
+    about = box.on(grid.GetSize()[::-1], "LPS"), drawn
+    scores = experiment.scores
+    figure = draw_crop(case, grid, volumes, *about, labels=scores.labels, pairs=scores.left_right_pairs)
+    stem = f"crop_{file_stem(case)}_{file_stem(experiment.name)}"
+    title = Message("title_crop", {"case": case, "name": experiment.name})
+    yield _save(figure, report.out, stem, "preprocessing", title, case=case, experiment=experiment.name)
+
+
+def _resampling(report: Report, case: str, models: Sequence[Path]) -> Iterator[Picture]:
+    """Every channel before and after resampling to the network's grid, of the first experiment whose model is there."""
+    for experiment in report.experiments:
+        trained = models_of(experiment, models)
+        if not trained or not experiment.images.get(case):
+            continue
+        of_network = network_grid(trained[-1])
+        images = {name: to_canonical(read_image(path)) for name, path in experiment.images[case].items()}
+        _, volumes, (reference,) = read_case(experiment.images[case], (experiment.scores.files[case][1],))
+        assert reference is not None  # of a case that was scored
+        grid = next(iter(images.values()))
+        box = box_around(reference, None, grid.GetSpacing()[::-1])
+        figure = draw_resampling(
+            case,
+            {
+                name: Resampled(
+                    image,
+                    on_network_grid(image, of_network, channel=number),
+                    of_network.range_of(number) or display_window(name, volumes[name], box),
+                )
+                for number, (name, image) in enumerate(images.items())
+            },
+            grid.TransformIndexToPhysicalPoint(_shown_voxel(reference, experiment)),
+        )
+        title = Message("title_preprocessing", {"case": case, "step": Message("step_resampling")})
+        yield _save(figure, report.out, f"resampling_{file_stem(case)}", "preprocessing", title, case=case)
+        return
+
+
+def _shown_voxel(reference: np.ndarray, experiment: Experiment) -> list[int]:
+    """Voxel `(x, y, z)` in the smallest organ of a case, the lens of most, or the middle without organs."""
+    organs = organ_values(experiment.scores.labels)
+    masks = [mask for values in organs.values() if (mask := np.isin(reference, values)).any()]
+    if not masks:
+        return [n // 2 for n in reference.shape[::-1]]
+    return [int(v) for v in np.argwhere(min(masks, key=np.count_nonzero)).mean(axis=0)[::-1]]
 
 
 def _preprocessing(report: Report, case: str) -> Iterator[Picture]:

@@ -19,6 +19,8 @@ from nnunet_ext.reporting.training_curves import TrainingCurve
 PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#444444", "#999999")
 #: Fewer cases are drawn as points without a box. A box of three points hides more than it shows.
 LEAST_FOR_BOX = 5
+#: Metric -> tables of the study whose systems are drawn beside ours.
+PUBLISHED_IN = {"dsc_percent": ("3.1", "3.2"), "plain_hd95_mm": ("3.3",)}
 
 
 # Scores ---------------------------------------------------------------------------------------------------------------
@@ -29,34 +31,47 @@ def draw_box_plots(compared: Mapping[str, EvaluationSummary], organ: str, *, wit
 
     Boxes show quartiles and median. Whiskers reach to the last case within 1.5 interquartile ranges. Boxes are over all
     cases. The HD95 axis ends above the largest distance of an organ that was found, because an organ that was not found has
-    the image diagonal. The number of these cases stands at the top. `with_study` adds the study's mean +- SD as grey bars.
+    the image diagonal. The number of these cases stands at the top. `with_study` adds the study's mean +- SD as grey bars,
+    beside the plain HD95.
     """
-    studies = [s for s in reference_study.SYSTEMS if with_study and organ in s.values["dsc_percent"]]
-    figure = _figure(max(7.0, 2.6 + 2.1 * (len(compared) + len(studies))), 4.6)
-    for column, metric in enumerate(("dsc_percent", "hd95_mm")):
+    published = {m: _published(organ, t) if with_study else {} for m, t in PUBLISHED_IN.items()}
+    figure = _figure(max(7.0, 2.6 + 2.1 * (len(compared) + len(published["dsc_percent"]))), 4.6)
+    distance = "plain_hd95_mm" if with_study else "hd95_mm"
+    for column, metric in enumerate(("dsc_percent", distance)):
         axes = figure.add_subplot(1, 2, column + 1)
         for place, summary in enumerate(compared.values()):
             values = [v for v in summary.values(organ, metric).values() if not np.isnan(v)]
             _box(axes, values, place, PALETTE[place % len(PALETTE)])
-        published = {study.name: study.values[metric][organ] for study in studies if metric in study.values}
-        for place, (mean, sd) in enumerate(published.values(), start=len(compared)):
+        studies = published.get(metric, {})
+        for place, (mean, sd) in enumerate(studies.values(), start=len(compared)):
             axes.errorbar(place, mean, sd, fmt="D", color="#777777", capsize=5, markersize=5, linewidth=1.3)
-        names = [*compared, *published]
+        names = [*compared, *studies]
         axes.set_xticks(range(len(names)), names, rotation=25, ha="right", rotation_mode="anchor")
         axes.set_xlim(-0.6, len(names) - 0.4)
         axes.set_title(f"{organ}: {HEADS[metric]}", fontsize=12)
-        if metric == "hd95_mm":
-            _end_above_found(axes, compared, organ, [mean + sd for mean, sd in published.values()])
+        if metric == distance:
+            _end_above_found(axes, compared, organ, metric, [mean + sd for mean, sd in studies.values()])
         axes.grid(axis="y", color="#dddddd", linewidth=0.8)
     return figure
 
 
+def _published(organ: str, tables: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """System of the study -> mean and SD of an organ."""
+    return {
+        f"study: {system}": (float(values[organ].mean), float(values[organ].sd or 0))
+        for table in tables
+        for system, values in reference_study.by_system(table).items()
+        if organ in values
+    }
+
+
 def _end_above_found(
-    axes: Axes, compared: Mapping[str, EvaluationSummary], organ: str, published_mm: Sequence[float]
+    axes: Axes, compared: Mapping[str, EvaluationSummary], organ: str, metric: str, published_mm: Sequence[float]
 ) -> None:
     """End the HD95 axis above the organs that were found, and say at the top how many were not."""
     rows = {name: [row for row in summary.rows if row.organ == organ] for name, summary in compared.items()}
-    found_mm = [row.hd95_mm for found in rows.values() for row in found if not row.flag]
+    found_mm = [row.metric(metric) for found in rows.values() for row in found if not row.flag]
+    found_mm = [mm for mm in found_mm if not np.isnan(mm)]  # those of earlier evaluations
     lost = {name: sum(row.flag in ("missed", "invented", "failed") for row in found) for name, found in rows.items()}
     axes.set_ylim(bottom=0)
     if not any(lost.values()) or not found_mm:

@@ -16,7 +16,9 @@ from nnunet_ext.files import check_folder, check_output_folder, write_text
 from nnunet_ext.folder_lock import holding, owned_folder
 from nnunet_ext.messages import Message
 from nnunet_ext.reporting.content import Cell, Experiment, Picture, Report, Table
+from nnunet_ext.reporting.costs import costs_table
 from nnunet_ext.reporting.experiments import check_comparable, common_cases, curves_of, load_experiments
+from nnunet_ext.reporting.reference_study import CHIASM
 from nnunet_ext.reporting.table_text import to_latex, to_markdown
 from nnunet_ext.reporting.tables import make_tables
 from nnunet_ext.reporting.training_curves import TrainingCurve, read_training_curves
@@ -48,10 +50,12 @@ def report(
         references: Reference label maps, for runs that are folders of predictions.
         images: nnU-Net's `imagesTr` or `imagesTs` to draw on. None stands for the one beside the references (`labelsTs` ->
             `imagesTs`, `labelsTr` and `gt_segmentations` -> `imagesTr`).
-        models: Trained models whose training curves are drawn, besides those of cross-validations and their localizers.
-        box_organ: Organ of the box plots. None stands for the one with the lowest mean DSC over all experiments.
+        models: Trained models whose training curves are drawn, besides those of cross-validations and their localizers. The
+            table of costs looks for the models of predictions among these and in `$nnUNet_results`.
+        box_organ: Organ of the box plots. None stands for the one with the lowest mean DSC over all experiments. With
+            `reference_study` the chiasm has box plots too, and None stands for it.
         cases: Cases with overlays and surfaces. None stands for the worst, the median and the best by mean DSC.
-        reference_study: Show the study's published values beside the experiments.
+        reference_study: Show the tables of the study, with the experiments beside the published values.
         viewer_limit_mb: Largest size of the cases' images in `report.html`, see `page.write_report_page`.
         n_processes: Processes that score cases.
         show_progress: Draw progress bars.
@@ -72,6 +76,8 @@ def report(
     compared = [experiment.scores.only(common) for experiment in experiments]
     check_comparable(experiments, common)
     organs = tuple(dict.fromkeys(organ for scores in compared for organ in scores.organs))
+    if box_organ is None and reference_study and CHIASM in organs:
+        box_organ = CHIASM
     box_organ = box_organ or _hardest(compared, organs)
     if box_organ not in organs:
         raise ValueError(f"no experiment has an organ '{box_organ}'; there are {', '.join(organs)}.")
@@ -90,11 +96,14 @@ def report(
     )
     tables, more = make_tables(experiments, common, organs, box_organ=box_organ, with_study=reference_study)
     remarks += more
+    costs, more = costs_table(experiments, models, with_study=reference_study)
+    tables.append(costs)
+    remarks += more
     # matplotlib takes a second to import, so it is not imported before it is needed.
     from nnunet_ext.reporting.figures import draw_figures
     from nnunet_ext.reporting.page import VIEWER_LIMIT_MB, write_report_page
 
-    pictures, more = draw_figures(content, with_study=reference_study, show_progress=show_progress)
+    pictures, more = draw_figures(content, models, with_study=reference_study, show_progress=show_progress)
     remarks += more
     without = [e.name for e in experiments if not any(e.images.get(case) for case in content.shown_cases)]
     if without:

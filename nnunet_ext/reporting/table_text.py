@@ -46,7 +46,9 @@ def to_latex(table: Table) -> str:
 
 
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$"}
-_LATEX |= {"+-": r"$\pm$", "†": r"$^{\dagger}$"} | {character: "\\" + character for character in "&%$#_{}"}
+_LATEX |= {"+-": r"$\pm$", "†": r"$^{\dagger}$", "‡": r"$^{\ddagger}$"} | {
+    character: "\\" + character for character in "&%$#_{}"
+}
 
 
 def to_latex_text(text: str) -> str:

@@ -1,31 +1,29 @@
 """Tables of a report: scores of all experiments side by side, paired tests, localizer against segmenter.
 
-Values are mean +- SD (sample SD) over the cases that all experiments have. The best mean of a row is marked. Published
-values are never marked, because they come from other patients.
+Values are mean +- SD (sample SD) over the cases that all experiments have. The best mean of a row is marked. The reference
+study's own tables are in `study_tables`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
-from nnunet_ext.evaluation.statistics import SUMMARISED, Mean, mean_of
+from nnunet_ext.evaluation.statistics import SUMMARISED
 from nnunet_ext.evaluation.summary import EvaluationSummary
 from nnunet_ext.evaluation.table import HEADS
 from nnunet_ext.messages import Message
-from nnunet_ext.reporting import reference_study
+from nnunet_ext.reporting.cells import best_of, mean_over_cases, organ_cell
 from nnunet_ext.reporting.content import Cell, Experiment, Table, Text
 from nnunet_ext.reporting.paired_tests import LEAST_PAIRS, SIGNIFICANT, PairedTest, paired_tests
-from nnunet_ext.reporting.reference_study import Published
+from nnunet_ext.reporting.study_tables import study_tables
 from nnunet_ext.reporting.table_text import file_stem
 
-#: Metrics of which the larger value is better. Of the others, the value nearest to 0 is.
-LARGER_IS_BETTER = ("dsc_percent", "surface_dice")
 TITLES = {
     "dsc_percent": Message("title_dsc"),
     "hd95_mm": Message("title_hd95"),
+    "plain_hd95_mm": Message("title_plain_hd95"),
     "mean_surface_distance_mm": Message("title_mean_surface_distance"),
     "surface_dice": Message("title_surface_dice"),
     "volume_difference_percent": Message("title_volume_difference"),
@@ -42,13 +40,25 @@ def make_tables(
     for metric in HEADS:
         tests = paired_tests(compared, organs, metric)
         too_few = too_few or any(test.p is None for test in tests.values())
-        published = [p for p in reference_study.SYSTEMS if metric in p.values] if with_study else []
-        tables.append(_metric_table(compared, organs, metric, tests, published))
+        tables.append(_metric_table(compared, organs, metric, tests))
         if tests and metric in ("dsc_percent", "hd95_mm"):
             tables.append(_test_table(list(compared), tests, metric))
     tables += [_localizer_table(name, s, s.localizer) for name, s in compared.items() if s.localizer is not None]
-    tables.append(_organ_table(compared, box_organ, with_study=with_study))
-    return tables, [Message("no_p_value", {"least": LEAST_PAIRS, "n": len(cases)})] if too_few else []
+    tables += [
+        _folds_table(name, s, s.mean_over_folds) for name, s in compared.items() if s.mean_over_folds is not None
+    ]
+    tables.append(_organ_table(compared, box_organ))
+    if with_study:
+        tables += study_tables(experiments, compared)
+    remarks = [Message("no_p_value", {"least": LEAST_PAIRS, "n": len(cases)})] if too_few else []
+    if earlier := [name for name, scores in compared.items() if _lacks_plain_hd95(scores)]:
+        remarks.append(Message("no_plain_hd95", {"names": earlier}))
+    return tables, remarks
+
+
+def _lacks_plain_hd95(scores: EvaluationSummary) -> bool:
+    """Whether the evaluation is of a version that did not have it."""
+    return any(np.isnan(row.plain_hd95_mm) and not np.isnan(row.hd95_mm) for row in scores.rows)
 
 
 def _overview(experiments: Sequence[Experiment], compared: Mapping[str, EvaluationSummary], box_organ: str) -> Table:
@@ -93,29 +103,26 @@ def _metric_table(
     organs: Sequence[str],
     metric: str,
     tests: Mapping[tuple[str, str], PairedTest],
-    published: Sequence[Published],
 ) -> Table:
     decimals = SUMMARISED[metric]
     rows = []
     for organ in (*organs, None):
-        found = [_mean(summary, organ, metric, compared) for summary in compared.values()]
-        best = _best(found, metric, decimals)
+        found = [mean_over_cases(summary, organ, metric, compared) for summary in compared.values()]
+        best = best_of([mean.value for mean in found], metric, decimals)
         cells = []
         for name, one, is_best in zip(compared, found, best, strict=True):
             test = tests.get((name, organ)) if organ is not None else None
             sign = " †" if test and test.p is not None and test.p < SIGNIFICANT else ""
             cells.append(Cell(one.text(decimals) + sign, is_best))
-        values = [system.values[metric].get(organ) if organ is not None else None for system in published]
-        rows.append((_organ_cell(organ), *cells, *(Cell(_published(value, decimals)) for value in values)))
-    header: tuple[Text, ...] = (Message("head_organ"), *compared, *(system.name for system in published))
-    return Table(metric, TITLES[metric], header, tuple(rows), _metric_notes(compared, metric, tests, published))
+        rows.append((organ_cell(organ), *cells))
+    header: tuple[Text, ...] = (Message("head_organ"), *compared)
+    return Table(metric, TITLES[metric], header, tuple(rows), _metric_notes(compared, metric, tests))
 
 
 def _metric_notes(
     compared: Mapping[str, EvaluationSummary],
     metric: str,
     tests: Mapping[tuple[str, str], PairedTest],
-    published: Sequence[Published],
 ) -> tuple[Message, ...]:
     name, first = next(iter(compared.items()))
     notes = [Message("note_means", {"n": len(first.cases)})]
@@ -128,8 +135,6 @@ def _metric_notes(
         notes.append(Message("note_shared_organs"))
         if any(test.p is not None for test in tests.values()):
             notes.append(Message("note_dagger", {"name": name, "p": SIGNIFICANT}))
-    if published:
-        notes.append(Message("note_study"))
     return tuple(notes)
 
 
@@ -141,7 +146,7 @@ def _test_table(names: Sequence[str], tests: Mapping[tuple[str, str], PairedTest
         for name in names[1:]:
             test = tests[name, organ]
             cells.append(Cell(_test_text(test, decimals), test.p is not None and test.p < SIGNIFICANT))
-        rows.append((_organ_cell(organ), *cells))
+        rows.append((organ_cell(organ), *cells))
     differences = [Message("head_difference", {"name": name, "first": names[0]}) for name in names[1:]]
     return Table(
         f"wilcoxon_{metric}",
@@ -170,16 +175,8 @@ def _test_text(test: PairedTest, decimals: int) -> Text:
 def _localizer_table(name: str, summary: EvaluationSummary, localizer: EvaluationSummary) -> Table:
     both = [case for case in localizer.cases if case in summary.cases]
     stages = {"localizer": localizer.only(both), "segmenter": summary.only(both)}
-    metrics = ("dsc_percent", "hd95_mm")
-    rows = []
-    for organ in (*summary.organs, None):
-        cells = []
-        for metric in metrics:
-            found = [_mean(stage, organ, metric, stages) for stage in stages.values()]
-            best = _best(found, metric, SUMMARISED[metric])
-            cells += [Cell(s.text(SUMMARISED[metric]), b) for s, b in zip(found, best, strict=True)]
-        rows.append((_organ_cell(organ), *cells))
     header = [Message("head_organ")]
+    metrics = ("dsc_percent", "hd95_mm")
     for metric in metrics:
         header.append(Message("head_metric_of_localizer", {"metric": HEADS[metric]}))
         header.append(Message("head_metric_of_segmenter", {"metric": HEADS[metric]}))
@@ -187,15 +184,49 @@ def _localizer_table(name: str, summary: EvaluationSummary, localizer: Evaluatio
         f"localizer_{file_stem(name)}",
         Message("title_localizer", {"name": name}),
         tuple(header),
-        tuple(rows),
+        _side_by_side(stages, summary.organs, metrics),
         (Message("note_means_of_stages", {"n": len(both)}),),
     )
 
 
-def _organ_table(compared: Mapping[str, EvaluationSummary], organ: str, *, with_study: bool) -> Table:
-    metrics = ("dsc_percent", "hd95_mm")
-    found = {name: [_mean(s, organ, metric, compared) for metric in metrics] for name, s in compared.items()}
-    best = [_best([row[i] for row in found.values()], metric, SUMMARISED[metric]) for i, metric in enumerate(metrics)]
+def _folds_table(name: str, ensemble: EvaluationSummary, mean: EvaluationSummary) -> Table:
+    """The ensemble of all folds on a test set, and the mean over the models of single folds, as papers give it."""
+    header = [Message("head_organ")]
+    metrics = ("dsc_percent", "hd95_mm", "plain_hd95_mm")
+    for metric in metrics:
+        header.append(Message("head_metric_of_ensemble", {"metric": HEADS[metric]}))
+        header.append(Message("head_metric_of_folds", {"metric": HEADS[metric]}))
+    return Table(
+        f"folds_{file_stem(name)}",
+        Message("title_folds", {"name": name, "n": len(ensemble.of_folds)}),
+        tuple(header),
+        _side_by_side({"ensemble": ensemble, "folds": mean}, ensemble.organs, metrics),
+        (Message("note_mean_over_folds", {"n": len(mean.cases)}), Message("note_better_of_two")),
+    )
+
+
+def _side_by_side(
+    systems: Mapping[str, EvaluationSummary], organs: Sequence[str], metrics: Sequence[str]
+) -> tuple[tuple[Cell, ...], ...]:
+    """A row per organ with the means of the systems, metric by metric."""
+    rows = []
+    for organ in (*organs, None):
+        cells = []
+        for metric in metrics:
+            found = [mean_over_cases(scores, organ, metric, systems) for scores in systems.values()]
+            best = best_of([mean.value for mean in found], metric, SUMMARISED[metric])
+            cells += [Cell(s.text(SUMMARISED[metric]), b) for s, b in zip(found, best, strict=True)]
+        rows.append((organ_cell(organ), *cells))
+    return tuple(rows)
+
+
+def _organ_table(compared: Mapping[str, EvaluationSummary], organ: str) -> Table:
+    metrics = ("dsc_percent", "hd95_mm", "plain_hd95_mm")
+    found = {name: [mean_over_cases(s, organ, metric, compared) for metric in metrics] for name, s in compared.items()}
+    best = [
+        best_of([row[i].value for row in found.values()], metric, SUMMARISED[metric])
+        for i, metric in enumerate(metrics)
+    ]
     rows = [
         (
             Cell(name),
@@ -204,11 +235,6 @@ def _organ_table(compared: Mapping[str, EvaluationSummary], organ: str, *, with_
         for i, (name, row) in enumerate(found.items())
     ]
     notes = [Message("note_means", {"n": len(next(iter(compared.values())).cases)})]
-    if with_study and organ == reference_study.CHIASM:
-        rows += [
-            (Cell(name), Cell(f"{mean:g}"), Cell("-")) for name, mean in reference_study.CHIASM_DSC_PERCENT.items()
-        ]
-        notes.append(Message("note_published_rows"))
     return Table(
         f"systems_{file_stem(organ)}",
         Message("title_all_systems", {"organ": organ}),
@@ -216,33 +242,3 @@ def _organ_table(compared: Mapping[str, EvaluationSummary], organ: str, *, with_
         tuple(rows),
         tuple(notes),
     )
-
-
-def _organ_cell(organ: str | None) -> Cell:
-    """First cell of a row. None stands for the mean over organs."""
-    return Cell(Message("cell_all_organs") if organ is None else Message("cell_organ", {"organ": organ}))
-
-
-def _mean(
-    summary: EvaluationSummary, organ: str | None, metric: str, compared: Mapping[str, EvaluationSummary]
-) -> Mean:
-    """Mean over cases of an organ. None stands for the case means over the organs that all experiments segment."""
-    if organ is not None:
-        return mean_of(summary.values(organ, metric).values())
-    shared = [o for o in summary.organs if all(o in s.organs and o not in s.not_segmented for s in compared.values())]
-    return replace(summary, rows=[row for row in summary.rows if row.organ in shared]).all_organs[metric]
-
-
-def _best(found: Sequence[Mean], metric: str, decimals: int) -> list[bool]:
-    """Which have the best mean of two or more. Means that are printed as the same number are equally good."""
-    means = [round(mean.value, decimals) for mean in found]
-    valid = [m for m in means if not np.isnan(m)]
-    if len(valid) < 2:
-        return [False] * len(means)
-    if metric in LARGER_IS_BETTER:
-        return [m == max(valid) for m in means]
-    return [abs(m) == min(map(abs, valid)) for m in means]
-
-
-def _published(value: tuple[float, float] | None, decimals: int) -> str:
-    return "-" if value is None else f"{value[0]:.{decimals}f} +- {value[1]:.{decimals}f}"

@@ -11,7 +11,7 @@ from nnunet_ext.files import check_folder
 from nnunet_ext.labels.table import LEFT_OUT_KEY
 from nnunet_ext.nnunet_folders import read_dataset_json
 
-_LINE = re.compile(r"^[-\d]+ [:.\d]+: (Epoch|train_loss|val_loss|Pseudo dice) (.*)$")
+_LINE = re.compile(r"^[-\d]+ [:.\d]+: (Epoch time:|Epoch|train_loss|val_loss|Pseudo dice) (.*)$")
 _NUMBER = re.compile(r"-?(?:\d+\.?\d*(?:e-?\d+)?|nan|inf)")
 
 
@@ -28,6 +28,12 @@ class TrainingCurve:
     train_loss: tuple[float, ...]
     validation_loss: tuple[float, ...]
     pseudo_dice: Mapping[str, tuple[float, ...]]
+    epoch_s: tuple[float, ...] = ()
+
+    @property
+    def hours(self) -> float:
+        """Hours of all epochs that count, with their validation on patches. NaN if the log does not say them."""
+        return sum(self.epoch_s) / 3600 if self.epoch_s else float("nan")
 
     @property
     def configuration(self) -> str:
@@ -79,6 +85,7 @@ def read_training_curves(model: Path) -> list[TrainingCurve]:
                         for i, name in enumerate(names)
                         if name not in left_out
                     },
+                    epoch_s=tuple(_first(found.get("Epoch time:")) for found in done.values()),
                 )
             )
     if not curves:

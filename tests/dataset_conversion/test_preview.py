@@ -57,6 +57,9 @@ def test_a_registered_case_shows_the_chess_boards_before_and_after_and_bone_unde
     channels.record["T1"]["registration"] = channels.record["T2"]["registration"] = {"kept": "rigid"}
     draw_previews("case_1", tmp_path, channels=channels)
     picture = matplotlib.image.imread(tmp_path / "4_alignment.png")[..., :3]
-    assert picture.shape[0] > picture.shape[1]  # two channels of two views, four columns each
+    n_rows, n_columns = 4, 5  # two channels of two views: the CT, and two pictures before and after
+    assert picture.shape[1] / picture.shape[0] == pytest.approx(n_columns / n_rows, rel=0.3)
+    ct = picture[:, : picture.shape[1] // n_columns]
+    assert np.count_nonzero((ct[..., 1] > 0.6) & (ct[..., 0] < 0.6)) > 100  # its skin is drawn on it
     yellow = (picture[..., 0] > 0.6) & (picture[..., 1] > 0.6) & (picture[..., 2] < 0.45)
     assert np.count_nonzero(yellow) > 500  # the window ends below 250 HU

@@ -95,3 +95,35 @@ def test_import_stays_light():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_mean_over_folds_is_taken_per_case_first_and_stands_beside_the_ensemble(folders):
+    predictions, references, out = folders
+    fold_1, fold_2 = (predictions.with_name(name) for name in ("fold_1", "fold_2"))
+    for case in ("case_1", "case_2"):
+        write(references, case, REFERENCE)
+        write(predictions, case, REFERENCE)
+        write(fold_1, case, REFERENCE)
+    write(fold_2, "case_1", HALF_LENS)  # its lens: DSC 66.7, plain HD95 1.4 mm
+    write(fold_2, "case_2", label_map((CHIASM, 2)))  # its lens missed
+    summary = score(folders, folds=[fold_1, fold_2])
+    mean = summary.mean_over_folds
+    assert summary.scores("case_1")["Lens_L"] == 100.0
+    assert mean.values("Lens_L") == pytest.approx({"case_1": (100 + 200 / 3) / 2, "case_2": 50.0})
+    assert mean.values("Lens_L", "plain_hd95_mm")["case_1"] == pytest.approx(0.7)
+    lens = mean.per_organ["Lens_L"]["dsc_percent"]
+    assert (lens.value, lens.sd) == pytest.approx((66.6666667, (250 / 3 - 50) / 2**0.5))
+    assert mean.missed == []  # one fold found it
+    assert "| Lens_L | 100.00 +- 0.00 | 66.67 +- 23.57 |" in summary.table_markdown
+    assert sorted(path.name for path in (out / "folds").iterdir()) == ["1", "2"]
+    assert read_evaluation(out).mean_over_folds.rows == mean.rows
+    assert read_evaluation(out).table_markdown == summary.table_markdown
+    assert summary.only(["case_2"]).mean_over_folds.cases == ("case_2",)
+
+
+def test_one_fold_is_no_mean(folders):
+    predictions, references, _ = folders
+    write(references, "case_1", REFERENCE)
+    write(predictions, "case_1", REFERENCE)
+    with pytest.raises(ValueError, match="folds is one folder: a mean needs two or more"):
+        score(folders, folds=[predictions])

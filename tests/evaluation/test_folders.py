@@ -7,6 +7,7 @@ import json
 import pytest
 from scored_label_maps import HALF_LENS, REFERENCE, score, write
 
+from nnunet_ext.evaluation.folders import PlacedBox
 from nnunet_ext.evaluation.score_files import read_evaluation
 
 
@@ -80,3 +81,12 @@ def test_predictions_of_other_cases_are_an_error(folders):
     with pytest.raises(FileNotFoundError, match=r"None of the 2 predictions .*: Case_1\.nii\.gz, \.\.\. there, case_1"):
         score(folders)
     assert not out.exists()
+
+
+def test_a_box_is_turned_to_the_axes_of_another_grid_of_the_same_case():
+    box = PlacedBox(((1, 4), (2, 6), (3, 10)), "RAS")  # along (Z, Y, X)
+    assert box.on((5, 7, 11), "RAS") == (slice(1, 4), slice(2, 6), slice(3, 10))
+    assert box.on((5, 7, 11), "LPS") == (slice(1, 4), slice(1, 5), slice(1, 8))
+    for shape, axes in (((5, 7, 9), "LPS"), ((5, 7, 11), "PLS")):
+        with pytest.raises(ValueError, match="does not fit"):
+            box.on(shape, axes)

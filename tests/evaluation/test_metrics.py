@@ -97,6 +97,44 @@ def test_hd95_is_the_larger_of_two_directed_percentiles_not_one_percentile_of_bo
         assert found == pytest.approx((96 - 8 + 88) / (96 + 88))
 
 
+def row_of_voxels(n: int) -> np.ndarray:
+    return mask(*((1, 1, x) for x in range(n)), shape=(3, 4, 30))
+
+
+@pytest.mark.parametrize(("n", "element"), [(20, 19), (21, 20), (22, 21), (30, 29)])
+def test_plain_hd95_is_the_element_ceil_095_k_of_the_sorted_distances_not_an_interpolated_one(n, element):
+    """All voxels of a row are border. Of n, 16 are shared, and the others lie 1, 2, ... voxels of 0.7 mm from the last."""
+    sorted_mm = [0.0] * 16 + [0.7 * (k + 1) for k in range(n - 16)]
+    assert element == math.ceil(0.95 * n)
+    for pair in ((row_of_voxels(n), row_of_voxels(16)), (row_of_voxels(16), row_of_voxels(n))):  # the larger direction
+        found = metrics.plain_hd95_mm(*pair, spacing_mm=SPACING_MM)
+        assert found == pytest.approx(sorted_mm[element - 1])
+
+
+def test_plain_hd95_of_two_voxels_is_the_distance_of_their_centres_in_mm():
+    found = metrics.plain_hd95_mm(mask((1, 2, 2)), mask((2, 5, 6)), spacing_mm=SPACING_MM)
+    assert found == pytest.approx(math.sqrt(3.0**2 + 2.4**2 + 2.8**2))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_plain_hd95_is_what_counting_voxel_by_voxel_gives(seed):
+    def border(m: np.ndarray) -> list[tuple[int, ...]]:
+        held = set(map(tuple, np.argwhere(m).tolist()))
+        steps = [(1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1)]
+        return [v for v in held if not all(tuple(a + b for a, b in zip(v, s, strict=True)) in held for s in steps)]
+
+    def directed(a: np.ndarray, b: np.ndarray) -> float:
+        mm = np.array(SPACING_MM)
+        nearest = sorted(min(np.linalg.norm((np.array(v) - w) * mm) for w in border(b)) for v in border(a))
+        return nearest[math.ceil(0.95 * len(nearest)) - 1]
+
+    first, second = (np.random.default_rng([seed, n]).random(SHAPE) < 0.85 for n in (0, 1))
+    first[1:4, 1:6, 2:9] = True  # has voxels inside, which are no border
+    assert metrics.plain_hd95_mm(first, second, spacing_mm=SPACING_MM) == pytest.approx(
+        max(directed(first, second), directed(second, first))
+    )
+
+
 def test_hd95_forgives_less_than_five_percent_of_the_surface():
     near = [(0, 0, x) for x in range(0, 60, 2)]
     reference = mask(*near, (0, 0, 90), shape=(1, 1, 100))
@@ -153,6 +191,7 @@ def test_missed_and_invented_organ_get_the_worst_value():
         assert metrics.dice_percent(reference, prediction) == 0.0
         assert metrics.hd95_mm(reference, prediction, spacing_mm=SPACING_MM) == pytest.approx(DIAGONAL_MM)
         assert metrics.hd95_mm(reference, prediction, spacing_mm=SPACING_MM, worst_mm=300.0) == 300.0
+        assert metrics.plain_hd95_mm(reference, prediction, spacing_mm=SPACING_MM, worst_mm=300.0) == 300.0
         assert metrics.mean_surface_distance_mm(reference, prediction, spacing_mm=SPACING_MM, worst_mm=300.0) == 300.0
         assert metrics.surface_dice(reference, prediction, spacing_mm=SPACING_MM, tolerance_mm=1e6) == 0.0
     assert metrics.volume_difference_ml(organ, empty, spacing_mm=SPACING_MM) == pytest.approx(-2 * 1.68 / 1000)
@@ -162,7 +201,7 @@ def test_two_empty_masks_have_no_score():
     empty = mask()
     assert metrics.presence(empty, empty) == "left_out"
     found = metrics.score_organ(empty, empty, spacing_mm=SPACING_MM)
-    for name in ("dsc_percent", "hd95_mm", "surface_dice", "mean_surface_distance_mm"):
+    for name in ("dsc_percent", "hd95_mm", "plain_hd95_mm", "surface_dice", "mean_surface_distance_mm"):
         assert math.isnan(found[name]), name
     assert found["volume_difference_ml"] == 0.0
     assert math.isnan(metrics.dice_percent(empty, empty))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -94,4 +94,10 @@ def test_an_older_evaluation_is_read_and_keys_that_are_not_known_do_no_harm(fold
     (out / "evaluation.json").write_text(json.dumps(content))
     found = read_evaluation(out)
     assert found.rows == summary.rows
+    del content["per_case"]["case_1"]["Lens_L"]["plain_hd95_mm"]
+    (out / "evaluation.json").write_text(json.dumps(content))
+    lens, chiasm = read_evaluation(out).rows
+    assert np.isnan(lens.plain_hd95_mm)
+    assert replace(lens, plain_hd95_mm=summary.rows[0].plain_hd95_mm) == summary.rows[0]
+    assert chiasm == summary.rows[1]
     assert (found.not_compared, found.left_right_pairs) == ((), None)

@@ -7,7 +7,7 @@ from dataclasses import fields
 import pytest
 
 from nnunet_ext.evaluation.metrics import METRICS
-from nnunet_ext.evaluation.statistics import SUMMARISED, Mean, Score, mean_of
+from nnunet_ext.evaluation.statistics import SUMMARISED, Mean, Score, mean_of, mean_over_folds
 
 NAN = float("nan")
 
@@ -20,7 +20,7 @@ def test_a_score_has_a_field_for_each_metric_in_their_order():
 
 def test_a_metric_is_read_by_its_name():
     score = Score("case_1", "Lens_L", *(float(number) for number in range(len(METRICS))), tolerance_mm=1.0)
-    assert [score.metric(name) for name in METRICS] == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+    assert [score.metric(name) for name in METRICS] == [float(number) for number in range(len(METRICS))]
 
 
 def test_a_mean_counts_the_values_that_are_no_nan():
@@ -28,6 +28,18 @@ def test_a_mean_counts_the_values_that_are_no_nan():
     found = mean_of([1.0, NAN, 3.0, 8.0])
     assert (found.value, found.median, found.n) == (4.0, 3.0, 3)
     assert found.sd == pytest.approx(13**0.5)
+
+
+def test_mean_over_folds_keeps_a_flag_that_all_folds_have_and_drops_values_that_none_has():
+    def fold(dsc: float, flag: str, case: str = "case_1") -> Score:
+        values = {**dict.fromkeys(METRICS, NAN), "dsc_percent": dsc}
+        return Score(case, "Lens_L", **values, tolerance_mm=1.0, flag=flag)
+
+    (missed,) = mean_over_folds([[fold(0.0, "missed")], [fold(0.0, "missed"), fold(9.0, "", "case_2")]])
+    assert (missed.case, missed.dsc_percent, missed.flag) == ("case_1", 0.0, "missed")
+    (found,) = mean_over_folds([[fold(0.0, "missed")], [fold(80.0, "")], [fold(NAN, "left_out")]])
+    assert (found.dsc_percent, found.flag) == (40.0, "")
+    assert found.hd95_mm != found.hd95_mm  # NaN
 
 
 @pytest.mark.parametrize(

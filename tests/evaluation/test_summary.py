@@ -88,7 +88,7 @@ def test_an_organ_that_the_model_leaves_out_has_no_score_in_any_case(folders):
     assert summary.per_organ["OpticChiasm"]["dsc_percent"].n == 0
     assert summary.all_organs["dsc_percent"].value == pytest.approx((100 + 0) / 2)  # the lens alone
     table = (out / "evaluation.md").read_text()
-    assert "| OpticChiasm | - | - | - | - | - | 1 | 0 |" in table
+    assert "| OpticChiasm | - | - | - | - | - | - | 1 | 0 |" in table
     assert "Not segmented by this model (no score, not counted): OpticChiasm" in table
     content = json.loads((out / "evaluation.json").read_text())
     assert content["not_segmented"] == ["OpticChiasm"]

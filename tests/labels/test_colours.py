@@ -22,8 +22,14 @@ def test_more_organs_take_the_palette_of_matplotlib_and_then_begin_anew():
     assert found[27:] == list(COLOURS[:3])
 
 
-def test_colours_are_fixed_by_the_place_in_the_labels_and_differ():
+def test_an_organ_has_its_colour_in_every_data_set():
     many = {f"organ_{i}": i for i in range(1, 21)}
     assert len(set(colours(many).values())) == 20
-    few = colours({"background": 0, "Lens_L": 1, "Lens_R": 2, "OpticChiasm": 3})
-    assert few == {"Lens_L": COLOURS[0], "Lens_R": COLOURS[1], "OpticChiasm": COLOURS[2]}
+    few = colours({"background": 0, "OpticChiasm": 1, "Lens_R": 2, "Lens_L": 3})
+    assert few == {"OpticChiasm": COLOURS[6], "Lens_R": COLOURS[3], "Lens_L": COLOURS[2]}
+    assert colours({"right_eye": 1, "chiasma": 2}) == {"right_eye": COLOURS[1], "chiasma": COLOURS[6]}
+
+
+def test_other_organs_take_free_colours_and_two_names_of_one_organ_differ():
+    found = colours({"Brain": 1, "Eye_L": 2, "Parotid_L": 3, "left_eye": 4})
+    assert found == {"Brain": COLOURS[1], "Eye_L": COLOURS[0], "Parotid_L": COLOURS[2], "left_eye": COLOURS[3]}

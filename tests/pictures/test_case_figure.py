@@ -12,7 +12,7 @@ from lenses_and_chiasm import LABELS, SHAPE, label_map, lps_image, write
 from matplotlib.image import imread
 
 from nnunet_ext.labels.colours import colours
-from nnunet_ext.pictures.case_figure import draw_case, draw_comparison
+from nnunet_ext.pictures.case_figure import draw_case, draw_comparison, draw_crop
 from nnunet_ext.pictures.volumes import read_case
 
 
@@ -90,3 +90,14 @@ def test_comparison_draws_each_experiments_prediction_in_its_column():
     # The reference's contour in each, the prediction's where there is one; all show the same place.
     assert [len(axes.collections) for axes in chiasm_row.values()] == [2, 1, 1]
     assert len({axes.get_xlim() for axes in chiasm_row.values()}) == 1
+
+
+def test_the_crop_is_shown_whole_in_every_channel_with_its_size():
+    volumes = {"CT": np.zeros(SHAPE), "T1": np.ones(SHAPE), "T2": np.ones(SHAPE)}
+    box = (slice(2, 12), slice(4, 36), slice(5, 55))
+    figure = draw_crop("case_1", lps_image(np.zeros(SHAPE, np.uint8)), volumes, box, label_map(), labels=LABELS)
+    assert figure.get_suptitle() == "case_1: the crop that the segmenter sees, 35 x 26 x 30 mm"
+    assert [axes.get_title() for axes in figure.axes if axes.get_title()] == ["CT", "T1", "T2"]
+    axial = [axes for axes in figure.axes[:4] if axes.get_xlim() == pytest.approx((4.5 * 0.7, 54.5 * 0.7))]
+    assert len(axial) == 3
+    assert all(axes.get_ylim() == pytest.approx((35.5 * 0.8, 3.5 * 0.8)) for axes in axial)

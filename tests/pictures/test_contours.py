@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from nnunet_ext.pictures.contours import SMALLEST_VIEW_MM, VIEW_ASPECT, draw_contours, draw_marks, zoom_mm
+from nnunet_ext.pictures.contours import SMALLEST_VIEW_MM, VIEW_ASPECT, box_mm, draw_contours, draw_marks, zoom_mm
 
 
 def test_zoom_holds_the_organ_and_its_neighbours_only():
@@ -57,3 +57,11 @@ def test_marks_name_the_sides_of_the_patient_and_the_length_of_the_bar(plane, le
     assert bar.get_text() == "10 mm"
     start, end = axes.lines[0].get_xdata()
     assert (end - start) * 50.0 == pytest.approx(10.0), "of a picture 50 mm wide"
+
+
+def test_a_box_is_shown_to_its_outer_voxel_edges_and_upside_down_where_slices_are():
+    box, shape, spacing_mm = (slice(2, 6), slice(10, 20), slice(30, 50)), (12, 40, 60), (3.0, 0.8, 0.7)
+    assert box_mm(box, "axial", shape, spacing_mm) == pytest.approx((29.5 * 0.7, 49.5 * 0.7, 9.5 * 0.8, 19.5 * 0.8))
+    # Slices 2 to 5 of 12 are rows 6 to 9 from the top.
+    assert box_mm(box, "coronal", shape, spacing_mm) == pytest.approx((29.5 * 0.7, 49.5 * 0.7, 5.5 * 3.0, 9.5 * 3.0))
+    assert box_mm(box, "sagittal", shape, spacing_mm) == pytest.approx((9.5 * 0.8, 19.5 * 0.8, 5.5 * 3.0, 9.5 * 3.0))

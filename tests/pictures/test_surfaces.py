@@ -5,9 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
+from matplotlib.lines import Line2D
 
+from nnunet_ext.labels.colours import colours
 from nnunet_ext.pictures import surfaces
-from nnunet_ext.pictures.surfaces import BOTH, COLOURS, EXTRA, MISSED, VIEWS, draw_surfaces, parts_of
+from nnunet_ext.pictures.surfaces import (
+    BOTH,
+    COLOURS,
+    EXTRA,
+    MISSED,
+    VIEWS,
+    draw_organ_surfaces,
+    draw_surfaces,
+    parts_of,
+)
 
 SPACING_MM = (3.0, 0.8, 0.7)
 LABELS = {"background": 0, "Eye_L": 1, "OpticChiasm": 2}
@@ -104,3 +115,53 @@ def test_figure_shows_the_three_colours_and_an_empty_case_is_refused():
     assert min(red.sum(), blue.sum(), pale.sum()) > 150
     with pytest.raises(ValueError, match="nothing to draw"):
         draw_surfaces("case_1", SPACING_MM, label_map(), label_map(), labels=LABELS)
+
+
+def test_each_organ_has_two_panels_of_its_own_the_right_one_first_on_a_scale_that_fills_them():
+    labels = {"background": 0, "Lens_L": 1, "Lens_R": 2, "Eye_L": 3}
+    lens_l, lens_r = np.s_[4, 8:12, 44:50], np.s_[4, 8:12, 10:16]
+    reference = label_map((EYE, 3), (lens_l, 1), (lens_r, 2))
+    prediction = label_map((EYE, 3), (lens_l, 1))
+    figure = draw_organ_surfaces(
+        "case_1", SPACING_MM, reference, prediction, labels=labels, scores={"Lens_L": 100.0, "Lens_R": 0.0}
+    )
+    assert len(figure.axes) == 6
+    texts = {text.get_text(): text for text in figure.texts}
+    names = ["Lens_R  DSC 0.0", "Lens_L  DSC 100.0", "Eye_L"]
+    places = [texts[name].get_position()[0] for name in names]
+    assert places == sorted(places)
+    assert [texts[name].get_color() for name in names] == [colours(labels)[o] for o in ("Lens_R", "Lens_L", "Eye_L")]
+    lens_ml = 4 * 6 * 1.68 / 1000
+    assert f"0.00 mL in both\n{lens_ml:.2f} missed, 0.00 extra" in texts
+    figure.set_dpi(60)
+    figure.canvas.draw()
+    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3].astype(int)
+    panel = pixels.shape[1] // 3
+    red = (pixels[..., 0] > pixels[..., 1] + 60) & (pixels[..., 0] > pixels[..., 2] + 60)
+    assert red[:, panel + 20 :].sum() == 0  # only the right lens is missed
+    columns = np.flatnonzero(red[100:, : panel + 20].any(axis=0))
+    assert np.ptp(columns) > 0.6 * panel  # it fills its panel, and is not hidden by an eye
+
+
+def test_the_scale_bar_is_as_long_as_it_says():
+    labels = {"background": 0, "Eye_L": 1}
+    eye = label_map((EYE, 1))  # 16 voxels of 0.7 mm wide
+    figure = draw_organ_surfaces("case_1", SPACING_MM, eye, eye, labels=labels)
+    figure.set_dpi(100)
+    figure.canvas.draw()
+    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3].astype(int)
+    (bar,) = [artist for artist in figure.artists if isinstance(artist, Line2D)]
+    bar_px = np.ptp(bar.get_xdata()) * pixels.shape[1]
+    (bar_mm,) = [float(t.get_text().split()[0]) for t in figure.texts if t.get_text().endswith(" mm")]
+    rows = slice(*(round(pixels.shape[0] * (1 - share)) for share in (figure.axes[0].get_position().y1, 0.55)))
+    pale = (pixels[rows].min(axis=2) > 60) & (np.ptp(pixels[rows], axis=2) < 60)
+    widths = pale.sum(axis=1)
+    width_mm = np.percentile(widths[widths > 0], 80) * bar_mm / bar_px
+    assert width_mm == pytest.approx(16 * 0.7, rel=0.1)
+
+
+def test_an_organ_that_nobody_drew_has_no_panel_and_an_empty_case_is_refused():
+    eye = label_map((EYE, 1))
+    assert len(draw_organ_surfaces("case_1", SPACING_MM, eye, eye, labels=LABELS).axes) == 2
+    with pytest.raises(ValueError, match="nothing to draw"):
+        draw_organ_surfaces("case_1", SPACING_MM, label_map(), label_map(), labels=LABELS)

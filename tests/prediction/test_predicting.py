@@ -537,6 +537,7 @@ def test_a_folder_of_cases_becomes_masks_labels_and_a_manifest(run, tmp_path):
     record = content["cases"]["head_a"]
     assert all(record.pop(seconds) >= 0 for seconds in ("prepare_s", "segment_s", "write_s"))
     assert 50 < record.pop("peak_memory_mb") < 50_000
+    assert "thread" in record.pop("device")
     # Organs: 4, 14 and 23 voxels; with 3 mm on each side 6.6, 16.9 and 27.6.
     assert record.pop("box") == [[11, 17], [21, 37], [10, 37]]
     assert record == {
@@ -1119,7 +1120,7 @@ def test_on_a_gpu_masks_and_records_are_those_of_a_cpu_also_where_the_box_grows(
         summary = start(out=tmp_path / name, full_precision=True)
         assert (summary.written, list(summary.failed)) == (sorted(cases), ["head_bb"])
         records = json.loads((tmp_path / name / "predictions.json").read_text())["cases"]
-        varying = {"prepare_s", "segment_s", "write_s", "peak_memory_mb", "precision"}
+        varying = {"prepare_s", "segment_s", "write_s", "device", "peak_memory_mb", "precision"}
         found[name] = {case: {k: v for k, v in record.items() if k not in varying} for case, record in records.items()}
         assert [records[case]["regrown"] for case in cases] == [False, True, True, True, True]
     assert found["gpu"] == found["cpu"]

@@ -27,7 +27,7 @@ def test_reasons_without_a_reference_come_from_the_run():
 
 
 def score(organ: str, dsc_percent: float, hd95_mm: float, flag: str = "") -> Score:
-    return Score("case_1", organ, dsc_percent, hd95_mm, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0, flag)
+    return Score("case_1", organ, dsc_percent, hd95_mm, hd95_mm, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0, flag)
 
 
 def test_reasons_come_most_urgent_first_and_a_missed_organ_is_neither_low_nor_far():

@@ -11,7 +11,7 @@ from small_experiments import CASES, LABELS, label_map, run, write
 from nnunet_ext.evaluation.evaluating import evaluate
 from nnunet_ext.labels.sides import chinese_name
 from nnunet_ext.messages import Message
-from nnunet_ext.reporting.reference_study import SYSTEMS
+from nnunet_ext.reporting.reference_study import entries
 from nnunet_ext.reporting.reporting import report
 
 
@@ -31,7 +31,7 @@ def test_report_holds_tables_in_both_forms_and_figures_in_both_forms(compared):
     for picture in compared.pictures:
         assert (compared.out / picture.png).is_file()
         assert picture.svg is None or (compared.out / picture.svg).read_text().startswith("<?xml")
-    assert {picture.kind for picture in compared.pictures} == {"box", "overlay", "surface", "preprocessing"}
+    assert {p.kind for p in compared.pictures} == {"box", "overlay", "pair", "surface", "preprocessing"}
     assert not list(compared.out.rglob(".*"))  # nothing half-written
     page = (compared.out / "report.md").read_text()
     assert "| OpticChiasm |" in page
@@ -44,12 +44,25 @@ def test_what_the_report_says_it_can_say_in_chinese(data, tmp_path, study):
     texts = {text for t in found.tables for text in (t.title, *t.notes, *t.header)}
     texts |= {row[0].text for t in found.tables if t.name == "dsc_percent" for row in t.rows}
     texts |= {p.title for p in found.pictures if p.kind in ("box", "curves", "preprocessing")}
-    published = {system.name for system in SYSTEMS}
-    assert {text for text in texts if isinstance(text, str)} <= {"good", "poor", "DSC %", "HD95 mm", *published}
+    heads = {"DSC %", "HD95 mm", "plain HD95 mm"}
+    assert {text for text in texts if isinstance(text, str)} <= {"good", "poor", *heads}
     chinese = {text.text("zh", chinese_name) for text in texts if isinstance(text, Message)}
     assert not [text for text in chinese if not re.search("[\u4e00-\u9fff]", text)]
     assert "与 good 的配对比较：Dice 相似系数（DSC），%" in chinese
     assert "容差（mm）：左晶状体 0.98、视交叉 2.5。" in chinese
+
+
+def test_reference_study_alone_brings_every_entry_and_the_chiasms_box_plots_whatever_organ_is_hardest(data, tmp_path):
+    found = run(data, tmp_path, "good", reference_study=True, cases=CASES[:1])
+    shown = {t.name: [str(cell.text) for row in t.rows for cell in row] for t in found.tables if "study" in t.name}
+    assert sorted(shown) == ["study_3_1", "study_3_2", "study_3_3", "study_3_5", "study_3_6", "study_3_7"]
+    for entry in entries():
+        cells = shown[f"study_{entry.table.replace('.', '_')}"]
+        assert any(cell.removesuffix(" ‡").removesuffix(" *") == entry.text for cell in cells), entry
+    assert found.box_organ == "OpticChiasm"
+    assert run(data, tmp_path, "good", cases=CASES[:1]).box_organ == "Lens_L"  # the hardest
+    other = run(data, tmp_path / "lens", "good", reference_study=True, box_organ="Lens_L", cases=CASES[:1])
+    assert [p.name for p in other.pictures if p.kind == "box"] == ["box_OpticChiasm", "box_Lens_L", "box_all_organs"]
 
 
 def test_scores_in_the_tables_are_those_of_the_evaluations(compared):

@@ -58,19 +58,21 @@ def test_all_organs_are_those_that_every_experiment_segments():
     assert [cell.text for cell in rows["all organs"]] == ["71.00 +- 1.41", "75.00 +- 1.41"]
 
 
-def test_published_values_stand_beside_but_are_never_best():
-    tables, _ = tables_of(
-        {"A": summary({"Eye_L": [10.0], "OpticChiasm": [20.0]})}, with_study=True, box_organ="OpticChiasm"
-    )
-    header, chiasm = tables["dsc_percent"].header, tables["dsc_percent"].rows[1]
-    published = dict(zip(header, chiasm, strict=True))
-    assert published["study: 32x96x96"] == Cell("70.47 +- 8.34")
-    assert dict(zip(header, tables["dsc_percent"].rows[0], strict=True))["study: 16x64x64"] == Cell("-")
-    assert "study: localizer" not in tables["hd95_mm"].header  # the study gives none
-    systems = {str(row[0].text): row[1].text for row in tables["systems_OpticChiasm"].rows}
-    assert systems["A"] == "20.00 +- -"
-    assert systems["study: 32x96x96, CT only"] == "61.93"
-    assert systems["DeepLab (as the study cites it)"] == "55.6"
+def test_scores_of_an_earlier_version_show_a_dash_for_plain_hd95_and_that_is_said():
+    new = summary({"Lens_L": [70.0] * 6})
+    old = replace(new, rows=[replace(row, plain_hd95_mm=NAN) for row in new.rows])
+    tables, remarks = tables_of({"new": new, "old": old})
+    assert [str(cell.text) for cell in tables["plain_hd95_mm"].rows[0]] == ["Lens_L", "70.00 +- 0.00", "-"]
+    assert Message("no_plain_hd95", {"names": ["old"]}) in remarks
+    assert tables_of({"new": new})[1] == []
+
+
+def test_mean_over_folds_has_a_table_beside_the_ensemble():
+    ensemble, folds = summary({"Lens_L": [80.0, 90.0]}), [summary({"Lens_L": [70.0, 90.0]}) for _ in range(2)]
+    table = tables_of({"A": replace(ensemble, of_folds=tuple(folds))})[0]["folds_A"]
+    assert str(table.title) == "Ensemble beside the models of its 2 folds: A"
+    assert [str(head) for head in table.header[:3]] == ["organ", "ensemble DSC %", "mean over folds DSC %"]
+    assert [cell.text for cell in table.rows[0][1:3]] == ["85.00 +- 7.07", "80.00 +- 14.14"]
 
 
 def test_failed_and_missed_are_counted_in_the_overview():

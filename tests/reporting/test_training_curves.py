@@ -47,6 +47,8 @@ def test_resumed_training_goes_on_and_an_epoch_cut_off_does_not_count(model):
     assert curve.pseudo_dice["Lens_L"] == (0.1, 0.2, 0.3)
     assert curve.pseudo_dice["OpticChiasm"][:2] == (0.0, 0.1)
     assert math.isnan(curve.pseudo_dice["OpticChiasm"][2])
+    assert curve.epoch_s == (2.1, 2.1, 2.1)
+    assert curve.hours == pytest.approx(6.3 / 3600)  # those that count
 
 
 def test_training_started_anew_does_not_go_on_from_the_old_one(model):

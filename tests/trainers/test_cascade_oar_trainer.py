@@ -30,9 +30,11 @@ from tiny_cases import CASES, DATASET, PATCH, SHAPE, SPACING_MM, STAGES, inner, 
 
 from nnunet_ext.cascade.roi_dataset import InMemoryDataset, RoiDatasets
 from nnunet_ext.labels.table import LEFT_OUT_KEY
+from nnunet_ext.nnunet_folders import read_training_device
 from nnunet_ext.trainers import cascade_oar_trainer
 from nnunet_ext.trainers.cascade_oar_trainer import CascadeOARTrainer
 from nnunet_ext.trainers.cascade_oar_trainer_reference import CascadeOARTrainerReference
+from nnunet_ext.training.compute_device import device_name
 from nnunet_ext.training.losses import FocalCrossEntropyLoss
 from nnunet_ext.training.mirroring import LeftRightMirrorTransform
 from nnunet_ext.training.skeleton_recall import SkeletonRecallLoss
@@ -995,6 +997,9 @@ def test_a_run_of_two_epochs_and_its_resumption_end_with_a_final_checkpoint(make
     assert final["current_epoch"] == 2
     assert len(final["logging"]["lrs"]) == 2
     assert not list(folder.glob("*.tmp"))
+    use = json.loads((folder / "training_device.json").read_text())
+    check_file(use, "training_device.json")
+    assert use == {**read_training_device(folder), "device": device_name(trainer.device)}
 
 
 def test_a_time_budget_ends_within_an_iteration_and_its_validation_with_a_usable_checkpoint(make, monkeypatch):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from filelock import FileLock
 from nnunet_ext.end_to_end.demo import PLANNER, Demo
 from nnunet_ext.end_to_end.learning.systems import System, slug
 from nnunet_ext.files import read_json, write_json
-from nnunet_ext.processes import KILL_WITH_PARENT
+from nnunet_ext.processes import KILL_WITH_PARENT, processor_name
 
 #: nnU-Net's number and name of the data, and of those with left and right as one label.
 ID, MERGED_ID, NAME, MERGED_NAME = 511, 512, "Learning", "LearningMerged"
@@ -170,12 +169,7 @@ def trainer_name(system: System) -> str:
 
 def machine() -> str:
     """Processor and number of cores."""
-    model = platform.processor() or platform.machine()
-    cpus = Path("/proc/cpuinfo")
-    if cpus.is_file():
-        lines = [line for line in cpus.read_text().splitlines() if line.startswith("model name")]
-        model = lines[0].partition(":")[2].strip() if lines else model
-    return f"{model}, {os.cpu_count()} cores"
+    return f"{processor_name()}, {os.cpu_count()} cores"
 
 
 def commit(folder: Path | None = None) -> str | None:
