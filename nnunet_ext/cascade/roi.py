@@ -23,6 +23,8 @@ Box = tuple[tuple[int, int], ...]
 MIN_COMPONENT_SHARE = 0.25
 #: Least spread of an organ's votes, also given to an organ seen in one case. Labels are drawn to about a voxel.
 MIN_SPREAD_MM = 1.0
+#: Room of a grown box beyond what the organs of all training cases need, as a share of that, for a larger head than theirs.
+ROOM_SHARE = 0.25
 #: A vote further from the others than this many spreads (but never nearer than `MIN_OUTLIER_MM`) is dropped.
 OUTLIER_SPREADS = 4.0
 MIN_OUTLIER_MM = 15.0
@@ -286,6 +288,69 @@ def touches_border(label_map: np.ndarray, box: Box) -> list[int]:
         if upper < label_map.shape[axis] and plane[-1].any():
             sides.append(2 * axis + 1)
     return sides
+
+
+def largest_size_mm(plan: Mapping) -> tuple[float, ...] | None:
+    """Edge lengths that no box may exceed by growing: those that the training labels make believable.
+
+    Args:
+        plan: The plan's `roi` entry.
+
+    Returns:
+        What the organs of all training cases need and a quarter, with the margin on both sides. Never less than the box
+        has anyway. None if the plan does not say what they need.
+    """
+    if "needed_mm" not in plan:
+        return None
+    wanted = (need * (1 + ROOM_SHARE) + 2 * plan.get("margin_mm", 0.0) for need in plan["needed_mm"])
+    return tuple(max(float(size), float(mm)) for size, mm in zip(plan["size_mm"], wanted, strict=True))
+
+
+def grown(
+    box: Box,
+    touched: Collection[int],
+    organs: Box,
+    *,
+    step: Sequence[int],
+    outer: Box,
+    most: Sequence[int] | None = None,
+) -> Box:
+    """The box with the sides that an organ touches moved outwards, as long as it stays believable.
+
+    Where it would become too long, the opposite side gives way as far as it is a step away from every organ. If the organs
+    need more than that, this axis stays as it is.
+
+    Args:
+        box: In voxels.
+        touched: Sides, see `touches_border`.
+        organs: Box of all organs found in `box`.
+        step: Voxels along each axis.
+        outer: Box that is never left.
+        most: Largest number of voxels along each axis. None is no limit.
+    """
+    result = []
+    for axis, (lower, upper) in enumerate(box):
+        first, end = outer[axis]
+        at_lower, at_upper = 2 * axis in touched, 2 * axis + 1 in touched
+        new_lower = max(first, lower - step[axis]) if at_lower else lower
+        new_upper = min(end, upper + step[axis]) if at_upper else upper
+        if most is not None and new_upper - new_lower > most[axis]:
+            if at_lower and not at_upper:
+                new_upper = min(upper, max(new_lower + most[axis], organs[axis][1] + step[axis]))
+            elif at_upper and not at_lower:
+                new_lower = max(lower, min(new_upper - most[axis], organs[axis][0] - step[axis]))
+            if new_upper - new_lower > most[axis]:
+                new_lower, new_upper = lower, upper
+        result.append((new_lower, new_upper))
+    return tuple(result)
+
+
+def occupied(label_map: np.ndarray, box: Box) -> Box:
+    """Box of all voxels of organs inside a box, or the box itself if there are none."""
+    found = ndimage.find_objects((np.asarray(label_map)[slices(box)] > 0).astype(np.int8))
+    if not found:
+        return box
+    return tuple((lower + s.start, lower + s.stop) for (lower, _), s in zip(box, found[0], strict=True))
 
 
 def left_out_labels(configuration: Mapping) -> tuple[int, ...]:

@@ -404,20 +404,25 @@ class CascadePredictor:
     def _regrow(
         self, prepared: PreparedCase, located: np.ndarray, used: dict, result: CasePrediction
     ) -> Generator[_Asked, torch.Tensor, dict]:
-        """Move the sides of the box that an organ touches outwards and segment again, at most `REGROW_TIMES` times."""
+        """Move the sides of the box that an organ touches outwards and segment again, at most `REGROW_TIMES` times.
+
+        A box never becomes larger than the training labels make believable. So a segmenter that sees organs everywhere
+        does not segment all of the body again and again.
+        """
         forward = self.segmenter.plans_manager.transpose_forward
-        body = prepared.properties["bbox_used_for_cropping"]
-        box = [list(b) for b in used["bbox_used_for_cropping"]]
+        outer = tuple((int(b[0]), int(b[1])) for b in prepared.properties["bbox_used_for_cropping"])
+        spacing = [prepared.properties["spacing"][i] for i in forward]
+        step = [int(np.ceil(REGROW_MM / mm)) for mm in spacing]
+        largest_mm = roi.largest_size_mm(self.segmenter.configuration_manager.configuration["roi"])
+        most = None if largest_mm is None else [int(np.ceil(a / b)) for a, b in zip(largest_mm, spacing, strict=True)]
+        box: roi.Box = tuple((int(b[0]), int(b[1])) for b in used["bbox_used_for_cropping"])
         moved: Counter[int] = Counter()
         for n_times in range(REGROW_TIMES + 1):
-            grown = [list(b) for b in box]
-            touched = roi.touches_border(result.label_map.transpose(forward), tuple(tuple(b) for b in box))
-            for side in touched:
-                axis, upper = divmod(side, 2)
-                step = int(np.ceil(REGROW_MM / prepared.properties["spacing"][forward[axis]]))
-                outer = body[axis][upper]
-                grown[axis][upper] = min(outer, box[axis][1] + step) if upper else max(outer, box[axis][0] - step)
-            # No organ touches it, or the box ends where the body does, or it has grown often enough.
+            label_map = result.label_map.transpose(forward)
+            touched = roi.touches_border(label_map, box)
+            inside = [side for side in touched if box[side // 2][side % 2] != outer[side // 2][side % 2]]
+            grown = roi.grown(box, inside, roi.occupied(label_map, box), step=step, outer=outer, most=most)
+            # No organ touches it, or the box ends where the body does, or it has grown often or far enough.
             if grown == box or n_times == REGROW_TIMES:
                 break
             moved.update(side for side in touched if grown[side // 2][side % 2] != box[side // 2][side % 2])
@@ -431,6 +436,8 @@ class CascadePredictor:
                 if touched
                 else Message("roi_enlarged", {"mm": farthest_mm})
             )
+        elif inside:
+            result.warnings.append(Message("roi_not_enlarged"))
         return used
 
     def organ_name(self, value: int) -> str:

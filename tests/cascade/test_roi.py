@@ -261,3 +261,49 @@ def test_labels_taken_for_background_keep_the_label_maps_type_and_the_callers_ar
     assert changed.dtype == label_map.dtype
     assert set(np.unique(changed)) == {0, EYE_R, LENS_L}
     assert set(np.unique(label_map)) == {0, EYE_L, EYE_R, LENS_L, CHIASM}
+
+
+# ------------------------------------------------------------------------------------------------ a grown box
+
+OUTER = ((0, 100), (0, 100), (0, 100))
+BOX = ((20, 40), (20, 40), (20, 40))
+LOW_X, HIGH_X = 4, 5
+
+
+def along_x(touched, organs, most=None) -> tuple[int, int]:
+    found = roi.grown(BOX, touched, (*BOX[:2], organs), step=(5, 5, 5), outer=OUTER, most=most and (20, 20, most))
+    assert found[:2] == BOX[:2]
+    return found[2]
+
+
+def test_a_box_grows_where_an_organ_touches_it_and_nowhere_else():
+    assert along_x([LOW_X], (20, 30)) == (15, 40)
+    assert along_x([LOW_X, HIGH_X], (20, 40)) == (15, 45)
+    assert roi.grown(BOX, [LOW_X], BOX, step=(5, 5, 5), outer=((0, 100), (0, 100), (18, 100)))[2] == (18, 40)
+
+
+def test_at_its_largest_the_other_side_gives_way_as_far_as_no_organ_is_near():
+    assert along_x([LOW_X], (20, 30), most=22) == (15, 37)
+    assert along_x([HIGH_X], (30, 40), most=22) == (23, 45)
+    assert along_x([LOW_X], (20, 33), most=22) == (20, 40)  # an organ is too near: this axis stays
+
+
+def test_organs_everywhere_do_not_make_it_larger_than_believable():
+    box = BOX
+    for _ in range(10):
+        box = roi.grown(box, range(6), box, step=(5, 5, 5), outer=OUTER, most=(30, 30, 30))
+    assert box == ((15, 45),) * 3
+
+
+def test_the_largest_box_has_room_for_a_larger_head_and_the_margin():
+    plan = {"size_mm": [80.0, 90.0, 130.0], "needed_mm": [60.0, 60.0, 100.0], "margin_mm": 10.0}
+    assert roi.largest_size_mm(plan) == (95.0, 95.0, 145.0)
+    assert roi.largest_size_mm({**plan, "size_mm": [99.0, 90.0, 130.0]})[0] == 99.0  # never below its own size
+    assert roi.largest_size_mm({"size_mm": [80.0, 90.0, 130.0]}) is None  # a plan of version 0.1.0
+
+
+def test_the_box_of_all_organs_in_a_box():
+    label_map = np.zeros((9, 10, 11), np.uint8)
+    label_map[2, 4, 5], label_map[3, 6, 9], label_map[0, 0, 0] = 1, 7, 3
+    assert roi.occupied(label_map, ((1, 9), (0, 10), (2, 11))) == ((2, 4), (4, 7), (5, 10))
+    assert roi.occupied(np.zeros_like(label_map), ((1, 9), (0, 10), (2, 11))) == ((1, 9), (0, 10), (2, 11))

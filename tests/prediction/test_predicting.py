@@ -259,6 +259,19 @@ def test_an_organ_that_is_longer_still_is_said_to_touch_the_enlarged_box(predict
     ]
 
 
+def test_a_box_as_large_as_believable_is_not_enlarged_and_that_is_said(predictor, stages):
+    entry = stages.segmenter.configuration_manager.configuration["roi"]
+    entry |= {"needed_mm": [10.0, 10.0, 10.0], "margin_mm": 5.0}
+    everywhere = {**ORGANS, CHIASM: np.s_[14:16, 11:38, 20:27]}  # beyond both ends along y
+    result = predictor.predict_array(np.stack(channels(everywhere)), {"spacing": list(SPACING_MM)})
+    assert not result.regrown
+    assert len(stages.segmenter.shapes) == 1
+    assert in_english(result.warnings) == [
+        "an organ touches the border of the ROI, which is as large as the training labels make believable, so it was not "
+        "enlarged"
+    ]
+
+
 def test_a_mislocated_organ_is_named_and_ignored(predictor, stages):
     """The third organ, in the nape: far from where the eyes place it."""
     stages.localizer.sees = set(ORGANS)
