@@ -27,12 +27,11 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
 from nnunet_ext.cascade.boxes import box_report, measure_box, measured_errors_mm
-from nnunet_ext.cascade.networks import keep_channels, never_predict
+from nnunet_ext.cascade.building import build_network
 from nnunet_ext.cascade.preprocessor import stored_extents
 from nnunet_ext.cascade.roi import RoiRule, left_out_labels
 from nnunet_ext.cascade.roi_dataset import InMemoryDataset, RoiDatasets
@@ -246,24 +245,10 @@ class CascadeOARTrainer(nnUNetTrainer):
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
-        """The plan's network. Without guidance a segmenter ignores the channels that nnU-Net adds for a previous stage."""
-        guided = TrainingRecipe.from_plan(configuration_manager.configuration.get("recipe")).guidance
-        drop = configuration_manager.previous_stage_name is not None and not guided
-        n_image_channels = num_input_channels - (num_output_channels - 1) * drop
-        network = get_network_from_plans(
-            configuration_manager.network_arch_class_name,
-            configuration_manager.network_arch_init_kwargs,
-            configuration_manager.network_arch_init_kwargs_req_import,
-            n_image_channels,
-            num_output_channels,
-            allow_init=True,
-            deep_supervision=enable_deep_supervision,
+        """See `build_network`, which predictions use without this trainer."""
+        return build_network(
+            configuration_manager, num_input_channels, num_output_channels, deep_supervision=enable_deep_supervision
         )
-        if drop:
-            network.register_forward_pre_hook(keep_channels(n_image_channels))
-        if left_out := left_out_labels(configuration_manager.configuration):
-            network.register_forward_hook(never_predict(left_out))
-        return network
 
     def _set_batch_size_and_oversample(self) -> None:
         if self.is_ddp:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pydoc
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,13 +14,11 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from packaging.version import Version
 from torch import nn
 
+from nnunet_ext.cascade.building import OUR_TRAINERS, build_network
 from nnunet_ext.files import check_whole, first_line, misfit, read_json
 from nnunet_ext.nnunet_folders import need, read_dataset_json
 from nnunet_ext.prediction.stage_predictor import StagePredictor
 from nnunet_ext.training.checkpoints import different_weights
-
-if TYPE_CHECKING:
-    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 #: Packages whose networks a plans file may name, and whose layers it may build them from.
 NETWORK_PACKAGES = ("dynamic_network_architectures", "nnunet_ext")
@@ -94,13 +91,7 @@ def load_stage(
     trainer_name = checkpoints[0]["trainer_name"]
     configuration = _configuration(plans, checkpoints[0]["init_args"], plans_file)
     check_architecture(configuration)
-    try:
-        trainer = recursive_find_trainer_class_by_name(trainer_name)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{folder} was trained with {trainer_name}, which is not installed here; install the package it is from"
-        ) from error
-    network = _network(trainer, plans, configuration, dataset_json, plans_file)
+    network = _network(folder, trainer_name, plans, configuration, dataset_json, plans_file)
     weights = [c["network_weights"] for c in checkpoints]
     for file, state in zip(files, weights, strict=True):
         if difference := different_weights(network.state_dict(), state):
@@ -113,7 +104,8 @@ def load_stage(
 
 
 def _network(
-    trainer: type[nnUNetTrainer],
+    folder: Path,
+    trainer_name: str,
     plans: PlansManager,
     configuration: ConfigurationManager,
     dataset_json: Mapping,
@@ -121,19 +113,30 @@ def _network(
 ) -> nn.Module:
     """The network that a trainer builds from a plans file. Its weights are still to be loaded.
 
+    Trainers of other packages are imported by nnU-Net's finder, and with them all that a training needs. Ours are not.
+
     Raises:
-        ValueError: If the numbers in the plans file make no network.
+        ValueError: If the trainer is not installed, or the numbers in the plans file make no network.
     """
+    ours = trainer_name in OUR_TRAINERS
     try:
-        return without_initial_weights(
-            lambda: trainer.build_network_architecture(
-                plans,
-                configuration,
-                determine_num_input_channels(plans, configuration, dataset_json),
-                plans.get_label_manager(dataset_json).num_segmentation_heads,
-                enable_deep_supervision=False,
-            )
+        trainer = None if ours else recursive_find_trainer_class_by_name(trainer_name)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{folder} was trained with {trainer_name}, which is not installed here; install the package it is from"
+        ) from error
+
+    def build() -> nn.Module:
+        n_channels = determine_num_input_channels(plans, configuration, dataset_json)
+        n_labels = plans.get_label_manager(dataset_json).num_segmentation_heads
+        if trainer is None:
+            return build_network(configuration, n_channels, n_labels, deep_supervision=False)
+        return trainer.build_network_architecture(
+            plans, configuration, n_channels, n_labels, enable_deep_supervision=False
         )
+
+    try:
+        return without_initial_weights(build)
     except (TypeError, ValueError, KeyError, IndexError, AssertionError) as error:  # of nnU-Net and torch
         raise ValueError(
             f"{plans_file}: its network can't be built ({type(error).__name__}: {first_line(error)}); put back the "

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 from importlib.metadata import requires
 from pathlib import Path
 from types import SimpleNamespace
@@ -95,6 +97,20 @@ def test_a_model_loads_and_predicts_as_the_network_it_was(model):
     torch.testing.assert_close(
         stage.predict_logits_from_preprocessed_data(data).float(), expected, atol=2e-3, rtol=2e-3
     )
+
+
+def test_loading_imports_nothing_that_only_trainings_need(model):
+    script = f"""
+import sys
+from pathlib import Path
+import torch
+from nnunet_ext.prediction.loading import load_stage
+load_stage(Path({str(model.folder)!r}), folds=None, checkpoint="checkpoint_final.pth", device=torch.device("cpu"))
+unneeded = ("matplotlib", "seaborn", "nnunetv2.training.nnUNetTrainer.nnUNetTrainer", "nnunetv2.experiment_planning")
+print([name for name in unneeded if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1:] == ["[]"], done.stdout + done.stderr
 
 
 def test_one_folds_weights_are_in_memory_once_and_stay_as_the_file_has_them(model):
