@@ -40,6 +40,7 @@ PREDICTIONS_JSON: Shape = {
         }
     },
     "models?": [str],
+    "model?": str,
 }
 PREDICTIONS_REMEDY = "it is not what nnunet_ext predict writes: move it away to go on without it, or predict again"
 #: Key of `dataset.json` with lists of cases of one person, which planning keeps in one fold.

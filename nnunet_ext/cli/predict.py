@@ -12,10 +12,19 @@ EXAMPLE = "nnunet_ext predict -d 501 -i imagesTs -o contours -f 0 1 2 3 4"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    which = parser.add_mutually_exclusive_group(required=True)
+    which = parser.add_mutually_exclusive_group()
     which.add_argument("-d", dest="dataset_id", metavar="ID", type=positive_int, help="data set ID")
     which.add_argument(
         "-m", dest="model", metavar="FOLDER", type=Path, help="the model itself, its localizer in the folder beside it"
+    )
+    which.add_argument(
+        "--starter",
+        metavar="FOLDER",
+        type=Path,
+        help="another starter; without -d, -m and this: the one inside nnunet_ext, a small model for trying things out",
+    )
+    parser.add_argument(
+        "--no-starter", dest="use_starter", action="store_false", help="fail without -d and -m: use no starter"
     )
     parser.add_argument(
         "-i",

@@ -73,11 +73,12 @@ def rtstruct(
         left_out = organs_not_segmented(mask.parent, organ_values(labels))
         labels = {organ: value for organ, value in labels.items() if organ not in left_out}
     manifest = mask.parent / "predictions.json"
-    models = []
+    model = ""
     if manifest.is_file():
-        models = read_json(manifest, {"models?": [str]}, remedy=PREDICTIONS_REMEDY).get("models", [])
+        made_by = read_json(manifest, {"models?": [str], "model?": str}, remedy=PREDICTIONS_REMEDY)
+        model = made_by.get("model", ", ".join(made_by.get("models", [])[-1:]))
     series = _series_of(label_map, Path(ct_series))
-    return write_rtstruct(label_map, series, out, labels=labels, model=", ".join(map(str, models[-1:])), notes=notes)
+    return write_rtstruct(label_map, series, out, labels=labels, model=model, notes=notes)
 
 
 def _series_of(label_map: sitk.Image, folder: Path) -> Series:

@@ -11,7 +11,15 @@ from nnunet_ext.files import check_folder, check_output_file
 from nnunet_ext.folder_lock import holding, owned_file
 from nnunet_ext.images.file_names import broken_link
 from nnunet_ext.labels.values import organ_values
-from nnunet_ext.nnunet_folders import channel_files, find_label_maps, need, organs_not_segmented, read_dataset_json
+from nnunet_ext.messages import Message
+from nnunet_ext.nnunet_folders import (
+    channel_files,
+    find_label_maps,
+    need,
+    organs_not_segmented,
+    read_dataset_json,
+    read_predictions_json,
+)
 from nnunet_ext.reporting.content import Experiment, Report
 from nnunet_ext.reporting.page import VIEWER_LIMIT_MB, PageSummary, write_report_page
 
@@ -64,5 +72,12 @@ def view(
         not_segmented=left_out,
     )
     experiment = Experiment("prediction", predictions, scores, found)
-    report = Report(Path(out).parent, (experiment,), tuple(organs), tuple(files), (), box_organ="")
+    remarks = _remarks(predictions / "predictions.json")
+    report = Report(Path(out).parent, (experiment,), tuple(organs), tuple(files), (), box_organ="", remarks=remarks)
     return write_report_page(report, out, viewer_limit_mb=viewer_limit_mb, show_progress=show_progress)
+
+
+def _remarks(manifest: Path) -> tuple[Message, ...]:
+    """That the starter made the predictions, if their `predictions.json` says so."""
+    model = read_predictions_json(manifest).get("model") if manifest.is_file() else None
+    return () if model is None else (Message("predicted_by_the_starter", {"model": model}),)

@@ -981,8 +981,8 @@ def test_a_model_is_named_by_its_folder_alone(run, tmp_path, monkeypatch):
     for other in ({"dataset_id": 501}, {"trainer": "T"}, {"plans": "P"}, {"configuration": "3d_fullres"}):
         with pytest.raises(ValueError, match="says which model it is"):
             run(**{"dataset_id": None, "model": model, **other})
-    with pytest.raises(ValueError, match="give -d or -m"):
-        run(dataset_id=None)
+    with pytest.raises(ValueError, match="name a model with -d or -m"):
+        run(dataset_id=None, use_starter=False)
 
 
 def test_parts_share_the_cases_and_one_manifest(run, tmp_path):
