@@ -52,7 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="on a CPU: compute in 32 bits even where it has the faster bfloat16; a model that the processor computes "
         "wrongly in bfloat16 is computed so anyway, with a warning",
     )
-    parser.add_argument("--register", action="store_true", help="register T1 and T2 to the CT first")
+    parser.add_argument(
+        "--register",
+        action="store_true",
+        help="register T1 and T2 to the CT first, or without a CT the other MR to the first",
+    )
     add_dicom_files(parser)
     parser.add_argument(
         "--layout", choices=("auto", "files", "folders", "dicom"), help="kind of IN; without: look what is there"
