@@ -35,6 +35,7 @@ PREDICTIONS_JSON: Shape = {
             "warnings?": [str],
             "messages?": [dict],
             "missing?": [str],
+            "channels?": [str],
             "failed?": str,
             "fallback_whole_volume?": bool,
         }

@@ -174,7 +174,7 @@ def _contours(organ: str, mask: np.ndarray, grid: sitk.Image, planes: Sequence[S
         raise ValueError(
             f"{organ} lies on {len(between)} planes between the images: the gaps of the series are uneven, and the mask "
             "is on the straight grid it was interpolated to. A planning system shows contours on images only; "
-            "reconstruct the CT with even gaps and contour that"
+            "reconstruct the series with even gaps and contour that"
         )
     normal = np.reshape(grid.GetDirection(), (3, 3))[:, 2]
     polygons = []

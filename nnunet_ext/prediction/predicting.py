@@ -116,7 +116,8 @@ def predict(
         device: `cuda`, `cpu` or `mps`. None takes the GPU if there is one.
         use_mirroring, full_precision: See `CascadePredictor`.
         layout: Kind of `images`: `files`, `folders` or `dicom`. `auto` finds out.
-        register: Register the MR to the CT, or to the first MR if there is no CT, even if the training images were not registered by `convert`.
+        register: Register the MR to the CT, or to the first MR if there is no CT. It is done even if the training
+            images were not registered by `convert`.
         series_file: TOML file that says which series is which channel (see `cases.dicom_cases`). For DICOM only.
         key_file: Private file that says which patient each case is, `<out>.key.csv` beside `out` if None. For DICOM only.
         rtstruct: Write an RTSTRUCT for each case. For DICOM only.

@@ -14,18 +14,19 @@ MR = {"air": 4.0, "skin": 500.0, "skull": 20.0, "brain": 300.0}
 CT = {"air": -1000.0, "skin": 30.0, "skull": 900.0, "brain": 35.0}
 
 
-def head(size_mm=ADULT, *, values=MR, spacing_mm=SPACING_MM, noise=3.0, neck=True) -> np.ndarray:
+def head(size_mm=ADULT, *, values=MR, spacing_mm=SPACING_MM, noise=3.0, stem=False) -> np.ndarray:
     """Skin of 6 % of the size, skull of 8 % and a brain, in air, `(Z, Y, X)`. The neck goes on to the lowest slice."""
     extent_mm = [2 * radius + 40 for radius in size_mm]
     axes = [(np.arange(round(e / mm)) + 0.5) * mm - e / 2 for e, mm in zip(extent_mm, spacing_mm, strict=True)]
     z, y, x = np.meshgrid(*axes, indexing="ij", sparse=True)
     depth = np.sqrt((z / size_mm[0]) ** 2 + (y / size_mm[1]) ** 2 + (x / size_mm[2]) ** 2)
     image = np.full(depth.shape, values["air"])
-    if neck:
-        image[(z < 0) & ((y / (0.55 * size_mm[1])) ** 2 + (x / (0.65 * size_mm[2])) ** 2 < 1)] = values["skin"]
+    image[(z < 0) & ((y / (0.55 * size_mm[1])) ** 2 + (x / (0.65 * size_mm[2])) ** 2 < 1)] = values["skin"]
     image[depth < 1] = values["skin"]
     image[depth < 0.94] = values["skull"]
     image[depth < 0.86] = values["brain"]
+    if stem:
+        image[(z < 0) & (y**2 + x**2 < (0.15 * size_mm[1]) ** 2) & (z > -1.05 * size_mm[0])] = values["brain"]
     return image + noise * np.random.default_rng(0).standard_normal(image.shape)
 
 
@@ -79,14 +80,20 @@ def test_two_sides_are_both_told():
 
 @pytest.mark.parametrize("size_mm", [ADULT, CHILD, INFANT])
 def test_a_brain_without_skull_is_told_in_a_masked_mr_and_in_a_ct(size_mm):
-    depth = head(size_mm, values={"air": 0, "skin": 0, "skull": 0, "brain": 1}, noise=0)
+    depth = head(size_mm, values={"air": 0, "skin": 0, "skull": 0, "brain": 1}, noise=0, stem=True)
     mr, ct = head(size_mm, noise=20), head(size_mm, values=CT)
     assert found(np.where(depth > 0, mr, 0)) == [("skull_stripped", [])]
     assert found(np.where(depth > 0, ct, -1000), is_ct=True) == [("skull_stripped", [])]
 
 
-def test_the_first_thing_that_is_wrong_is_told_alone():
+def test_a_masked_brain_that_is_cut_below_its_middle_ends_in_no_stem():
+    """It could be a head of an unusual contrast, so nothing is said of a skull."""
     depth = head(values={"air": 0, "skin": 0, "skull": 0, "brain": 1}, noise=0)
+    assert found(np.where(depth > 0, head(noise=20), 0)[40:]) == []
+
+
+def test_the_first_thing_that_is_wrong_is_told_alone():
+    depth = head(values={"air": 0, "skin": 0, "skull": 0, "brain": 1}, noise=0, stem=True)
     assert found(np.where(depth > 0, head(noise=20), 0)[:-40]) == [("skull_stripped", [])]
 
 

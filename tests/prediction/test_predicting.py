@@ -796,7 +796,7 @@ def test_a_broken_rtstruct_does_not_stop_it_and_what_the_new_one_leaves_out_is_a
         dataset = pydicom.dcmread(path)
         set_raw(dataset, "PatientSize", b"1.75 m")
         dataset.save_as(path)
-    said = ["PatientSize of the CT breaks the DICOM standard: left out of the RTSTRUCT"]
+    said = ["PatientSize of the images breaks the DICOM standard: left out of the RTSTRUCT"]
     summary = run(rtstruct=True)
     assert (summary.written, summary.failed, said_of(summary)) == (["case_001"], {}, {"case_001": said})
     manifest = json.loads((tmp_path / "out" / "predictions.json").read_text())
