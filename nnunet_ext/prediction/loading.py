@@ -255,13 +255,23 @@ def read_weights(file: Path) -> dict:
 def in_32_bits(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Weights with values of 16 bits, as a small model is stored, in 32 bits. All others are those given.
 
+    Weights that a network has under several names stay one in memory.
+
     Raises:
         ValueError: If one is no tensor.
     """
     if odd := [name for name, value in weights.items() if not isinstance(value, torch.Tensor)]:
         raise ValueError(f"the weights hold {', '.join(map(str, odd[:3]))}, which is no tensor; get the model again")
-    halves = (torch.float16, torch.bfloat16)
-    return {name: value.float() if value.dtype in halves else value for name, value in weights.items()}
+    made: dict[tuple, torch.Tensor] = {}
+    for value in weights.values():
+        if value.dtype in (torch.float16, torch.bfloat16):
+            made.setdefault(_place(value), value.float())
+    return {name: made.get(_place(value), value) for name, value in weights.items()}
+
+
+def _place(value: torch.Tensor) -> tuple:
+    """The same for values that are one in memory."""
+    return value.data_ptr(), value.dtype, value.shape, value.stride()
 
 
 def check_architecture(configuration: ConfigurationManager) -> None:
