@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
+from case_folders import DATA
 
 from nnunet_ext.cleaning.head_checks import check_head, lacks_head
+from nnunet_ext.images.geometry import to_canonical
+from nnunet_ext.images.reading import read_image
 
 #: Half the height, length and breadth of a head in mm.
 ADULT, CHILD, INFANT = (115.0, 98.0, 78.0), (98.0, 85.0, 66.0), (72.0, 64.0, 52.0)
@@ -128,3 +132,37 @@ def test_shoulders_too_near_the_top_leave_no_room_for_a_head():
     assert lacks_head(np.array([*chest, *[10_000.0] * 11]), 10.0)
     assert lacks_head(np.array(chest), 10.0)
     assert not lacks_head(np.array([39_000.0] * 5), 10.0)
+
+
+# ------------------------------------------------------------------------------------------------ real heads
+
+
+def real(name: str) -> tuple[np.ndarray, tuple[float, ...]]:
+    image = to_canonical(read_image(DATA / name))
+    return sitk.GetArrayFromImage(image), image.GetSpacing()[::-1]
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the images of real heads are not here")
+def test_real_heads_pass_and_their_halves_do_not():
+    for channel in ("T1", "T2"):
+        image, spacing_mm = real(f"template_triplet/{channel}.nii.gz")
+        assert found(image, spacing_mm=spacing_mm) == []
+        for part, side in (
+            (np.s_[:45], "side_top"),
+            (np.s_[60:], "side_bottom"),
+            (np.s_[:, :, 45:], "side_right"),
+            (np.s_[:, 36:], "side_front"),
+        ):
+            assert found(image[part], spacing_mm=spacing_mm) == [("head_cut", [side])]
+    for number in ("02", "04", "05", "07"):
+        image, spacing_mm = real(f"heads/fixation_{number}/CT.nii.gz")
+        assert found(image, spacing_mm=spacing_mm, is_ct=True) == []
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the image of a real brain is not here")
+def test_a_real_brain_without_skull_is_told():
+    image, spacing_mm = real("orientations/RAS.nii.gz")
+    letters = (image[0] > 80) & (image[-1] > 80)  # they run through all slices
+    image[:, letters] = 0
+    image[image < 8] = 0  # its background is one value that is not 0, and the letters were
+    assert found(image, spacing_mm=spacing_mm) == [("skull_stripped", [])]

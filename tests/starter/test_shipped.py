@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tiny_starter import VERSION, write_starter
 
-from nnunet_ext.starter.shipped import FILES, SEGMENTER, find_starter
+from nnunet_ext.starter.shipped import FILES, FOLDER, SEGMENTER, find_starter
 
 
 @pytest.fixture
@@ -20,6 +20,14 @@ def test_a_whole_starter_is_found_with_its_version(folder):
     found = find_starter(folder)
     assert (found.version, found.segmenter) == (VERSION, folder / "model" / SEGMENTER)
     assert found.named("ab12") == f"starter {VERSION}, sha256 ab12"
+
+
+def test_this_build_holds_a_whole_starter_or_says_that_it_holds_none():
+    if (FOLDER / "starter.json").is_file():
+        assert find_starter().segmenter == FOLDER / "model" / SEGMENTER
+    else:
+        with pytest.raises(FileNotFoundError, match="this build of nnunet_ext holds no starter"):
+            find_starter()
 
 
 def test_a_folder_without_a_starter_says_what_to_do(tmp_path):
