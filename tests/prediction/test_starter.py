@@ -169,6 +169,7 @@ def test_a_plain_file_of_a_brain_alone_is_told_too_and_other_models_do_not_look(
     z, y, x = np.indices(arrays["T1"].shape)
     centre = (np.array(arrays["T1"].shape).reshape(3, 1, 1, 1) - 1) / 2
     brain = ((np.stack([z, y, x]) - centre) ** 2 / np.array([11, 13, 12]).reshape(3, 1, 1, 1) ** 2).sum(0) < 1
+    brain |= (z > 0) & (z < 15) & (abs(y - centre[1]) < 3) & (abs(x - centre[2]) < 3)  # its stem
     (tmp_path / "in").mkdir()
     file = tmp_path / "in" / "a_0001.nii.gz"
     sitk.WriteImage(to_image(np.where(brain, 2 * arrays["T1"] + x % 3 + y % 5, 0).astype(np.int16), "PIR"), str(file))
