@@ -20,6 +20,7 @@ seconds. The packages:
 - `reporting`: experiments side by side, and the page to look at cases.
 - `phantom`: synthetic heads with exact labels.
 - `end_to_end`: the demo and the benchmarks.
+- `starter`: the small model inside the package.
 - `installation`: lookup modules in nnU-Net, models from a zip file, and the check of an environment.
 - `hooks`: the lookup modules themselves.
 - `cli`: the command `nnunet_ext`, one file per verb.

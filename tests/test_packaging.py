@@ -11,6 +11,7 @@ import pytest
 
 from nnunet_ext import __version__
 from nnunet_ext.installation.hooking import LOOKUP_FOLDERS
+from nnunet_ext.starter.shipped import FILES
 
 ROOT = Path(__file__).parents[1]
 OURS = {
@@ -151,6 +152,15 @@ def test_wheel_holds_the_template_of_the_conversion_page_and_the_marker_of_types
 
 def test_wheel_holds_the_meaning_of_label_maps(wheel_files):
     assert "nnunet_ext/phantom/from_maps/default_labels.toml" in wheel_files
+
+
+def test_wheel_holds_the_starter_that_the_checkout_holds(wheel_files):
+    folder = ROOT / "nnunet_ext" / "starter"
+    files = [folder / "starter.json", *(folder / "model" / name for name in FILES)]
+    if not any(file.is_file() for file in files):
+        pytest.skip("the checkout holds no starter")
+    for file in files:
+        assert wheel_files[f"nnunet_ext/{file.relative_to(ROOT / 'nnunet_ext').as_posix()}"] == file.read_bytes()
 
 
 def test_wheel_holds_the_texts_of_the_messages(wheel_files):

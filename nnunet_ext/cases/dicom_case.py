@@ -22,7 +22,7 @@ from nnunet_ext.dicom.rasterising import rasterise
 from nnunet_ext.dicom.reading import read_series
 from nnunet_ext.dicom.rtstruct_reader import read_rtstruct
 from nnunet_ext.dicom.stack import series_grid
-from nnunet_ext.images.channels import reference_channel
+from nnunet_ext.images.channels import reference_channel, reference_of_case
 from nnunet_ext.images.source_files import FileCount
 from nnunet_ext.labels.organs import normalise_name
 from nnunet_ext.labels.table import LabelTable
@@ -67,7 +67,7 @@ class DicomCase:
 
     @property
     def reference_series(self) -> Series:
-        """The CT (else the first channel), on whose images the case is contoured."""
+        """The CT (else the first channel that is there), on whose images the case is contoured."""
         return self.series[reference_channel(list(self.series))]
 
     def read_images(self) -> ReadImages:
@@ -186,14 +186,21 @@ def case_of_series(
         raise ValueError("its series have one patient ID and different birth dates; correct the patient IDs")
     if len({normalise_name(s.patient.name) for s in group if s.patient.name}) > 1:
         notes.append(Message("names_differ"))
-    reference = reference_channel(modalities)
+    recognised = {series.channel for series in group}
+    if set(modalities) <= set(optional) and recognised.isdisjoint(modalities):
+        others = "; ".join(f"{s.label}: {s.reason}" for s in group)
+        raise ValueError(
+            f"no series is recognised as {' or '.join(modalities)}; there is {others}. If one is it, name it in a file for "
+            f"--series: [{name}] {modalities[-1]} = NUMBER"
+        )
+    reference = reference_of_case(modalities, recognised, optional)
     chosen: dict[str, Series] = {}
     # What the organs are drawn on decides between series.
     good = [
         (s, replace(c, rois=drawn_organs(c, table)), reason) for s, c, reason in claims if c is not None and not reason
     ]
     for channel in [reference, *(m for m in modalities if m != reference)]:
-        if channel not in optional or any(series.channel == channel for series in group):
+        if channel not in optional or channel in recognised:
             chosen[channel] = pick_series(name, channel, group, chosen.get(reference), good, notes)
     chosen = {channel: chosen[channel] for channel in modalities if channel in chosen}
     for channel, series in chosen.items():

@@ -86,12 +86,12 @@ def find_cases(
     patients: dict[str, list[Series]] = {}
     for series in images:
         patients.setdefault(series.patient.key, []).append(series)
-    groups = [group for key in sorted(patients) for group in _groups(patients[key], modalities)]
-    names = numbered(groups, modalities, found.key_rows)
+    groups = [group for key in sorted(patients) for group in _groups(patients[key], modalities, optional)]
+    names = numbered(groups, modalities, found.key_rows, optional=optional)
     unknown = [name for name in rules if name != "series" and name not in names]
     if unknown:
         raise ValueError(f"series file: there is no {', '.join(unknown)}; the cases are {', '.join(names[:3])}, ...")
-    claims = claims_of(groups, structures, modalities, table)
+    claims = claims_of(groups, structures, modalities, table, optional)
     for name, group in sorted(zip(names, groups, strict=True), key=lambda pair: pair[0]):
         words = frozenset().union(*(tree.personal[series.patient.key] for series in group))
         try:
@@ -178,13 +178,15 @@ def _counted(tree: Tree) -> str:
     return ", ".join(f"{count} {what}" for what, count in sorted(tree.ignored.items()))
 
 
-def _groups(series: Sequence[Series], modalities: Sequence[str]) -> list[list[Series]]:
-    """One list per case of one patient."""
+def _groups(series: Sequence[Series], modalities: Sequence[str], optional: Sequence[str]) -> list[list[Series]]:
+    """One list per case of one patient. A channel that a case may lack counts where the patient has it at all."""
+    wanted = {one.channel for one in series if one.channel in optional}
+    wanted |= {modality for modality in modalities if modality not in optional}
     for attribute in ("frame_of_reference_uid", "study_uid"):
         parts: dict[str, list[Series]] = {}
         for one in series:
             parts.setdefault(getattr(one, attribute), []).append(one)
-        complete = [part for part in parts.values() if {one.channel for one in part} >= set(modalities)]
+        complete = [part for part in parts.values() if wanted and {one.channel for one in part} >= wanted]
         if len(complete) > 1:
             rest = [one for part in parts.values() if part not in complete for one in part]
             return [[*complete[0], *(replace(one, channel="") for one in rest)], *complete[1:]]

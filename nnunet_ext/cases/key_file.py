@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nnunet_ext.dicom.model import Series
 from nnunet_ext.files import read_text, written_whole
-from nnunet_ext.images.channels import reference_channel
+from nnunet_ext.images.channels import reference_of_case
 
 _KEY_FIELDS = ("case", "patient_key", "patient_id", "patient_name", "patient_birth_date", "study_instance_uid",
                "frame_of_reference_uid")  # fmt: skip
@@ -39,8 +39,14 @@ def check_key(key_file: Path, folder: Path, *, numbered: bool) -> None:
         )
 
 
-def numbered(groups: Sequence[Sequence[Series]], modalities: Sequence[str], rows: list[dict[str, str]]) -> list[str]:
-    """Case name per group.
+def numbered(
+    groups: Sequence[Sequence[Series]],
+    modalities: Sequence[str],
+    rows: list[dict[str, str]],
+    *,
+    optional: Sequence[str] = (),
+) -> list[str]:
+    """Case name per group. `optional` are channels that a case may lack.
 
     A patient that the key knows keeps the number, others get the next. New rows are appended.
     """
@@ -51,7 +57,7 @@ def numbered(groups: Sequence[Sequence[Series]], modalities: Sequence[str], rows
     taken: set[str] = set()
     names: list[str | None] = []
     for group in groups:
-        patient, (study, frame) = group[0].patient, anchor_of(group, modalities)
+        patient, (study, frame) = group[0].patient, anchor_of(group, modalities, optional)
         mine = [row for row in rows if row["patient_key"] == patient.key]
         match = next((row for row in mine if (row["study_instance_uid"], row["frame_of_reference_uid"]) == (study, frame)
                       and row["case"] not in taken), None)  # fmt: skip
@@ -67,7 +73,7 @@ def numbered(groups: Sequence[Sequence[Series]], modalities: Sequence[str], rows
         if names[at] is None:
             number += 1
             name = names[at] = f"case_{number:03d}"
-            patient, (study, frame) = group[0].patient, anchor_of(group, modalities)
+            patient, (study, frame) = group[0].patient, anchor_of(group, modalities, optional)
             values = (name, patient.key, patient.patient_id, patient.name, patient.birth_date, study, frame)
             rows.append(dict(zip(_KEY_FIELDS, values, strict=True)))
     return [str(name) for name in names]
@@ -129,7 +135,8 @@ def write_key(rows: Iterable[Mapping[str, str]], path: Path) -> None:
         raise type(error)(f"cannot write the key file {path}: {error.strerror or error}") from error
 
 
-def anchor_of(group: Sequence[Series], modalities: Sequence[str]) -> tuple[str, str]:
+def anchor_of(group: Sequence[Series], modalities: Sequence[str], optional: Sequence[str] = ()) -> tuple[str, str]:
     """Study and frame of reference of the reference channel. Empty if it is not clear."""
-    places = {(s.study_uid, s.frame_of_reference_uid) for s in group if s.channel == reference_channel(modalities)}
+    reference = reference_of_case(modalities, {series.channel for series in group}, optional)
+    places = {(s.study_uid, s.frame_of_reference_uid) for s in group if s.channel == reference}
     return places.pop() if len(places) == 1 else ("", "")

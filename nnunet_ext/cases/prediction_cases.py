@@ -69,7 +69,7 @@ def check_channels(there: Mapping[str, str], channels: Sequence[str], optional: 
         ValueError: Naming the channels that are not there, or if none is.
     """
     if not there:
-        raise ValueError(f"the model was trained on {', '.join(channels)}; there is no file of any of them")
+        raise ValueError(f"the model was trained on {', '.join(channels)}; there is no image of any of them")
     needed = [channel for channel in channels if channel not in optional and channel not in there]
     if needed:
         raise ValueError(
@@ -166,7 +166,7 @@ def find_cases(
     if not files and not folders and not failed:
         raise FileNotFoundError(
             f"no case in {source}: files must be named <case>_0000{ENDINGS[0]}, <case>_0001{ENDINGS[0]}, ..., or every case "
-            f"be a folder with one image per channel, or there be DICOM series.{_found(others)}"
+            f"be a folder with one image per channel, or there be DICOM series.{_found(others, channels)}"
         )
     if both := sorted(set(files) & {folder.name for folder in folders}):
         raise ValueError(f"{both} are both files and folders in {source}; keep one of each.")
@@ -182,6 +182,8 @@ def find_cases(
     for folder in folders:
         try:
             found_files = find_channel_files(folder, channels, optional=optional)
+            if not found_files:
+                raise ValueError(_no_channel(folder, channels))
             result.cases[folder.name] = FolderCase(folder, folder.name, True, found_files, {}, [])
             used[folder.name] = _all_files(found_files.values())
         except (ValueError, OSError) as error:
@@ -192,8 +194,23 @@ def find_cases(
     return result
 
 
-def _found(others: dict[str, str]) -> str:
-    return f" Found {', '.join(list(others)[:3])}." if others else ""
+def _no_channel(folder: Path, channels: Sequence[str]) -> str:
+    """The message for a case folder without any channel, of a model that does without each of them."""
+    there = [path.name for path in sorted(folder.iterdir()) if image_stem(path) and not path.is_dir()]
+    listed = ", ".join(there[:3]) + (", ..." if len(there) > 3 else "")
+    return (
+        f"no image is named as a channel of the model ({', '.join(channels)}): found {listed or 'none'}; rename each image "
+        f"to the channel that it is, e.g. {channels[-1]}{ENDINGS[0]} or {folder.name}_{channels[-1]}{ENDINGS[0]}"
+    )
+
+
+def _found(others: dict[str, str], channels: Sequence[str]) -> str:
+    """Other images that are there, with a hint if they are channels of one case."""
+    if not others:
+        return ""
+    named = {name.split(".")[0].split("_")[-1].casefold() for name in others} & {name.casefold() for name in channels}
+    hint = " Put images of one case into a folder of their own." if named else ""
+    return f" Found {', '.join(list(others)[:3])}.{hint}"
 
 
 def _all_files(paths: Iterable[Path]) -> set[Path]:
@@ -245,7 +262,7 @@ def channel_files(case: str, files: Sequence[Path], channels: Sequence[str]) -> 
         wanted = ", ".join(f"{case}_{number}{ENDINGS[0]}" for number in names)
         raise ValueError(
             f"the model was trained on the channels {', '.join(channels)}, so the files must be {wanted}; "
-            f"found {', '.join(odd)}"
+            f"found {', '.join(odd)}: rename it to the number of what it shows"
         )
     found: dict[str, Path] = {}
     for file in files:

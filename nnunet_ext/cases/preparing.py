@@ -141,6 +141,7 @@ def prepare_channels(
     keep: np.ndarray | None = None,
     same_frame: Sequence[Sequence[str]] | None = None,
     optional: Sequence[str] = (),
+    hu_remedy: str = HU_REMEDY,
     keep_steps: bool = False,
 ) -> Channels:
     """Channels as read -> channels as nnU-Net gets them: one canonical grid, clean CT, MR without bias field.
@@ -154,6 +155,7 @@ def prepare_channels(
         keep: Bool `(Z, Y, X)` on the canonical reference grid, voxels the CT cleaning never touches.
         same_frame: Groups of channels that share a frame of reference; None where it is not known. See `register`.
         optional: Channels that a case may lack, for the message where one is blank.
+        hu_remedy: What helps where a CT is not in HU, for the message.
         keep_steps: Whether the result holds every step of every channel. Pictures need them.
 
     Raises:
@@ -165,7 +167,7 @@ def prepare_channels(
     name = reference_channel(list(images))
     others = [channel for channel in images if channel != name]
 
-    found = {name: _reference_steps(name, images[name], options, keep)}
+    found = {name: _reference_steps(name, images[name], options, keep, hu_remedy)}
     if not keep_steps:
         found[name] = _without_earlier_images(found[name])
     found |= {channel: _own_steps(channel, images[channel], options) for channel in others}
@@ -223,12 +225,14 @@ def _without_padding(images: Mapping[str, sitk.Image]) -> tuple[dict[str, sitk.I
     return result, messages
 
 
-def _reference_steps(name: str, image: sitk.Image, options: ChannelOptions, keep: np.ndarray | None) -> list[Step]:
+def _reference_steps(
+    name: str, image: sitk.Image, options: ChannelOptions, keep: np.ndarray | None, hu_remedy: str
+) -> list[Step]:
     if not is_ct(name):
         return _own_steps(name, image, options)
     canonical = to_canonical(image)
     with step("clean CT"):
-        cleaned = _clean_ct(canonical, options, keep)
+        cleaned = _clean_ct(canonical, options, keep, hu_remedy)
     # Metal, a top that is cut off and lost slices show in the values as read.
     view, warnings = _look_at_ct(name, canonical, cleaned.body, cleaned.record["in_hu"])
     cleaned = replace(cleaned, view=view, warnings=[*cleaned.warnings, *warnings])
@@ -244,7 +248,7 @@ def _windowed(cleaned: Step, options: ChannelOptions) -> list[Step]:
     return [replace(cleaned, name=WINDOWED, image=image, record=record, warnings=[])]
 
 
-def _clean_ct(canonical: sitk.Image, options: ChannelOptions, keep: np.ndarray | None) -> Step:
+def _clean_ct(canonical: sitk.Image, options: ChannelOptions, keep: np.ndarray | None, hu_remedy: str) -> Step:
     """Padding clipped, couch and mask taken off if the options say so."""
     image, warnings = canonical, []
     record: dict[str, Any] = {}
@@ -252,7 +256,7 @@ def _clean_ct(canonical: sitk.Image, options: ChannelOptions, keep: np.ndarray |
     record["in_hu"] = problem is None
     if problem is not None:
         if not options.allow_non_hu:
-            raise ValueError(f"{problem}; {HU_REMEDY}")
+            raise ValueError(f"{problem}; {hu_remedy}")
         warnings.append(Message("non_hu_accepted", {"message": problem}))
     else:
         image, below = clip_padding(image)

@@ -14,7 +14,8 @@ def source_layout(source: Path, channels: Sequence[str], *, optional: Sequence[s
     """`folders` or `dicom`. `folders` if nothing is recognised.
 
     DICOM images make a tree DICOM, unless a folder directly below the source holds the images of all channels as files.
-    One converted image beside the series of a patient does not count.
+    One converted image beside the series of a patient does not count. If a case may lack every channel, one image is enough
+    in a folder without DICOM images.
 
     Args:
         source: Folder of cases, or DICOM tree.
@@ -28,9 +29,11 @@ def source_layout(source: Path, channels: Sequence[str], *, optional: Sequence[s
         return "folders"
     folders, _ = subfolders(source)
     complete, without = [], []
+    needed = set(channels) - set(optional)
     for folder in folders:
         kinds = _channels_there(folder, channels)
-        if set(channels) - set(optional) <= kinds:
+        converted = not needed and kinds < set(channels) and has_dicom(folder, images_only=True)
+        if kinds and needed <= kinds and not converted:
             complete.append(folder)
         elif not kinds:
             without.append(folder)

@@ -15,7 +15,7 @@ from nnunet_ext.cases.series_rules import means
 from nnunet_ext.dicom.model import Series
 from nnunet_ext.dicom.rtstruct_reader import read_rtstruct
 from nnunet_ext.dicom.structure_set import Roi, StructureSet
-from nnunet_ext.images.channels import reference_channel
+from nnunet_ext.images.channels import reference_of_case
 from nnunet_ext.labels.table import LabelTable
 from nnunet_ext.messages import Message
 
@@ -104,9 +104,15 @@ def claims_of(
     structures: Sequence[Claim],
     modalities: Sequence[str],
     table: LabelTable | None,
+    optional: Sequence[str] = (),
 ) -> dict[int, list[Claim]]:
-    """RTSTRUCTs per group, each with the reason it does not fit. One that fits another group is left to that one."""
-    channel = reference_channel(modalities)
+    """RTSTRUCTs per group, each with the reason it does not fit. One that fits another group is left to that one.
+
+    `optional` are channels that a case may lack.
+    """
+    references = {
+        id(group): reference_of_case(modalities, {series.channel for series in group}, optional) for group in groups
+    }
     claims: dict[int, list[Claim]] = {id(group): [] for group in groups}
     # Looked up, not searched: 1,000 patients have half a million images.
     owner = {uid: id(group) for group in groups for s in group for uid in (s.uid, *(one.sop_uid for one in s.slices))}
@@ -116,6 +122,7 @@ def claims_of(
         for group in groups:
             if structure.patient.key != group[0].patient.key and id(group) not in referred:
                 continue
+            channel = references[id(group)]
             candidates = [series for series in group if series.channel == channel] or list(group)
             reasons = (
                 [mismatch(structure, content, s, channel, table, group) for s in candidates]
@@ -132,7 +139,7 @@ def claims_of(
         )
         for group, reason in related:
             if not fits or group in fits:
-                unclear = Message("rtstruct_of_several_cases", {"channel": channel})
+                unclear = Message("rtstruct_of_several_cases", {"channel": references[id(group)]})
                 claims[id(group)].append((structure, content, unclear if several else reason))
     return claims
 

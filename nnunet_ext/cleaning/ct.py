@@ -27,8 +27,9 @@ METAL_HU = 3000.0
 LEAST_METAL_ML = 0.03
 
 
-#: What helps against what `hu_problem` finds.
+#: What helps against what `hu_problem` finds, at conversion and at prediction.
 HU_REMEDY = "apply the rescale slope and intercept, or pass --allow-non-hu"
+HU_REMEDY_AT_PREDICTION = "apply the rescale slope and intercept, or export the CT again"
 
 
 def hu_problem(image: sitk.Image) -> Message | None:

@@ -12,10 +12,19 @@ EXAMPLE = "nnunet_ext predict -d 501 -i imagesTs -o contours -f 0 1 2 3 4"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    which = parser.add_mutually_exclusive_group(required=True)
+    which = parser.add_mutually_exclusive_group()
     which.add_argument("-d", dest="dataset_id", metavar="ID", type=positive_int, help="data set ID")
     which.add_argument(
         "-m", dest="model", metavar="FOLDER", type=Path, help="the model itself, its localizer in the folder beside it"
+    )
+    which.add_argument(
+        "--starter",
+        metavar="FOLDER",
+        type=Path,
+        help="another starter; without -d, -m and this: the one inside nnunet_ext, a small model for trying things out",
+    )
+    parser.add_argument(
+        "--no-starter", dest="use_starter", action="store_false", help="fail without -d and -m: use no starter"
     )
     parser.add_argument(
         "-i",
@@ -43,7 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="on a CPU: compute in 32 bits even where it has the faster bfloat16; a model that the processor computes "
         "wrongly in bfloat16 is computed so anyway, with a warning",
     )
-    parser.add_argument("--register", action="store_true", help="register T1 and T2 to the CT first")
+    parser.add_argument(
+        "--register",
+        action="store_true",
+        help="register T1 and T2 to the CT first, or without a CT the other MR to the first",
+    )
     add_dicom_files(parser)
     parser.add_argument(
         "--layout", choices=("auto", "files", "folders", "dicom"), help="kind of IN; without: look what is there"

@@ -11,7 +11,14 @@ EXAMPLE = "nnunet_ext view predictions -i imagesTs -o predictions.html"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("predictions", metavar="PRED", type=Path, help="folder that a prediction was written to")
-    parser.add_argument("-i", dest="images", metavar="IN", type=Path, required=True, help="images it was made from")
+    parser.add_argument(
+        "-i",
+        dest="images",
+        metavar="IN",
+        type=Path,
+        required=True,
+        help="images it was made from, as nnU-Net names them or one folder per case",
+    )
     parser.add_argument("-o", dest="out", metavar="PAGE", type=Path, required=True, help="HTML file to write")
     add_viewer_limit(parser)
 

@@ -73,11 +73,12 @@ def rtstruct(
         left_out = organs_not_segmented(mask.parent, organ_values(labels))
         labels = {organ: value for organ, value in labels.items() if organ not in left_out}
     manifest = mask.parent / "predictions.json"
-    models = []
+    model = ""
     if manifest.is_file():
-        models = read_json(manifest, {"models?": [str]}, remedy=PREDICTIONS_REMEDY).get("models", [])
+        made_by = read_json(manifest, {"models?": [str], "model?": str}, remedy=PREDICTIONS_REMEDY)
+        model = made_by.get("model", ", ".join(made_by.get("models", [])[-1:]))
     series = _series_of(label_map, Path(ct_series))
-    return write_rtstruct(label_map, series, out, labels=labels, model=", ".join(map(str, models[-1:])), notes=notes)
+    return write_rtstruct(label_map, series, out, labels=labels, model=model, notes=notes)
 
 
 def _series_of(label_map: sitk.Image, folder: Path) -> Series:
@@ -173,7 +174,7 @@ def _contours(organ: str, mask: np.ndarray, grid: sitk.Image, planes: Sequence[S
         raise ValueError(
             f"{organ} lies on {len(between)} planes between the images: the gaps of the series are uneven, and the mask "
             "is on the straight grid it was interpolated to. A planning system shows contours on images only; "
-            "reconstruct the CT with even gaps and contour that"
+            "reconstruct the series with even gaps and contour that"
         )
     normal = np.reshape(grid.GetDirection(), (3, 3))[:, 2]
     polygons = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import numpy as np
 import SimpleITK as sitk
@@ -31,6 +31,18 @@ def image_like(array: np.ndarray, image: sitk.Image) -> sitk.Image:
 def reference_channel(modalities: Sequence[str]) -> str:
     """The channel whose grid the others are brought to. It is the CT, or the first channel if there is no CT."""
     return next((modality for modality in modalities if is_ct(modality)), modalities[0])
+
+
+def reference_of_case(modalities: Sequence[str], there: Container[str], optional: Container[str] = ()) -> str:
+    """The reference channel of a case that may lack some channels.
+
+    Args:
+        modalities: Channels of a case.
+        there: Those that it has.
+        optional: Those that it may lack. The others count as there, for a message says that one is missing.
+    """
+    present = [modality for modality in modalities if modality in there or modality not in optional]
+    return reference_channel(present or modalities)
 
 
 def ct_channels(channel_names: Mapping[str, str]) -> list[int]:

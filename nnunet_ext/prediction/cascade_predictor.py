@@ -26,7 +26,9 @@ from nnunet_ext.cascade.preprocessor import PROPERTIES_KEY, CascadeOARPreprocess
 from nnunet_ext.cascade.resampling import label_map_of_logits
 from nnunet_ext.cases.prediction_cases import check_channels
 from nnunet_ext.cases.preparing import ChannelOptions, prepare_channels
-from nnunet_ext.images.channels import reference_channel
+from nnunet_ext.cleaning.ct import HU_REMEDY_AT_PREDICTION, hu_problem
+from nnunet_ext.cleaning.head_checks import check_head
+from nnunet_ext.images.channels import is_ct, reference_channel
 from nnunet_ext.images.checks import check_arrays, check_images
 from nnunet_ext.images.file_names import ENDINGS, find_channel_files
 from nnunet_ext.images.geometry import CANONICAL, back_to_grid, grid_difference, same_grid, to_canonical
@@ -173,6 +175,7 @@ class CascadePredictor:
         full_precision: Compute in 32 bits on a CPU, as stock nnU-Net does. Otherwise a CPU with bfloat16 instructions
             computes in mixed precision, in half the time. It stays with 32 bits for a model of which it would compute a
             layer wrongly, and `messages` says so. On a GPU, nnU-Net always uses mixed precision (float16).
+        check_heads: Expect whole heads and a CT in HU, whatever is on record of the training images.
 
     Raises:
         FileNotFoundError: If a model or a fold is not there.
@@ -189,8 +192,9 @@ class CascadePredictor:
         device: torch.device,
         use_mirroring: bool = False,
         full_precision: bool = False,
+        check_heads: bool = False,
     ) -> None:
-        self.use_mirroring, self.device = use_mirroring, device
+        self.use_mirroring, self.device, self.check_heads = use_mirroring, device, check_heads
         #: Number format of the networks.
         self.precision = "float16" if device.type == "cuda" else "float32"
         #: What there is to say about the models, whatever the case.
@@ -490,10 +494,17 @@ class CascadePredictor:
         grid.CopyInformation(reference)
         warnings = odd
         if options is not None:
-            cleaned = prepare_channels(read, options, same_frame=same_frame, optional=self.optional)
+            cleaned = prepare_channels(
+                read, options, same_frame=same_frame, optional=self.optional, hu_remedy=self._hu_remedy()
+            )
             read, warnings = cleaned.images, [*odd, *cleaned.warnings]
         else:
             check_images(read, optional=self.optional)
+            self._refuse_non_hu(read)
+        if self.check_heads:
+            channel = reference_channel(present)
+            # A cleaned MR has no padding any more. A CT may have got a window that takes its bone.
+            warnings = [*warnings, *check_head_in(channel, reference if is_ct(channel) else read[channel])]
         for channel, image in read.items():
             if not same_grid(image, read[present[0]]):
                 raise ValueError(
@@ -509,6 +520,19 @@ class CascadePredictor:
         if lacking := [c for c in self.channels if c not in present]:
             warnings = [*warnings, Message("channels_lacking", {"channels": present, "lacking": lacking})]
         return self._prepare_arrays(arrays, {"spacing": first.GetSpacing()[::-1]}, present, warnings, grid)
+
+    def _hu_remedy(self) -> str:
+        left_out = ", or leave its file out" if any(map(is_ct, self.optional)) else ""
+        return f"{HU_REMEDY_AT_PREDICTION}{left_out}"
+
+    def _refuse_non_hu(self, images: Mapping[str, sitk.Image]) -> None:
+        """ValueError for a CT that is not in HU, if those of the training images were and had no window."""
+        recorded = self.dataset_json.get("nnunet_ext", {} if self.check_heads else {"allow_non_hu": True})
+        if recorded.get("allow_non_hu") or recorded.get("window_hu") is not None:
+            return
+        for channel, image in images.items():
+            if is_ct(channel) and (problem := hu_problem(image)) is not None:
+                raise ValueError(f"{problem}; {self._hu_remedy()}")
 
     def _prepare_arrays(
         self,
@@ -602,6 +626,13 @@ class CascadePredictor:
 def as_image(image: Path | sitk.Image) -> sitk.Image:
     """The image itself, or the one read from the file."""
     return read_image(image) if isinstance(image, Path) else image
+
+
+def check_head_in(channel: str, image: sitk.Image) -> list[Message]:
+    """`check_head` of an image in any orientation."""
+    canonical = to_canonical(image)
+    array, spacing_mm = sitk.GetArrayViewFromImage(canonical), canonical.GetSpacing()[::-1]
+    return check_head(channel, array, spacing_mm=spacing_mm, is_ct=is_ct(channel))
 
 
 def channel_list(dataset_json: Mapping) -> list[str]:

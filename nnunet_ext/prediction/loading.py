@@ -87,7 +87,7 @@ def load_stage(
     dataset_json = read_dataset_json(dataset_file)
     for key in ("labels", "channel_names", "file_ending"):
         need(dataset_json, key, dataset_file)
-    checkpoints = [read_weights(file) for file in files]
+    checkpoints = [{**one, "network_weights": in_32_bits(one["network_weights"])} for one in map(read_weights, files)]
     trainer_name = checkpoints[0]["trainer_name"]
     configuration = _configuration(plans, checkpoints[0]["init_args"], plans_file)
     check_architecture(configuration)
@@ -253,6 +253,28 @@ def read_weights(file: Path) -> dict:
     if missing:
         raise ValueError(f"{file} is not a checkpoint of nnU-Net: it holds no {', '.join(sorted(missing))}.")
     return checkpoint
+
+
+def in_32_bits(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights with values of 16 bits, as a small model is stored, in 32 bits. All others are those given.
+
+    Weights that a network has under several names stay one in memory.
+
+    Raises:
+        ValueError: If one is no tensor.
+    """
+    if odd := [name for name, value in weights.items() if not isinstance(value, torch.Tensor)]:
+        raise ValueError(f"the weights hold {', '.join(map(str, odd[:3]))}, which is no tensor; get the model again")
+    made: dict[tuple, torch.Tensor] = {}
+    for value in weights.values():
+        if value.dtype in (torch.float16, torch.bfloat16):
+            made.setdefault(_place(value), value.float())
+    return {name: made.get(_place(value), value) for name, value in weights.items()}
+
+
+def _place(value: torch.Tensor) -> tuple:
+    """The same for values that are one in memory."""
+    return value.data_ptr(), value.dtype, value.shape, value.stride()
 
 
 def check_architecture(configuration: ConfigurationManager) -> None:

@@ -28,10 +28,12 @@ from nnunet_ext.folder_lock import holding, owned_part
 from nnunet_ext.images.source_files import FileCount
 from nnunet_ext.images.writing import write_image
 from nnunet_ext.messages import Message, in_english
-from nnunet_ext.nnunet_folders import model_folder, read_predictions_json
+from nnunet_ext.nnunet_folders import read_predictions_json
 from nnunet_ext.prediction.cascade_predictor import CascadePredictor, CaseInSteps, CasePrediction, PreparedCase
+from nnunet_ext.prediction.chosen_model import choose_model
 from nnunet_ext.prediction.loading import choose_device
 from nnunet_ext.processes import in_background, timed
+from nnunet_ext.starter.shipped import Starter
 from nnunet_ext.training.compute_device import device_use
 
 log = logging.getLogger(__name__)
@@ -68,6 +70,8 @@ def predict(
     trainer: str | None = None,
     plans: str | None = None,
     checkpoint: str = "checkpoint_final.pth",
+    starter: Path | None = None,
+    use_starter: bool = True,
     device: str | None = None,
     use_mirroring: bool = False,
     full_precision: bool = False,
@@ -107,10 +111,14 @@ def predict(
         folds: Folds to average, all that are trained if None.
         trainer, plans: `CascadeOARTrainer` and `CascadeOARPlans` if None.
         checkpoint: File name of the weights in each fold's folder.
+        starter: Folder of another starter than the one in this package.
+        use_starter: Whether the starter is used if neither `dataset_id` nor `model` is given. It is a small model for
+            research and for trying things out. A warning says so.
         device: `cuda`, `cpu` or `mps`. None takes the GPU if there is one.
         use_mirroring, full_precision: See `CascadePredictor`.
         layout: Kind of `images`: `files`, `folders` or `dicom`. `auto` finds out.
-        register: Register the MR to the CT, even if the training images were not registered by `convert`.
+        register: Register the MR to the CT, or to the first MR if there is no CT. It is done even if the training
+            images were not registered by `convert`.
         series_file: TOML file that says which series is which channel (see `cases.dicom_cases`). For DICOM only.
         key_file: Private file that says which patient each case is, `<out>.key.csv` beside `out` if None. For DICOM only.
         rtstruct: Write an RTSTRUCT for each case. For DICOM only.
@@ -133,13 +141,27 @@ def predict(
         raise ValueError(
             f"{out} is the folder of the images; write to another folder, for predictions would be taken for images"
         )
-    predictor = CascadePredictor(
-        model_folder(dataset_id, model, configuration=configuration, trainer=trainer, plans=plans),
+    chosen = choose_model(
+        dataset_id,
+        model,
+        configuration=configuration,
+        trainer=trainer,
+        plans=plans,
         folds=folds,
         checkpoint=checkpoint,
+        starter=starter,
+        use_starter=use_starter,
+    )
+    if chosen.starter is not None:
+        log.warning("%s", Message("starter_is_used", {"version": chosen.starter.version}))
+    predictor = CascadePredictor(
+        chosen.folder,
+        folds=chosen.folds,
+        checkpoint=chosen.checkpoint,
         device=choose_device(device),
         use_mirroring=use_mirroring,
         full_precision=full_precision,
+        check_heads=chosen.starter is not None,
     )
     key_file = out.resolve().with_name(f"{out.resolve().name}.key.csv") if key_file is None else Path(key_file)
     found = find_cases(
@@ -151,7 +173,7 @@ def predict(
         key_file=key_file,
         show_progress=show_progress,
     )
-    options = preparation(predictor, found.kind, register=register)
+    options = preparation(predictor, found.kind, register=register, of_starter=chosen.starter is not None)
     if rtstruct and found.kind != "dicom":
         raise ValueError(
             f"an RTSTRUCT refers to DICOM images, and {images} holds none: give the DICOM series, or leave out --rtstruct "
@@ -163,14 +185,19 @@ def predict(
     if predictor.ranges is None:
         log.warning("the model's plans hold no ranges of its training labels: volumes and positions are not checked")
     out.mkdir(parents=True, exist_ok=True)
-    run = _Run(predictor, options, out, rtstruct=rtstruct, strict=strict, shared=num_parts > 1)
+    run = _Run(predictor, options, out, starter=chosen.starter, rtstruct=rtstruct, strict=strict, shared=num_parts > 1)
     run.begin(overwrite=overwrite, register=register)
     run.predict(found, slice(part_id, None, num_parts), overwrite=overwrite, show_progress=show_progress)
     return run.summary
 
 
-def preparation(predictor: CascadePredictor, kind: str, *, register: bool) -> ChannelOptions | None:
+def preparation(
+    predictor: CascadePredictor, kind: str, *, register: bool, of_starter: bool = False
+) -> ChannelOptions | None:
     """Options that bring cases into the form of the training images, or None if all are in that form.
+
+    The starter was trained on synthetic heads. If no conversion is on record, its cases are prepared as `convert` does
+    without options.
 
     Raises:
         ValueError: If files in that form are to be registered, or the model's dataset does not record its preparation.
@@ -182,7 +209,8 @@ def preparation(predictor: CascadePredictor, kind: str, *, register: bool) -> Ch
                 "give one folder per case"
             )
         return None
-    options = predictor.recorded_options()
+    unrecorded = of_starter and "nnunet_ext" not in predictor.dataset_json
+    options = ChannelOptions() if unrecorded else predictor.recorded_options()
     return replace(options, register=options.register or register)
 
 
@@ -209,6 +237,7 @@ class _Run:
         options: ChannelOptions | None,
         out: Path,
         *,
+        starter: Starter | None,
         rtstruct: bool,
         strict: bool,
         shared: bool,
@@ -216,6 +245,8 @@ class _Run:
         self.predictor, self.options, self.out = predictor, options, out
         self.rtstruct, self.strict = rtstruct, strict
         self.model_sha256 = model_sha256(predictor)
+        #: Of the starter, which is named by its version. Other models are named by their folders.
+        self.starter_name = None if starter is None else starter.named(self.model_sha256)
         self.summary = PredictionSummary(out, of_models=predictor.messages)
         #: Several processes write one manifest: each under this lock, which ends with its process.
         self.lock = FileLock(out / f".{MANIFEST}.lock") if shared else contextlib.nullcontext()
@@ -234,6 +265,7 @@ class _Run:
                 "nnunet_ext": __version__,
                 **{package: version(package) for package in ("nnunetv2", "torch")},
             },
+            **({} if self.starter_name is None else {"model": self.starter_name}),
             "models": [folder.name for folder in self.predictor.models],
             "model_sha256": self.model_sha256,
             "channels": self.predictor.channels,
@@ -394,7 +426,7 @@ class _Run:
             assert isinstance(case, DicomCase)
             labels = self.predictor.dataset_json["labels"]
             organs = {n: v for n, v in labels.items() if v != 0 and n not in self.predictor.left_out}
-            described = f"{self.predictor.models[-1].name} {self.model_sha256[:12]}"
+            described = self.starter_name or f"{self.predictor.models[-1].name} {self.model_sha256[:12]}"
             write_rtstruct(
                 mask, case.reference_series, self.outputs(case.name)[0], labels=organs, model=described, notes=notes
             )

@@ -18,7 +18,7 @@ def image(path: Path) -> Path:
 
 
 def find(source: Path, **more):
-    return find_cases(source, channels=CHANNELS, optional=(), show_progress=False, **more)
+    return find_cases(source, **{"channels": CHANNELS, "optional": (), "show_progress": False, **more})
 
 
 def test_files_are_cases_by_nnunets_names_and_folders_may_lie_beside_them(tmp_path: Path):
@@ -53,6 +53,28 @@ def test_a_case_that_is_both_is_refused_and_a_folder_without_channels_fails(tmp_
         find(tmp_path)
     (tmp_path / "a_0000.nii.gz").unlink()
     assert "T1" in find(tmp_path).failed["a"]
+
+
+def test_a_folder_without_any_channel_of_a_model_that_needs_none_says_how_to_name_them(tmp_path: Path):
+    image(tmp_path / "b" / "T1.nii.gz")
+    for name in ("flair", "scan1", "scan2", "scan3"):
+        image(tmp_path / "a" / f"{name}.nii.gz")
+    (tmp_path / "c").mkdir()
+    found = find(tmp_path, channels=("CT", "T1"), optional=("CT", "T1"))
+    assert list(found.cases) == ["b"]
+    assert found.failed["a"] == (
+        "no image is named as a channel of the model (CT, T1): found flair.nii.gz, scan1.nii.gz, scan2.nii.gz, ...; "
+        "rename each image to the channel that it is, e.g. T1.nii.gz or a_T1.nii.gz"
+    )
+    assert "found none" in found.failed["c"]
+
+
+def test_channels_of_one_case_beside_each_other_are_told_apart_from_cases(tmp_path: Path):
+    image(tmp_path / "T1.nii.gz")
+    with pytest.raises(
+        FileNotFoundError, match=r"Found T1\.nii\.gz\. Put images of one case into a folder of their own"
+    ):
+        find(tmp_path, channels=("CT", "T1"), optional=("CT", "T1"))
 
 
 def test_arguments_that_do_not_fit_are_refused(tmp_path: Path):

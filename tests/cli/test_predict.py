@@ -38,6 +38,16 @@ def test_predict_takes_a_model_by_its_folder_or_by_its_dataset_not_both(calls, c
         "part_id": 0,
         "overwrite": True,
     }
-    for which in ("", "-d 501 -m T__P__C"):
+    for which in ("-d 501 -m T__P__C", "-d 501 --starter S", "-m T__P__C --starter S"):
         with pytest.raises(SystemExit):
             run(f"predict {which} -i in -o out")
+
+
+def test_predict_needs_no_model_and_can_refuse_the_starter(calls):
+    folders = {"images": Path("in"), "out": Path("out")}
+    assert run("predict -i in -o out") == 0
+    assert calls.kwargs == folders
+    assert run("predict -i in -o out --starter S") == 0
+    assert calls.kwargs == {**folders, "starter": Path("S")}
+    assert run("predict -d 501 -i in -o out --no-starter") == 0
+    assert calls.kwargs == {**folders, "dataset_id": 501, "use_starter": False}

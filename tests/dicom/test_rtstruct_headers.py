@@ -184,7 +184,7 @@ def test_what_breaks_the_standard_in_the_ct_is_left_out_and_said(tmp_path: Path,
     assert (dataset.StudyDate, dataset.PatientSex, "PatientSize" in dataset) == ("", "", False)
     assert (dataset.PatientBirthDate, dataset.StudyID) == ("19700102", "77")
     assert sorted(in_english(notes)) == sorted(
-        f"{keyword} of the CT breaks the DICOM standard: left out of the RTSTRUCT" for keyword in UNPARSABLE
+        f"{keyword} of the images breaks the DICOM standard: left out of the RTSTRUCT" for keyword in UNPARSABLE
     )
     assert all("不符合 DICOM 标准" in note.text("zh") for note in notes)
     with pytest.MonkeyPatch.context() as patch:

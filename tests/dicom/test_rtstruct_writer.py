@@ -144,7 +144,7 @@ def test_the_verb_says_what_it_left_out(folder: Path, capsys):
     assert main(argv) == 0
     assert (
         capsys.readouterr().err
-        == "warning: PatientSize of the CT breaks the DICOM standard: left out of the RTSTRUCT\n"
+        == "warning: PatientSize of the images breaks the DICOM standard: left out of the RTSTRUCT\n"
     )
 
 

@@ -122,6 +122,32 @@ def test_one_folds_weights_are_in_memory_once_and_stay_as_the_file_has_them(mode
     assert model.file.read_bytes() == before
 
 
+def test_weights_stored_in_16_bits_make_a_network_in_32_bits(model):
+    weights = model.content["network_weights"]
+    made: dict[int, torch.Tensor] = {}  # a decoder has the encoder's weights too, which a file holds once
+    for value in weights.values():
+        made.setdefault(value.data_ptr(), value.half() if value.is_floating_point() else value)
+    halves = {name: made[value.data_ptr()] for name, value in weights.items()}
+    for name in ("optimizer_state", "logging", "_best_ema", "current_epoch"):
+        del model.content[name]
+    model.content["network_weights"] = halves
+    model.save()
+    stage = load(model)
+    for name, value in stage.network.state_dict().items():
+        assert value.dtype == weights[name].dtype  # 32 bits, or whole numbers
+        torch.testing.assert_close(value, halves[name].to(value.dtype), atol=0, rtol=0)
+    (loaded,) = stage.list_of_parameters
+    assert all(value.data_ptr() == loaded[name].data_ptr() for name, value in stage.network.state_dict().items())
+    assert stage.predict_logits_from_preprocessed_data(torch.ones(1, 16, 16, 16)).isfinite().all()
+
+
+def test_weights_that_are_no_tensors_are_refused(model):
+    model.content["network_weights"] = {**model.content["network_weights"], "extra": 1.0}
+    model.save()
+    with pytest.raises(ValueError, match="the weights hold extra, which is no tensor"):
+        load(model)
+
+
 def test_folds_are_averaged_without_one_taking_the_place_of_another(model):
     data = torch.randn(1, 16, 16, 16)
     expected = load(model).predict_logits_from_preprocessed_data(data)

@@ -810,7 +810,7 @@ def test_a_broken_rtstruct_does_not_stop_it_and_what_the_new_one_leaves_out_is_a
         dataset = pydicom.dcmread(path)
         set_raw(dataset, "PatientSize", b"1.75 m")
         dataset.save_as(path)
-    said = ["PatientSize of the CT breaks the DICOM standard: left out of the RTSTRUCT"]
+    said = ["PatientSize of the images breaks the DICOM standard: left out of the RTSTRUCT"]
     summary = run(rtstruct=True)
     assert (summary.written, summary.failed, said_of(summary)) == (["case_001"], {}, {"case_001": said})
     manifest = json.loads((tmp_path / "out" / "predictions.json").read_text())
@@ -995,8 +995,8 @@ def test_a_model_is_named_by_its_folder_alone(run, tmp_path, monkeypatch):
     for other in ({"dataset_id": 501}, {"trainer": "T"}, {"plans": "P"}, {"configuration": "3d_fullres"}):
         with pytest.raises(ValueError, match="says which model it is"):
             run(**{"dataset_id": None, "model": model, **other})
-    with pytest.raises(ValueError, match="give -d or -m"):
-        run(dataset_id=None)
+    with pytest.raises(ValueError, match="name a model with -d or -m"):
+        run(dataset_id=None, use_starter=False)
 
 
 def test_parts_share_the_cases_and_one_manifest(run, tmp_path):

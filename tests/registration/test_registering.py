@@ -84,6 +84,21 @@ def test_phantom_is_registered_within_a_millimetre_at_the_organs_and_twice_the_s
     json.dumps(first.as_dict())
 
 
+def test_an_mr_is_registered_to_another_mr_if_there_is_no_ct(unregistered):
+    """T1 and T2 of one session lie in one place. The T2 is moved by 15 mm and 10 degrees, and comes back."""
+    move = _known_move()
+    images = {"T2": _moved(unregistered.t2, move)}
+    found = register(unregistered.t1, images, fixed_is_ct=False, options=RIGID).channels["T2"]
+    assert found.kept == "rigid"
+    middle = unregistered.t1.TransformContinuousIndexToPhysicalPoint([n / 2 for n in unregistered.t1.GetSize()])
+    offsets = np.array([(40, -40, 0), (-40, -40, 0), (0, 30, 30), (0, 0, -30)])
+    errors = [
+        np.linalg.norm(np.subtract(found.transform.TransformPoint(p), move.TransformPoint(p)))
+        for p in (np.asarray(middle) + offsets).tolist()
+    ]
+    assert np.mean(errors) <= 1.0
+
+
 def test_a_bent_head_is_registered_elastically_and_as_well_as_rigidly(unregistered):
     images = {"T1": unregistered.t1, "T2": unregistered.t2}
     rigid, elastic = (register(unregistered.ct, images, options=o) for o in (RIGID, None))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import re
 from pathlib import Path
@@ -35,6 +37,30 @@ def test_cases_with_warnings_come_first_and_nothing_has_a_score(predictions, tmp
     assert [case["name"] for case in shown["cases"]] == ["case_2", "case_1"]
     assert [reason["kind"] for reason in shown["cases"][0]["reasons"]] == ["missed", "warnings"]
     assert shown["cases"][0]["warnings"] == ["odd"]
+
+
+def shown_channels(page: Path, case: str) -> list[str]:
+    """Names of the channels of a case in the viewer."""
+    (packed,) = re.findall(rf'id="case:{case}">([^<]*)<', page.read_text())
+    content = gzip.decompress(base64.b64decode(packed))
+    header = json.loads(content[4 : 4 + int.from_bytes(content[:4], "little")])
+    return [channel["name"] for channel in header["channels"]]
+
+
+def test_a_case_is_shown_with_the_channels_that_it_had_from_a_folder_of_its_own_too(predictions, tmp_path):
+    dataset = {"labels": LABELS, "channel_names": {"0": "CT", "1": "T1", "2": "T2"}}
+    (predictions / "dataset.json").write_text(json.dumps(dataset))
+    records = {"case_1": {"channels": ["CT"]}, "case_2": {"channels": ["T1", "T2"]}}
+    (predictions / "predictions.json").write_text(json.dumps({"cases": records}))
+    for channel in ("T1", "T2"):
+        write(tmp_path / "imagesTs" / "case_2", channel, label_map().astype("int16"))
+    page = view(predictions, tmp_path / "imagesTs", tmp_path / "page.html", show_progress=False)
+    assert page.left_out == {}
+    assert shown_channels(page.path, "case_1") == ["CT"]
+    assert shown_channels(page.path, "case_2") == ["T1", "T2"]
+    (tmp_path / "imagesTs" / "case_2" / "T1.nii.gz").unlink()
+    page = view(predictions, tmp_path / "imagesTs", tmp_path / "page.html", show_progress=False)
+    assert page.left_out == {"case_2": "images"}
 
 
 def test_a_prediction_that_leads_nowhere_has_no_viewer_and_is_named(predictions, tmp_path, caplog):
