@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,9 +10,10 @@ from pathlib import Path
 import torch
 
 from nnunet_ext.end_to_end.starter.plan import PLANS
-from nnunet_ext.files import written_whole
+from nnunet_ext.files import write_json, written_whole
 from nnunet_ext.nnunet_folders import LOCALIZER, SEGMENTER
 from nnunet_ext.prediction.loading import read_weights
+from nnunet_ext.starter.shipped import FILES
 
 STAGES = (LOCALIZER, SEGMENTER)
 
@@ -47,6 +49,23 @@ def pack(results: Path, out: Path, *, fold: int | str) -> Path:
         with written_whole(target / "fold_all" / "checkpoint_final.pth") as temporary:
             torch.save(halved, temporary)
     return out
+
+
+def ship(model: Path, folder: Path, *, version: str) -> None:
+    """Put a packed model into the package: `folder/model` and `folder/starter.json`, which names each file's hash.
+
+    Args:
+        model: What `pack` wrote.
+        folder: Of the package, `nnunet_ext/starter`.
+        version: Of the weights.
+    """
+    hashes = {}
+    for name in FILES:
+        target = folder / "model" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(model / name, target)
+        hashes[name] = hashlib.sha256(target.read_bytes()).hexdigest()
+    write_json({"version": version, "sha256": hashes}, folder / "starter.json", indent=1)
 
 
 def in_16_bits(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nnunet_ext.end_to_end.starter.models import STAGES, folder_name, in_16_bits, n_parameters, pack
+from nnunet_ext.end_to_end.starter.models import STAGES, folder_name, in_16_bits, n_parameters, pack, ship
 from nnunet_ext.prediction.loading import read_weights
+from nnunet_ext.starter.shipped import find_starter
 
 
 @pytest.fixture
@@ -46,3 +47,10 @@ def test_weights_have_16_bits_and_are_held_once(results, tmp_path):
 def test_tensors_of_equal_values_stay_two():
     found = in_16_bits({"a": torch.ones(3), "b": torch.ones(3)})
     assert found["a"].data_ptr() != found["b"].data_ptr()
+
+
+def test_what_is_shipped_is_found_and_its_hashes_are_right(results, tmp_path):
+    ship(pack(results, tmp_path / "model", fold=1), tmp_path / "package", version="7")
+    found = find_starter(tmp_path / "package")
+    assert found.version == "7"
+    assert (found.segmenter / "fold_all" / "checkpoint_final.pth").is_file()
