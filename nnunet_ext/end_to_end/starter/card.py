@@ -1,13 +1,26 @@
-"""The scores of the starter's card, as tables in Markdown, from the files that judging wrote."""
+"""The scores of the starter's card, as tables in Markdown, from the files that judging wrote, and its pictures.
+
+python -m nnunet_ext.end_to_end.starter.card OUT --leg N --document docs/reference/starter.md --picture results/starter.jpg
+"""
 
 from __future__ import annotations
 
+import argparse
+import io
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
+import SimpleITK as sitk
+from PIL import Image
 
-from nnunet_ext.end_to_end.starter.judging import SUBSETS
+from nnunet_ext.end_to_end.starter.judging import LABELS, SUBSETS
+from nnunet_ext.files import read_json, write_text
+from nnunet_ext.images.geometry import to_canonical
+from nnunet_ext.images.label_maps import read_label_map
+from nnunet_ext.images.reading import read_image
 from nnunet_ext.labels.organs import ORGANS
+from nnunet_ext.pictures.pairs import draw_pairs
 
 #: Organ groups of the goals.
 GROUPS = {
@@ -16,6 +29,85 @@ GROUPS = {
     "nerves": ("OpticNrv_L", "OpticNrv_R"),
     "chiasm": ("OpticChiasm",),
 }
+
+
+#: What stands between these lines of the document is written anew.
+BEGIN, END = "<!-- scores -->", "<!-- end of scores -->"
+#: Heads in the picture, and its width in pixels.
+PICTURED, WIDTH = 5, 900
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m nnunet_ext.end_to_end.starter.card", description=__doc__)
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder of `starter.making`")
+    parser.add_argument("--leg", type=int, default=1, metavar="N", help="number of the leg")
+    parser.add_argument(
+        "--document", type=Path, required=True, metavar="FILE", help="Markdown whose scores are replaced"
+    )
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="JPEG of heads, the worst first")
+    options = parser.parse_args(argv)
+    judged = sorted((options.out / "models" / f"leg_{options.leg}").glob("*/scores.json"))
+    rows = {file.parent.name: read_json(file) for file in judged}
+    before, _, rest = options.document.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    text = tables([row for some in rows.values() for row in some])
+    write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", options.document)
+    if options.picture is not None:
+        draw_heads(options.out, options.leg, rows, options.picture)
+    return 0
+
+
+def draw_heads(out: Path, leg: int, rows: Mapping[str, Sequence[Mapping]], picture: Path) -> None:
+    """Reference and prediction of the worst head, the best, and those between, with all images and 1 x 1 x 2.5 mm.
+
+    Args:
+        out: Folder of `starter.making`.
+        leg: Number of the leg.
+        rows: Judged model -> its scores.
+        picture: JPEG to write.
+    """
+    chosen = [
+        (mean_dsc(row), model, row)
+        for model, some in rows.items()
+        for row in some
+        if row["kind"] == "own" and tuple(row["subset"]) == SUBSETS[0] and row["spacing_mm"] == [1.0, 1.0, 2.5]
+    ]
+    chosen.sort(key=lambda one: one[0])
+    which = np.unique(np.linspace(0, len(chosen) - 1, min(PICTURED, len(chosen))).round().astype(int))
+    parts = []
+    for _, model, row in (chosen[i] for i in which):
+        case = out / "judged" / row["case"]
+        masks = out / "judging" / f"leg_{leg}_{model}" / "own" / "masks" / "_".join(SUBSETS[0])
+        image, reference = (
+            to_canonical(read(case / name))
+            for read, name in ((read_image, "T1.nii.gz"), (read_label_map, "label.nii.gz"))
+        )
+        found = to_canonical(read_label_map(masks / f"{row['case']}.nii.gz"))
+        figure = draw_pairs(
+            f"{row['person']}",
+            "starter",
+            image,
+            "T1",
+            *(sitk.GetArrayFromImage(one) for one in (image, reference, found)),
+            labels={organ: value for organ, value in LABELS.items() if value},
+            scores={o: row["organs"][o]["dsc_percent"] for o in ORGANS if row["organs"][o]["dsc_percent"] is not None},
+        )
+        stream = io.BytesIO()
+        figure.savefig(stream, format="png")
+        part = Image.open(stream).convert("RGB")
+        parts.append(part.resize((WIDTH, round(part.height * WIDTH / part.width)), Image.Resampling.LANCZOS))
+    sheet = Image.new("RGB", (WIDTH, sum(part.height for part in parts)))
+    top = 0
+    for part in parts:
+        sheet.paste(part, (0, top))
+        top += part.height
+    sheet.save(picture, quality=85)
+
+
+def mean_dsc(row: Mapping) -> float:
+    """Mean over the organs of one prediction."""
+    return float(np.mean(_values([row], ORGANS, "dsc_percent")))
 
 
 def tables(rows: Sequence[Mapping]) -> str:
@@ -79,3 +171,7 @@ def _findings(rows: Sequence[Mapping]) -> str:
             f"the midline, {sum(wrong)} voxels in all"
         )
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from nnunet_ext.end_to_end.starter.card import tables
+import json
+
+import numpy as np
+import SimpleITK as sitk
+from PIL import Image
+
+from nnunet_ext.end_to_end.starter.card import main, tables
+from nnunet_ext.end_to_end.starter.judging import LABELS
 from nnunet_ext.labels.organs import ORGANS
 
 
@@ -33,3 +40,38 @@ def test_organs_that_nobody_has_do_not_count_and_turned_heads_are_no_row():
     assert "| CT | 1 x 1 x 2.5 | 2 | 70.0 ± 0.0 (70.0) |" in text
     assert "10.0" not in text
     assert "- Heads turned: in 0 of 1 predictions" in text
+
+
+def judged_head(out, name: str, row_: dict) -> dict:
+    """A head of an eye and a chiasm on disk, with a prediction that is the reference."""
+    labels = np.zeros((12, 30, 40), np.uint8)
+    labels[4:8, 5:12, 22:30], labels[5:7, 18:22, 18:22] = LABELS["Eye_L"], LABELS["OpticChiasm"]
+    label = sitk.GetImageFromArray(labels)
+    label.SetSpacing((1.5, 1.5, 2.5))
+    masks = out / "judging" / "leg_1_0" / "own" / "masks" / "CT_T1_T2"
+    for folder in (out / "judged" / name, masks):
+        folder.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(label, str(masks / f"{name}.nii.gz"))
+    sitk.WriteImage(label, str(out / "judged" / name / "label.nii.gz"))
+    sitk.WriteImage(sitk.Cast(label, sitk.sitkInt16) * 40 + 7, str(out / "judged" / name / "T1.nii.gz"))
+    return {**row_, "case": name}
+
+
+def test_a_document_gets_the_tables_between_its_marks_and_the_picture_the_worst_head_first(tmp_path):
+    three = ["CT", "T1", "T2"]
+    rows = [judged_head(tmp_path, f"phantom_00{i}", row("own", three, dsc)) for i, dsc in enumerate((90.0, 80.0))]
+    folder = tmp_path / "models" / "leg_1" / "0"
+    folder.mkdir(parents=True)
+    (folder / "scores.json").write_text(json.dumps(rows))
+    document = tmp_path / "card.md"
+    document.write_text("# Card\n\n<!-- scores -->old<!-- end of scores -->\n\nThe end.\n")
+    picture = tmp_path / "heads.jpg"
+    assert main([str(tmp_path), "--document", str(document), "--picture", str(picture)]) == 0
+    text = document.read_text()
+    assert text.startswith("# Card\n\n<!-- scores -->\n\nDSC in %")
+    assert text.endswith("<!-- end of scores -->\n\nThe end.\n")
+    assert "old" not in text
+    assert "| CT+T1+T2 | 1 x 1 x 2.5 | 2 | 85.0 ± 5.8 (80.0) |" in text
+    with Image.open(picture) as made:
+        assert made.width == 900
+        assert made.height > 900
