@@ -109,6 +109,7 @@ def train(
                 stdout=subprocess.PIPE,
                 stderr=stream,
                 text=True,
+                cwd=demo.out,
                 check=False,
                 preexec_fn=KILL_WITH_PARENT,
             )
