@@ -33,7 +33,7 @@ DICOM, TRAINING, STUDY = (f"docs/how-to/{name}.md" for name in ("dicom_to_rtstru
 API, COMMANDS = "docs/reference/python.md", "docs/reference/commands.md"
 DOCUMENTS = (README, DICOM, TRAINING, STUDY)
 #: Documents whose commands are all among those that are not run.
-NOT_TYPED = ("CONTRIBUTING.md", "docs/how-to/heads_from_label_maps.md", "docs/how-to/starter.md")
+NOT_TYPED = ("CONTRIBUTING.md", "docs/how-to/heads_from_label_maps.md")
 
 #: What is changed in every command: pattern -> replacement.
 SUBSTITUTIONS = {
@@ -63,8 +63,6 @@ NOT_RUN = {
     "make check": "runs a part of this",
     "nnunet_ext phantom heads --from-maps": "label maps are no part of the package; see phantom/from_maps/test_making",
     "nnunet_ext convert heads -d 502": "converts these",
-    "nnunet_ext phantom heads --cases 1": "made for the next one",
-    "nnunet_ext predict -i heads": "not every checkout holds a starter; see prediction/test_starter",
     "nnunet_ext benchmark": "minutes; see test_training_benchmark, test_prediction_benchmark, test_conversion_benchmark",
 }
 
