@@ -124,7 +124,7 @@ def _run(
     prepare(
         study,
         merged=any(system.merged for system in systems),
-        stock=any(system.is_stock for system in systems),
+        stock=any(system.stock_plan for system in systems),
         finer=any(system.finer for system in systems),
         n_processes=n_processes,
     )

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import gc
+import shutil
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from statistics import median
 from time import process_time
 
+import numpy as np
 import torch
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
@@ -113,7 +117,7 @@ def problem_of(study: Study, name: str, memory_gb: float | None) -> str | None:
     plans = plans_of(study, name, "problem", memory_gb)
     entry = plans["configurations"][system.configuration]
     try:
-        if system.kind != "stock":
+        if not system.stock_trainer:
             TrainingRecipe.from_plan(entry["recipe"])
             TrainingSchedule.from_plan(entry["training"])
         architecture = entry["architecture"]
@@ -183,7 +187,7 @@ def _memory_for_small_patches(study: Study) -> float:
 
 
 def _trainer(study: Study, name: str, memory_gb: float | None) -> nnUNetTrainer:
-    return make_trainer(
+    made = make_trainer(
         study,
         name,
         f"timing_{'localizer' if name in LOCALIZERS else 'system'}",
@@ -192,3 +196,16 @@ def _trainer(study: Study, name: str, memory_gb: float | None) -> nnUNetTrainer:
         seed=0,
         memory_gb=memory_gb,
     )
+    if system_of(name).guided:
+        _write_stand_ins(Path(made.preprocessed_dataset_folder), Path(made.folder_with_segs_from_previous_stage))
+    return made
+
+
+def _write_stand_ins(preprocessed: Path, maps: Path) -> None:
+    """Reference label maps in the place of the localizer's, which is not trained yet. They take as long to load."""
+    shutil.rmtree(maps, ignore_errors=True)
+    maps.mkdir(parents=True)
+    dataset = nnUNetDatasetBlosc2(str(preprocessed))
+    for case in dataset.identifiers:
+        reference = dataset.load_case(case)[1]
+        dataset.save_seg(np.maximum(reference[0], 0), str(maps / case))

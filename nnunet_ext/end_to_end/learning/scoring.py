@@ -52,7 +52,7 @@ def score(
     model = model_folder(study, system, training)
     images = study.raw() / "imagesTs"
     out = predictions / "merged" if system.merged else predictions
-    if system.is_stock:
+    if system.stock_prediction:
         predict_stock(study, name, seed, minutes, out)
     elif true_boxes:
         predict_in_true_boxes(model, images, study.raw() / "labelsTs", out, merged=system.merged)

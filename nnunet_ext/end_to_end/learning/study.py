@@ -93,6 +93,9 @@ class Study:
     def results(self, merged: bool = False) -> Path:
         return self.out / "nnUNet_results" / self.dataset(merged)
 
+    def splits_file(self, merged: bool = False) -> Path:
+        return self.preprocessed(merged) / "splits_final.json"
+
     def lock(self, name: str) -> FileLock:
         """Held while something is made, so that commands in one folder may run side by side."""
         return FileLock(self.out / "locks" / f"{name}.lock")
@@ -162,9 +165,9 @@ def branch_file(folder: Path, epoch: int) -> Path:
 
 def trainer_name(system: System) -> str:
     """Name of the class in `trainers`."""
-    if system.kind != "stock":
-        return "CascadeOARTrainer"
-    return "StockTrainerMirroring" if system.mirrors else "StockTrainer"
+    if system.stock_trainer:
+        return "StockTrainerMirroring" if system.mirrors else "StockTrainer"
+    return "CascadeOARTrainerReference" if system.reference else "CascadeOARTrainer"
 
 
 def machine() -> str:

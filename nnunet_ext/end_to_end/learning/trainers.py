@@ -15,7 +15,7 @@ from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoM
 
 from nnunet_ext.end_to_end.learning.study import branch_file
 from nnunet_ext.files import read_json, write_json, written_whole
-from nnunet_ext.trainers import cascade_oar_trainer
+from nnunet_ext.trainers import cascade_oar_trainer, cascade_oar_trainer_reference
 
 CPU_FILE = "cpu_s.json"
 #: Shortest time between two `checkpoint_latest` of stock, in s. It decides what a kill costs, and nothing else.
@@ -32,13 +32,17 @@ class PlainLogger(MetaLogger):
 class CountsCpu:
     """Writes the processor time of each epoch to `cpu_s.json`, checkpoints and pictures aside, over all resumptions."""
 
+    # Of nnU-Net's trainer, which this class is mixed into.
+    output_folder: str
+    current_epoch: int
+
     def on_epoch_start(self) -> None:
         self.epoch_began_s = process_time()
         super().on_epoch_start()  # type: ignore[misc]  # of nnU-Net's trainer, which this class is mixed into
 
     def on_epoch_end(self) -> None:
-        file = Path(self.output_folder, CPU_FILE)  # type: ignore[attr-defined]  # nnU-Net's
-        before = cpu_seconds(file.parent)[: self.current_epoch]  # type: ignore[attr-defined]  # nnU-Net's
+        file = Path(self.output_folder, CPU_FILE)
+        before = cpu_seconds(file.parent)[: self.current_epoch]
         write_json([*before, round(process_time() - self.epoch_began_s, 3)], file)
         super().on_epoch_end()  # type: ignore[misc]  # of nnU-Net's trainer
 
@@ -49,19 +53,16 @@ def cpu_seconds(folder: Path) -> list[float]:
     return read_json(file, [float]) if file.is_file() else []
 
 
-class CascadeOARTrainer(CountsCpu, cascade_oar_trainer.CascadeOARTrainer):
-    """Keeps full checkpoints at branch points, and ends with the last epoch's weights.
-
-    It has the name of its base, by which predictions look up the network.
-    """
+class _Branching(CountsCpu):
+    """Keeps full checkpoints at branch points, and ends with the last epoch's weights."""
 
     #: Epochs after which `branch_file` is written.
     branch_epochs: Collection[int] = ()
 
     def save_checkpoint(self, filename: str) -> None:
         """As the base, without `checkpoint_best`. The last epoch is annealed, and a short validation is noise."""
-        if Path(filename) != self._checkpoint("best"):
-            super().save_checkpoint(filename)
+        if Path(filename).name != "checkpoint_best.pth":
+            super().save_checkpoint(filename)  # type: ignore[misc]  # of nnU-Net's trainer
 
     def on_epoch_end(self) -> None:
         super().on_epoch_end()
@@ -69,6 +70,14 @@ class CascadeOARTrainer(CountsCpu, cascade_oar_trainer.CascadeOARTrainer):
             self.current_epoch -= 1  # nnU-Net counts the epoch after saving
             self.save_checkpoint(str(branch_file(Path(self.output_folder), self.current_epoch + 1)))
             self.current_epoch += 1
+
+
+class CascadeOARTrainer(_Branching, cascade_oar_trainer.CascadeOARTrainer):
+    """Has the name of its base, by which predictions look up the network."""
+
+
+class CascadeOARTrainerReference(_Branching, cascade_oar_trainer_reference.CascadeOARTrainerReference):
+    """The same for the reference study's trainer. Its rate is constant in the branches too."""
 
 
 class _Resumable(CountsCpu):
@@ -99,7 +108,10 @@ class StockTrainerMirroring(_Resumable, nnUNetTrainer):
     """nnU-Net's trainer as it is."""
 
 
-TRAINERS = {trainer.__name__: trainer for trainer in (CascadeOARTrainer, StockTrainer, StockTrainerMirroring)}
+TRAINERS = {
+    trainer.__name__: trainer
+    for trainer in (CascadeOARTrainer, CascadeOARTrainerReference, StockTrainer, StockTrainerMirroring)
+}
 
 
 def go_on(trainer: nnUNetTrainer, start: Path | None = None) -> None:

@@ -3,8 +3,9 @@ from dataclasses import replace
 
 import pytest
 
-from nnunet_ext.end_to_end.learning.study import Settings, Study, commit, training_name
+from nnunet_ext.end_to_end.learning.study import Settings, Study, commit, trainer_name, training_name
 from nnunet_ext.end_to_end.learning.systems import SYSTEMS
+from nnunet_ext.end_to_end.learning.trainers import TRAINERS
 
 SETTINGS = Settings("heads", "/cases", train_people=("01", "02"), test_people=("03",))
 
@@ -39,6 +40,21 @@ def test_runs_have_files_of_their_own(tmp_path):
 def test_a_trunk_and_its_branches_have_names_of_their_own():
     assert training_name("AdamW 3e-3", 1, None) == "AdamW_3e_3_seed1_trunk"
     assert training_name("AdamW 3e-3", 1, 2.5) == "AdamW_3e_3_seed1_2_5min"
+
+
+@pytest.mark.parametrize(
+    ("name", "trainer"),
+    [
+        ("default", "CascadeOARTrainer"),
+        ("reference recipe", "CascadeOARTrainerReference"),
+        ("stock's plan, our recipe", "CascadeOARTrainer"),
+        ("stock recipe, our 3d_fullres", "StockTrainer"),
+        ("stock, small patches, mirrored", "StockTrainerMirroring"),
+    ],
+)
+def test_a_system_is_trained_by_a_class_that_predictions_find(name, trainer):
+    assert trainer_name(SYSTEMS[name]) == trainer
+    assert TRAINERS[trainer].__name__ == trainer
 
 
 def test_the_commit_is_that_of_the_checkout(tmp_path):
