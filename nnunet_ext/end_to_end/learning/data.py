@@ -153,7 +153,9 @@ def plan_stock(study: Study, memory_gb: float | None) -> str:
         try:
             planner.plan_experiment()
         finally:
-            os.environ.update({key: before.get(key, value) for key, value in PLANNING.items()})
+            for key in PLANNING:
+                os.environ.pop(key)
+            os.environ.update({key: before[key] for key in PLANNING if key in before})
         made = study.preprocessed() / f"{name}_new.json"
         plans = read_json(made)
         plans["plans_name"] = name

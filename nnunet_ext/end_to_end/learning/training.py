@@ -16,7 +16,7 @@ from nnunet_ext.end_to_end.learning.data import STOCK_PLANS, plan_stock
 from nnunet_ext.end_to_end.learning.edits import resolved
 from nnunet_ext.end_to_end.learning.study import Study, branch_file, model_folder, trainer_name, training_name
 from nnunet_ext.end_to_end.learning.systems import System, system_of
-from nnunet_ext.end_to_end.learning.trainers import CPU_FILE, TRAINERS, PlainLogger, cpu_seconds, go_on
+from nnunet_ext.end_to_end.learning.trainers import TRAINERS, PlainLogger, epoch_seconds, go_on
 from nnunet_ext.files import read_json, write_json
 from nnunet_ext.labels.pairs import PAIRS_KEY, plan_pairs
 from nnunet_ext.labels.values import pair_values
@@ -118,7 +118,7 @@ def make_trainer(
         system.configuration,
         fold,
         dataset_json(study, system),
-        torch.device("cpu"),
+        torch.device(study.settings.device),
     )
     made.logger = PlainLogger(made.output_folder, False)
     made.num_epochs = length.num_epochs
@@ -175,8 +175,8 @@ def train(
         made.branch_epochs = {course(system, cost, mark).branch_epoch for mark in marks_min}
     elif system.has_trunk:
         start = trunk_checkpoint(study, name, seed, length, fold)
-        if not (folder / CPU_FILE).is_file():
-            write_json(cpu_seconds(start.parent)[: length.branch_epoch], folder / CPU_FILE)
+        if not made.seconds_file.is_file():
+            write_json(epoch_seconds(start.parent)[: length.branch_epoch], made.seconds_file)
     go_on(made, start)
     _seed(seed + made.current_epoch)  # what goes on must not draw the samples of its beginning again
     if trunk and made.current_epoch > length.num_epochs:

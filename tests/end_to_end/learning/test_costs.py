@@ -1,10 +1,11 @@
 """Timing in turns, with trainers that take as long as they say."""
 
 from itertools import count
+from types import SimpleNamespace
 
 import pytest
 
-from nnunet_ext.end_to_end.learning.costs import in_turns
+from nnunet_ext.end_to_end.learning.costs import TIMED_GPU, costs_of, in_turns
 
 
 class Clock:
@@ -44,3 +45,15 @@ def test_trainers_take_turns_and_the_warm_up_does_not_count():
     assert (ours, ours_val, stock, stock_val) == pytest.approx((1.0, 0.25, 3.0, 0.5))
     assert log == ["ours", "stock"] * 5
     assert all(trainer.disable_checkpointing for trainer in trainers)
+
+
+@pytest.mark.parametrize(
+    ("on_gpu", "order"),
+    [(False, ["ours", "stock"] * 5), (True, ["ours"] * 2 * TIMED_GPU + ["stock"] * 2 * TIMED_GPU)],
+)
+def test_on_a_gpu_each_trainer_has_it_to_itself(on_gpu, order):
+    clock, log = Clock(), []
+    study = SimpleNamespace(on_gpu=on_gpu, settings=SimpleNamespace(device="cpu"))
+    makers = [lambda name=name: Timed(name, 1.0, 0.25, clock, log) for name in ("ours", "stock")]
+    assert len(costs_of(study, *makers, timed=3, warm_up=2)) == 2
+    assert log == order

@@ -1,5 +1,6 @@
+import json
 import subprocess
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -21,6 +22,24 @@ def test_a_folder_holds_one_study_and_remembers_it(tmp_path):
 def test_a_folder_without_a_study_says_what_is_needed(tmp_path):
     with pytest.raises(ValueError, match="holds no study yet"):
         Study(tmp_path / "out", tmp_path / "runs")
+
+
+def test_a_study_of_before_there_was_a_device_is_one_on_the_cpu(tmp_path):
+    (tmp_path / "out").mkdir()
+    content = {key: value for key, value in asdict(SETTINGS).items() if key != "device"}
+    (tmp_path / "out" / "study.json").write_text(json.dumps(content))
+    assert Study(tmp_path / "out", tmp_path / "runs", SETTINGS).settings.device == "cpu"
+    with pytest.raises(ValueError, match="holds a study with another device"):
+        Study(tmp_path / "out", tmp_path / "runs", replace(SETTINGS, device="cuda"))
+
+
+def test_on_a_gpu_loaders_have_the_processes_that_users_give_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("nnUNet_n_proc_DA", "7")
+    studies = [Study(tmp_path / d, tmp_path / "runs", replace(SETTINGS, device=d)) for d in ("cpu", "cuda")]
+    assert [study.environment()["nnUNet_n_proc_DA"] for study in studies] == ["0", "7"]
+    monkeypatch.delenv("nnUNet_n_proc_DA")
+    assert studies[0].environment()["nnUNet_n_proc_DA"] == "0"
+    assert "nnUNet_n_proc_DA" not in studies[1].environment()
 
 
 def test_runs_have_files_of_their_own(tmp_path):
