@@ -456,7 +456,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     m = Measuring(a.out, a.device, a.smallest, a.tests)
     started = monotonic()
     measure(m, 60 * a.minutes)
-    if a.then_minutes:  # and what the measurements have left over
+    set_up_failed = m.figures[0].value.startswith("failed")
+    if a.then_minutes and not set_up_failed:  # the time that the measurements have left over is used, too
         compare(m, 60 * (a.minutes + a.then_minutes) - (monotonic() - started))
     print(json.dumps({"figures": len(m.figures), "not good": sum(f.is_good is False for f in m.figures)}))
     return int(any(f.value.startswith("failed") for f in m.figures))

@@ -230,15 +230,20 @@ def _trainer(study: Study, name: str, memory_gb: float | None) -> nnUNetTrainer:
         memory_gb=memory_gb,
     )
     if system_of(name).guided:
-        _write_stand_ins(Path(made.preprocessed_dataset_folder), Path(made.folder_with_segs_from_previous_stage))
+        write_stand_ins(Path(made.preprocessed_dataset_folder), Path(made.folder_with_segs_from_previous_stage))
     return made
 
 
-def _write_stand_ins(preprocessed: Path, maps: Path) -> None:
-    """Reference label maps in the place of the localizer's, which is not trained yet. They take as long to load."""
+def write_stand_ins(preprocessed: Path, maps: Path) -> None:
+    """Reference label maps in the place of the localizer's, which is not trained yet. They take as long to load.
+
+    Args:
+        preprocessed: Folder of the segmenter's cases.
+        maps: Folder to write to. What was in it goes.
+    """
     shutil.rmtree(maps, ignore_errors=True)
     maps.mkdir(parents=True)
     dataset = nnUNetDatasetBlosc2(str(preprocessed))
     for case in dataset.identifiers:
         reference = dataset.load_case(case)[1]
-        dataset.save_seg(np.maximum(reference[0], 0), str(maps / case))
+        dataset.save_seg(np.maximum(reference[0], 0).astype(np.uint8), str(maps / case))

@@ -126,7 +126,8 @@ class Study:
     def environment(self) -> dict[str, str]:
         """Of all steps. On a CPU the one thread of a training also augments, so that its time counts.
 
-        On a GPU a training has as many loader processes as nnU-Net gives it, or as the user's `nnUNet_n_proc_DA` says.
+        On a GPU a training has as many loader processes as nnU-Net gives it, or as the user's `nnUNet_n_proc_DA` says. No
+        network is compiled, which would take longer than a short mark.
         """
         environment = {
             **Demo(self.out).environment,

@@ -1,11 +1,13 @@
 """Timing in turns, with trainers that take as long as they say."""
 
 from itertools import count
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-from nnunet_ext.end_to_end.learning.costs import TIMED_GPU, costs_of, in_turns
+from nnunet_ext.end_to_end.learning.costs import TIMED_GPU, costs_of, in_turns, write_stand_ins
 
 
 class Clock:
@@ -57,3 +59,14 @@ def test_on_a_gpu_each_trainer_has_it_to_itself(on_gpu, order):
     makers = [lambda name=name: Timed(name, 1.0, 0.25, clock, log) for name in ("ours", "stock")]
     assert len(costs_of(study, *makers, timed=3, warm_up=2)) == 2
     assert log == order
+
+
+def test_guidance_is_timed_with_references_for_the_localizers_maps(make):
+    trainer = make(recipe={"guidance": True})
+    write_stand_ins(Path(trainer.preprocessed_dataset_folder), Path(trainer.folder_with_segs_from_previous_stage))
+    trainer.initialize()
+    batch = next(trainer.get_dataloaders()[1])
+    guide, target = batch["data"][:, 3:], batch["target"][0][:, 0]
+    assert target.max() == len(guide[0]) == 3
+    for channel in range(3):
+        assert torch.equal(guide[:, channel] > 0, target == channel + 1)

@@ -1,6 +1,7 @@
 import json
 import subprocess
 from dataclasses import asdict, replace
+from threading import Thread
 
 import pytest
 
@@ -40,6 +41,26 @@ def test_on_a_gpu_loaders_have_the_processes_that_users_give_them(tmp_path, monk
     monkeypatch.delenv("nnUNet_n_proc_DA")
     assert studies[0].environment()["nnUNet_n_proc_DA"] == "0"
     assert "nnUNet_n_proc_DA" not in studies[1].environment()
+
+
+def test_steps_take_turns_on_a_gpu(tmp_path):
+    study = Study(tmp_path / "out", tmp_path / "runs", replace(SETTINGS, device="cuda"))
+    failed: list[str] = []
+
+    def step() -> None:
+        try:
+            study.apart("no such task")
+        except RuntimeError as error:
+            failed.append(str(error))
+
+    with study.lock("device"):
+        thread = Thread(target=step)
+        thread.start()
+        thread.join(0.5)
+        assert thread.is_alive()
+        assert not list((tmp_path / "out" / "logs").iterdir())
+    thread.join()
+    assert "no such task {} failed" in failed[0]
 
 
 def test_runs_have_files_of_their_own(tmp_path):
