@@ -12,13 +12,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_ext.end_to_end import recipe_benchmark
+from nnunet_ext.end_to_end.learning.scoring import case_scores
+from nnunet_ext.evaluation.evaluating import evaluate
 from nnunet_ext.labels.organs import ORGANS
 
 DATASET = "Dataset601_Tiny"
@@ -389,13 +389,12 @@ def test_evaluate_scores_the_folder_nnunet_wrote(space, contoured, tmp_path):
     assert {f.name for f in (tmp_path / "scores").iterdir()} >= {"evaluation.csv", "evaluation.json", "evaluation.md"}
 
 
-def test_a_recipe_is_scored_on_the_hold_out_cases(space, segmenter, tmp_path):
-    """What the comparison of recipes does after a training."""
-    study = SimpleNamespace(raw=space.raw / DATASET, options=SimpleNamespace(device="cpu"))
-    recipe_benchmark._predict(study, tmp_path, segmenter)
-    scores = recipe_benchmark._scores(study, tmp_path)
-    assert sorted(f.name for f in tmp_path.glob("*.nii.gz")) == [f"{case}.nii.gz" for case in TEST_CASES]
-    assert {metric: set(by_organ) for metric, by_organ in scores.items()} == {
-        "dsc_percent": set(ORGANS),
-        "hd95_mm": set(ORGANS),
-    }
+def test_the_record_of_a_study_holds_every_case_and_organ(space, contoured, tmp_path):
+    """What the comparison of systems does after a prediction."""
+    labels = {organ: value for value, organ in enumerate(ORGANS, start=1)}
+    summary = evaluate(contoured, space.raw / DATASET / "labelsTs", tmp_path / "scores", labels=labels)
+    scores = case_scores(summary)
+    assert set(scores) == set(TEST_CASES)
+    for case in scores.values():
+        assert tuple(case) == ORGANS
+        assert all(set(row) == {"dsc_percent", "hd95_mm", "flag"} for row in case.values())

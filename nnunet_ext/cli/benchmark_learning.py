@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--test", dest="n_test", metavar="N", type=positive_int, help="instead: cases to score")
     data.add_argument("--modalities", nargs="+", metavar="M", help="channels; without: CT T1 T2")
     data.add_argument("--planner", metavar="PLANNER", help="without: CascadeOARPlannerSmall")
+    data.add_argument("--device", choices=("cpu", "cuda"), help="without: cpu. On a GPU minutes are those of the clock")
     what = parser.add_argument_group("what is run")
     what.add_argument("--only", nargs="+", metavar="SYSTEM", help="without: default. --list names them")
     what.add_argument("--seeds", nargs="+", metavar="S", type=natural_number, help="without: 0")
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="MIN",
         type=minutes,
-        help="core minutes, all of them or the shortest first; without: 10 40 120",
+        help="core minutes (on a GPU minutes), all of them or the shortest first; without: 10 40 120",
     )
     what.add_argument("--true-boxes", action="store_true", help="also score with boxes by the reference organs")
     what.add_argument(

@@ -63,7 +63,7 @@ def test_benchmark_learning_passes_its_options_on_and_prints_the_table(calls, ca
     calls.summary = "| system | min |"
     data = "-i heads --name h --train-people 01..03 --test-people 04 --train 3 --test 2 --modalities CT --planner P"
     options = "--only default stock --seeds 0 1 --marks 2.5 10 --true-boxes --costs --list -np 2 -o out --runs r"
-    assert run(f"benchmark learning {data} {options} --table t.md --curves c.png") == 0
+    assert run(f"benchmark learning {data} {options} --device cuda --table t.md --curves c.png") == 0
     assert calls.kwargs == {
         "cases": Path("heads"),
         "name": "h",
@@ -73,6 +73,7 @@ def test_benchmark_learning_passes_its_options_on_and_prints_the_table(calls, ca
         "n_test": 2,
         "modalities": ["CT"],
         "planner": "P",
+        "device": "cuda",
         "only": ["default", "stock"],
         "seeds": [0, 1],
         "marks_min": [2.5, 10.0],

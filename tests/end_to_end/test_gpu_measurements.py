@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nnunet_ext.end_to_end import gpu_measurements
-from nnunet_ext.end_to_end.gpu_measurements import MEASUREMENTS, Measuring, log_times, measure, table
+from nnunet_ext.end_to_end.gpu_measurements import MEASUREMENTS, Measuring, compare, log_times, measure, table
 
 SCRIPT = Path(__file__).parents[2] / "results" / "gpu" / "run.sh"
 LOG = """\
@@ -76,16 +76,25 @@ def test_a_command_that_fails_is_named_with_its_last_lines(tmp_path):
     assert "last words" in (tmp_path / "log.txt").read_text()
 
 
+def test_the_comparison_is_not_begun_without_time_for_it(tmp_path):
+    m = measuring(tmp_path)
+    compare(m, 280)
+    assert [(f.number, f.value) for f in m.figures] == [(11, "not run: 280 s were left")]
+    assert not (tmp_path / "comparison.md").exists()
+
+
 @pytest.mark.long
 def test_the_script_makes_every_measurement_on_a_cpu_in_its_smallest_form(tmp_path):
     environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-    command = [str(SCRIPT), str(tmp_path / "out"), "60", "0", "--device", "cpu", "--smallest"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=3600)
+    command = [str(SCRIPT), str(tmp_path / "out"), "60", "60", "--device", "cpu", "--smallest"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=7200)
     figures = json.loads((tmp_path / "out" / "gpu.json").read_text())
     said = [f"{f['number']}. {f['what']}: {f['value']}" for f in figures]
     assert done.returncode == 0, (said, done.stderr[-2000:])
-    assert {f["number"] for f in figures} == {number for number, *_ in MEASUREMENTS}
+    assert {f["number"] for f in figures} == {*(number for number, *_ in MEASUREMENTS), 11}
     assert not [line for line in said if "failed" in line or "not run" in line]
     files = {file.name for file in (tmp_path / "out").iterdir()}
-    assert files == {"gpu.json", "gpu.md", "log.txt"}
+    assert files == {"comparison.md", "gpu.json", "gpu.md", "log.txt"}
+    rows = [line.split("|")[1].strip() for line in (tmp_path / "out" / "comparison.md").read_text().splitlines()[:4]]
+    assert rows[2:] == ["default", "stock"]
     assert len(files) <= 8

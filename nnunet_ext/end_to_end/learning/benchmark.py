@@ -11,7 +11,7 @@ from nnunet_ext.end_to_end.learning.curves import draw_curves
 from nnunet_ext.end_to_end.learning.data import prepare
 from nnunet_ext.end_to_end.learning.records import read_records
 from nnunet_ext.end_to_end.learning.running import run_all, runs_of
-from nnunet_ext.end_to_end.learning.study import Settings, Study, commit
+from nnunet_ext.end_to_end.learning.study import CPU, Settings, Study, commit, device_name
 from nnunet_ext.end_to_end.learning.systems import DEFAULT, SYSTEMS, slug, system_of
 from nnunet_ext.end_to_end.learning.table import table
 from nnunet_ext.files import write_text
@@ -32,6 +32,7 @@ def benchmark_learning(
     n_test: int | None = None,
     modalities: Sequence[str] = MODALITIES,
     planner: str = PLANNER,
+    device: str = CPU,
     only: Sequence[str] = (DEFAULT,),
     seeds: Sequence[int] = (0,),
     marks_min: Sequence[float] = MARKS_MIN,
@@ -59,6 +60,8 @@ def benchmark_learning(
         n_train, n_test: Numbers of cases to train on and to score, instead of people.
         modalities: Channels.
         planner: Of the cascade.
+        device: `cpu` or `cuda`, part of the study as the data are. On a GPU the marks are minutes of the clock, loaders
+            have processes, epochs may be longer, and one training at a time has the GPU.
         only: Systems, see `systems.SYSTEMS`.
         seeds: Of weights and augmentation.
         marks_min: Core minutes, of localizer and segmenter together. Give all of them, or the shortest first, because a
@@ -70,7 +73,7 @@ def benchmark_learning(
         list_systems: Only return the names of the systems.
 
     Raises:
-        ValueError: If a system is unknown, or the folder holds another study.
+        ValueError: If a system is unknown, the folder holds another study, or there is no GPU to use.
         RuntimeError: If runs failed.
     """
     if list_systems:
@@ -80,6 +83,7 @@ def benchmark_learning(
             system_of(system)
         settings = None
         if cases is not None:
+            device_name(device)
             settings = Settings(
                 name,
                 str(Path(cases).resolve()),
@@ -89,8 +93,12 @@ def benchmark_learning(
                 n_test,
                 tuple(modalities),
                 planner,
+                device,
             )
         study = Study(out, runs, settings)
+        if device not in (CPU, study.settings.device):
+            raise ValueError(f"{study.out} holds a study on {study.settings.device}; use another folder (-o)")
+        device_name(study.settings.device)
         name = study.data
         _run(study, only, seeds, marks_min, true_boxes=true_boxes, costs_only=costs_only, n_processes=n_processes)
     runs = Path(runs)
@@ -124,7 +132,7 @@ def _run(
     prepare(
         study,
         merged=any(system.merged for system in systems),
-        stock=any(system.is_stock for system in systems),
+        stock=any(system.stock_plan for system in systems),
         finer=any(system.finer for system in systems),
         n_processes=n_processes,
     )

@@ -1,18 +1,24 @@
-"""Measures what an iteration costs. Run in a process of its own, with one thread."""
+"""Measures what an iteration costs. Run in a process of its own, with one thread of the CPU."""
 
 from __future__ import annotations
 
 import gc
+import shutil
 from collections.abc import Callable, Sequence
-from statistics import median
-from time import process_time
+from functools import partial
+from pathlib import Path
+from statistics import mean, median
+from time import perf_counter, process_time
 
+import numpy as np
 import torch
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.helpers import empty_cache
 
-from nnunet_ext.end_to_end.learning.courses import Course, epoch_length
-from nnunet_ext.end_to_end.learning.study import Study, machine
+from nnunet_ext.end_to_end.learning.courses import Costs, Course, epoch_length
+from nnunet_ext.end_to_end.learning.study import CPU, Study, device_name, machine
 from nnunet_ext.end_to_end.learning.systems import (
     DEFAULT,
     LOCALIZERS,
@@ -27,6 +33,8 @@ from nnunet_ext.training.schedule import TrainingSchedule
 
 #: Iterations timed, after as many that warm up.
 TIMED, WARM_UP = 4, 2
+#: On a GPU. The warm-up uses up the loader processes' head start.
+TIMED_GPU = 25
 #: GPU memory targets that stock with small patches may be planned for, in GB. Iterations of the least are timed first.
 MEMORY_TARGETS_GB = (0.03125, 0.0625, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
 #: Of a training that is only timed.
@@ -79,10 +87,33 @@ def in_turns(
     return [(average(t[warm_up:]), average(v[1:])) for t, v in zip(train_s, val_s, strict=True)]
 
 
+def costs_of(
+    study: Study, *trainers: Callable[[], nnUNetTrainer], timed: int, warm_up: int
+) -> list[tuple[float, float]]:
+    """Seconds of an iteration and of a validation iteration, per trainer.
+
+    On a CPU they take turns and processor time counts. On a GPU the clock counts, and each has the GPU to itself, because
+    the loader processes of one would work during the steps of the other. They work in bursts, so it is the mean.
+
+    Args:
+        study: The study.
+        trainers: Make them.
+        timed, warm_up: Iterations of each on a CPU.
+    """
+    if not study.on_gpu:
+        return in_turns([make() for make in trainers], timed=timed, warm_up=warm_up)
+    costs = []
+    for make in trainers:
+        costs += in_turns([make()], timed=TIMED_GPU, warm_up=TIMED_GPU, clock=perf_counter, average=mean)
+        gc.collect()
+        empty_cache(torch.device(study.settings.device))
+    return costs
+
+
 def measure(study: Study, *, names: Sequence[str], marks_min: Sequence[float]) -> None:
     """Add the costs of systems that are not in the file yet. Those that are there stay, because marks rest on them.
 
-    A system's cost is measured in turns with the default's, and is given relative to the first measurement of that one.
+    A system's cost is measured together with the default's, and is given relative to the first measurement of that one.
 
     Args:
         study: The study.
@@ -113,7 +144,7 @@ def problem_of(study: Study, name: str, memory_gb: float | None) -> str | None:
     plans = plans_of(study, name, "problem", memory_gb)
     entry = plans["configurations"][system.configuration]
     try:
-        if system.kind != "stock":
+        if not system.stock_trainer:
             TrainingRecipe.from_plan(entry["recipe"])
             TrainingSchedule.from_plan(entry["training"])
         architecture = entry["architecture"]
@@ -138,8 +169,13 @@ def _begun(study: Study, marks_min: Sequence[float]) -> dict:
     content = read_json(file) if file.is_file() else {}
     if content and content["data_sha256"] != study.data_sha256():
         raise ValueError(f"{file} is of other data named {study.data!r}; give these data another name (--name)")
-    begun = {"data": study.data, "data_sha256": study.data_sha256(), "machine": machine(), "threads": 1, "systems": {}}
-    content = {**begun, **content}
+    device = device_name(study.settings.device)
+    if content and content.get("device", CPU) != device:
+        raise ValueError(
+            f"{file} holds costs on {content.get('device', CPU)}, this is {device}; give the data another name (--name)"
+        )
+    begun = {"data": study.data, "data_sha256": study.data_sha256(), "machine": machine(), "device": device}
+    content = {**begun, "threads": 1, "systems": {}, **content}
     content["marks_min"] = sorted({*content.get("marks_min", []), *(float(mark) for mark in marks_min)})
     write_json(content, file)
     return content
@@ -149,12 +185,13 @@ def _entry(study: Study, name: str, content: dict) -> dict:
     reference = content["systems"].get(DEFAULT)
     memory_gb = content.get("stock_memory_gb")
     if reference is None:  # the default itself
-        [(train_s, val_s)] = in_turns([_trainer(study, name, memory_gb)], timed=2 * TIMED)
+        [(train_s, val_s)] = costs_of(
+            study, partial(_trainer, study, name, memory_gb), timed=2 * TIMED, warm_up=WARM_UP
+        )
         relative = 1.0
     else:
-        (ours_s, _), (own_train_s, own_val_s) = in_turns(
-            [_trainer(study, DEFAULT, memory_gb), _trainer(study, name, memory_gb)]
-        )
+        both = [partial(_trainer, study, each, memory_gb) for each in (DEFAULT, name)]
+        (ours_s, _), (own_train_s, own_val_s) = costs_of(study, *both, timed=TIMED, warm_up=WARM_UP)
         relative = own_train_s / ours_s
         train_s = reference["train_s"] * relative
         val_s = train_s * own_val_s / own_train_s
@@ -164,7 +201,7 @@ def _entry(study: Study, name: str, content: dict) -> dict:
         "train_s": round(train_s, 4),
         "val_s": round(val_s, 4),
         "times_default": round(relative, 3),
-        "epoch_iterations": epoch_length(train_s, val_s, seconds),
+        "epoch_iterations": epoch_length(train_s, val_s, seconds, Costs(content).longest_epoch),
     }
 
 
@@ -173,8 +210,8 @@ def _memory_for_small_patches(study: Study) -> float:
     name = next(name for name, system in SYSTEMS.items() if system.kind == "stock" and system.small_patches)
     best = MEMORY_TARGETS_GB[0]
     for memory_gb in MEMORY_TARGETS_GB:
-        trainers = [_trainer(study, DEFAULT, None), _trainer(study, name, memory_gb)]
-        (ours_s, _), (stock_s, _) = in_turns(trainers, timed=2, warm_up=1)
+        both = [partial(_trainer, study, DEFAULT, None), partial(_trainer, study, name, memory_gb)]
+        (ours_s, _), (stock_s, _) = costs_of(study, *both, timed=2, warm_up=1)
         print(f"stock planned for {memory_gb:g} GB: {stock_s / ours_s:.2f} times ours", flush=True)
         if stock_s > MOST_TIMES_OURS * ours_s:
             break
@@ -183,7 +220,7 @@ def _memory_for_small_patches(study: Study) -> float:
 
 
 def _trainer(study: Study, name: str, memory_gb: float | None) -> nnUNetTrainer:
-    return make_trainer(
+    made = make_trainer(
         study,
         name,
         f"timing_{'localizer' if name in LOCALIZERS else 'system'}",
@@ -192,3 +229,21 @@ def _trainer(study: Study, name: str, memory_gb: float | None) -> nnUNetTrainer:
         seed=0,
         memory_gb=memory_gb,
     )
+    if system_of(name).guided:
+        write_stand_ins(Path(made.preprocessed_dataset_folder), Path(made.folder_with_segs_from_previous_stage))
+    return made
+
+
+def write_stand_ins(preprocessed: Path, maps: Path) -> None:
+    """Reference label maps in the place of the localizer's, which is not trained yet. They take as long to load.
+
+    Args:
+        preprocessed: Folder of the segmenter's cases.
+        maps: Folder to write to. What was in it goes.
+    """
+    shutil.rmtree(maps, ignore_errors=True)
+    maps.mkdir(parents=True)
+    dataset = nnUNetDatasetBlosc2(str(preprocessed))
+    for case in dataset.identifiers:
+        reference = dataset.load_case(case)[1]
+        dataset.save_seg(np.maximum(reference[0], 0).astype(np.uint8), str(maps / case))

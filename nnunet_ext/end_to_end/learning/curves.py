@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nnunet_ext.end_to_end.learning.records import RunRecord
+from nnunet_ext.end_to_end.learning.study import CPU
 from nnunet_ext.end_to_end.learning.table import line_of, title_of
 from nnunet_ext.files import written_whole
 
@@ -22,7 +23,7 @@ def draw_curves(records: Sequence[RunRecord], file: Path, *, systems: Sequence[s
     """Write a PNG with a curve per system and seed. Seeds differ in their dashes.
 
     Args:
-        records: Of one data set.
+        records: Of one data set and device.
         file: The picture.
         systems: All that there are. A system keeps its colour, whatever else is drawn.
     """
@@ -49,7 +50,7 @@ def draw_curves(records: Sequence[RunRecord], file: Path, *, systems: Sequence[s
         panel.set_xscale("log")
         panel.set_xticks(marks, [f"{mark:g}" for mark in marks])
         panel.minorticks_off()
-        panel.set_xlabel("core minutes")
+        panel.set_xlabel("core minutes" if records[0].device == CPU else "minutes")
         panel.set_title(title)
         panel.grid(alpha=0.3)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")

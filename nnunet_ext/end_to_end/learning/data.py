@@ -12,6 +12,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_ext.end_to_end.demo import Demo
+from nnunet_ext.end_to_end.learning.edits import resolved
 from nnunet_ext.end_to_end.learning.people import choose, people_of, person_splits
 from nnunet_ext.end_to_end.learning.sides import merge_sides, merged_labels
 from nnunet_ext.end_to_end.learning.study import DATA_FILE, ID, MERGED_ID, NAME, Study
@@ -87,7 +88,7 @@ def _convert(study: Study, demo: Demo, processes: Sequence[str]) -> None:
 
 
 def _plan(study: Study, demo: Demo, *, merged: bool, processes: Sequence[str]) -> None:
-    splits = study.preprocessed(merged) / "splits_final.json"
+    splits = study.splits_file(merged)
     if splits.is_file():  # the last file of this step
         return
     number = str(MERGED_ID if merged else ID)
@@ -130,7 +131,7 @@ def _merge(study: Study) -> None:
 
 
 def plan_stock(study: Study, memory_gb: float | None) -> str:
-    """Write the plan of nnU-Net's planner with few features. Returns its name.
+    """Write the plan of nnU-Net's planner with the features of our first stage. Returns its name.
 
     Plans for other amounts of memory differ in patch and batch size only, so they use the same preprocessed data.
 
@@ -140,20 +141,21 @@ def plan_stock(study: Study, memory_gb: float | None) -> str:
     """
     from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 
-    from nnunet_ext.end_to_end.learning.systems import STOCK_FEATURES
-
     name = STOCK_PLANS if memory_gb is None else f"{STOCK_PLANS}_{memory_gb:g}GB".replace(".", "_")
     file = study.preprocessed() / f"{name}.json"
     if not file.is_file():
         target = {} if memory_gb is None else {"gpu_memory_target_in_gb": memory_gb}
         planner = ExperimentPlanner(ID, plans_name=f"{name}_new", **target)
-        planner.UNet_base_num_features = STOCK_FEATURES
+        ours = resolved(read_json(study.preprocessed() / f"{study.plans_name}.json"), WHOLE_VOLUME)
+        planner.UNet_base_num_features = ours["architecture"]["arch_kwargs"]["features_per_stage"][0]
         before = dict(os.environ)
         os.environ.update(PLANNING)
         try:
             planner.plan_experiment()
         finally:
-            os.environ.update({key: before.get(key, value) for key, value in PLANNING.items()})
+            for key in PLANNING:
+                os.environ.pop(key)
+            os.environ.update({key: before[key] for key in PLANNING if key in before})
         made = study.preprocessed() / f"{name}_new.json"
         plans = read_json(made)
         plans["plans_name"] = name

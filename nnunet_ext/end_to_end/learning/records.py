@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunet_ext.end_to_end.learning.study import CPU
 from nnunet_ext.files import read_json
 
 #: A system is at its end if the last doubling of its time gained less, in points of DSC.
@@ -18,7 +19,9 @@ _SHAPE = {
     "seed": int,
     "mark_min": float,
     "iterations": {str: int},
-    "cpu_s": {str: float},
+    "cpu_s?": {str: float},
+    "clock_s?": {str: float},
+    "device?": str,
     "boxes?": (str, None),
     "cases": {str: {str: {"dsc_percent": (float, None), "hd95_mm": (float, None), "flag": str}}},
 }
@@ -31,11 +34,13 @@ class RunRecord:
     Attributes:
         system, data, seed, mark_min: What was run.
         true_boxes: The reference organs placed the boxes.
-        iterations, cpu_s: By stage.
+        iterations: By stage.
+        spent_s: CPU seconds by stage, on a GPU seconds of the clock.
         organs: In the order of the labels.
         dsc_percent, hd95_mm: Shape `(cases, organs)`, NaN for an organ that a case has not.
         missed: Organs of the reference that have no voxel in the prediction, over all cases.
         machine: Processor and cores.
+        device: `cpu`, or the name of the GPU.
         data_sha256: Of the data.
     """
 
@@ -45,12 +50,13 @@ class RunRecord:
     mark_min: float
     true_boxes: bool
     iterations: dict[str, int]
-    cpu_s: dict[str, float]
+    spent_s: dict[str, float]
     organs: tuple[str, ...]
     dsc_percent: np.ndarray
     hd95_mm: np.ndarray
     missed: int
     machine: str
+    device: str
     data_sha256: str
 
     @property
@@ -83,12 +89,18 @@ def read_records(runs: Path, data: str | None = None) -> list[RunRecord]:
     """All records in a folder, or those of one data set.
 
     Raises:
-        ValueError: If records of one name of data have different hashes, because their data differ.
+        ValueError: If records of one name of data have different hashes, because their data differ. Or if they were made on
+            several devices, because their minutes mean different things.
     """
     records = [_read(file) for file in sorted(runs.glob("*_seed*.json"))]
     records = [record for record in records if data is None or record.data == data]
     for name in {record.data for record in records}:
         hashes = {record.data_sha256 for record in records if record.data == name}
+        devices = sorted({record.device for record in records if record.data == name})
+        if len(devices) > 1:
+            raise ValueError(
+                f"{runs}: runs on {name!r} were made on {' and '.join(devices)}; give the data of each device a name"
+            )
         if len(hashes) > 1:
             raise ValueError(
                 f"{runs}: runs on {name!r} were made with {len(hashes)} different data; give them names of their own"
@@ -98,7 +110,7 @@ def read_records(runs: Path, data: str | None = None) -> list[RunRecord]:
 
 def _read(file: Path) -> RunRecord:
     content = read_json(file, _SHAPE)
-    cases = content["cases"]
+    cases, device = content["cases"], content.get("device", CPU)
     organs = tuple(next(iter(cases.values())))
 
     def values(metric: str) -> np.ndarray:
@@ -111,12 +123,13 @@ def _read(file: Path) -> RunRecord:
         float(content["mark_min"]),
         content.get("boxes") == "true",
         content["iterations"],
-        content["cpu_s"],
+        content["cpu_s"] if device == CPU else content["clock_s"],
         organs,
         values("dsc_percent"),
         values("hd95_mm"),
         sum(row["flag"] == "missed" for case in cases.values() for row in case.values()),
         content["machine"],
+        device,
         content["data_sha256"],
     )
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from nnunet_ext.end_to_end.learning.courses import Costs, course
 from nnunet_ext.end_to_end.learning.study import Study, branch_file, model_folder, training_name
 from nnunet_ext.end_to_end.learning.systems import system_of
-from nnunet_ext.nnunet_folders import BOXES_FILE
+from nnunet_ext.nnunet_folders import BOXES_FILE, read_splits
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ def make_run(study: Study, run: Run, *, true_boxes: bool, commit: str | None, sa
     """Train what the run needs and score it, unless its record is there."""
     title = f"{run.name}, {run.minutes:g} min, seed {run.seed}"
     system = system_of(run.name)
-    wanted = [False, *([True] if true_boxes and system.localizer else [])]
+    # With true boxes the network would be guided by the reference itself.
+    wanted = [False, *([True] if true_boxes and system.localizer and not system.guided else [])]
     todo = [
         boxes for boxes in wanted if not study.record_file(run.name, run.minutes, run.seed, true_boxes=boxes).is_file()
     ]
@@ -82,17 +83,25 @@ def make_run(study: Study, run: Run, *, true_boxes: bool, commit: str | None, sa
 
 def trained(study: Study, name: str, seed: int, minutes: float, marks_min: Sequence[float]) -> None:
     """Train a mark's branch, and before it the trunk up to where it leaves, unless they are there."""
-    system = system_of(name)
-    folder = model_folder(study, system, training_name(name, seed, minutes)) / "fold_0"
-    last = folder / "validation" / BOXES_FILE if system.kind == "localizer" else folder / "checkpoint_final.pth"
+    folds = range(len(read_splits(study.splits_file()))) if system_of(name).all_folds else [0]
     with study.lock(training_name(name, seed, minutes)):
-        if last.is_file():
-            return
-        options = {"name": name, "seed": seed, "minutes": minutes, "marks_min": list(marks_min)}
-        if system.has_trunk:
-            epoch = course(system, Costs.read(study.costs_file).of(name), minutes).branch_epoch
-            trunk = training_name(name, seed, None)
-            with study.lock(trunk):
-                if not branch_file(model_folder(study, system, trunk) / "fold_0", epoch).is_file():
-                    study.apart("train", **options, trunk=True)
-        study.apart("train", **options, trunk=False)
+        for fold in folds:
+            _fold_trained(study, name, seed, minutes, marks_min, fold)
+
+
+def _fold_trained(study: Study, name: str, seed: int, minutes: float, marks_min: Sequence[float], fold: int) -> None:
+    system = system_of(name)
+    folder = model_folder(study, system, training_name(name, seed, minutes)) / f"fold_{fold}"
+    last = folder / "validation" / BOXES_FILE if system.kind == "localizer" else folder / "checkpoint_final.pth"
+    if last.is_file():
+        return
+    options: dict[str, object] = {"name": name, "seed": seed, "minutes": minutes, "marks_min": list(marks_min)}
+    if fold:
+        options["fold"] = fold
+    if system.has_trunk:
+        epoch = course(system, Costs.read(study.costs_file).of(name), minutes).branch_epoch
+        trunk = training_name(name, seed, None)
+        with study.lock(trunk):
+            if not branch_file(model_folder(study, system, trunk) / f"fold_{fold}", epoch).is_file():
+                study.apart("train", **options, trunk=True)
+    study.apart("train", **options, trunk=False)

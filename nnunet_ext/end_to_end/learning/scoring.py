@@ -15,9 +15,9 @@ from nnunet_ext.cleaning.body import body_mask_array
 from nnunet_ext.end_to_end.learning.courses import Costs, course
 from nnunet_ext.end_to_end.learning.sides import middle_of, split_sides
 from nnunet_ext.end_to_end.learning.stock_prediction import predict_by_stock
-from nnunet_ext.end_to_end.learning.study import Study, machine, model_folder, training_name
+from nnunet_ext.end_to_end.learning.study import Study, device_name, machine, model_folder, training_name
 from nnunet_ext.end_to_end.learning.systems import system_of
-from nnunet_ext.end_to_end.learning.trainers import cpu_seconds, go_on
+from nnunet_ext.end_to_end.learning.trainers import epoch_seconds, go_on
 from nnunet_ext.end_to_end.learning.training import make_trainer
 from nnunet_ext.end_to_end.learning.true_boxes import predict_in_true_boxes
 from nnunet_ext.evaluation.evaluating import evaluate
@@ -50,14 +50,14 @@ def score(
     training = training_name(name, seed, minutes)
     predictions = study.out / "predictions" / (f"{training}_true_boxes" if true_boxes else training)
     model = model_folder(study, system, training)
-    images = study.raw() / "imagesTs"
+    images, device = study.raw() / "imagesTs", study.settings.device
     out = predictions / "merged" if system.merged else predictions
-    if system.is_stock:
+    if system.stock_prediction:
         predict_stock(study, name, seed, minutes, out)
     elif true_boxes:
-        predict_in_true_boxes(model, images, study.raw() / "labelsTs", out, merged=system.merged)
+        predict_in_true_boxes(model, images, study.raw() / "labelsTs", out, merged=system.merged, device=device)
     else:
-        done = predict(images=images, out=out, model=model, folds=(0,), device="cpu", show_progress=False)
+        done = predict(images=images, out=out, model=model, folds=(0,), device=device, show_progress=False)
         if done.failed:
             raise RuntimeError(f"cases without contours: {done.failed}")
     if system.merged:
@@ -137,10 +137,13 @@ def _about(study: Study, name: str, seed: int, minutes: float, commit: str | Non
         "seed": seed,
         "mark_min": minutes,
         "iterations": {stage: course(system_of(of), costs.of(of), minutes).iterations for stage, of in stages.items()},
-        "cpu_s": {stage: round(sum(cpu_seconds(folder)), 1) for stage, folder in folders.items()},
+        "clock_s" if study.on_gpu else "cpu_s": {
+            stage: round(sum(epoch_seconds(folder)), 1) for stage, folder in folders.items()
+        },
         "patch_size": plans["patch_size"],
         "batch_size": plans["batch_size"],
         "machine": machine(),
+        "device": device_name(study.settings.device),
         "threads": 1,
         "commit": commit,
         "versions": {"nnunet_ext": __version__, **{package: version(package) for package in ("nnunetv2", "torch")}},

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from nnunet_ext.processes import KILL_WITH_PARENT, processor_name
 
 #: nnU-Net's number and name of the data, and of those with left and right as one label.
 ID, MERGED_ID, NAME, MERGED_NAME = 511, 512, "Learning", "LearningMerged"
+CPU = "cpu"
+#: nnU-Net's variable for the number of loader processes.
+LOADERS = "nnUNet_n_proc_DA"
 SETTINGS_FILE, DATA_FILE = "study.json", "data.json"
 
 
@@ -34,6 +38,7 @@ class Settings:
         n_train, n_test: Numbers of cases instead.
         modalities: Channels.
         planner: Of the cascade.
+        device: `cpu` or `cuda`. On a GPU costs are seconds of the clock, and one training at a time has it to itself.
     """
 
     data: str
@@ -44,6 +49,7 @@ class Settings:
     n_test: int | None = None
     modalities: tuple[str, ...] = ("CT", "T1", "T2")
     planner: str = PLANNER
+    device: str = CPU
 
 
 class Study:
@@ -93,6 +99,9 @@ class Study:
     def results(self, merged: bool = False) -> Path:
         return self.out / "nnUNet_results" / self.dataset(merged)
 
+    def splits_file(self, merged: bool = False) -> Path:
+        return self.preprocessed(merged) / "splits_final.json"
+
     def lock(self, name: str) -> FileLock:
         """Held while something is made, so that commands in one folder may run side by side."""
         return FileLock(self.out / "locks" / f"{name}.lock")
@@ -110,16 +119,28 @@ class Study:
 
     # --- processes ---------------------------------------------------------------------------------------------------
 
+    @property
+    def on_gpu(self) -> bool:
+        return self.settings.device != CPU
+
     def environment(self) -> dict[str, str]:
-        """Of all steps. The one thread of a training also augments, so that its time counts."""
-        return {
+        """Of all steps. On a CPU the one thread of a training also augments, so that its time counts.
+
+        On a GPU a training has as many loader processes as nnU-Net gives it, or as the user's `nnUNet_n_proc_DA` says. No
+        network is compiled, which would take longer than a short mark.
+        """
+        environment = {
             **Demo(self.out).environment,
             "OMP_NUM_THREADS": "1",
             "MKL_NUM_THREADS": "1",
             "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1",
-            "nnUNet_n_proc_DA": "0",
+            LOADERS: "0",
             "MPLBACKEND": "Agg",
         }
+        if self.on_gpu:
+            del environment[LOADERS]
+            environment |= {name: value for name, value in os.environ.items() if name == LOADERS}
+        return environment
 
     def apart(self, task: str, **options: object) -> None:
         """Run a task of `worker.TASKS` in a process of its own.
@@ -130,7 +151,8 @@ class Study:
         name = "_".join([task, *(slug(f"{value}") for value in options.values() if value is not None)])[:100]
         log = self.out / "logs" / f"{name}.log"
         module = [sys.executable, "-m", "nnunet_ext.end_to_end.learning.worker"]
-        with log.open("a") as stream:
+        # On a GPU the clock counts, so nothing else of the study runs there meanwhile.
+        with self.lock("device") if self.on_gpu else nullcontext(), log.open("a") as stream:
             done = subprocess.run(
                 [*module, str(self.out), str(self.runs), task, json.dumps(options)],
                 env=self.environment(),
@@ -162,14 +184,29 @@ def branch_file(folder: Path, epoch: int) -> Path:
 
 def trainer_name(system: System) -> str:
     """Name of the class in `trainers`."""
-    if system.kind != "stock":
-        return "CascadeOARTrainer"
-    return "StockTrainerMirroring" if system.mirrors else "StockTrainer"
+    if system.stock_trainer:
+        return "StockTrainerMirroring" if system.mirrors else "StockTrainer"
+    return "CascadeOARTrainerReference" if system.reference else "CascadeOARTrainer"
 
 
 def machine() -> str:
     """Processor and number of cores."""
     return f"{processor_name()}, {os.cpu_count()} cores"
+
+
+def device_name(device: str) -> str:
+    """`cpu`, or the name of the GPU. It stands in records, because times of two devices can't be compared.
+
+    Raises:
+        ValueError: If there is no GPU that torch can use.
+    """
+    if device == CPU:
+        return CPU
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ValueError("there is no GPU that torch can use; without --device the study runs on the CPU")
+    return torch.cuda.get_device_name()
 
 
 def commit(folder: Path | None = None) -> str | None:

@@ -27,10 +27,8 @@ CONSTANT_SHARE = 0.8
 MOST_TIMES_OURS = 3.0
 #: Factor of a finer grid.
 FINER = 1.25
-#: Features of the first stage of stock's network, those of the small planner.
-STOCK_FEATURES = 8
 
-Kind = Literal["cascade", "whole volume", "localizer", "stock", "stock's plan"]
+Kind = Literal["cascade", "whole volume", "localizer", "stock", "stock's plan", "stock's recipe"]
 
 
 @dataclass(frozen=True)
@@ -39,14 +37,18 @@ class System:
 
     Attributes:
         edit: Of its configuration in the plan.
-        kind: `cascade`, our `whole volume`, `stock` nnU-Net, or our trainer on `stock's plan`. `localizer` is a cascade's
-            first stage and no system of its own.
+        kind: `cascade`, our `whole volume`, `stock` nnU-Net, our trainer on `stock's plan`, or `stock's recipe` on our
+            whole volume. `localizer` is a cascade's first stage and no system of its own.
         merged: Left and right organs are one label, and are told apart after the prediction.
         factorised: The network has one logit per organ and two for the side.
         decays: The learning rate decays polynomially from the start, so each mark is a training of its own.
         small_patches: Stock's plan is made for so little memory that an iteration costs at most `MOST_TIMES_OURS`.
         mirrors: Stock mirrors along the left-right axis too, as it does by default.
         finer: The segmenter's grid is finer by `FINER` along each axis.
+        reference: The trainer is the reference study's.
+        guided: The network sees the localizer's out-of-fold label maps, so all folds of that are trained.
+            Its mark holds the time of one of them, as those of the others do.
+        all_folds: Of a localizer. Fold 0 alone without.
     """
 
     edit: Edit = unchanged
@@ -57,6 +59,9 @@ class System:
     small_patches: bool = False
     mirrors: bool = False
     finer: bool = False
+    reference: bool = False
+    guided: bool = False
+    all_folds: bool = False
 
     @property
     def configuration(self) -> str:
@@ -70,17 +75,29 @@ class System:
     @property
     def has_trunk(self) -> bool:
         """Whether a mark is a branch of a trunk that all marks share."""
-        return self.kind != "stock" and not self.decays
+        return not self.stock_trainer and not self.decays
 
     @property
-    def is_stock(self) -> bool:
-        """Whether data, plan and prediction are stock nnU-Net's."""
+    def stock_plan(self) -> bool:
+        """Whether data and plan are stock nnU-Net's."""
         return self.kind in ("stock", "stock's plan")
+
+    @property
+    def stock_trainer(self) -> bool:
+        """Whether stock nnU-Net trains it."""
+        return self.kind in ("stock", "stock's recipe")
+
+    @property
+    def stock_prediction(self) -> bool:
+        """Whether stock nnU-Net contours the test cases."""
+        return self.stock_plan or self.stock_trainer
 
     @property
     def localizer(self) -> str | None:
         """Name of the localizer in `LOCALIZERS`, None without one."""
-        return (MERGED_LOCALIZER if self.merged else DEFAULT_LOCALIZER) if self.kind == "cascade" else None
+        if self.kind != "cascade":
+            return None
+        return GUIDING_LOCALIZER if self.guided else MERGED_LOCALIZER if self.merged else DEFAULT_LOCALIZER
 
     def configure(self, configuration: dict, pairs: Sequence[Sequence[int]]) -> None:
         """Edit a configuration. `pairs` are its left and right label values."""
@@ -92,7 +109,8 @@ class System:
 #: The one that all costs are compared with.
 DEFAULT = "default"
 #: One thing changed each. The default has AdamW at the planner's rate, foreground weight 5, patches of two thirds, deep
-#: supervision, residual blocks, mirroring with exchange, measured jitter, 8 features and batch Dice.
+#: supervision, residual blocks, mirroring with exchange, measured jitter, the planner's features and batch Dice. A
+#: system whose rate or batch size is the planner's own repeats the default.
 SYSTEMS: dict[str, System] = {
     DEFAULT: System(),
     "merged sides": System(merged=True),
@@ -101,33 +119,51 @@ SYSTEMS: dict[str, System] = {
     "SGD 3e-2, polynomial": System(learning_rate(0.03, optimizer="sgd"), decays=True),
     "SGD 1e-1, polynomial": System(learning_rate(0.1, optimizer="sgd"), decays=True),
     "AdamW, polynomial": System(decays=True),
+    "AdamW 1e-3": System(learning_rate(0.001)),
     "AdamW 3e-3": System(learning_rate(0.003)),
+    "AdamW 6e-3": System(learning_rate(0.006)),
     "AdamW 1.2e-2": System(learning_rate(0.012)),
+    "AdamW 2.4e-2": System(learning_rate(0.024)),
+    "Adam": System(recipe(optimizer="adam")),
+    "Dice alone": System(recipe(loss="dice")),
     "foreground weight 1": System(recipe(foreground_weight=1.0)),
+    "foreground weight 25": System(recipe(foreground_weight=25.0)),
+    "batch size 4": System(entries(batch_size=4)),
+    "batch size 16": System(entries(batch_size=16)),
     "half patches": System(patch(0.5, 8)),
     "ROI in one patch": System(patch(1.0, 2)),
+    "ROI in one patch, batch size 1": System(patch(1.0, 1)),
+    "ROI in one patch, batch size 4": System(patch(1.0, 4)),
+    "organ patches 1.0": System(recipe(organ_patches=1.0)),
     "finer grid": System(finer=True),
     "no deep supervision": System(entries(deep_supervision=False)),
     "plain blocks": System(network(residual_blocks=False)),
+    "max pooling": System(network(downsampling="max_pooling")),
     "no left-right mirroring": System(recipe(mirror_left_right=False)),
     "no jitter": System(recipe(box_jitter="off")),
     "jitter as planned": System(recipe(box_jitter="planned")),
+    "guidance": System(recipe(guidance=True), guided=True),
+    "modality dropout 0.3": System(recipe(modality_dropout=0.3)),
     "16 features": System(features(16)),
     "Dice per sample": System(entries(batch_dice=False)),
     "focal": System(recipe(loss="dice_focal")),
     "recall of skeletons": System(recipe(skeleton_recall=1.0)),
     "average of the weights": System(recipe(weights_average=0.999)),
+    "reference recipe": System(entries(batch_size=1), reference=True),
     "whole volume": System(kind="whole volume"),
     "stock": System(kind="stock"),
     "stock, small patches": System(kind="stock", small_patches=True),
     "stock, small patches, mirrored": System(kind="stock", small_patches=True, mirrors=True),
     "stock's plan, our recipe": System(kind="stock's plan", small_patches=True),
+    "stock recipe, our 3d_fullres": System(kind="stock's recipe"),
 }
 DEFAULT_LOCALIZER, MERGED_LOCALIZER = "localizer", "localizer, merged sides"
+GUIDING_LOCALIZER = "localizer, all folds"
 #: First stages, which all systems of the same labels share.
 LOCALIZERS: dict[str, System] = {
     DEFAULT_LOCALIZER: System(kind="localizer"),
     MERGED_LOCALIZER: System(kind="localizer", merged=True),
+    GUIDING_LOCALIZER: System(kind="localizer", all_folds=True),
 }
 
 

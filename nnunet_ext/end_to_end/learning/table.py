@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 
 from nnunet_ext.end_to_end.learning.records import END_GAIN, RunRecord, last_gain
+from nnunet_ext.end_to_end.learning.study import CPU
 
 Line = tuple[str, bool, int]
 
@@ -21,7 +22,7 @@ def table(
     """A row per system, mark and seed, and what was not run.
 
     Args:
-        records: Of one data set.
+        records: Of one data set and device.
         systems: All that there are. The rows have their order.
         marks_min: All marks. One that a system was not run at is listed.
         not_built: System -> why this version can't train it.
@@ -30,13 +31,15 @@ def table(
         return "No run has been scored yet."
     not_built = not_built or {}
     organs = records[0].organs
+    on_cpu = records[0].device == CPU
+    measure = "CPU" if on_cpu else "clock"
     names = [name.replace("OpticNrv", "Nrv").replace("OpticChiasm", "Chiasm") for name in organs]
     heads = [
         "system",
         "min",
         "seed",
         "iterations",
-        "CPU min",
+        f"{measure} min",
         *names,
         "mean DSC %",
         "SD",
@@ -54,10 +57,12 @@ def table(
     lines += [_row(record, [r for r in ordered if line_of(r) == line_of(record)]) for record in ordered]
     cases = sorted({record.n_cases for record in records})
     machines = sorted({record.machine for record in records})
+    minutes = "Min: core minutes" if on_cpu else "Min: minutes"
     lines += [
         "",
-        f"n = {' or '.join(map(str, cases))} cases of other people. Min: core minutes of the mark, all stages together, on "
-        f"{' and '.join(machines)}, one thread. Iterations: localizer + segmenter. CPU min: spent on them. SD: over cases, "
+        f"n = {' or '.join(map(str, cases))} cases of other people. {minutes} of the mark, all stages together, on "
+        f"{' and '.join(machines)}, {'one thread' if on_cpu else records[0].device}. Iterations: localizer + segmenter. "
+        f"{measure} min: spent on them. SD: over cases, "
         "of the mean over organs. HD95: mean over organs and cases, a missed organ counts with the image's diagonal. "
         "Missed: organs without a voxel. At its end: the last doubling of time gained less than "
         f"{END_GAIN:g} point of DSC.",
@@ -85,7 +90,7 @@ def _row(record: RunRecord, curve: Sequence[RunRecord]) -> str:
         f"{record.mark_min:g}",
         str(record.seed),
         iterations,
-        f"{sum(record.cpu_s.values()) / 60:.1f}",
+        f"{sum(record.spent_s.values()) / 60:.1f}",
         *("" if np.isnan(v) else f"{v:.1f}" for v in record.organ_dsc),
         f"{record.dsc:.1f}",
         sd,

@@ -1,23 +1,25 @@
-"""Trainers of the study: checkpoints at branch points, processor time per epoch, nothing that reads a clock."""
+"""Trainers of the study: checkpoints at branch points, seconds per epoch, no schedule that reads a clock."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Collection
 from pathlib import Path
-from time import process_time, time
+from time import perf_counter, process_time, time
 
+import torch
 from nnunetv2.training.logging.nnunet_logger import MetaLogger
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 # Not by its name: nnU-Net's finder would import all its trainers, some of which need more than nnU-Net does.
 from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoMirroring import nnUNetTrainerNoMirroring
 
-from nnunet_ext.end_to_end.learning.study import branch_file
+from nnunet_ext.end_to_end.learning.study import CPU, branch_file
 from nnunet_ext.files import read_json, write_json, written_whole
-from nnunet_ext.trainers import cascade_oar_trainer
+from nnunet_ext.trainers import cascade_oar_trainer, cascade_oar_trainer_reference
 
-CPU_FILE = "cpu_s.json"
+#: Seconds of each epoch: processor time on a CPU, else by the clock.
+CPU_FILE, CLOCK_FILE = "cpu_s.json", "clock_s.json"
 #: Shortest time between two `checkpoint_latest` of stock, in s. It decides what a kill costs, and nothing else.
 LATEST_EVERY_S = 300.0
 
@@ -29,39 +31,51 @@ class PlainLogger(MetaLogger):
         """Draws nothing."""
 
 
-class CountsCpu:
-    """Writes the processor time of each epoch to `cpu_s.json`, checkpoints and pictures aside, over all resumptions."""
+class CountsSeconds:
+    """Writes the seconds of each epoch to `cpu_s.json`, checkpoints and pictures aside, over all resumptions.
+
+    These are of processor time. On a GPU they are of the clock, and the file is `clock_s.json`.
+    """
+
+    # Of nnU-Net's trainer, which this class is mixed into.
+    device: torch.device
+    output_folder: str
+    current_epoch: int
+
+    @property
+    def seconds_file(self) -> Path:
+        return Path(self.output_folder, CPU_FILE if self.device.type == CPU else CLOCK_FILE)
+
+    def _now_s(self) -> float:
+        return process_time() if self.device.type == CPU else perf_counter()
 
     def on_epoch_start(self) -> None:
-        self.epoch_began_s = process_time()
+        self.epoch_began_s = self._now_s()
         super().on_epoch_start()  # type: ignore[misc]  # of nnU-Net's trainer, which this class is mixed into
 
     def on_epoch_end(self) -> None:
-        file = Path(self.output_folder, CPU_FILE)  # type: ignore[attr-defined]  # nnU-Net's
-        before = cpu_seconds(file.parent)[: self.current_epoch]  # type: ignore[attr-defined]  # nnU-Net's
-        write_json([*before, round(process_time() - self.epoch_began_s, 3)], file)
+        file = self.seconds_file
+        before = epoch_seconds(file.parent)[: self.current_epoch]
+        write_json([*before, round(self._now_s() - self.epoch_began_s, 3)], file)
         super().on_epoch_end()  # type: ignore[misc]  # of nnU-Net's trainer
 
 
-def cpu_seconds(folder: Path) -> list[float]:
-    """Processor time of each epoch of a training, in s."""
-    file = folder / CPU_FILE
-    return read_json(file, [float]) if file.is_file() else []
+def epoch_seconds(folder: Path) -> list[float]:
+    """Seconds of each epoch of a training, of processor time or of the clock."""
+    found = [file for file in (folder / CPU_FILE, folder / CLOCK_FILE) if file.is_file()]
+    return read_json(found[0], [float]) if found else []
 
 
-class CascadeOARTrainer(CountsCpu, cascade_oar_trainer.CascadeOARTrainer):
-    """Keeps full checkpoints at branch points, and ends with the last epoch's weights.
-
-    It has the name of its base, by which predictions look up the network.
-    """
+class _Branching(CountsSeconds):
+    """Keeps full checkpoints at branch points, and ends with the last epoch's weights."""
 
     #: Epochs after which `branch_file` is written.
     branch_epochs: Collection[int] = ()
 
     def save_checkpoint(self, filename: str) -> None:
         """As the base, without `checkpoint_best`. The last epoch is annealed, and a short validation is noise."""
-        if Path(filename) != self._checkpoint("best"):
-            super().save_checkpoint(filename)
+        if Path(filename).name != "checkpoint_best.pth":
+            super().save_checkpoint(filename)  # type: ignore[misc]  # of nnU-Net's trainer
 
     def on_epoch_end(self) -> None:
         super().on_epoch_end()
@@ -71,7 +85,15 @@ class CascadeOARTrainer(CountsCpu, cascade_oar_trainer.CascadeOARTrainer):
             self.current_epoch += 1
 
 
-class _Resumable(CountsCpu):
+class CascadeOARTrainer(_Branching, cascade_oar_trainer.CascadeOARTrainer):
+    """Has the name of its base, by which predictions look up the network."""
+
+
+class CascadeOARTrainerReference(_Branching, cascade_oar_trainer_reference.CascadeOARTrainerReference):
+    """The same for the reference study's trainer. Its rate is constant in the branches too."""
+
+
+class _Resumable(CountsSeconds):
     """Stock's checkpoints, whole or not at all, as often as ours."""
 
     saved_latest_s: float | None = None
@@ -99,7 +121,10 @@ class StockTrainerMirroring(_Resumable, nnUNetTrainer):
     """nnU-Net's trainer as it is."""
 
 
-TRAINERS = {trainer.__name__: trainer for trainer in (CascadeOARTrainer, StockTrainer, StockTrainerMirroring)}
+TRAINERS = {
+    trainer.__name__: trainer
+    for trainer in (CascadeOARTrainer, CascadeOARTrainerReference, StockTrainer, StockTrainerMirroring)
+}
 
 
 def go_on(trainer: nnUNetTrainer, start: Path | None = None) -> None:

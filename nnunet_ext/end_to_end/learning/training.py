@@ -16,7 +16,7 @@ from nnunet_ext.end_to_end.learning.data import STOCK_PLANS, plan_stock
 from nnunet_ext.end_to_end.learning.edits import resolved
 from nnunet_ext.end_to_end.learning.study import Study, branch_file, model_folder, trainer_name, training_name
 from nnunet_ext.end_to_end.learning.systems import System, system_of
-from nnunet_ext.end_to_end.learning.trainers import CPU_FILE, TRAINERS, PlainLogger, cpu_seconds, go_on
+from nnunet_ext.end_to_end.learning.trainers import TRAINERS, PlainLogger, epoch_seconds, go_on
 from nnunet_ext.files import read_json, write_json
 from nnunet_ext.labels.pairs import PAIRS_KEY, plan_pairs
 from nnunet_ext.labels.values import pair_values
@@ -35,7 +35,7 @@ def base_plans(study: Study, system: System, memory_gb: float | None) -> dict[st
     """
     planned = study.finer_plans_name if system.finer else study.plans_name
     ours = read_json(study.preprocessed(system.merged) / f"{planned}.json")
-    if not system.is_stock:
+    if not system.stock_plan:
         ours["configurations"][system.configuration] = resolved(ours, system.configuration)
         return ours
     name = plan_stock(study, memory_gb) if system.small_patches else STOCK_PLANS
@@ -59,7 +59,7 @@ def plans_of(study: Study, name: str, training: str, memory_gb: float | None) ->
     plans = base_plans(study, system, memory_gb)
     plans["plans_name"] = training
     labels = dataset_json(study, system)["labels"]
-    if system.kind != "stock":
+    if not system.stock_trainer:
         pairs = pair_values(plan_pairs(plans, labels), labels)
         system.configure(plans["configurations"][system.configuration], pairs)
     return plans
@@ -79,6 +79,7 @@ def make_trainer(
     seed: int,
     memory_gb: float | None,
     localizer: Path | None = None,
+    fold: int = 0,
 ) -> nnUNetTrainer:
     """The trainer of a training, from a plans file of its own.
 
@@ -91,11 +92,12 @@ def make_trainer(
         seed: Of weights and augmentation.
         memory_gb: See `base_plans`.
         localizer: Model whose boxes a segmenter is trained and scored with.
+        fold: Of the splits.
     """
     system = system_of(name)
     plans = plans_of(study, name, training, memory_gb)
     entry = plans["configurations"][system.configuration]
-    if system.kind != "stock":
+    if not system.stock_trainer:
         entry["training"] |= {
             "num_epochs": length.num_epochs,
             "iterations_per_epoch": length.epoch_iterations,
@@ -114,9 +116,9 @@ def make_trainer(
     made = TRAINERS[trainer_name(system)](
         plans | {"continue_training": False},
         system.configuration,
-        0,
+        fold,
         dataset_json(study, system),
-        torch.device("cpu"),
+        torch.device(study.settings.device),
     )
     made.logger = PlainLogger(made.output_folder, False)
     made.num_epochs = length.num_epochs
@@ -125,7 +127,9 @@ def make_trainer(
     return made
 
 
-def train(study: Study, *, name: str, seed: int, minutes: float, trunk: bool, marks_min: Sequence[float]) -> None:
+def train(
+    study: Study, *, name: str, seed: int, minutes: float, trunk: bool, marks_min: Sequence[float], fold: int = 0
+) -> None:
     """Train a trunk up to where the branch of a mark leaves it, or the branch, or a mark's training of its own.
 
     A localizer's branch also validates, so that the segmenter knows how far off its boxes are.
@@ -137,6 +141,7 @@ def train(study: Study, *, name: str, seed: int, minutes: float, trunk: bool, ma
         minutes: The mark.
         trunk: Whether it is the trunk.
         marks_min: All marks, at whose branch points a trunk keeps its checkpoint.
+        fold: Of the splits.
 
     Raises:
         ValueError: If the trunk is already past the branch point and kept no checkpoint there.
@@ -162,15 +167,16 @@ def train(study: Study, *, name: str, seed: int, minutes: float, trunk: bool, ma
         seed=seed,
         memory_gb=costs.stock_memory_gb,
         localizer=localizer,
+        fold=fold,
     )
     start = None
     folder = Path(made.output_folder)
     if trunk:
         made.branch_epochs = {course(system, cost, mark).branch_epoch for mark in marks_min}
     elif system.has_trunk:
-        start = trunk_checkpoint(study, name, seed, length)
-        if not (folder / CPU_FILE).is_file():
-            write_json(cpu_seconds(start.parent)[: length.branch_epoch], folder / CPU_FILE)
+        start = trunk_checkpoint(study, name, seed, length, fold)
+        if not made.seconds_file.is_file():
+            write_json(epoch_seconds(start.parent)[: length.branch_epoch], made.seconds_file)
     go_on(made, start)
     _seed(seed + made.current_epoch)  # what goes on must not draw the samples of its beginning again
     if trunk and made.current_epoch > length.num_epochs:
@@ -192,7 +198,7 @@ def _seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def trunk_checkpoint(study: Study, name: str, seed: int, length: Course) -> Path:
+def trunk_checkpoint(study: Study, name: str, seed: int, length: Course, fold: int) -> Path:
     """Checkpoint that a branch starts from."""
-    folder = model_folder(study, system_of(name), training_name(name, seed, None)) / "fold_0"
+    folder = model_folder(study, system_of(name), training_name(name, seed, None)) / f"fold_{fold}"
     return branch_file(folder, length.branch_epoch)

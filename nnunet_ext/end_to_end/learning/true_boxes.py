@@ -34,7 +34,9 @@ class TrueBoxPredictor(CascadePredictor):
         yield  # a generator, as its base, that asks for nothing
 
 
-def predict_in_true_boxes(model: Path, images: Path, references: Path, out: Path, *, merged: bool) -> None:
+def predict_in_true_boxes(
+    model: Path, images: Path, references: Path, out: Path, *, merged: bool, device: str = "cpu"
+) -> None:
     """Label maps of all cases of an images folder, with boxes by their references.
 
     Args:
@@ -43,8 +45,9 @@ def predict_in_true_boxes(model: Path, images: Path, references: Path, out: Path
         references: With `<case>.nii.gz`.
         out: Folder to write to.
         merged: Whether left and right organs are one label to the model.
+        device: Of the networks.
     """
-    predictor = TrueBoxPredictor(model, folds=(0,), device=torch.device("cpu"))
+    predictor = TrueBoxPredictor(model, folds=(0,), device=torch.device(device))
     labels: Mapping[str, int] = read_dataset_json(references.parent / "dataset.json")["labels"]
     names = predictor.dataset_json["channel_names"]
     out.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from nnunetv2.paths import nnUNet_preprocessed
 from torch import nn
 
 from nnunet_ext.end_to_end.learning import trainers
-from nnunet_ext.end_to_end.learning.trainers import PlainLogger, cpu_seconds, go_on
+from nnunet_ext.end_to_end.learning.trainers import PlainLogger, epoch_seconds, go_on
 from nnunet_ext.end_to_end.starter.plan import PLANS
 from nnunet_ext.files import read_json
 from nnunet_ext.nnunet_folders import read_dataset_json
@@ -84,7 +84,7 @@ def train_leg(
         trainer.run_training()
     return {
         "iterations": n_epochs * training["iterations_per_epoch"],
-        "cpu_s": round(sum(cpu_seconds(output)), 1),
+        "cpu_s": round(sum(epoch_seconds(output)), 1),
     }
 
 

@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from reference_tables import check_file
 
 from nnunet_ext.end_to_end.learning.benchmark import benchmark_learning
 from nnunet_ext.end_to_end.learning.records import read_records
+from nnunet_ext.end_to_end.learning.study import Settings, Study
 from nnunet_ext.end_to_end.learning.systems import SYSTEMS
 from nnunet_ext.labels.organs import ORGANS
 
@@ -63,7 +65,7 @@ def test_systems_are_trained_scored_and_tabled_and_a_repeated_command_does_what_
     ]
     for record in records:
         assert (record.organs, record.n_cases) == (ORGANS, 1)
-        assert min(record.cpu_s.values()) > 0
+        assert min(record.spent_s.values()) > 0
     check_file(json.loads((runs / "tiny_default_0.05_seed0.json").read_text()), "DATA_SYSTEM_MARK_seedS.json")
     check_file(json.loads((runs / "costs_tiny.json").read_text()), "costs_DATA.json")
     before = stamps(runs)
@@ -78,6 +80,20 @@ def test_systems_are_trained_scored_and_tabled_and_a_repeated_command_does_what_
 
 def test_the_systems_are_listed_without_a_study():
     assert benchmark_learning(list_systems=True).splitlines() == list(SYSTEMS)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_nothing_is_begun(tmp_path):
+    folders = {"out": tmp_path / "out", "runs": tmp_path / "runs"}
+    with pytest.raises(ValueError, match="no GPU that torch can use; without --device"):
+        benchmark_learning(tmp_path, device="cuda", n_train=2, n_test=1, **folders)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_study_goes_on_on_its_own_device(tmp_path):
+    Study(tmp_path / "out", tmp_path / "runs", Settings("heads", "/cases", n_train=2, n_test=1))
+    with pytest.raises(ValueError, match="holds a study on cpu; use another folder"):
+        benchmark_learning(device="cuda", out=tmp_path / "out", runs=tmp_path / "runs")
 
 
 def test_a_table_is_made_of_the_records_alone(tmp_path):

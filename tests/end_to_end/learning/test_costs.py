@@ -1,10 +1,13 @@
 """Timing in turns, with trainers that take as long as they say."""
 
 from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from nnunet_ext.end_to_end.learning.costs import in_turns
+from nnunet_ext.end_to_end.learning.costs import TIMED_GPU, costs_of, in_turns, write_stand_ins
 
 
 class Clock:
@@ -44,3 +47,26 @@ def test_trainers_take_turns_and_the_warm_up_does_not_count():
     assert (ours, ours_val, stock, stock_val) == pytest.approx((1.0, 0.25, 3.0, 0.5))
     assert log == ["ours", "stock"] * 5
     assert all(trainer.disable_checkpointing for trainer in trainers)
+
+
+@pytest.mark.parametrize(
+    ("on_gpu", "order"),
+    [(False, ["ours", "stock"] * 5), (True, ["ours"] * 2 * TIMED_GPU + ["stock"] * 2 * TIMED_GPU)],
+)
+def test_on_a_gpu_each_trainer_has_it_to_itself(on_gpu, order):
+    clock, log = Clock(), []
+    study = SimpleNamespace(on_gpu=on_gpu, settings=SimpleNamespace(device="cpu"))
+    makers = [lambda name=name: Timed(name, 1.0, 0.25, clock, log) for name in ("ours", "stock")]
+    assert len(costs_of(study, *makers, timed=3, warm_up=2)) == 2
+    assert log == order
+
+
+def test_guidance_is_timed_with_references_for_the_localizers_maps(make):
+    trainer = make(recipe={"guidance": True})
+    write_stand_ins(Path(trainer.preprocessed_dataset_folder), Path(trainer.folder_with_segs_from_previous_stage))
+    trainer.initialize()
+    batch = next(trainer.get_dataloaders()[1])
+    guide, target = batch["data"][:, 3:], batch["target"][0][:, 0]
+    assert target.max() == len(guide[0]) == 3
+    for channel in range(3):
+        assert torch.equal(guide[:, channel] > 0, target == channel + 1)

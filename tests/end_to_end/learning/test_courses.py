@@ -42,6 +42,15 @@ def test_the_shortest_mark_has_twenty_epochs_if_its_iterations_allow_that(second
     assert epoch_length(1.0, 1.0, seconds) == iterations
 
 
+def test_epochs_may_be_longer_on_a_gpu():
+    entry = {"train_s": 0.1, "val_s": 0.1, "epoch_iterations": 250}
+    lengths = {}
+    for device in ({}, {"device": "cpu"}, {"device": "NVIDIA H200"}):
+        costs = Costs({"systems": {"stock": entry}, "marks_min": [120.0], **device})
+        lengths[device.get("device")] = course(STOCK, costs.of("stock"), 120).epoch_iterations
+    assert lengths == {None: 25, "cpu": 25, "NVIDIA H200": 250}
+
+
 def test_costs_are_read_and_what_is_not_there_is_said(tmp_path):
     file = tmp_path / "costs_heads.json"
     entries = {"default": {"train_s": 1.0, "val_s": 0.5, "epoch_iterations": 9}, "focal": {"not_built": "no such loss"}}

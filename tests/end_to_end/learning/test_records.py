@@ -11,7 +11,7 @@ from nnunet_ext.end_to_end.learning.table import table
 CASES = {"a": {"Eye_L": 90.0, "OpticChiasm": 50.0}, "b": {"Eye_L": 80.0, "OpticChiasm": None}}
 
 
-def write(folder, system="default", mark=10, seed=0, gain=0.0, *, missed=False, boxes="localizer", sha="1"):
+def write(folder, system="default", mark=10, seed=0, gain=0.0, *, missed=False, boxes="localizer", sha="1", gpu=None):
     cases = {
         case: {
             organ: {
@@ -24,7 +24,11 @@ def write(folder, system="default", mark=10, seed=0, gain=0.0, *, missed=False, 
         for case, organs in CASES.items()
     }
     content = {"system": system, "data": "heads", "data_sha256": sha, "seed": seed, "mark_min": mark, "boxes": boxes}
-    content |= {"iterations": {"segmenter": 300, "localizer": 100}, "cpu_s": {"segmenter": 480.0, "localizer": 120.0}}
+    content |= {
+        "iterations": {"segmenter": 300, "localizer": 100},
+        "clock_s" if gpu else "cpu_s": {"segmenter": 480.0, "localizer": 120.0},
+    }
+    content |= {"device": gpu} if gpu else {}
     name = f"heads_{system}_{mark}_seed{seed}{'_true_boxes' if boxes == 'true' else ''}.json"
     (folder / name).write_text(json.dumps({**content, "machine": "M", "cases": cases}))
 
@@ -48,6 +52,16 @@ def test_runs_on_different_data_of_one_name_are_refused(tmp_path):
     write(tmp_path)
     write(tmp_path, mark=40, sha="2")
     with pytest.raises(ValueError, match="'heads' were made with 2 different data"):
+        read_records(tmp_path)
+
+
+def test_runs_on_two_devices_are_refused_and_those_on_a_gpu_are_minutes_of_the_clock(tmp_path):
+    write(tmp_path, gpu="A GPU")
+    text = table(read_records(tmp_path), systems=["default"])
+    assert rows(text)[0][4] == "clock min"
+    assert "Min: minutes of the mark, all stages together, on M, A GPU. " in text
+    write(tmp_path, mark=40)
+    with pytest.raises(ValueError, match="'heads' were made on A GPU and cpu"):
         read_records(tmp_path)
 
 

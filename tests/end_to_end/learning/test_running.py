@@ -32,9 +32,10 @@ class NotedStudy(Study):
             write_json({}, self.record_file(name, minutes, seed, true_boxes=bool(options["true_boxes"])))
             return
         system = system_of(name)
-        file = model_folder(self, system, training_name(name, seed, minutes)) / "fold_0" / "checkpoint_final.pth"
+        fold = f"fold_{options.get('fold', 0)}"
+        file = model_folder(self, system, training_name(name, seed, minutes)) / fold / "checkpoint_final.pth"
         if options["trunk"]:
-            folder = model_folder(self, system, training_name(name, seed, None)) / "fold_0"
+            folder = model_folder(self, system, training_name(name, seed, None)) / fold
             file = branch_file(folder, course(system, Costs.read(self.costs_file).of(name), minutes).branch_epoch)
         elif system.kind == "localizer":
             file = file.parent / "validation" / BOXES_FILE
@@ -107,6 +108,20 @@ def test_systems_of_the_same_labels_share_a_localizer_and_stock_has_none(study):
         ("train", "stock", 10.0, False),
         ("score", "stock", 10.0, None),
     ]
+
+
+def test_guidance_needs_all_folds_of_a_localizer_of_its_own_and_is_not_given_the_reference(study):
+    study.splits_file().parent.mkdir(parents=True)
+    write_json([{"train": [], "val": []}] * 3, study.splits_file())
+    run(study, Run("guidance", 10.0, 0), true_boxes=True)
+    assert [step[:2] for step in study.noted] == [
+        *[("train", "localizer, all folds")] * 6,
+        *[("train", "guidance")] * 2,
+        ("score", "guidance"),
+    ]
+    study.noted = []
+    run(study, Run("default", 10.0, 0))
+    assert study.noted[0][1] == "localizer"
 
 
 def test_a_repeated_command_does_only_what_is_missing(study):

@@ -23,6 +23,15 @@ def test_every_system_differs_from_the_default_in_one_thing(configuration, name)
     system, edited = SYSTEMS[name], copy.deepcopy(configuration)
     system.configure(edited, PAIRS)
     changed = {key for key in edited if edited[key] != configuration[key]}
+    assert changed <= {
+        "recipe",
+        "training",
+        "architecture",
+        "deep_supervision",
+        "batch_size",
+        "patch_size",
+        "batch_dice",
+    }
     other = system.kind != "cascade" or system.merged or system.decays or system.finer
     assert (bool(changed) or other) is (name != DEFAULT)
     TrainingRecipe.from_plan(edited["recipe"])
