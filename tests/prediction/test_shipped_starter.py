@@ -1,4 +1,4 @@
-"""The starter that the package brings along: one command contours a head, and its preprocessing stays what it learned with."""
+"""The starter of the package: one command contours a head, and its preprocessing stays what it learned with."""
 
 from __future__ import annotations
 
