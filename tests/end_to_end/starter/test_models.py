@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nnunet_ext.end_to_end.starter.models import STAGES, folder_name, in_16_bits, n_parameters, pack
-from nnunet_ext.prediction.loading import read_weights
+from nnunet_ext.training.foreign_models import read_weights
 
 
 @pytest.fixture
