@@ -83,7 +83,7 @@ class CascadeOARPlannerFinetuned(CascadeOARPlanner):
         spacing = np.array(segmenter.entry["spacing"])
         cases = self.scan()
         organs = {name: transposed(case.organs, forward) for name, case in cases.items()}
-        jitter_mm = RoiRule.from_plan(segmenter.entry["roi"]).jitter_mm
+        jitter_mm = RoiRule.from_plan(segmenter.entry.get("roi") or {}).jitter_mm
         fit = fit_roi(organs, margin_mm=self.roi_margin_mm, jitter_mm=jitter_mm)
         lowres, fullres = (
             self.stage_entries(models[stage], data, self.median_shape(models[stage].entry["spacing"], forward))

@@ -95,7 +95,8 @@ class StartModel:
     def _read(cls, weights: Path, folder: Path, source: dict[str, str]) -> StartModel:
         plans_file = folder / PLANS
         shape = {**PLANS_JSON, "foreground_intensity_properties_per_channel": {str: dict}}
-        plans = read_json(plans_file, shape, remedy="get the model again from where you trust it")
+        remedy = "a training starts from models planned with CascadeOARPlanner only; if it is one, get it again"
+        plans = read_json(plans_file, shape, remedy=remedy)
         dataset_json = read_dataset_json(folder / DATASET)
         for key in ("labels", "channel_names"):
             need(dataset_json, key, folder / DATASET)
@@ -111,18 +112,21 @@ class StartModel:
         """
         read_weights(self.weights)
         folder.mkdir(parents=True, exist_ok=True)
-        dataset = self.plans_file.with_name(DATASET)
-        for source, name in ((self.weights, WEIGHTS), (self.plans_file, PLANS), (dataset, DATASET)):
-            with written_whole(folder / name) as temporary:
-                shutil.copyfile(source, temporary)
+        for original, copy in self._files(folder):
+            with written_whole(copy) as temporary:
+                shutil.copyfile(original, temporary)
         write_json(self.source, folder / SOURCE)
 
     def is_copied_in(self, folder: Path) -> bool:
         """Whether a folder holds the copy of this stage."""
-        pairs = ((self.weights, folder / WEIGHTS), (self.plans_file, folder / PLANS))
         return (folder / SOURCE).is_file() and all(
-            copy.is_file() and copy.read_bytes() == original.read_bytes() for original, copy in pairs
+            copy.is_file() and copy.read_bytes() == original.read_bytes() for original, copy in self._files(folder)
         )
+
+    def _files(self, folder: Path) -> tuple[tuple[Path, Path], ...]:
+        """Files of the stage, each with its copy in a folder."""
+        dataset = self.plans_file.with_name(DATASET)
+        return (self.weights, folder / WEIGHTS), (self.plans_file, folder / PLANS), (dataset, folder / DATASET)
 
     @cached_property
     def entry(self) -> dict[str, Any]:

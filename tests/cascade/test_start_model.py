@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from reference_tables import check_file
 from start_models import MODEL_DATASET, write_model
 from tiny_cases import rule
 
@@ -33,6 +34,7 @@ def test_a_copy_is_the_model_and_says_where_it_is_from(folder, tmp_path):
     assert (copied.plans, copied.dataset_json, copied.source) == (model.plans, model.dataset_json, model.source)
     assert copied.title == "CascadeOARTrainer__CascadeOARPlans__3d_cascade_fullres, fold 2"
     assert copied_source(copy) == model.source
+    check_file(json.loads((copy / "source.json").read_text()), "source.json")
     assert copied.entry["previous_stage"] == "3d_lowres"
     assert copied.entry["spacing"] == [2.0, 2.0, 2.0]  # inherited
     (copy / "checkpoint.pth").write_bytes(b"half")

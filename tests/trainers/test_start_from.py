@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from reference_tables import rows
 from start_models import MODEL_DATASET, write_model
 from tiny_cases import rule
 
@@ -63,6 +64,8 @@ def test_a_training_begins_with_the_models_weights_by_name_and_says_so(make, fol
     assert "Inputs of the model that the data set does not have, left out: FLAIR." in log
     assert "Organs of the model that the data set does not have, left out: Lens_L." in log
     source = json.loads(Path(trainer.output_folder_base, "dataset.json").read_text())["trained_with"]["start_from"]
+    listed = {line[0] for line in rows("files.md", "`dataset.json`")}
+    assert {f"trained_with.start_from.{key}" for key in source} <= listed
     assert source == {"model": f"CascadeOARTrainer__Theirs__{stage}", "fold": "all", "configuration": stage}
 
 
