@@ -7,6 +7,7 @@ import ctypes
 import multiprocessing
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -121,6 +122,19 @@ def ended(process: subprocess.Popen) -> Iterator[None]:
         process.kill()
         process.wait()
         raise
+
+
+def console_script(name: str) -> str:
+    """File of a command of this Python environment, wherever PATH points to.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None:
+        raise FileNotFoundError(f"the command {name} is not there; run nnunet_ext doctor")
+    return found
 
 
 def _kill_with_parent() -> None:

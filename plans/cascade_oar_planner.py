@@ -61,6 +61,9 @@ FINER_THAN_FINEST = 0.95
 #: Step in which the localizer's spacing is coarsened.
 COARSEN_STEP = 1.02
 
+#: nnU-Net's key of the fingerprint and of the plan.
+INTENSITIES_KEY = "foreground_intensity_properties_per_channel"
+
 #: Function that brings an array onto another grid.
 Resampling = Callable[..., np.ndarray]
 
@@ -447,9 +450,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
     def plan_experiment(self) -> dict:
         """Write `<plans_name>.json` and return its content."""
         cases = self.scan()
-        assert self.head_crop is not None  # found by the scan
-        forward, backward = self.determine_transpose()
-        forward, backward = [int(i) for i in forward], [int(i) for i in backward]
+        forward = [int(i) for i in self.determine_transpose()[0]]
         spacing = self.determine_fullres_target_spacing()
         shapes = [compute_new_shape(c.body_shape, c.spacing_mm, spacing) for c in cases.values()]
         median_shape = np.median(shapes, axis=0)[forward]
@@ -484,9 +485,25 @@ class CascadeOARPlanner(ResEncUNetPlanner):
             recipe = TrainingRecipe(foreground_weight=weight, mirror_left_right=self.mirrors)
             configuration["recipe"] = dict(vars(recipe))
 
+        return self.write(configurations, fit, forward, self.dataset_fingerprint[INTENSITIES_KEY])
+
+    def write(
+        self, configurations: dict[str, dict], fit: RoiFit, forward: Sequence[int], intensities: Mapping[str, Mapping]
+    ) -> dict:
+        """Write the plans file, and what belongs to it, and return its content.
+
+        Args:
+            configurations: Of the plan.
+            fit: Of the ROI.
+            forward: The plan's `transpose_forward`.
+            intensities: Statistics by channel number, for nnU-Net's normalization of a CT.
+        """
+        cases = self.scan()
+        assert self.head_crop is not None  # found by the scan
         shutil.copy(
             Path(self.raw_dataset_folder, "dataset.json"), Path(nnUNet_preprocessed, self.dataset_name, "dataset.json")
         )
+        forward = list(forward)
         self.plans = {
             "dataset_name": self.dataset_name,
             "plans_name": self.plans_identifier,
@@ -496,7 +513,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
             ],
             "image_reader_writer": self.determine_reader_writer().__name__,
             "transpose_forward": forward,
-            "transpose_backward": backward,
+            "transpose_backward": [forward.index(axis) for axis in range(3)],
             # Arrays are read as (Z, Y, X) in a canonical orientation, so X is the patient's left-right axis.
             "left_right_axis": forward.index(2),
             PAIRS_KEY: [list(pair) for pair in self.pairs],
@@ -510,9 +527,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
             ).to_plan(),
             "experiment_planner_used": self.__class__.__name__,
             "label_manager": "LabelManager",
-            "foreground_intensity_properties_per_channel": self.dataset_fingerprint[
-                "foreground_intensity_properties_per_channel"
-            ],
+            INTENSITIES_KEY: dict(intensities),
         }
         self.report(fit)
         self.save_plans(self.plans)

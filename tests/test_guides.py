@@ -48,10 +48,12 @@ SUBSTITUTIONS = {
     r"3d_fullres_80x256x256 3d_cascade_32x128x128 (3d_cascade_32x96x96) 3d_cascade_16x64x64": r"\1",
     r"(whole|32x128x128|16x64x64)=scores/\S+ ": "",
     r"--folds (\S+)/fold_\*": r"--folds \1/fold_0 \1/fold_0",  # only fold 0 is trained
+    r"(nnunet_ext finetune .*)": r"\1 -f 0 -device cpu",
     r" -num_gpus 2": "",
     r"(nnUNetv2_(?:train|predict) [^;]*)": r"\1 -device cpu",
     r"(nnunet_ext predict -[dm][^;]*)": r"\1 -device cpu -p CascadeOARPlansSmall",
     r"(nnunet_ext predict -m[^;]*) -p CascadeOARPlansSmall": r"\1",
+    r"(nnunet_ext predict .* -p CascadeOARPlansFinetuned .*) -p CascadeOARPlansSmall": r"\1",
     r"(nnUNetv2_(?:export_model_to_zip|accumulate_crossval_results|find_best_configuration|predict) [^;]*)": r"\1 -f 0",
 }
 #: Commands that are not run, and why; what is ours is at least known to the parser.

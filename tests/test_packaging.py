@@ -20,6 +20,7 @@ OURS = {
         "CascadeOARPlannerSeparateZ",
         "CascadeOARPlannerSmall",
         "CascadeOARPlannerSmallSeparateZ",
+        "CascadeOARPlannerFinetuned",
     },
     "preprocessing": {"CascadeOARPreprocessor"},
     "resampling": {"resample_image", "resample_label_map"},

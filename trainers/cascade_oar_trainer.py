@@ -36,6 +36,8 @@ from nnunet_ext.cascade.preprocessor import stored_extents
 from nnunet_ext.cascade.roi import RoiRule, left_out_labels
 from nnunet_ext.cascade.roi_dataset import InMemoryDataset, RoiDatasets
 from nnunet_ext.cascade.shared_cases import hold_together
+from nnunet_ext.cascade.start_checks import check_names, check_plan
+from nnunet_ext.cascade.start_model import START_KEY, StartModel, copied_source
 from nnunet_ext.files import check_whole, read_json, write_json, written_whole
 from nnunet_ext.labels.pairs import old_plan_warning, plan_pairs
 from nnunet_ext.labels.table import LEFT_OUT_KEY
@@ -134,6 +136,9 @@ class CascadeOARTrainer(nnUNetTrainer):
     Organs that the plan leaves out of a crop are background to it. They are never predicted and not scored. The model's
     `dataset.json` names them for `nnunet_ext predict` and `evaluate`.
 
+    **From a model.** A configuration with `start_from` begins with the weights of that model (`nnunet_ext finetune`), with
+    channels and organs matched by name. The log lists what was taken and left. `--c` goes on from a checkpoint as always.
+
     **Left and right.** Axes are mirrored in training only along the patient's left-right axis, with the labels of the
     plan's `left_right_pairs` exchanged. They are not mirrored if the recipe says `mirror_left_right: false`. nnU-Net's
     predictor, which can't exchange channels, is told not to mirror.
@@ -193,6 +198,8 @@ class CascadeOARTrainer(nnUNetTrainer):
         self.oversample_foreground_percent = self.recipe.organ_patches
         # Of one patch per batch, nnU-Net would centre all or none on an organ.
         self.probabilistic_oversampling = self.configuration_manager.batch_size == 1
+        #: Folder of the model that the training begins with, below the preprocessed data. None is random weights.
+        self.start_from: str | None = plan.get(START_KEY)
         self.left_out = left_out_labels(plan)
         if self.left_out:
             names = [name for name, value in dataset_json["labels"].items() if value in self.left_out]
@@ -532,6 +539,8 @@ class CascadeOARTrainer(nnUNetTrainer):
             return
         self.check_before_training()
         self.on_train_start()
+        if self.current_epoch == 0:
+            self._begin_with_model()
         if self.local_rank == 0:
             self._take_over_checkpoints()
         while (reason := self.reason_to_stop()) is None:
@@ -575,6 +584,8 @@ class CascadeOARTrainer(nnUNetTrainer):
                 f"{self._preprocess_command(self.configuration_name)}"
             )
         self._check_next_stages(val)
+        if self.current_epoch == 0 and (model := self._start_model()) is not None:
+            model.network_weights()
         references = Path(self.preprocessed_dataset_folder_base, "gt_segmentations")
         ending = self.dataset_json["file_ending"]
         if lost := sorted(case for case in val if not (references / f"{case}{ending}").is_file()):
@@ -591,6 +602,34 @@ class CascadeOARTrainer(nnUNetTrainer):
                     f"{listed(lost)} is not preprocessed for {stage}, for which {self.configuration_name} is validated; "
                     f"first: {self._preprocess_command(stage)}"
                 )
+
+    def _start_model(self) -> StartModel | None:
+        """The model that the training begins with. None if it begins with random weights.
+
+        Raises:
+            FileNotFoundError: If it is not there.
+            ValueError: If it is damaged, or does not fit the data set and its plan.
+        """
+        if self.start_from is None:
+            return None
+        model = StartModel.copied(Path(self.preprocessed_dataset_folder_base, self.start_from))
+        plans, entry = self.plans_manager.plans, self.configuration_manager.configuration
+        where = f"dataset.json of {self.plans_manager.dataset_name}"
+        check_names(model, self.dataset_json, plan_pairs(plans, self.dataset_json["labels"]), where=where)
+        check_plan(model, plans, entry, self.dataset_json, configuration=self.configuration_name)
+        return model
+
+    def _begin_with_model(self) -> None:
+        """Give the network the model's weights, and say which."""
+        if (model := self._start_model()) is None:
+            return
+        network = self._bare_network()
+        start = model.weights_for(network, self.configuration_manager.configuration, self.dataset_json)
+        network.load_state_dict(start.weights)
+        self._average_weights()
+        self.print_to_log_file(f"The training begins with the weights of {model.title}.")
+        for line in start.lines:
+            self.print_to_log_file(line)
 
     def _preprocessed_cases(self, configuration: str) -> list[str]:
         """The cases that are preprocessed for a configuration, sorted.
@@ -723,6 +762,7 @@ class CascadeOARTrainer(nnUNetTrainer):
 
     def trained_with(self) -> dict[str, Any]:
         """The recipe and the numbers of this training as plain JSON. A trainer may differ from the plan in them."""
+        source = self.start_from and copied_source(Path(self.preprocessed_dataset_folder_base, self.start_from))
         return {
             "trainer": self.__class__.__name__,
             "recipe": asdict(self.recipe),
@@ -731,6 +771,7 @@ class CascadeOARTrainer(nnUNetTrainer):
             "batch_size": self.batch_size * (dist.get_world_size() if self.is_ddp else 1),
             "deep_supervision": self.enable_deep_supervision,
             "mirrored_axes": list(self.mirror_transform().allowed_axes),
+            **({START_KEY: source} if source else {}),
         }
 
     # --- schedule ----------------------------------------------------------------------------------------------------

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +17,7 @@ from tqdm import tqdm
 from nnunet_ext.files import check_output_folder, read_json
 from nnunet_ext.folder_lock import holding, owned_folder
 from nnunet_ext.labels.organs import ORGANS
-from nnunet_ext.processes import KILL_WITH_PARENT, ended
+from nnunet_ext.processes import KILL_WITH_PARENT, console_script, ended
 
 if TYPE_CHECKING:
     from nnunet_ext.evaluation.summary import EvaluationSummary
@@ -104,11 +102,10 @@ class Demo:
 
     def executable(self, name: str) -> str:
         """The command of this Python environment, wherever PATH points to."""
-        beside = Path(sys.executable).parent / name
-        found = str(beside) if beside.exists() else shutil.which(name)
-        if found is None:
-            raise DemoFailed(f"command {name} not found. Run `nnunet_ext doctor`.")
-        return found
+        try:
+            return console_script(name)
+        except FileNotFoundError as error:
+            raise DemoFailed(str(error)) from error
 
 
 def _steps_done(file: Path) -> dict[str, float]:

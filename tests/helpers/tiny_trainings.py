@@ -49,7 +49,10 @@ def folders(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def make(folders, cascade_plans) -> Callable[..., CascadeOARTrainer]:
-    """A trainer; options go into the configurations' `training` entry, `recipe` into that of all."""
+    """A trainer; options go into the configurations' `training` entry, `recipe` into that of all.
+
+    `start_from` is that entry of its configuration.
+    """
 
     def trainer(
         cls=CascadeOARTrainer,
@@ -62,6 +65,7 @@ def make(folders, cascade_plans) -> Callable[..., CascadeOARTrainer]:
         recipe=None,
         left_out=(),
         device="cpu",
+        start_from=None,
         **training,
     ):
         plans = cascade_plans(
@@ -71,6 +75,8 @@ def make(folders, cascade_plans) -> Callable[..., CascadeOARTrainer]:
         for c in plans["configurations"].values():
             if "training" in c:
                 c["training"] = {**c["training"], **training}
+        if start_from is not None:
+            plans["configurations"][configuration]["start_from"] = start_from
         plans["continue_training"] = False
         torch.manual_seed(0)
         return cls(plans, configuration, fold, {**DATASET, "labels": labels}, torch.device(device))

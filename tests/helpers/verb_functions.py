@@ -25,6 +25,7 @@ OTHER = {"phantom": "make_phantoms_from_maps"}
 #: Verb -> module and name of the function it calls.
 FUNCTIONS = {
     **{verb: (nnunet_ext._MODULES[name], name) for verb, name in PUBLIC.items()},
+    "finetune": ("nnunet_ext.end_to_end.finetuning", "finetune"),
     "demo": ("nnunet_ext.end_to_end.demo", "demo"),
     "benchmark train": ("nnunet_ext.end_to_end.training_benchmark", "benchmark_train"),
     "benchmark predict": ("nnunet_ext.end_to_end.prediction_benchmark", "benchmark_predict"),

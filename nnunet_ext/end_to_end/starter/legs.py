@@ -17,7 +17,7 @@ from nnunet_ext.end_to_end.starter.plan import PLANS
 from nnunet_ext.files import read_json
 from nnunet_ext.nnunet_folders import read_dataset_json
 from nnunet_ext.prediction.bfloat16 import has_bfloat16
-from nnunet_ext.prediction.loading import read_weights
+from nnunet_ext.training.foreign_models import read_weights
 
 
 class CascadeOARTrainer(trainers.CascadeOARTrainer):

@@ -12,8 +12,8 @@ import torch
 from nnunet_ext.end_to_end.starter.plan import PLANS
 from nnunet_ext.files import write_json, written_whole
 from nnunet_ext.nnunet_folders import LOCALIZER, SEGMENTER
-from nnunet_ext.prediction.loading import read_weights
 from nnunet_ext.starter.shipped import FILES
+from nnunet_ext.training.foreign_models import read_weights
 
 STAGES = (LOCALIZER, SEGMENTER)
 

@@ -8,6 +8,7 @@ from importlib import import_module
 
 LOOKUPS = {
     "CascadeOARPlanner": "nnunet_ext.plans.cascade_oar_planner",
+    "CascadeOARPlannerFinetuned": "nnunet_ext.plans.cascade_oar_planner_finetuned",
     "CascadeOARPlannerSeparateZ": "nnunet_ext.plans.cascade_oar_planner_separate_z",
     "CascadeOARPlannerSmall": "nnunet_ext.plans.cascade_oar_planner_small",
     "CascadeOARPlannerSmallSeparateZ": "nnunet_ext.plans.cascade_oar_planner_separate_z",

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from nnunet_ext.end_to_end.starter.models import STAGES, folder_name, in_16_bits, n_parameters, pack, ship
-from nnunet_ext.prediction.loading import read_weights
 from nnunet_ext.starter.shipped import find_starter
+from nnunet_ext.training.foreign_models import read_weights
 
 
 @pytest.fixture
