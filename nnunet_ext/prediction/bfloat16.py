@@ -11,7 +11,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import torch
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
@@ -127,13 +127,17 @@ def with_one_channel(network: nn.Module, look: Callable[[str, _ConvNd, Sequence[
     nothing = {id(t): nn.Parameter(torch.empty(0), False) if isinstance(t, nn.Parameter) else None for t in tensors}
     made = copy.deepcopy(network, nothing)
     made._forward_hooks.clear()  # they look at labels, of which there are none
-    layers = dict(network.named_modules())
-    for name, layer in list(made.named_modules()):
-        place, _, within = name.rpartition(".")
-        if name and isinstance(layer, _ConvNd):
-            setattr(made.get_submodule(place), within, _OneChannel(name, cast(_ConvNd, layers[name]), look))
-        elif name and isinstance(layer, _NormBase):
-            setattr(made.get_submodule(place), within, nn.Identity())
+    # A layer that stands in two places is one, also in its new form.
+    instead: dict[nn.Module, nn.Module] = {}
+    for name, layer in made.named_modules():
+        if isinstance(layer, _ConvNd):
+            instead[layer] = _OneChannel(name, layer, look)
+        elif isinstance(layer, _NormBase):
+            instead[layer] = nn.Identity()
+    for layer in list(made.modules()):
+        for name, child in layer._modules.items():
+            if child in instead:
+                layer._modules[name] = instead[child]
     return made
 
 
