@@ -1,4 +1,4 @@
-"""CPU time and peak memory of named steps, recorded when someone measures.
+"""Time and peak memory of named steps, recorded when someone measures.
 
 Code that prepares a case names its steps: `with step("N4"): ...`. Without a recorder this costs nothing. `recorded_steps`
 records the steps of the thread that opens it.
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 
 #: Name of what a case takes outside its named steps.
 OTHER = "other"
@@ -25,6 +26,7 @@ class Step:
         case: The case, or None outside of cases.
         name: Of the step.
         cpu_s: CPU seconds of the process and of its children that have ended.
+        wall_s: Seconds by the clock.
         peak_mb: Highest resident memory of the process. None where the system does not say.
     """
 
@@ -32,6 +34,7 @@ class Step:
     name: str
     cpu_s: float = 0.0
     peak_mb: float | None = None
+    wall_s: float = 0.0
 
 
 class _Recorder:
@@ -39,6 +42,7 @@ class _Recorder:
         self.steps: dict[tuple[str | None, str], Step] = {}
         self.inside: list[Step] = []
         self.cpu_s = 0.0
+        self.wall_s = 0.0
 
     def begin(self, case: str | None, name: str) -> None:
         self._account()
@@ -51,14 +55,15 @@ class _Recorder:
 
     def _account(self) -> None:
         """Give what was used since the last call to the innermost step."""
-        now_s = _cpu_s()
+        cpu_s, wall_s = _cpu_s(), perf_counter()
         if self.inside:
             step = self.inside[-1]
-            step.cpu_s += now_s - self.cpu_s
+            step.cpu_s += cpu_s - self.cpu_s
+            step.wall_s += wall_s - self.wall_s
             peak_mb = _peak_mb()
             step.peak_mb = peak_mb if step.peak_mb is None else max(step.peak_mb, peak_mb or 0.0)
         _forget_peak()
-        self.cpu_s = now_s
+        self.cpu_s, self.wall_s = cpu_s, wall_s
 
 
 _recorder: ContextVar[_Recorder | None] = ContextVar("_recorder", default=None)

@@ -27,6 +27,9 @@ def test_a_step_leaves_out_the_steps_inside_it_and_repetitions_add_up():
             compute(0.1)
     assert [(s.case, s.name) for s in steps] == [("a", "all"), ("a", "N4"), ("b", "all")]
     assert [s.cpu_s for s in steps] == pytest.approx([0.1, 0.4, 0.1], abs=0.06)
+    slept = steps[0]
+    assert slept.wall_s >= slept.cpu_s + 0.1
+    assert all(s.wall_s >= s.cpu_s - 0.06 for s in steps)
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").is_file(), reason="peaks are read from Linux's /proc")

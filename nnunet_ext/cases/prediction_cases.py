@@ -28,6 +28,7 @@ from nnunet_ext.images.source_files import (
 )
 from nnunet_ext.messages import Message
 from nnunet_ext.nnunet_folders import channel_number, numbered_files
+from nnunet_ext.steps import step
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class FilesCase:
         files = channel_files(self.name, self.files, self.channels)
         check_channels({channel: file.name for channel, file in files.items()}, self.channels, self.optional)
         warnings: list[Message] = []
-        with collected_notes(warnings):
+        with step("reading"), collected_notes(warnings):
             images = {channel: read_image(file) for channel, file in files.items()}
         return ReadImages(images, {channel: file.name for channel, file in files.items()}, warnings)
 

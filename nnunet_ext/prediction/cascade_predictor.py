@@ -42,6 +42,7 @@ from nnunet_ext.messages import Message, in_english
 from nnunet_ext.prediction.bfloat16 import has_bfloat16, wrong_in_bfloat16
 from nnunet_ext.prediction.loading import load_stage
 from nnunet_ext.prediction.stage_predictor import Place, StagePredictor, is_out_of_memory
+from nnunet_ext.steps import step
 from nnunet_ext.training.mirroring import swap_channels
 from nnunet_ext.training.modality_dropout import optional_channels
 from nnunet_ext.training.recipe import TRAINED_WITH_KEY, TrainingRecipe
@@ -131,7 +132,8 @@ class CaseInSteps:
 
     def use_networks(self) -> None:
         """Compute logits up to the segmenter's. Two cases must not do so at the same time."""
-        self._logits = self._predictor._logits(*self._asked, self._places)
+        with step("windows" if self._asked[0] is self._predictor.segmenter else "localizer"):
+            self._logits = self._predictor._logits(*self._asked, self._places)
         if self._asked[0] is not self._predictor.segmenter:
             self._go_on()
             self.use_networks()
@@ -295,16 +297,16 @@ class CascadePredictor:
         assert self.localizer is not None
         assert prepared.localizer_images is not None  # made if there is a localizer
         logits = yield self.localizer, prepared.localizer_images
-        return label_map_of_logits(
-            logits.numpy(),
-            self.localizer.label_manager.convert_logits_to_segmentation,
-            prepared.images.shape[1:],
-            self.localizer.configuration_manager.spacing,
-            [prepared.properties["spacing"][i] for i in self.segmenter.plans_manager.transpose_forward],
-            self.localizer.configuration_manager.configuration["resampling_fn_probabilities_kwargs"][
-                "force_separate_z"
-            ],
-        )[None]
+        configuration = self.localizer.configuration_manager
+        with step("box"):
+            return label_map_of_logits(
+                logits.numpy(),
+                self.localizer.label_manager.convert_logits_to_segmentation,
+                prepared.images.shape[1:],
+                configuration.spacing,
+                [prepared.properties["spacing"][i] for i in self.segmenter.plans_manager.transpose_forward],
+                configuration.configuration["resampling_fn_probabilities_kwargs"]["force_separate_z"],
+            )[None]
 
     def _segment_box(
         self, prepared: PreparedCase, located: np.ndarray | None, *, box: Sequence[Sequence[int]] | None = None
@@ -319,24 +321,27 @@ class CascadePredictor:
         images, properties = prepared.images, prepared.properties
         stage = self.segmenter
         plans, configuration = stage.plans_manager, stage.configuration_manager
-        if located is not None:
-            images, located, properties = self.preprocessor.crop_to_roi(
-                images, located, properties, plans, configuration, box=box
+        with step("box"):
+            if located is not None:
+                images, located, properties = self.preprocessor.crop_to_roi(
+                    images, located, properties, plans, configuration, box=box
+                )
+            grids = self.preprocessor.resampling(images.shape[1:], properties, plans, configuration)
+            data = configuration.resampling_fn_data(images, *grids)
+            if recipe_of(stage).guidance:
+                guide = configuration.resampling_fn_seg(located, *grids)[0]
+                labels = stage.label_manager.foreground_labels
+                data = np.vstack([data, convert_labelmap_to_one_hot(guide, labels, output_dtype=data.dtype)])
+        logits = yield stage, data
+        with step("export"):
+            label_map = convert_predicted_logits_to_segmentation_with_correct_shape(
+                logits,
+                plans,
+                configuration,
+                stage.label_manager,
+                properties,
+                num_threads_torch=torch.get_num_threads(),
             )
-        grids = self.preprocessor.resampling(images.shape[1:], properties, plans, configuration)
-        data = configuration.resampling_fn_data(images, *grids)
-        if recipe_of(stage).guidance:
-            guide = configuration.resampling_fn_seg(located, *grids)[0]
-            labels = stage.label_manager.foreground_labels
-            data = np.vstack([data, convert_labelmap_to_one_hot(guide, labels, output_dtype=data.dtype)])
-        label_map = convert_predicted_logits_to_segmentation_with_correct_shape(
-            (yield stage, data),
-            plans,
-            configuration,
-            stage.label_manager,
-            properties,
-            num_threads_torch=torch.get_num_threads(),
-        )
         return label_map, properties
 
     def segment(self, prepared: PreparedCase) -> CasePrediction:
@@ -375,15 +380,16 @@ class CascadePredictor:
         backward = self.segmenter.plans_manager.transpose_backward
         box = used["bbox_used_for_cropping"]
         result.box = tuple((int(box[i][0]), int(box[i][1])) for i in backward)
-        present = set(np.unique(result.label_map).tolist())
-        organs = {n: v for n, v in self.dataset_json["labels"].items() if n not in ("background", *self.left_out)}
-        result.missing = [n for n, v in organs.items() if v not in present]
-        if result.missing:
-            result.warnings.append(Message("no_voxel", {"organs": result.missing}))
-        if self.ranges is not None:
-            inside = result.label_map[roi.slices(result.box)]
-            found = roi.organ_extents(inside, spacing_mm=prepared.properties["spacing"])
-            result.warnings += implausible(found, self.ranges, self.dataset_json["labels"], pairs=self.pair_names)
+        with step("checks"):
+            present = set(np.unique(result.label_map).tolist())
+            organs = {n: v for n, v in self.dataset_json["labels"].items() if n not in ("background", *self.left_out)}
+            result.missing = [n for n, v in organs.items() if v not in present]
+            if result.missing:
+                result.warnings.append(Message("no_voxel", {"organs": result.missing}))
+            if self.ranges is not None:
+                inside = result.label_map[roi.slices(result.box)]
+                found = roi.organ_extents(inside, spacing_mm=prepared.properties["spacing"])
+                result.warnings += implausible(found, self.ranges, self.dataset_json["labels"], pairs=self.pair_names)
         return result
 
     def _check_roi(
@@ -499,12 +505,14 @@ class CascadePredictor:
             )
             read, warnings = cleaned.images, [*odd, *cleaned.warnings]
         else:
-            check_images(read, optional=self.optional)
-            self._refuse_non_hu(read)
+            with step("checks"):
+                check_images(read, optional=self.optional)
+                self._refuse_non_hu(read)
         if self.check_heads:
             channel = reference_channel(present)
             # A cleaned MR has no padding any more. A CT may have got a window that takes its bone.
-            warnings = [*warnings, *check_head_in(channel, reference if is_ct(channel) else read[channel])]
+            with step("checks"):
+                warnings = [*warnings, *check_head_in(channel, reference if is_ct(channel) else read[channel])]
         for channel, image in read.items():
             if not same_grid(image, read[present[0]]):
                 raise ValueError(
@@ -543,14 +551,15 @@ class CascadePredictor:
         grid: sitk.Image | None = None,
     ) -> PreparedCase:
         stage = self.segmenter
-        images, properties = self.preprocessor.crop_to_body(
-            arrays, properties, stage.plans_manager, stage.configuration_manager, self.dataset_json
-        )
         small = None
-        if self.localizer is not None:
-            plans, configuration = self.localizer.plans_manager, self.localizer.configuration_manager
-            grids = self.preprocessor.resampling(images.shape[1:], properties, plans, configuration)
-            small = configuration.resampling_fn_data(images, *grids)
+        with step("body"):
+            images, properties = self.preprocessor.crop_to_body(
+                arrays, properties, stage.plans_manager, stage.configuration_manager, self.dataset_json
+            )
+            if self.localizer is not None:
+                plans, configuration = self.localizer.plans_manager, self.localizer.configuration_manager
+                grids = self.preprocessor.resampling(images.shape[1:], properties, plans, configuration)
+                small = configuration.resampling_fn_data(images, *grids)
         return PreparedCase(images, small, properties, channels, warnings, grid)
 
     def mask(self, prediction: CasePrediction, prepared: PreparedCase) -> sitk.Image:
@@ -562,8 +571,9 @@ class CascadePredictor:
 
     def write(self, prediction: CasePrediction, prepared: PreparedCase, file: Path) -> None:
         """Write the label map on the case's own grid, whole or not at all."""
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_image(self.mask(prediction, prepared), file)
+        with step("writing"):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_image(self.mask(prediction, prepared), file)
 
     # --- one case, all of it -----------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
-from verb_functions import FUNCTIONS, OTHER
+from verb_functions import FUNCTIONS, OTHER, OTHER_FUNCTIONS
 
 import nnunet_ext
 
@@ -32,7 +32,7 @@ def calls(monkeypatch):
         return record.summary
 
     others = [(nnunet_ext._MODULES[name], name) for name in OTHER.values()]
-    for module_name, function_name in (*FUNCTIONS.values(), *others):
+    for module_name, function_name in (*FUNCTIONS.values(), *OTHER_FUNCTIONS, *others):
         module = ModuleType(module_name)
         setattr(module, function_name, partial(called, function_name))
         monkeypatch.setitem(sys.modules, module_name, module)

@@ -41,6 +41,30 @@ def test_benchmark_predict_passes_its_options_on_and_prints_the_table(calls, cap
     assert capsys.readouterr().out == "| prediction | s |\n"
 
 
+def test_benchmark_predict_with_a_profile_calls_it_with_the_model(calls, capsys):
+    calls.summary = "| step | s |"
+    assert run("benchmark predict --profile --model m -i in --size tiny --cases 3 -device cpu -o out") == 0
+    assert calls.name == "profile_prediction"
+    assert calls.kwargs == {
+        "model": Path("m"),
+        "images": Path("in"),
+        "size": "tiny",
+        "n_cases": 3,
+        "device": "cpu",
+        "out": Path("out"),
+    }
+    assert capsys.readouterr().out == "| step | s |\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [("--profile -d 501 --no-stock", "dataset_id, stock is not for it"), ("--model m", "--model is for --profile")],
+)
+def test_benchmark_predict_refuses_options_of_the_other_kind(calls, capsys, options, message):
+    assert run(f"benchmark predict {options}") == 1
+    assert message in capsys.readouterr().err
+
+
 def test_benchmark_convert_passes_its_options_on_and_prints_the_table(calls, capsys):
     calls.summary = "| step | CPU s |"
     options = "-i in --modalities CT T1 --size full --cases 3 --unregistered --register --no-preview -o out --no-stock"

@@ -22,6 +22,8 @@ PUBLIC = {
 }
 #: Verb -> public name of another function that it calls with some of its options.
 OTHER = {"phantom": "make_phantoms_from_maps"}
+#: Modules and names of other functions that are not public.
+OTHER_FUNCTIONS = (("nnunet_ext.end_to_end.prediction_profile", "profile_prediction"),)
 #: Verb -> module and name of the function it calls.
 FUNCTIONS = {
     **{verb: (nnunet_ext._MODULES[name], name) for verb, name in PUBLIC.items()},
