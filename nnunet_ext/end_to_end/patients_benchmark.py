@@ -192,7 +192,7 @@ def table(runs: Path, name: str) -> str:
 
 def _row(n: int, start: str, record: RunRecord) -> str:
     iterations = " + ".join(str(record.iterations[stage]) for stage in ("localizer", "segmenter"))
-    cpu_min = f"{sum(record.cpu_s.values()) / 60:.1f}"
+    cpu_min = f"{sum(record.spent_s.values()) / 60:.1f}"
     organs = ["" if np.isnan(value) else f"{value:.1f}" for value in record.organ_dsc]
     sd = "" if np.isnan(record.dsc_sd) else f"{record.dsc_sd:.1f}"
     cells = [n, start, f"{record.mark_min:g}", record.seed, iterations, cpu_min, *organs]
