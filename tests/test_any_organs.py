@@ -126,5 +126,5 @@ def test_a_data_set_of_other_organs_plans_trains_predicts_and_is_scored(run):
     np.testing.assert_allclose(mask.GetDirection(), reference.GetDirection(), atol=1e-4)
     assert set(np.unique(sitk.GetArrayFromImage(mask))) <= {0, PITUITARY}
     table = run("nnunet_ext", "evaluate", "contours", f"raw/{DATASET}/labelsTs", "-o", "scores", "-np", "1")
-    assert "| Cochlea | - | - | - | - | - | 1.25 | 0 |" in table
+    assert "| Cochlea | - | - | - | - | - | - | 1.25 | 0 |" in table
     assert "Not segmented by this model (no score, not counted): Cochlea" in table
