@@ -77,6 +77,7 @@ def test_a_whole_profile_measures_every_step_of_each_case(tmp_path, cascade_plan
     text = profile_prediction(starter / "model" / SEGMENTER, size="tiny", n_cases=2, full_precision=True, out=out)
     assert (out / "profile.md").read_text() == text + "\n"
     record = json.loads((out / "profile.json").read_text())
+    check_file(record, "profile.json")
     assert list(record["alone"]["once"]) == ["import", "weights"]
     needed = {"reading", "checks", "body", "localizer", "box", "windows", "export", "writing"}
     for one in record["alone"]["cases"]:
