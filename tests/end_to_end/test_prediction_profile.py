@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from reference_tables import check_file
 from tiny_starter import write_starter
 
 from nnunet_ext.end_to_end.prediction_profile import mean_steps, profile_prediction, profile_table
