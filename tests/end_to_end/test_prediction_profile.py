@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from reference_tables import check_file
 from tiny_starter import write_starter
 
 from nnunet_ext.end_to_end.prediction_profile import mean_steps, profile_prediction, profile_table
@@ -77,6 +78,7 @@ def test_a_whole_profile_measures_every_step_of_each_case(tmp_path, cascade_plan
     text = profile_prediction(starter / "model" / SEGMENTER, size="tiny", n_cases=2, full_precision=True, out=out)
     assert (out / "profile.md").read_text() == text + "\n"
     record = json.loads((out / "profile.json").read_text())
+    check_file(record, "profile.json")
     assert list(record["alone"]["once"]) == ["import", "weights"]
     needed = {"reading", "checks", "body", "localizer", "box", "windows", "export", "writing"}
     for one in record["alone"]["cases"]:
