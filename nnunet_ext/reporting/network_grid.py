@@ -7,9 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_ext.cascade.resampling import resample_image
 from nnunet_ext.files import read_json
 
 
@@ -38,6 +36,8 @@ def network_grid(model: Path) -> NetworkGrid:
     Raises:
         OSError, ValueError: If its plan cannot be read, or lacks the configuration.
     """
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager  # imports torch, which few reports need
+
     path = Path(model, "plans.json")
     plans = read_json(path, dict, remedy="copy the model's plans.json again")
     name = model.name.rpartition("__")[2]
@@ -62,6 +62,8 @@ def on_network_grid(image: sitk.Image, grid: NetworkGrid, *, channel: int = 0) -
     Returns:
         Float image. Its voxel size differs from the plan's by what makes a whole number of voxels.
     """
+    from nnunet_ext.cascade.resampling import resample_image
+
     spacing_mm = grid.spacing_mm
     own_mm, shape = np.array(image.GetSpacing()[::-1]), np.array(image.GetSize()[::-1])
     new_shape = np.maximum(np.rint(shape * own_mm / spacing_mm).astype(int), 1)  # as nnU-Net counts them
