@@ -24,7 +24,6 @@ from nnunet_ext.pictures.surfaces import draw_organ_surfaces, draw_surfaces
 from nnunet_ext.pictures.volumes import box_around, display_window, read_case
 from nnunet_ext.reporting.content import Experiment, Picture, Report, Text
 from nnunet_ext.reporting.costs import models_of
-from nnunet_ext.reporting.network_grid import network_grid, on_network_grid
 from nnunet_ext.reporting.plots import draw_all_organs, draw_box_plots, draw_training_curves
 from nnunet_ext.reporting.reference_study import CHIASM
 from nnunet_ext.reporting.table_text import file_stem
@@ -191,6 +190,8 @@ def _resampling(report: Report, case: str, models: Sequence[Path]) -> Iterator[P
         trained = models_of(experiment, models)
         if not trained or not experiment.images.get(case):
             continue
+        from nnunet_ext.reporting.network_grid import network_grid, on_network_grid  # nnU-Net, and with it torch
+
         of_network = network_grid(trained[-1])
         images = {name: to_canonical(read_image(path)) for name, path in experiment.images[case].items()}
         _, volumes, (reference,) = read_case(experiment.images[case], (experiment.scores.files[case][1],))
