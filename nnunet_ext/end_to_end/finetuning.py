@@ -33,6 +33,7 @@ from nnunet_ext.nnunet_folders import (
 )
 from nnunet_ext.prediction.loading import choose_device
 from nnunet_ext.processes import KILL_WITH_PARENT, console_script, ended
+from nnunet_ext.starter.shipped import find_starter
 from nnunet_ext.training.checkpoints import checkpoint_file, checkpoints_in
 from nnunet_ext.training.checks import missing_files
 from nnunet_ext.training.person_splits import N_FOLDS, person_splits, persons_among
@@ -246,17 +247,14 @@ def stages_of(model: Path | None) -> dict[str, StartModel]:
     """Both stages of a trained model.
 
     Args:
-        model: Folder of its segmenter.
+        model: Folder of its segmenter. None is the starter.
 
     Raises:
         FileNotFoundError: If it is not there, is no segmenter, or has no localizer or no final weights.
         ValueError: If a file is damaged.
     """
     if model is None:
-        raise FileNotFoundError(
-            "no model is named, and this build of nnunet_ext holds no starter, the small model that would be used then: "
-            "name the folder of a trained segmenter with --from"
-        )
+        model = find_starter().segmenter
     model = Path(model).absolute()
     if not is_model(model):
         inside = sorted(file.parent.name for file in model.glob("*/plans.json"))

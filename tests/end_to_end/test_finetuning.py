@@ -16,6 +16,7 @@ from tiny_cases import rule
 
 from nnunet_ext.end_to_end.finetuning import PLANS, TRAINER, Training, finetune, stages_of
 from nnunet_ext.nnunet_folders import BOXES_FILE
+from nnunet_ext.starter.shipped import FOLDER
 
 NAME = "Dataset601_Tiny"
 LABELS = {"background": 0, "Eye_L": 1, "Eye_R": 2}
@@ -86,11 +87,14 @@ def test_a_data_set_that_the_model_does_not_know_is_refused_before_anything_is_w
     assert not list((raw.parents[1] / "preprocessed").iterdir())
 
 
+@pytest.mark.skipif(not (FOLDER / "model").is_dir(), reason="the checkout holds no starter")
+def test_without_a_model_the_starter_is_where_a_training_starts():
+    assert set(stages_of(None)) == {"3d_lowres", "3d_cascade_fullres"}
+
+
 def test_a_folder_that_is_no_model_and_one_without_localizer_are_named(raw, model):
     with pytest.raises(FileNotFoundError, match=r"models is no trained model: name one of the folders in it, Cascade"):
         stages_of(model.parent)
-    with pytest.raises(FileNotFoundError, match=r"no model is named.*no starter.*--from"):
-        stages_of(None)
     localizer = model.with_name(model.name.replace("cascade_fullres", "lowres"))
     with pytest.raises(FileNotFoundError, match=r"3d_lowres has no localizer beside it"):
         stages_of(localizer)
