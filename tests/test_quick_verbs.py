@@ -15,16 +15,11 @@ from tiny_starter import write_starter
 
 from nnunet_ext.files import write_json
 
-#: Modules that only plans and trainings need, and torch's compiler. They take seconds.
+#: Modules that only plans and trainings need.
 UNNEEDED = (
     "matplotlib",
     "seaborn",
-    "scipy.stats",
-    "sympy",
-    "torch._dynamo",
-    "torch._inductor",
     "nnunetv2.experiment_planning",
-    "nnunetv2.inference.predict_from_raw_data",
     "nnunetv2.training.nnUNetTrainer.nnUNetTrainer",
     "nnunet_ext.plans",
     "nnunet_ext.trainers",

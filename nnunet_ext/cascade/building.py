@@ -20,7 +20,6 @@ def build_network(
     num_output_channels: int,
     *,
     deep_supervision: bool,
-    initial_weights: bool = True,
 ) -> nn.Module:
     """The plan's network. Without guidance a segmenter ignores the channels that nnU-Net adds for a previous stage.
 
@@ -29,7 +28,6 @@ def build_network(
         num_input_channels: As nnU-Net counts them, with one per organ of a previous stage.
         num_output_channels: Labels.
         deep_supervision: Whether it gives logits at several resolutions.
-        initial_weights: Whether it gets the initial weights of a training. Other weights are loaded into it if not.
     """
     guided = TrainingRecipe.from_plan(configuration_manager.configuration.get("recipe")).guidance
     drop = configuration_manager.previous_stage_name is not None and not guided
@@ -40,7 +38,7 @@ def build_network(
         configuration_manager.network_arch_init_kwargs_req_import,
         n_image_channels,
         num_output_channels,
-        allow_init=initial_weights,
+        allow_init=True,
         deep_supervision=deep_supervision,
     )
     if drop:

@@ -9,23 +9,19 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
-
-from nnunet_ext.prediction.stage_predictor import StagePredictor
 
 #: Largest relative error of a convolution in bfloat16. Rounding gives 0.003 to 0.006, the known fault more than 1.
 ERROR_LIMIT = 0.1
 SEED = 1
-#: Packages whose networks compute the same layers whatever the values.
-LOOK_AT_NO_VALUES = ("dynamic_network_architectures.", "nnunet_ext.")
 
 
 def has_bfloat16() -> bool:
@@ -35,7 +31,7 @@ def has_bfloat16() -> bool:
     return any(torch.cpu.get_capabilities().get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
-def wrong_in_bfloat16(stage: StagePredictor) -> str | None:
+def wrong_in_bfloat16(stage: nnUNetPredictor) -> str | None:
     """Name of a layer whose values in bfloat16 are wrong on this processor, or None.
 
     The shapes prove most networks right, and nothing is computed. The others are computed once on a random patch.
@@ -60,85 +56,18 @@ def in_doubt(network: nn.Module, shape: tuple[int, ...]) -> list[str]:
     Along some axis their stride is above 1 and their output has length 1. The known fault needs that of the last axis. Any
     axis counts here, because the order of the axes differs between plans. A stride above the kernel's size counts too. It
     is another fault of the same code (oneDNN pull request 5568).
-
-    Raises:
-        RuntimeError: If the network looks at values. Shapes alone do not tell which of its layers it uses.
     """
     found: list[str] = []
 
-    def look(name: str, layer: _ConvNd, output_size: Sequence[int]) -> None:
-        axes = zip(layer.stride, layer.kernel_size, output_size, strict=True)
+    def look(name: str, layer: _ConvNd, _inputs: tuple, output: torch.Tensor) -> None:
+        axes = zip(layer.stride, layer.kernel_size, output.shape[2:], strict=True)
         if not layer.transposed and any(step > 1 and (n == 1 or step > size) for step, size, n in axes):
             found.append(name)
 
-    if type(network).__module__.startswith(LOOK_AT_NO_VALUES):
-        try:
-            with torch.no_grad():
-                with_one_channel(network, look)(torch.zeros((shape[0], 1, *shape[2:])))
-            return found
-        except (RuntimeError, ValueError, IndexError):  # it needs its true channels, as transformers do
-            found.clear()
     shapes_only = without_values(network)
-    with (
-        hooked(shapes_only, lambda name, layer, _inputs, output: look(name, layer, output.shape[2:])),
-        torch.no_grad(),
-    ):
+    with hooked(shapes_only, look), torch.no_grad():
         shapes_only(torch.empty(shape, device="meta"))
     return found
-
-
-class _OneChannel(nn.Module):
-    """Zeros of one channel, in the size of a convolution's output, for any number of channels."""
-
-    def __init__(self, name: str, layer: _ConvNd, look: Callable[[str, _ConvNd, Sequence[int]], None]) -> None:
-        super().__init__()
-        self.name, self.look, self.of = (
-            name,
-            look,
-            [layer],
-        )  # in a list, so that its values are not those of this module
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        layer = self.of[0]
-        numbers = zip(
-            images.shape[2:], layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.output_padding,
-            strict=True,
-        )  # fmt: skip
-        size = [
-            (n - 1) * step - 2 * pad + apart * (width - 1) + more + 1
-            if layer.transposed
-            else (n + 2 * pad - apart * (width - 1) - 1) // step + 1
-            for n, width, step, pad, apart, more in numbers
-        ]
-        self.look(self.name, layer, size)
-        return images.new_zeros((len(images), 1, *size))
-
-
-def with_one_channel(network: nn.Module, look: Callable[[str, _ConvNd, Sequence[int]], None]) -> nn.Module:
-    """A copy that only passes sizes on, in images of one channel. It computes next to nothing.
-
-    Tensors without values would tell the same. But torch imports its compiler for them, which takes over a second.
-
-    Args:
-        network: Of convolutions. Not modified.
-        look: Is told the name, the layer and the output's size `(*plan_axes)` of every convolution.
-    """
-    tensors = [*network.parameters(), *network.buffers()]
-    nothing = {id(t): nn.Parameter(torch.empty(0), False) if isinstance(t, nn.Parameter) else None for t in tensors}
-    made = copy.deepcopy(network, nothing)
-    made._forward_hooks.clear()  # they look at labels, of which there are none
-    # A layer that stands in two places is one, also in its new form.
-    instead: dict[nn.Module, nn.Module] = {}
-    for name, layer in made.named_modules():
-        if isinstance(layer, _ConvNd):
-            instead[layer] = _OneChannel(name, layer, look)
-        elif isinstance(layer, _NormBase):
-            instead[layer] = nn.Identity()
-    for layer in list(made.modules()):
-        for name, child in layer._modules.items():
-            if child in instead:
-                layer._modules[name] = instead[child]
-    return made
 
 
 def bfloat16_errors(network: nn.Module, shape: tuple[int, ...]) -> dict[str, float]:

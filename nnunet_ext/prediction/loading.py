@@ -22,7 +22,7 @@ from nnunet_ext.training.foreign_models import CONFIGURATION, PLANS_JSON, check_
 def load_stage(
     folder: Path, *, folds: Sequence[int | str] | None, checkpoint: str, device: torch.device
 ) -> StagePredictor:
-    """The sliding window of one trained configuration, loaded so that no code in the model can run.
+    """nnU-Net's predictor for one trained configuration, loaded so that no code in the model can run.
 
     Raises:
         FileNotFoundError: Naming the folder, fold or file that is not there, and how to train it.
@@ -59,7 +59,9 @@ def load_stage(
             raise ValueError(f"{file} holds the weights of another network than its plans.json: {difference}.")
     if len(weights) == 1:  # the network's values are the checkpoint's, not a copy of them
         network.load_state_dict(weights[0], assign=True)
-    return StagePredictor(network, plans, configuration, weights, dataset_json, device=device)
+    predictor = StagePredictor(device)
+    predictor.manual_initialization(network, plans, configuration, weights, dataset_json, trainer_name, None)
+    return predictor
 
 
 def _network(
@@ -89,8 +91,7 @@ def _network(
         n_channels = determine_num_input_channels(plans, configuration, dataset_json)
         n_labels = plans.get_label_manager(dataset_json).num_segmentation_heads
         if trainer is None:
-            # Drawing initial weights that have no values would import torch's compiler, which takes over a second.
-            return build_network(configuration, n_channels, n_labels, deep_supervision=False, initial_weights=False)
+            return build_network(configuration, n_channels, n_labels, deep_supervision=False)
         return trainer.build_network_architecture(
             plans, configuration, n_channels, n_labels, enable_deep_supervision=False
         )
@@ -129,8 +130,7 @@ def without_initial_weights(build: Callable[[], nn.Module]) -> nn.Module:
     with torch.device("meta"):
         network = build()
     if {name for name, _ in network.named_buffers()} <= network.state_dict().keys():
-        # As `to_empty`, for which torch imports sympy.
-        return network._apply(lambda value: torch.empty(value.shape, dtype=value.dtype))
+        return network.to_empty(device="cpu")
     return build()
 
 

@@ -1,20 +1,17 @@
-"""The sliding window of one stage, which keeps weights on the device and does with less of its memory if it must."""
+"""nnU-Net's predictor for one stage, which keeps weights on the device and does with less of its memory if it must."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+import contextlib
+from collections.abc import Callable, Mapping
 from enum import IntEnum
-from itertools import product
 from typing import Any
 
 import torch
-from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from nnunetv2.configuration import default_num_processes
-from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.utilities.helpers import empty_cache
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
-from torch import nn
 
 #: Share of the free memory that the weights of all folds may take. The layers' values, and a body's images and logits, need
 #: the rest. How much that is shows only later. A wrong guess costs one window, because the weights are dropped first.
@@ -37,46 +34,24 @@ class Place(IntEnum):
     CPU = 2  #: Nothing on the device.
 
 
-#: Overlap of neighbouring windows as a share of their length, as nnU-Net has it.
-STEP = 0.5
-
-
-class StagePredictor:
-    """A trained network that slides over the images of a case. Its logits are those of nnU-Net's predictor.
-
-    It is not nnU-Net's class, whose module takes a third of all time that importing takes, and it differs in these:
+class StagePredictor(nnUNetPredictor):
+    """nnU-Net's predictor with other care for the device's memory. Its logits are nnU-Net's.
 
     - nnU-Net copies the weights of every fold onto the device for every case. Here they stay there if they fit.
     - nnU-Net feeds the network from a thread. If the network fails, this thread waits for ever and holds the images.
     - nnU-Net tries again while the error still holds the values of all layers on the device.
 
-    Checked against nnU-Net 2.8.1.
-
     Args:
-        network: Its values are those of the fold, if there is one fold.
-        plans_manager, configuration_manager, dataset_json: Of the model.
-        list_of_parameters: Weights of each fold.
         device: Device of the network.
         free_bytes: Device -> its free memory in bytes.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        plans_manager: PlansManager,
-        configuration_manager: ConfigurationManager,
-        list_of_parameters: Sequence[dict[str, torch.Tensor]],
-        dataset_json: dict,
-        *,
-        device: torch.device,
-        free_bytes: Callable[[torch.device], int] | None = None,
-    ) -> None:
-        self.network = network
-        self.plans_manager, self.configuration_manager = plans_manager, configuration_manager
-        self.list_of_parameters, self.dataset_json = list(list_of_parameters), dataset_json
-        self.label_manager = plans_manager.get_label_manager(dataset_json)
-        self.use_gaussian = True
-        self.device = self._home = device
+    def __init__(self, device: torch.device, *, free_bytes: Callable[[torch.device], int] | None = None) -> None:
+        with contextlib.redirect_stdout(None):  # it prints that a CPU is no GPU
+            super().__init__(use_mirroring=False, device=device, allow_tqdm=False, verbose=False)
+        # So that nnU-Net calls `_internal_predict_sliding_window_return_logits` once, and outside of an `except`.
+        self.perform_everything_on_device = False
+        self._home = device
         self._free_bytes = free_bytes or free_device_bytes
         self._place = {"cuda": Place.DEVICE, "cpu": Place.CPU}.get(device.type, Place.PATCHES)
         self._least_sparing = self._place
@@ -153,24 +128,12 @@ class StagePredictor:
             return None
 
     @torch.inference_mode()
-    def predict_sliding_window_return_logits(self, data: torch.Tensor) -> torch.Tensor:
-        """Logits of the weights in the network, shape `(labels, *plan_axes)`, float16, for images `(C, *plan_axes)`."""
-        self.network.to(self.device)
-        self.network.eval()
-        patch_size = tuple(self.configuration_manager.patch_size)
-        empty_cache(self.device)
-        # nnU-Net computes in mixed precision on a GPU only. On a CPU the caller decides.
-        with torch.autocast("cuda") if self.device.type == "cuda" else nullcontext():
-            padded, inside = pad_nd_image(data, patch_size, "constant", {"value": 0}, True, None)
-            logits = self._slide(padded, patch_size)
-        empty_cache(self.device)
-        return logits[(slice(None), *inside[1:])]
+    def _internal_predict_sliding_window_return_logits(
+        self, data: torch.Tensor, slicers: list, do_on_device: bool = True
+    ) -> torch.Tensor:
+        """nnU-Net's sum over the windows, divided by the sum of their weights, without a thread that cuts the windows.
 
-    def _slide(self, data: torch.Tensor, patch_size: tuple[int, ...]) -> torch.Tensor:
-        """Sum of the logits of all windows, each weighted, divided by the sum of the weights.
-
-        A thread that cuts the windows, as nnU-Net has one, would gain nothing. Its copies wait on the device's one stream
-        for the network before them.
+        The thread would gain nothing. Its copies wait on the device's one stream for the network before them.
         """
         results_device = self.device if self._place is Place.DEVICE else CPU
         data = data.to(results_device)
@@ -179,10 +142,11 @@ class StagePredictor:
         weights = torch.zeros(data.shape[1:], **half)
         gaussian: torch.Tensor | int = 1
         if self.use_gaussian:
-            gaussian = compute_gaussian(patch_size, sigma_scale=1.0 / 8, value_scaling_factor=10, device=results_device)
-        for window in windows(data.shape[1:], patch_size):
+            size = tuple(self.configuration_manager.patch_size)
+            gaussian = compute_gaussian(size, sigma_scale=1.0 / 8, value_scaling_factor=10, device=results_device)
+        for window in slicers:
             patch = torch.clone(data[window][None], memory_format=torch.contiguous_format).to(self.device)
-            prediction = self.network(patch)[0].to(results_device)
+            prediction = self._internal_maybe_mirror_and_predict(patch)[0].to(results_device)
             prediction *= gaussian
             logits[window] += prediction
             weights[window[1:]] += gaussian
@@ -190,15 +154,6 @@ class StagePredictor:
         if torch.any(torch.isinf(logits)):
             raise ValueError("the network's logits are too large for 16 bits (infinite); its weights are damaged")
         return logits
-
-
-def windows(shape: Sequence[int], patch_size: Sequence[int]) -> list[tuple[slice, ...]]:
-    """Where nnU-Net puts the windows over images `(C, *shape)`, all channels in each."""
-    starts = compute_steps_for_sliding_window(tuple(shape), tuple(patch_size), STEP)
-    return [
-        (slice(None), *(slice(first, first + n) for first, n in zip(corner, patch_size, strict=True)))
-        for corner in product(*starts)
-    ]
 
 
 def n_bytes(weights: Mapping[str, torch.Tensor]) -> int:

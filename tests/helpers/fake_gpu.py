@@ -137,7 +137,9 @@ def organ_stage(
     manager = PlansManager(plans)
     network = OrganNetwork(len(dataset_json["labels"]), hu_per_label)
     folds = [{"scale": torch.tensor([scale]), "ballast": torch.zeros(1000)} for scale in scales]
-    planned = manager.get_configuration(configuration)
-    stage = StagePredictor(network, manager, planned, folds, dataset_json, device=device, free_bytes=gpu.free_bytes)
+    stage = StagePredictor(device, free_bytes=gpu.free_bytes)
+    stage.manual_initialization(
+        network, manager, manager.get_configuration(configuration), folds, dataset_json, "CascadeOARTrainer", None
+    )
     gpu.watch(stage, configuration)
     return stage

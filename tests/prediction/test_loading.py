@@ -95,7 +95,7 @@ from pathlib import Path
 import torch
 from nnunet_ext.prediction.loading import load_stage
 load_stage(Path({str(model.folder)!r}), folds=None, checkpoint="checkpoint_final.pth", device=torch.device("cpu"))
-unneeded = ("matplotlib", "torch._dynamo", "nnunetv2.training.nnUNetTrainer.nnUNetTrainer", "nnunetv2.experiment_planning")
+unneeded = ("matplotlib", "seaborn", "nnunetv2.training.nnUNetTrainer.nnUNetTrainer", "nnunetv2.experiment_planning")
 print([name for name in unneeded if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

@@ -53,10 +53,9 @@ def test_the_logits_are_those_of_nnunets_predictor_bit_by_bit(plans, configurati
     networks = [CascadeOARTrainer.build_network_architecture(*made, 1, 2, False) for _ in range(n_folds)]
     folds = [network.state_dict() for network in networks]
     logits = []
-    networks = [CascadeOARTrainer.build_network_architecture(*made, 1, 2, False) for _ in range(2)]
-    nnunets = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"))
-    nnunets.manual_initialization(networks[1], *made, folds, DATASET, "CascadeOARTrainer", None)
-    for kind in (StagePredictor(networks[0], *made, folds, DATASET, device=torch.device("cpu")), nnunets):
+    for kind in (StagePredictor(torch.device("cpu")), nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"))):
+        network = CascadeOARTrainer.build_network_architecture(*made, 1, 2, False)
+        kind.manual_initialization(network, *made, folds, DATASET, "CascadeOARTrainer", None)
         with torch.autocast("cpu", getattr(torch, precision), enabled=precision != "float32"):
             logits.append([kind.predict_logits_from_preprocessed_data(images()) for _ in range(2)])
     ours, stock = logits
@@ -154,17 +153,13 @@ def test_infinite_logits_are_refused(plans):
         stage.predict_logits_from_preprocessed_data(images())
 
 
-def test_a_device_that_does_not_hold_results_begins_with_patches(gpu, plans):
+def test_a_device_that_does_not_hold_results_begins_with_patches():
     """nnU-Net does so for MPS."""
-    made = {
-        name: organ_stage(gpu, plans, "3d_lowres", DATASET, hu_per_label=50.0, device=torch.device(name))
-        for name in ("mps", "cpu")
-    }
-    stage = made["mps"]
+    stage = StagePredictor(torch.device("mps"))
     assert stage.place is Place.PATCHES
     stage.place = Place.DEVICE
     assert (stage.place, stage.device.type) == (Place.PATCHES, "mps")
-    cpu = made["cpu"]
+    cpu = StagePredictor(torch.device("cpu", 0))
     cpu.place = Place.DEVICE
     assert (cpu.place, free_device_bytes(torch.device("cpu"))) == (Place.CPU, 0)
 
