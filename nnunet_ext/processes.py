@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection, wait
@@ -122,6 +122,35 @@ def ended(process: subprocess.Popen) -> Iterator[None]:
         process.kill()
         process.wait()
         raise
+    finally:
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def run_command(command: Sequence[str], *, environment: Mapping[str, str], folder: Path, failed: str) -> None:
+    """Run a command without showing its output. It ends with this process.
+
+    Args:
+        command: And its arguments.
+        environment: Of the command.
+        folder: It runs in.
+        failed: Begin of the message if it fails. The last lines of its output follow.
+
+    Raises:
+        RuntimeError: If it fails.
+    """
+    done = subprocess.run(
+        command,
+        env=environment,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        preexec_fn=KILL_WITH_PARENT,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{failed}: " + "\n".join(done.stdout.splitlines()[-5:]))
 
 
 def console_script(name: str) -> str:

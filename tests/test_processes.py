@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from worker_functions import done_or_for_ever, is_running, square, until
 
-from nnunet_ext.processes import KILLED, ended, run_in_processes
+from nnunet_ext.processes import KILLED, ended, run_command, run_in_processes
 
 HELPERS = Path(__file__).parent / "helpers"
 linux = pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="looks for processes in /proc")
@@ -114,3 +114,11 @@ time.sleep(600)
     run.kill()
     run.wait()
     until(lambda: not is_running(command))
+
+
+def test_a_command_that_fails_is_named_with_the_last_lines_of_its_output(tmp_path):
+    script = "import os, sys; print(os.getcwd()); [print(i) for i in range(9)]; sys.exit(int(os.environ['CODE']))"
+    run = [sys.executable, "-c", script]
+    run_command(run, environment={**os.environ, "CODE": "0"}, folder=tmp_path, failed="counting failed")
+    with pytest.raises(RuntimeError, match=r"^counting failed: 4\n5\n6\n7\n8$"):
+        run_command(run, environment={**os.environ, "CODE": "3"}, folder=tmp_path, failed="counting failed")

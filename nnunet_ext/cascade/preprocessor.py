@@ -208,8 +208,8 @@ class CascadeOARPreprocessor(DefaultPreprocessor):
             for channel, scheme in zip(cropped, configuration_manager.normalization_schemes, strict=True):
                 if scheme == Z_SCORE:
                     standardise(channel, patient)
-        for channel, image in zip(cropped, images, strict=True):
-            if is_blank(image):
+        for channel in cropped:
+            if is_blank(channel):
                 channel[...] = 0.0  # as modality dropout blanks it, also a CT, whose scheme has a fixed mean
         return cropped, {
             **properties,

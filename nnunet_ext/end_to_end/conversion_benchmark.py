@@ -13,14 +13,13 @@ import json
 import os
 import platform
 import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from nnunet_ext.end_to_end.demo import Demo
 from nnunet_ext.folder_lock import holding, owned_folder
-from nnunet_ext.processes import KILL_WITH_PARENT, usable_cores
+from nnunet_ext.processes import run_command, usable_cores
 from nnunet_ext.steps import OTHER, recorded_steps, step
 
 #: Of the data set that is made. The number matters only in `out`.
@@ -167,19 +166,8 @@ def _rows(
 
 
 def _run(demo: Demo, command: Sequence[str]) -> None:
-    done = subprocess.run(
-        command,
-        env=demo.environment,
-        cwd=demo.out,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        preexec_fn=KILL_WITH_PARENT,
-    )
-    if done.returncode:
-        last = "\n".join(done.stdout.splitlines()[-5:])
-        raise RuntimeError(f"{Path(command[0]).name} failed: {last}")
+    failed = f"{Path(command[0]).name} failed"
+    run_command(command, environment=demo.environment, folder=demo.out, failed=failed)
 
 
 def _apart(demo: Demo, what: str, options: Mapping) -> dict:

@@ -22,7 +22,7 @@ from pathlib import Path
 from nnunet_ext.end_to_end.demo import TRAINER, Demo
 from nnunet_ext.folder_lock import holding, owned_folder
 from nnunet_ext.images.file_names import image_stem
-from nnunet_ext.processes import KILL_WITH_PARENT, ended, memory_mb, process_tree, usable_cores
+from nnunet_ext.processes import KILL_WITH_PARENT, ended, memory_mb, process_tree, run_command, usable_cores
 
 LOCALIZER, SEGMENTER = "3d_lowres", "3d_cascade_fullres"
 STOCK = ("nnUNetTrainer", "nnUNetPlans", "3d_fullres")
@@ -246,19 +246,13 @@ def table(records: Sequence[Mapping], about: Mapping) -> str:
 
 
 def _untrained_apart(demo: Demo, options: Mapping, results: str) -> None:
-    done = subprocess.run(
-        [demo.executable("python"), "-m", "nnunet_ext.end_to_end.prediction_benchmark", json.dumps(options)],
-        env={**demo.environment, "nnUNet_results": results},
-        cwd=demo.out,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        preexec_fn=KILL_WITH_PARENT,
+    module = [demo.executable("python"), "-m", "nnunet_ext.end_to_end.prediction_benchmark"]
+    run_command(
+        [*module, json.dumps(options)],
+        environment={**demo.environment, "nnUNet_results": results},
+        folder=demo.out,
+        failed=f"no untrained model of {options['trainer']} {options['configuration']}",
     )
-    if done.returncode:
-        last = "\n".join(done.stdout.splitlines()[-5:])
-        raise RuntimeError(f"no untrained model of {options['trainer']} {options['configuration']}: {last}")
 
 
 def save_untrained(*, dataset_id: int, trainer: str, plans: str, configuration: str, fold: str, label: int) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from nnunet_ext.end_to_end.demo import Demo
 from nnunet_ext.end_to_end.prediction_benchmark import PHANTOM_IDS, PHANTOM_NAME, link_cases
 from nnunet_ext.folder_lock import holding, owned_folder
 from nnunet_ext.nnunet_folders import read_dataset_json
-from nnunet_ext.processes import KILL_WITH_PARENT, processor_name, usable_cores
+from nnunet_ext.processes import processor_name, run_command, usable_cores
 from nnunet_ext.starter.shipped import find_starter
 
 #: Once per process, then once per case.
@@ -202,19 +201,14 @@ def _apart(demo: Demo, options: Mapping) -> dict:
     """What a process of its own measures."""
     result = demo.out / "profile_part.json"
     command = [demo.executable("python"), "-m", "nnunet_ext.end_to_end.profiled_prediction"]
-    done = subprocess.run(
-        [*command, json.dumps({**options, "result": str(result), "started": time.time()})],
-        env={**demo.environment, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(usable_cores()))},
-        cwd=demo.out,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        preexec_fn=KILL_WITH_PARENT,
+    environment = {
+        **demo.environment,
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(usable_cores())),
+    }
+    options = {**options, "result": str(result), "started": time.time()}
+    run_command(
+        [*command, json.dumps(options)], environment=environment, folder=demo.out, failed="the prediction failed"
     )
-    if done.returncode:
-        last = "\n".join(done.stdout.splitlines()[-5:])
-        raise RuntimeError(f"the prediction failed: {last}")
     try:
         return json.loads(result.read_text())
     finally:

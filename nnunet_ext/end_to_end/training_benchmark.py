@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from typing import Any
 from nnunet_ext.end_to_end.demo import PLANNER, TRAINER, Demo
 from nnunet_ext.end_to_end.demo import PLANS as SMALL_PLANS
 from nnunet_ext.folder_lock import holding, owned_folder
-from nnunet_ext.processes import KILL_WITH_PARENT, memory_mb
+from nnunet_ext.processes import memory_mb, run_command
 
 CONFIGURATIONS = ("3d_lowres", "3d_cascade_fullres")
 STOCK = ("nnUNetTrainer", "nnUNetPlans", "3d_fullres")
@@ -140,19 +139,12 @@ def _measure_apart(demo: Demo, **options: object) -> dict:
     """The record of one configuration, from a process of its own with a results folder that is thrown away."""
     with tempfile.TemporaryDirectory() as scratch:
         result = Path(scratch, "record.json")
-        done = subprocess.run(
+        run_command(
             [sys.executable, "-m", "nnunet_ext.end_to_end.training_benchmark", json.dumps(options), str(result)],
-            env={**demo.environment, "nnUNet_results": scratch},
-            cwd=scratch,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-            preexec_fn=KILL_WITH_PARENT,
+            environment={**demo.environment, "nnUNet_results": scratch},
+            folder=Path(scratch),
+            failed=f"{options['trainer']} {options['plans']} {options['configuration']} failed",
         )
-        if done.returncode:
-            last = "\n".join(done.stdout.splitlines()[-5:])
-            raise RuntimeError(f"{options['trainer']} {options['plans']} {options['configuration']} failed: {last}")
         return json.loads(result.read_text())
 
 

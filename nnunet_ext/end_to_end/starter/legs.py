@@ -21,7 +21,7 @@ from nnunet_ext.training.foreign_models import read_weights
 
 
 class CascadeOARTrainer(trainers.CascadeOARTrainer):
-    """Computes the networks in bfloat16 where the processor has it, in about half the time. Losses have 32 bits.
+    """Computes the networks in bfloat16 where the processor has it, in half to two thirds of the time. Losses have 32 bits.
 
     It has the name of its base, by which predictions look up the network.
     """

@@ -9,18 +9,17 @@ from pathlib import Path
 
 import torch
 
-from nnunet_ext.end_to_end.starter.plan import PLANS
 from nnunet_ext.files import write_json, written_whole
 from nnunet_ext.nnunet_folders import LOCALIZER, SEGMENTER
-from nnunet_ext.starter.shipped import FILES
+from nnunet_ext.starter import shipped
 from nnunet_ext.training.foreign_models import read_weights
 
 STAGES = (LOCALIZER, SEGMENTER)
 
 
 def folder_name(configuration: str) -> str:
-    """nnU-Net's name of the folder of a stage."""
-    return f"CascadeOARTrainer__{PLANS}__{configuration}"
+    """nnU-Net's name of the folder of a stage, also in the package."""
+    return {LOCALIZER: shipped.LOCALIZER, SEGMENTER: shipped.SEGMENTER}[configuration]
 
 
 def pack(results: Path, out: Path, *, fold: int | str) -> Path:
@@ -60,7 +59,7 @@ def ship(model: Path, folder: Path, *, version: str) -> None:
         version: Of the weights.
     """
     hashes = {}
-    for name in FILES:
+    for name in shipped.FILES:
         target = folder / "model" / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(model / name, target)

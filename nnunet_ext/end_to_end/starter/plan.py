@@ -11,7 +11,7 @@ PLANS = "CascadeOARPlansStarter"
 #: Features of the first stage of each network, and of any stage at most. Multiples of 16 suit the processor.
 FEATURES, MOST_FEATURES = 16, 96
 LEARNING_RATE = 4e-3
-#: Of both stages. On a processor, more iterations teach more than larger batches.
+#: Of both stages. Small, so that a leg has many iterations.
 BATCH_SIZE = 2
 #: Share of a leg at the full learning rate.
 CONSTANT_SHARE = 0.5
