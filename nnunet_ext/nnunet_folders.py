@@ -35,6 +35,7 @@ PREDICTIONS_JSON: Shape = {
             "warnings?": [str],
             "messages?": [dict],
             "missing?": [str],
+            "postprocessed?": dict,
             "channels?": [str],
             "failed?": str,
             "fallback_whole_volume?": bool,
@@ -48,6 +49,7 @@ PREDICTIONS_JSON: Shape = {
     },
     "models?": [str],
     "model?": str,
+    "postprocessing?": (dict, None),
 }
 PREDICTIONS_REMEDY = "it is not what nnunet_ext predict writes: move it away to go on without it, or predict again"
 #: Key of `dataset.json` with lists of cases of one person, which planning keeps in one fold.

@@ -53,6 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "wrongly in bfloat16 is computed so anyway, with a warning",
     )
     parser.add_argument(
+        "--no-postprocessing",
+        dest="use_postprocessing",
+        action="store_false",
+        help="leave out the postprocessing that the model brings",
+    )
+    parser.add_argument(
         "--register",
         action="store_true",
         help="register T1 and T2 to the CT first, or without a CT the other MR to the first",

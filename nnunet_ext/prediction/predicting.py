@@ -75,6 +75,7 @@ def predict(
     device: str | None = None,
     use_mirroring: bool = False,
     full_precision: bool = False,
+    use_postprocessing: bool = True,
     register: bool = False,
     layout: str = "auto",
     series_file: Path | None = None,
@@ -116,6 +117,8 @@ def predict(
             research and for trying things out. A warning says so.
         device: `cuda`, `cpu` or `mps`. None takes the GPU if there is one.
         use_mirroring, full_precision: See `CascadePredictor`.
+        use_postprocessing: Apply the postprocessing that the model brings, its `organ_postprocessing.json` or else nnU-Net's
+            `postprocessing.json`. Of nnU-Net's pickle nothing is read.
         layout: Kind of `images`: `files`, `folders` or `dicom`. `auto` finds out.
         register: Register the MR to the CT, or to the first MR if there is no CT. It is done even if the training
             images were not registered by `convert`.
@@ -162,6 +165,7 @@ def predict(
         use_mirroring=use_mirroring,
         full_precision=full_precision,
         check_heads=chosen.starter is not None,
+        use_postprocessing=use_postprocessing,
     )
     key_file = out.resolve().with_name(f"{out.resolve().name}.key.csv") if key_file is None else Path(key_file)
     found = find_cases(
@@ -260,6 +264,7 @@ class _Run:
 
     def begin(self, *, overwrite: bool, register: bool) -> None:
         """Begin the manifest before the first case. Refuse to mix with the predictions of another model."""
+        brings = self.predictor.postprocessing
         header = {
             "versions": {
                 "nnunet_ext": __version__,
@@ -271,12 +276,13 @@ class _Run:
             "channels": self.predictor.channels,
             "use_mirroring": self.predictor.use_mirroring,
             "register": register,
+            "postprocessing": brings and brings.to_json(),
             "warnings": in_english(self.predictor.messages),
             "messages": [message.to_json() for message in self.predictor.messages],
         }
         with self.lock:
             manifest = read_manifest(self.out / MANIFEST)
-            decides = ("model_sha256", "use_mirroring", "register")
+            decides = ("model_sha256", "use_mirroring", "register", "postprocessing")
             other = [k for k in decides if k in manifest and manifest[k] != header[k]]
             kept = [c for c, record in manifest["cases"].items() if "failed" not in record]
             if other and kept and not overwrite:
