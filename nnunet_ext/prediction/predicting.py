@@ -81,6 +81,7 @@ def predict(
     series_file: Path | None = None,
     key_file: Path | None = None,
     rtstruct: bool = False,
+    smooth_contours: bool = False,
     strict: bool = False,
     num_parts: int = 1,
     part_id: int = 0,
@@ -125,6 +126,7 @@ def predict(
         series_file: TOML file that says which series is which channel (see `cases.dicom_cases`). For DICOM only.
         key_file: Private file that says which patient each case is, `<out>.key.csv` beside `out` if None. For DICOM only.
         rtstruct: Write an RTSTRUCT for each case. For DICOM only.
+        smooth_contours: Of the RTSTRUCT, see `write_rtstruct`.
         strict: A case with a warning fails.
         num_parts, part_id: Take every `num_parts`-th case from the `part_id`-th on, so that several processes share the
             work. They may share `out`, too.
@@ -138,6 +140,8 @@ def predict(
     images, out = Path(images), Path(out)
     if not 0 <= part_id < num_parts:
         raise ValueError(f"part_id is {part_id}; with num_parts {num_parts} it is 0 to {num_parts - 1}")
+    if smooth_contours and not rtstruct:
+        raise ValueError("--smooth-contours is about the contours of an RTSTRUCT: give --rtstruct too, or leave it out")
     check_folder(images, "images folder")
     check_output_folder(out)
     if out.resolve() == images.resolve():
@@ -189,7 +193,16 @@ def predict(
     if predictor.ranges is None:
         log.warning("the model's plans hold no ranges of its training labels: volumes and positions are not checked")
     out.mkdir(parents=True, exist_ok=True)
-    run = _Run(predictor, options, out, starter=chosen.starter, rtstruct=rtstruct, strict=strict, shared=num_parts > 1)
+    run = _Run(
+        predictor,
+        options,
+        out,
+        starter=chosen.starter,
+        rtstruct=rtstruct,
+        smooth_contours=smooth_contours,
+        strict=strict,
+        shared=num_parts > 1,
+    )
     run.begin(overwrite=overwrite, register=register)
     run.predict(found, slice(part_id, None, num_parts), overwrite=overwrite, show_progress=show_progress)
     return run.summary
@@ -243,11 +256,12 @@ class _Run:
         *,
         starter: Starter | None,
         rtstruct: bool,
+        smooth_contours: bool,
         strict: bool,
         shared: bool,
     ) -> None:
         self.predictor, self.options, self.out = predictor, options, out
-        self.rtstruct, self.strict = rtstruct, strict
+        self.rtstruct, self.strict, self.smooth_contours = rtstruct, strict, smooth_contours
         self.model_sha256 = model_sha256(predictor)
         #: Of the starter, which is named by its version. Other models are named by their folders.
         self.starter_name = None if starter is None else starter.named(self.model_sha256)
@@ -434,7 +448,13 @@ class _Run:
             organs = {n: v for n, v in labels.items() if v != 0 and n not in self.predictor.left_out}
             described = self.starter_name or f"{self.predictor.models[-1].name} {self.model_sha256[:12]}"
             write_rtstruct(
-                mask, case.reference_series, self.outputs(case.name)[0], labels=organs, model=described, notes=notes
+                mask,
+                case.reference_series,
+                self.outputs(case.name)[0],
+                labels=organs,
+                model=described,
+                smooth_contours=self.smooth_contours,
+                notes=notes,
             )
         write_image(mask, self.outputs(case.name)[-1])
         return notes

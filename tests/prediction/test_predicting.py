@@ -873,6 +873,10 @@ def test_the_rtstruct_holds_the_masks_voxels_and_names_its_ct(run, recorded, tmp
     (tmp_path / "out" / "case_001.dcm").unlink()
     assert run().skipped == ["case_001"]
     assert run(rtstruct=True).written == ["case_001"]  # half of what is wanted is not finished
+    run(overwrite=True, rtstruct=True, smooth_contours=True)
+    smooth = read_rtstruct(tmp_path / "out" / "case_001.dcm")
+    for value, organ in enumerate(smooth.rois, start=1):
+        np.testing.assert_array_equal(rasterise(organ.contours, image), sitk.GetArrayFromImage(mask) == value)
     run(overwrite=True)
     assert not (tmp_path / "out" / "case_001.dcm").exists()  # it would not belong to the new label map
 
@@ -892,6 +896,12 @@ def test_a_broken_rtstruct_does_not_stop_it_and_what_the_new_one_leaves_out_is_a
     manifest = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert manifest["cases"]["case_001"]["warnings"] == said
     check_file(manifest, "predictions.json")
+
+
+def test_smooth_contours_without_an_rtstruct_are_refused(run, tmp_path):
+    write_case(tmp_path / "in", "head")
+    with pytest.raises(ValueError, match="--smooth-contours is about the contours of an RTSTRUCT"):
+        run(smooth_contours=True)
 
 
 def test_an_rtstruct_without_dicom_is_refused_before_anything_is_written(run, tmp_path):
