@@ -3,7 +3,15 @@
 import argparse
 from pathlib import Path
 
-from nnunet_ext.cli.arguments import Options, PairAction, add_dicom_files, add_processes, positive_int
+from nnunet_ext.cli.arguments import (
+    Options,
+    PairAction,
+    TestAction,
+    add_dicom_files,
+    add_processes,
+    natural_number,
+    positive_int,
+)
 from nnunet_ext.cli.printing import counts, report_failed
 
 SUMMARY = "write an nnU-Net raw data set from one folder per case, or from a DICOM tree"
@@ -20,7 +28,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--labels", dest="labels_file", metavar="FILE", type=Path, help="TOML label table: organ = [aliases]"
     )
-    parser.add_argument("--test", dest="test_cases", nargs="+", metavar="CASE", help="cases to keep out of training")
+    parser.add_argument(
+        "--test",
+        dest="test_cases",
+        nargs="+",
+        metavar="CASE",
+        action=TestAction,
+        help="cases to keep out of training, or a share of all to draw at random, such as 0.25",
+    )
+    parser.add_argument(
+        "--seed", metavar="N", type=natural_number, help="of the test cases that are drawn at random; without: 0"
+    )
     parser.add_argument(
         "--group", dest="group_file", metavar="FILE", type=Path, help="CSV: case,person; a person stays in one fold"
     )
