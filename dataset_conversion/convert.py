@@ -42,6 +42,7 @@ from nnunet_ext.dataset_conversion.settings import (
 )
 from nnunet_ext.dataset_conversion.sources import find_layout, gather
 from nnunet_ext.folder_lock import holding, owned_folder
+from nnunet_ext.images.channels import is_ct
 from nnunet_ext.images.source_files import FileCount, total
 from nnunet_ext.messages import Message
 from nnunet_ext.registration.options import RegistrationOptions
@@ -92,6 +93,7 @@ def convert(
     n_processes: int = 2,
     allow_non_hu: bool = False,
     window_hu: tuple[float, float] | None = None,
+    one_range: bool = False,
     clean_ct: bool = True,
     n4: bool = True,
     register: bool = False,
@@ -132,6 +134,9 @@ def convert(
             `if __name__ == "__main__":`.
         allow_non_hu: Accept a CT whose values are not HU.
         window_hu: Clip the CT to this window.
+        one_range: Have planning bring all channels to intensities from 0 to 1, as the reference study did, by the entry
+            `one_intensity_range` of `dataset.json`. Else a CT is normalised by nnU-Net and an MR by its z-score. A CT needs
+            a window for it.
         clean_ct: Replace couch and fixation mask by air.
         n4: Remove the bias field of channels that are not CT.
         register: Register the other channels to the CT, or to the first channel if there is no CT. Warnings name the
@@ -162,7 +167,12 @@ def convert(
             register,
             register_backend,
         ),
+        one_range,
     )
+    if one_range and window_hu is None and any(map(is_ct, settings.modalities)):
+        raise ValueError(
+            "one range for all channels needs a CT with a window, else metal sets it: add --window-hu LO HI"
+        )
     if register:
         RegistrationOptions(backend=register_backend)  # an unknown or missing backend is no fault of every case
     elif register_backend != "simpleitk":

@@ -58,6 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--window-hu", nargs=2, type=float, metavar=("LO", "HI"), action=PairAction, help="clip the CT to this window"
     )
+    parser.add_argument(
+        "--one-range",
+        action="store_true",
+        help="plan with intensities from 0 to 1 in all channels, as the reference study; a CT needs --window-hu",
+    )
     parser.add_argument("--no-clean", dest="clean_ct", action="store_false", help="keep couch and mask in the CT")
     parser.add_argument("--no-n4", dest="n4", action="store_false", help="leave the bias field in T1 and T2")
     parser.add_argument("--register", action="store_true", help="register T1 and T2 to the CT first")
