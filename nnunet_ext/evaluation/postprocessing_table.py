@@ -37,7 +37,7 @@ def choice_markdown(choice: PostprocessingChoice, *, least_cases: int) -> str:
 Mean +- SD over n cases in which the reference or the prediction holds the organ. Better and worse: cases whose DSC the steps
 raise and lower. **The steps were chosen on these very cases**, so "with" is flattering.{_by_other_folds(systems)}
 An organ that neither mask holds after a step counts with DSC 100 and distances of 0. A step stays if it raises the mean DSC
-and neither mean HD95. With fewer than {least_cases} cases nothing is chosen.
+and neither mean HD95, helps two cases or more, and more than it harms. With fewer than {least_cases} cases none is chosen.
 
 - Emptied by the steps: {_emptied(choice.organs)}
 - Cases that could not be scored: {"; ".join(f"{case}: {why}" for case, why in choice.failed.items()) or "none"}

@@ -177,8 +177,11 @@ def by_case(*scores: tuple[float, float, float]) -> dict:
         ([(80.005, 1.0, 1.0)], ()),  # no gain that a table shows
         ([(90.0, 2.1, 2.0)], ()),  # a distance rises
         ([(90.0, 2.0, 2.1)], ()),
-        ([(90.0, 1.0, 1.0), (75.0, 3.0, 3.0)], (0,)),  # it is the mean that decides
+        ([(90.0, 1.0, 1.0), (81.0, 3.0, 3.0)], (0,)),  # of the distances it is the mean
+        ([(90.0, 1.0, 1.0), (75.0, 1.0, 1.0)], ()),  # as many worse as better
         ([(90.0, 1.0, 1.0), (65.0, 1.0, 1.0)], ()),
+        ([(95.0, 1.0, 1.0)] + 9 * [(80.0, 2.0, 2.0)], ()),  # one case alone
+        (2 * [(95.0, 1.0, 1.0)] + 7 * [(80.0, 2.0, 2.0)] + [(79.0, 2.0, 2.0)], (0,)),
     ],
 )
 def test_a_step_stays_if_it_raises_the_mean_dsc_and_no_mean_distance(scores, taken):
