@@ -32,6 +32,7 @@ from nnunet_ext.dataset_conversion.dataset import (
 from nnunet_ext.dataset_conversion.listing import list_cases
 from nnunet_ext.dataset_conversion.one_case import Failed, Job, hashed_source, run_jobs
 from nnunet_ext.dataset_conversion.persons import persons_of, read_group_file
+from nnunet_ext.dataset_conversion.random_split import DrawnShare, checked_test_share, with_test_cases
 from nnunet_ext.dataset_conversion.settings import (
     Settings,
     checked_modalities,
@@ -41,6 +42,7 @@ from nnunet_ext.dataset_conversion.settings import (
 )
 from nnunet_ext.dataset_conversion.sources import find_layout, gather
 from nnunet_ext.folder_lock import holding, owned_folder
+from nnunet_ext.images.channels import is_ct
 from nnunet_ext.images.source_files import FileCount, total
 from nnunet_ext.messages import Message
 from nnunet_ext.registration.options import RegistrationOptions
@@ -80,6 +82,8 @@ def convert(
     modalities: Sequence[str] | None = None,
     labels_file: Path | None = None,
     test_cases: Sequence[str] = (),
+    test_share: float | None = None,
+    seed: int = 0,
     layout: str = "auto",
     series_file: Path | None = None,
     key_file: Path | None = None,
@@ -89,6 +93,7 @@ def convert(
     n_processes: int = 2,
     allow_non_hu: bool = False,
     window_hu: tuple[float, float] | None = None,
+    one_range: bool = False,
     clean_ct: bool = True,
     n4: bool = True,
     register: bool = False,
@@ -113,6 +118,9 @@ def convert(
         labels_file: TOML label table (`load_label_table`). The seven organs of `ORGANS` if None. Its entries about left
             and right go into `dataset.json`.
         test_cases: Names of cases that go to `imagesTs` (and `labelsTs`). So do cases without labels.
+        test_share: Share of the labelled cases to draw for the test set instead, such as 0.25. All cases of a person, of
+            `group_file` or of a DICOM patient, are on one side.
+        seed: Of that draw. The same cases are drawn again from the same source.
         layout: `folders`, `dicom`, `hanseg`, or `auto` to decide by the source's content (`source_layout`).
         series_file: TOML file that says which series is which channel, for DICOM only (see `cases.series_rules`).
         key_file: The private file that says which patient each case is, for DICOM only. `DatasetID_NAME.key.csv` beside
@@ -126,6 +134,9 @@ def convert(
             `if __name__ == "__main__":`.
         allow_non_hu: Accept a CT whose values are not HU.
         window_hu: Clip the CT to this window.
+        one_range: Have planning bring all channels to intensities from 0 to 1, as the reference study did, by the entry
+            `one_intensity_range` of `dataset.json`. Else a CT is normalised by nnU-Net and an MR by its z-score. A CT needs
+            a window for it.
         clean_ct: Replace couch and fixation mask by air.
         n4: Remove the bias field of channels that are not CT.
         register: Register the other channels to the CT, or to the first channel if there is no CT. Warnings name the
@@ -156,11 +167,21 @@ def convert(
             register,
             register_backend,
         ),
+        one_range,
     )
+    if one_range and window_hu is None and any(map(is_ct, settings.modalities)):
+        raise ValueError(
+            "one range for all channels needs a CT with a window, else metal sets it: add --window-hu LO HI"
+        )
     if register:
         RegistrationOptions(backend=register_backend)  # an unknown or missing backend is no fault of every case
     elif register_backend != "simpleitk":
         raise ValueError(f"registration backend {register_backend!r} without registration: add --register")
+    if test_share is not None and test_cases:
+        raise ValueError("test cases are named, and a share to draw is given too; give one of both")
+    if test_share is None and seed:
+        raise ValueError("a seed is for test cases that are drawn at random; give their share too, e.g. --test 0.25")
+    drawn = None if test_share is None else checked_test_share(test_share, seed)
     if group_file is not None:
         read_group_file(group_file)  # a fault in it is found before anything is read
     if dry_run:
@@ -172,6 +193,9 @@ def convert(
             modalities=settings.modalities,
             labels_file=labels_file,
             test_cases=test_cases,
+            test_share=test_share,
+            seed=seed,
+            group_file=group_file,
             layout=layout,
             series_file=series_file,
             key_file=key_file,
@@ -196,6 +220,7 @@ def convert(
         layout,
         settings,
         test_cases,
+        drawn,
         series_file,
         key_file,
         unlabelled,
@@ -214,6 +239,7 @@ def _convert_into(
     layout: str,
     settings: Settings,
     test_cases: Sequence[str],
+    drawn: DrawnShare | None,
     series_file: Path | None,
     key_file: Path,
     unlabelled: bool,
@@ -229,6 +255,8 @@ def _convert_into(
     gathered = gather(source, layout, settings, test_cases, series_file, Path(key_file), unlabelled, show_progress)
 
     persons = persons_of(source, gathered.identifiers, group_file)
+    if drawn is not None:
+        gathered = with_test_cases(gathered, persons, drawn)
     summary = ConversionSummary(dataset, failed=dict(gathered.failed))
     hashed = hashed_source(source, dataset)
     check_other_cases(dataset, set(gathered.identifiers.values()), settings, hashed)

@@ -25,7 +25,7 @@ from nnunet_ext.files import check_output_folder, read_json
 from nnunet_ext.images.source_files import FileCount
 from nnunet_ext.labels.pairs import MIRROR_KEY, PAIRS_KEY, unclear_sides
 from nnunet_ext.labels.table import LabelTable
-from nnunet_ext.nnunet_folders import SAME_PERSON_KEY
+from nnunet_ext.nnunet_folders import ONE_RANGE_KEY, SAME_PERSON_KEY
 
 log = logging.getLogger(__name__)
 
@@ -210,6 +210,7 @@ def write_dataset_json(
         nnunet_ext={**settings.as_dict(), "versions": versions()},
         **settings.table.side_entries,
         **({SAME_PERSON_KEY: groups} if groups else {}),
+        **({ONE_RANGE_KEY: True} if settings.one_range else {}),
     )
     os.replace(partial / "dataset.json", dataset / "dataset.json")
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from nnunet_ext.cases.preparing import ChannelOptions
 from nnunet_ext.dataset_conversion.dataset import side_warnings
 from nnunet_ext.dataset_conversion.one_case import split_of
+from nnunet_ext.dataset_conversion.persons import persons_of
+from nnunet_ext.dataset_conversion.random_split import checked_test_share, with_test_cases
 from nnunet_ext.dataset_conversion.settings import Settings, checked_modalities, default_modalities, label_table_of
 from nnunet_ext.dataset_conversion.sources import find_layout, gather
 from nnunet_ext.files import in_one_line
@@ -30,6 +32,9 @@ def list_cases(
     modalities: Sequence[str] | None = None,
     labels_file: Path | None = None,
     test_cases: Sequence[str] = (),
+    test_share: float | None = None,
+    seed: int = 0,
+    group_file: Path | None = None,
     layout: str = "auto",
     series_file: Path | None = None,
     key_file: Path | None = None,
@@ -52,6 +57,9 @@ def list_cases(
         ChannelOptions(),
     )
     gathered = gather(source, layout, settings, test_cases, series_file, key_file, unlabelled, show_progress)
+    if test_share is not None:
+        persons = persons_of(source, gathered.identifiers, group_file)
+        gathered = with_test_cases(gathered, persons, checked_test_share(test_share, seed))
     lines = []
     cases = []
     for case in gathered.cases:

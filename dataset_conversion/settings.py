@@ -17,11 +17,15 @@ FILE_ENDING = ".nii.gz"
 
 @dataclass(frozen=True)
 class Settings:
-    """Channels, label table and preparation of a conversion."""
+    """Channels, label table and preparation of a conversion.
+
+    `one_range` is for planning alone. No file of a case depends on it.
+    """
 
     modalities: tuple[str, ...]
     table: LabelTable
     channels: ChannelOptions
+    one_range: bool = False
 
     def as_dict(self) -> dict:
         """Plain JSON, for the record of each case."""

@@ -15,6 +15,7 @@ seconds. The packages:
 - `trainers`: the trainers that nnU-Net finds by name.
 - `cascade`: the ROI, and the other parts that nnU-Net plugs in.
 - `training`: recipe, schedule, augmentation, losses and checkpoints.
+- `postprocessing`: steps on organs' masks after the networks.
 - `prediction`: both stages over many cases.
 - `evaluation`: scores against references.
 - `reporting`: experiments side by side, and the page to look at cases.
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from nnunet_ext.dicom.rtstruct_writer import rtstruct
     from nnunet_ext.evaluation.evaluating import evaluate
     from nnunet_ext.evaluation.metrics import score_organ
+    from nnunet_ext.evaluation.postprocessing_choice import choose_postprocessing
     from nnunet_ext.evaluation.score_files import read_evaluation
     from nnunet_ext.installation.doctor import doctor
     from nnunet_ext.installation.hooking import write_hooks
@@ -57,6 +59,7 @@ _MODULES = {
     "CascadePredictor": "nnunet_ext.prediction.cascade_predictor",
     "CascadeUNet": "nnunet_ext.cascade.networks",
     "RoiRule": "nnunet_ext.cascade.roi",
+    "choose_postprocessing": "nnunet_ext.evaluation.postprocessing_choice",
     "convert": "nnunet_ext.dataset_conversion.convert",
     "doctor": "nnunet_ext.installation.doctor",
     "evaluate": "nnunet_ext.evaluation.evaluating",
@@ -80,6 +83,7 @@ __all__ = [
     "CascadeUNet",
     "RoiRule",
     "__version__",
+    "choose_postprocessing",
     "convert",
     "doctor",
     "evaluate",

@@ -26,6 +26,7 @@ DATASET_JSON: Shape = {
     "trained_with?": {"recipe": dict},
     "file_ending?": str,
     "nnunet_ext?": dict,
+    "one_intensity_range?": bool,
     "overwrite_image_reader_writer?": (str, None),
 }
 PREDICTIONS_JSON: Shape = {
@@ -35,6 +36,7 @@ PREDICTIONS_JSON: Shape = {
             "warnings?": [str],
             "messages?": [dict],
             "missing?": [str],
+            "postprocessed?": dict,
             "channels?": [str],
             "failed?": str,
             "fallback_whole_volume?": bool,
@@ -48,10 +50,13 @@ PREDICTIONS_JSON: Shape = {
     },
     "models?": [str],
     "model?": str,
+    "postprocessing?": (dict, None),
 }
 PREDICTIONS_REMEDY = "it is not what nnunet_ext predict writes: move it away to go on without it, or predict again"
 #: Key of `dataset.json` with lists of cases of one person, which planning keeps in one fold.
 SAME_PERSON_KEY = "same_person"
+#: Key of `dataset.json`: whether planning brings all channels to intensities from 0 to 1, as the reference study did.
+ONE_RANGE_KEY = "one_intensity_range"
 SPLITS: Shape = [{"train": [str], "val": [str]}]
 
 

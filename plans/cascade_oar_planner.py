@@ -47,11 +47,17 @@ from nnunet_ext.nnunet_folders import (
     read_splits,
 )
 from nnunet_ext.plans.gpu_memory import expected_memory_gib
-from nnunet_ext.plans.study_configurations import millimetres, plan_study_crops, plan_study_whole_volume
+from nnunet_ext.plans.study_configurations import (
+    millimetres,
+    normalization_of,
+    plan_study_crops,
+    plan_study_whole_volume,
+    study_schedule,
+)
 from nnunet_ext.plans.training_set import ScannedCase, median_voxel_ml, odd_label_maps, scan_cases, transposed
 from nnunet_ext.training.person_splits import divided_persons, person_splits, persons_among
 from nnunet_ext.training.recipe import TrainingRecipe
-from nnunet_ext.training.schedule import TrainingSchedule
+from nnunet_ext.training.schedule import REFERENCE_KEY, TRAINING_KEY, TrainingSchedule
 
 #: No target spacing lies below this share of the median. One case far finer than the rest must not set the grid of all.
 FINEST_SHARE_OF_MEDIAN = 0.6
@@ -134,6 +140,8 @@ class CascadeOARPlanner(ResEncUNetPlanner):
     segmenter_batch_size = 4
     #: Multiple of the GPU memory target that the segmenter may use.
     segmenter_memory_factor = 1.0
+    #: Whether the plan has the study's schedule for `CascadeOARTrainerReference`.
+    has_study_schedule = True
     schedules = {  # noqa: RUF012  (read only)
         LOCALIZER: TrainingSchedule(250, 250, 25, patience_epochs=50, initial_lr=1e-3),
         WHOLE_VOLUME: TrainingSchedule(1000, 250, 50, patience_epochs=100, initial_lr=3e-3),
@@ -232,9 +240,13 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         return function, {**options, "force_separate_z": self.force_separate_z}
 
     def determine_normalization_scheme_and_whether_mask_is_used_for_norm(self) -> tuple[list[str], list[bool]]:
-        """nnU-Net's schemes, but never with the nonzero mask, which the crop to the body replaces."""
+        """nnU-Net's schemes, or the study's range (`normalization_of`). Never with the nonzero mask.
+
+        The crop to the body replaces that mask.
+        """
         schemes, mask = super().determine_normalization_scheme_and_whether_mask_is_used_for_norm()
-        return schemes, [False] * len(mask)
+        where = str(Path(self.raw_dataset_folder, "dataset.json"))
+        return normalization_of(self.dataset_json, schemes, where=where), [False] * len(mask)
 
     def generate_data_identifier(self, configuration_name: str) -> str:
         """A name of our own. Our data are cropped differently and are never shared with other plans."""
@@ -480,7 +492,9 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         for name, configuration in configurations.items():
             cropped = configuration.get("previous_stage") is not None
             like = name if name in self.schedules else SEGMENTER if cropped else WHOLE_VOLUME
-            configuration["training"] = dict(vars(self.schedules[like]))
+            configuration[TRAINING_KEY] = dict(vars(self.schedules[like]))
+            if self.has_study_schedule:
+                configuration[REFERENCE_KEY] = dict(vars(study_schedule(len(cases))))
             weight = self.localizer_foreground_weight if name == LOCALIZER else TrainingRecipe.foreground_weight
             recipe = TrainingRecipe(foreground_weight=weight, mirror_left_right=self.mirrors)
             configuration["recipe"] = dict(vars(recipe))

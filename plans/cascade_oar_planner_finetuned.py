@@ -23,7 +23,7 @@ from nnunet_ext.cascade.start_model import START_KEY, StartModel, copy_folder
 from nnunet_ext.nnunet_folders import LOCALIZER, SEGMENTER, WHOLE_VOLUME
 from nnunet_ext.plans.cascade_oar_planner import INTENSITIES_KEY, CascadeOARPlanner
 from nnunet_ext.plans.training_set import transposed
-from nnunet_ext.training.schedule import TrainingSchedule
+from nnunet_ext.training.schedule import REFERENCE_KEY, TrainingSchedule
 
 
 class CascadeOARPlannerFinetuned(CascadeOARPlanner):
@@ -125,7 +125,7 @@ class CascadeOARPlannerFinetuned(CascadeOARPlanner):
             median_shape: Voxels of the median body.
         """
         entry = copy.deepcopy(model.entry)
-        for key in ("previous_stage", "next_stage", "roi", START_KEY):
+        for key in ("previous_stage", "next_stage", "roi", START_KEY, REFERENCE_KEY):
             entry.pop(key, None)
         places = model.channel_places(self.dataset_json)
         options = {

@@ -73,6 +73,7 @@ from nnunet_ext.training.recipe import (
     TrainingRecipe,
 )
 from nnunet_ext.training.schedule import (
+    TRAINING_KEY,
     TrainingSchedule,
     elapsed_h,
     learning_rate_factor,
@@ -149,6 +150,8 @@ class CascadeOARTrainer(nnUNetTrainer):
     warmup_iterations = 30
     #: Shortest time between two `checkpoint_latest`, in s. nnU-Net counts epochs, which on a fast GPU take half a minute.
     latest_every_s = 300.0
+    #: Entries of the plan's configuration of which the first that is there is the schedule.
+    schedule_keys: tuple[str, ...] = (TRAINING_KEY,)
     #: Entries that replace those of the plan's recipe, each of its field's type.
     recipe_overrides: Mapping[str, Any] = MappingProxyType({})
     #: A planning CT is never far from upright. 180 degrees, nnU-Net's choice for anisotropic patches, swaps left and right.
@@ -176,7 +179,8 @@ class CascadeOARTrainer(nnUNetTrainer):
         check_labels(dataset_json.get("labels"), Path(f"dataset.json of {plans['dataset_name']}"))
         super().__init__(plans, configuration, fold, dataset_json, device)
         plan = self.configuration_manager.configuration
-        self.schedule = TrainingSchedule.from_plan(plan.get("training"), where=f"configuration '{configuration}'")
+        schedule = next((plan[key] for key in self.schedule_keys if plan.get(key)), None)
+        self.schedule = TrainingSchedule.from_plan(schedule, where=f"configuration '{configuration}'")
         recipe = TrainingRecipe.from_plan(plan.get("recipe"), where=f"configuration '{configuration}'")
         self.recipe = replace(recipe, **self.recipe_overrides)
         self.num_epochs = self.schedule.num_epochs

@@ -5,6 +5,7 @@ Run by `nnUNetv2_train ID CONFIGURATION FOLD -tr CascadeOARTrainerReference -p C
 
 from __future__ import annotations
 
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -14,15 +15,19 @@ from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseT
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_ext.cascade.preprocessor import RESCALED
 from nnunet_ext.trainers.cascade_oar_trainer import CascadeOARTrainer
 from nnunet_ext.training.recipe import ADAM, DICE
-from nnunet_ext.training.schedule import wind_down_start
+from nnunet_ext.training.schedule import REFERENCE_KEY, TRAINING_KEY, wind_down_start
 
 
 class CascadeOARTrainerReference(CascadeOARTrainer):
     """The reference study's recipe, with soft Dice, Adam 2e-4, batch size 1, early stopping, flips and Gaussian noise.
 
     Its localizer is a plain 3D U-Net, so the localizer is trained without deep supervision whatever the plan says.
+
+    An epoch is a pass over the fold's training cases, if the plan has `reference_training`, as plans of
+    `CascadeOARPlanner` do. Else the epochs are those of `training`, as for all trainers.
 
     The learning rate is constant. So the training ends as soon as patience runs out, without a decay. Flips along the
     left-right axis exchange left and right labels, unless the plan's recipe says `mirror_left_right: false`.
@@ -32,8 +37,11 @@ class CascadeOARTrainerReference(CascadeOARTrainer):
     weight_decay_default = 0.0
     mirror_all_axes = True
     recipe_overrides = MappingProxyType({"loss": DICE, "optimizer": ADAM})
-    #: Variance of the added noise, on normalised intensities.
+    #: The plan's entry of this trainer, else that of all trainers.
+    schedule_keys: tuple[str, ...] = (REFERENCE_KEY, TRAINING_KEY)
+    #: Variance of the added noise, on z-scores and on intensities from 0 to 1. The study does not say how much it added.
     noise_variance = (0.0, 0.1)
+    noise_variance_of_one_range = (0.0, 0.01)
 
     def __init__(
         self,
@@ -69,7 +77,12 @@ class CascadeOARTrainerReference(CascadeOARTrainer):
         keys = ("is_cascaded", "foreground_labels", "regions", "ignore_label")
         scales = kwargs["deep_supervision_scales"] if "deep_supervision_scales" in kwargs else args[2]
         bookkeeping = nnUNetTrainer.get_validation_transforms(scales, **{k: v for k, v in kwargs.items() if k in keys})
-        noise = GaussianNoiseTransform(noise_variance=self.noise_variance, p_per_channel=1, synchronize_channels=True)
+        schemes = self.configuration_manager.normalization_schemes
+        variance = self.noise_variance_of_one_range if set(schemes) == {RESCALED} else self.noise_variance
+        # batchgeneratorsv2 0.3.6 takes what it calls the variance for the standard deviation.
+        noise = GaussianNoiseTransform(
+            noise_variance=partial(sd_of_random_variance, variance=variance), p_per_channel=1, synchronize_channels=True
+        )
         return ComposeTransforms([self.mirror_transform(), noise, *bookkeeping.transforms, *self.modality_dropout()])
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(
@@ -78,3 +91,8 @@ class CascadeOARTrainerReference(CascadeOARTrainer):
         """Nothing is rotated or scaled, so the loader reads the final patch size."""
         rotation, _, _, mirror = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         return rotation, False, list(self.configuration_manager.patch_size), mirror
+
+
+def sd_of_random_variance(image: torch.Tensor, *, variance: tuple[float, float]) -> float:
+    """Standard deviation of noise whose variance is drawn uniformly from a range. The image is not looked at."""
+    return float(np.sqrt(np.random.uniform(*variance)))

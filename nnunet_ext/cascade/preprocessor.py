@@ -21,6 +21,8 @@ from nnunet_ext.nnunet_folders import read_dataset_json
 
 #: nnU-Net's scheme whose mean and standard deviation are those of the image itself.
 Z_SCORE = "ZScoreNormalization"
+#: nnU-Net's scheme that brings an image to 0..1 by its lowest and highest value.
+RESCALED = "RescaleTo01Normalization"
 #: A body seen in fewer voxels tells no mean.
 FEWEST_VOXELS = 100
 #: Key under which a case's `properties` say how it was cropped.

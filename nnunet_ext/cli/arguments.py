@@ -5,6 +5,7 @@ Nothing heavy is imported before `run`.
 """
 
 import argparse
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -91,6 +92,18 @@ class PairAction(argparse.Action):
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
     ) -> None:
         setattr(namespace, self.dest, tuple(values))
+
+
+class TestAction(argparse.Action):
+    """Names of cases, or `test_share` for a single number with a decimal point, such as `0.25`."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        if len(values) == 1 and re.fullmatch(r"[0-9]*[.][0-9]+", values[0]):
+            namespace.test_share = float(values[0])
+        else:
+            namespace.test_cases = values
 
 
 class ToleranceAction(argparse.Action):

@@ -3,7 +3,15 @@
 import argparse
 from pathlib import Path
 
-from nnunet_ext.cli.arguments import Options, PairAction, add_dicom_files, add_processes, positive_int
+from nnunet_ext.cli.arguments import (
+    Options,
+    PairAction,
+    TestAction,
+    add_dicom_files,
+    add_processes,
+    natural_number,
+    positive_int,
+)
 from nnunet_ext.cli.printing import counts, report_failed
 
 SUMMARY = "write an nnU-Net raw data set from one folder per case, or from a DICOM tree"
@@ -20,7 +28,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--labels", dest="labels_file", metavar="FILE", type=Path, help="TOML label table: organ = [aliases]"
     )
-    parser.add_argument("--test", dest="test_cases", nargs="+", metavar="CASE", help="cases to keep out of training")
+    parser.add_argument(
+        "--test",
+        dest="test_cases",
+        nargs="+",
+        metavar="CASE",
+        action=TestAction,
+        help="cases to keep out of training, or a share of all to draw at random, such as 0.25",
+    )
+    parser.add_argument(
+        "--seed", metavar="N", type=natural_number, help="of the test cases that are drawn at random; without: 0"
+    )
     parser.add_argument(
         "--group", dest="group_file", metavar="FILE", type=Path, help="CSV: case,person; a person stays in one fold"
     )
@@ -39,6 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--allow-non-hu", action="store_true", help="accept a CT whose values do not look like HU")
     parser.add_argument(
         "--window-hu", nargs=2, type=float, metavar=("LO", "HI"), action=PairAction, help="clip the CT to this window"
+    )
+    parser.add_argument(
+        "--one-range",
+        action="store_true",
+        help="plan with intensities from 0 to 1 in all channels, as the reference study; a CT needs --window-hu",
     )
     parser.add_argument("--no-clean", dest="clean_ct", action="store_false", help="keep couch and mask in the CT")
     parser.add_argument("--no-n4", dest="n4", action="store_false", help="leave the bias field in T1 and T2")

@@ -53,6 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "wrongly in bfloat16 is computed so anyway, with a warning",
     )
     parser.add_argument(
+        "--no-postprocessing",
+        dest="use_postprocessing",
+        action="store_false",
+        help="leave out the postprocessing that the model brings",
+    )
+    parser.add_argument(
         "--register",
         action="store_true",
         help="register T1 and T2 to the CT first, or without a CT the other MR to the first",
@@ -62,6 +68,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--layout", choices=("auto", "files", "folders", "dicom"), help="kind of IN; without: look what is there"
     )
     parser.add_argument("--rtstruct", action="store_true", help="DICOM: write an RTSTRUCT beside each label map")
+    parser.add_argument(
+        "--smooth-contours",
+        action="store_true",
+        help="with --rtstruct: round the steps of the voxels off, within half a voxel and at the same area",
+    )
     parser.add_argument("--strict", action="store_true", help="a case with a warning fails")
     parser.add_argument(
         "-num_parts",

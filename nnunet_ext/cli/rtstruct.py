@@ -15,6 +15,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("mask", metavar="MASK", type=Path, help="label map on the voxels of the CT")
     parser.add_argument("ct_series", metavar="CT_SERIES", type=Path, help="folder with the CT's DICOM files")
     parser.add_argument("-o", dest="out", metavar="FILE", type=Path, required=True, help="file to write")
+    parser.add_argument(
+        "--smooth-contours",
+        action="store_true",
+        help="round the steps of the voxels off, within half a voxel and at the same area",
+    )
     names = parser.add_mutually_exclusive_group()
     names.add_argument("--labels", dest="labels_file", metavar="FILE", type=Path, help="TOML label table")
     names.add_argument(

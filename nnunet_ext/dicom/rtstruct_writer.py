@@ -1,6 +1,7 @@
 """RTSTRUCT that a planning system files with the patient and opens beside the CT.
 
-Contours run along the edges of the voxels, so `rasterise` gives the mask back voxel by voxel. Each lies in the plane of one
+Contours run along the edges of the voxels, or on request within half a voxel of them without their steps. Either way
+`rasterise` gives the mask back voxel by voxel. Each lies in the plane of one
 image, as planning systems expect, also for a tilted gantry, whose images are parallel. A hole is cut by a keyhole, one
 contour that runs inwards and back along one line (PS3.3 C.8.8.6.3). Some planning systems unite contours within contours
 and some subtract them. A keyhole is the same for both.
@@ -39,6 +40,7 @@ def rtstruct(
     *,
     labels_file: Path | None = None,
     dataset_json: Path | None = None,
+    smooth_contours: bool = False,
     notes: list[Message] | None = None,
 ) -> list[str]:
     """Write the organs of a label map file as RTSTRUCT of the CT series they were contoured on.
@@ -49,7 +51,7 @@ def rtstruct(
         out: File to write.
         labels_file: Label table, see `labels.load_label_table`.
         dataset_json: `dataset.json` with the labels. Without either, the one beside the mask, or one folder above.
-        notes: See `write_rtstruct`.
+        smooth_contours, notes: See `write_rtstruct`.
 
     Returns:
         Organs without a voxel. They are in the structure set, without contours.
@@ -78,7 +80,9 @@ def rtstruct(
         made_by = read_json(manifest, {"models?": [str], "model?": str}, remedy=PREDICTIONS_REMEDY)
         model = made_by.get("model", ", ".join(made_by.get("models", [])[-1:]))
     series = _series_of(label_map, Path(ct_series))
-    return write_rtstruct(label_map, series, out, labels=labels, model=model, notes=notes)
+    return write_rtstruct(
+        label_map, series, out, labels=labels, model=model, smooth_contours=smooth_contours, notes=notes
+    )
 
 
 def _series_of(label_map: sitk.Image, folder: Path) -> Series:
@@ -116,6 +120,7 @@ def write_rtstruct(
     *,
     labels: Mapping[str, int],
     model: str = "",
+    smooth_contours: bool = False,
     notes: list[Message] | None = None,
 ) -> list[str]:
     """Write the organs of a label map as RTSTRUCT of the series they were contoured on.
@@ -128,6 +133,8 @@ def write_rtstruct(
             gives the organs' numbers and colours, which are those of `labels.colours`.
         model: Name of the model that drew the contours. Its first 64 characters go into the description of every organ,
             all of it into that of the structure set.
+        smooth_contours: Round the steps of the voxels off, within half a voxel and at the same area. The mask that
+            `rasterise` makes of the contours stays the same.
         notes: Takes one message for everything of the CT's header that is left out.
 
     Returns:
@@ -154,7 +161,10 @@ def write_rtstruct(
         raise ValueError(
             f"the label map holds the value {shown_values(unknown)}, which is none of the labels {dict(labels)}"
         )
-    contours = {organ: _contours(organ, np.isin(array, values), grid, planes) for organ, values in organs.items()}
+    contours = {
+        organ: _contours(organ, np.isin(array, values), grid, planes, smooth=smooth_contours)
+        for organ, values in organs.items()
+    }
     empty = [organ for organ, polygons in contours.items() if not polygons]
     write_contours(contours, series, out, labels=labels, model=model, notes=notes)
     return empty
@@ -167,7 +177,9 @@ def _on_grid(label_map: sitk.Image, grid: sitk.Image) -> sitk.Image:
     return back_to_grid(turned, grid)
 
 
-def _contours(organ: str, mask: np.ndarray, grid: sitk.Image, planes: Sequence[Slice | None]) -> list[np.ndarray]:
+def _contours(
+    organ: str, mask: np.ndarray, grid: sitk.Image, planes: Sequence[Slice | None], *, smooth: bool
+) -> list[np.ndarray]:
     """Polygons `(N, 3)` in mm, LPS, each in the plane of its image to the last digit of the image's own position."""
     between = [k for k in np.flatnonzero(mask.any(axis=(1, 2))).tolist() if planes[k] is None]
     if between:
@@ -178,7 +190,7 @@ def _contours(organ: str, mask: np.ndarray, grid: sitk.Image, planes: Sequence[S
         )
     normal = np.reshape(grid.GetDirection(), (3, 3))[:, 2]
     polygons = []
-    for points in trace_mask(mask, grid):
+    for points in trace_mask(mask, grid, smooth=smooth):
         plane = planes[round(grid.TransformPhysicalPointToContinuousIndex(points[0].tolist())[2])]
         polygons.append(points + ((np.asarray(plane.position_mm) - points[0]) @ normal) * normal)
     return polygons

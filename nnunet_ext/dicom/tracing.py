@@ -6,15 +6,17 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
+from nnunet_ext.dicom.smoothing import smoothed_loop
 from nnunet_ext.images.geometry import index_to_world
 
 
-def trace_mask(mask: np.ndarray, image: sitk.Image) -> list[np.ndarray]:
+def trace_mask(mask: np.ndarray, image: sitk.Image, *, smooth: bool = False) -> list[np.ndarray]:
     """Polygons along the edges of a mask's voxels, slice by slice. `rasterise` gives the same mask back.
 
     Args:
         mask: Bool `(Z, Y, X)`.
         image: Its grid, in any orientation.
+        smooth: Round the steps off, within half a voxel (`smoothed_loop`).
 
     Returns:
         Points `(N, 3)` in mm, LPS, one polygon per piece, straight runs with two points. Holes are cut by keyholes. The
@@ -24,7 +26,8 @@ def trace_mask(mask: np.ndarray, image: sitk.Image) -> list[np.ndarray]:
     polygons = []
     for k in np.flatnonzero(mask.any(axis=(1, 2))):
         for loop in _edge_loops(mask[k]):
-            index = np.column_stack([loop - 0.5, np.full(len(loop), k)])
+            points = smoothed_loop(loop) if smooth else loop
+            index = np.column_stack([points - 0.5, np.full(len(points), k)])
             polygons.append(index @ matrix[:3, :3].T + matrix[:3, 3])
     return polygons
 

@@ -83,8 +83,8 @@ def _score_case(job: Job) -> Result:
         if job.prediction is None:
             raise FileNotFoundError("no prediction")
         known = {value for values in job.organs.values() for value in values} | set(job.ignore)
-        reference_image = _read_labels(job.reference, known, "reference")
-        prediction_image = on_grid_of(_read_labels(job.prediction, known, "prediction"), reference_image)
+        reference_image = read_scored_labels(job.reference, known, "reference")
+        prediction_image = on_grid_of(read_scored_labels(job.prediction, known, "prediction"), reference_image)
         reference, prediction = (sitk.GetArrayFromImage(image) for image in (reference_image, prediction_image))
         reference_boxes, prediction_boxes = _label_boxes(reference), _label_boxes(prediction)
     except Exception as error:  # one case must not stop the others
@@ -139,7 +139,7 @@ def _row(job: Job, organ: str, scores: Mapping[str, float], flag: Flag) -> Score
     return Score(job.case, organ, tolerance_mm=job.tolerances_mm[organ], flag=flag, **scores)
 
 
-def _read_labels(path: Path, known: Collection[int], role: str) -> sitk.Image:
+def read_scored_labels(path: Path, known: Collection[int], role: str) -> sitk.Image:
     """Label map with whole numbers.
 
     Raises:

@@ -35,7 +35,7 @@ def to_markdown(summary: EvaluationSummary) -> str:
     n_cases = len(summary.cases)
     folds = f" {str(summary.kind).capitalize()}." if summary.folds else ""
     return f"""\
-{_table(header, lines)}
+{as_table(header, lines)}
 
 {n_cases} case{"s" * (n_cases != 1)}.{folds} Mean +- SD (median) over n cases (sample SD); all organs: mean over the organs
 of a case, then over cases. HD95: the larger of the two directed 95th percentiles of the surface distances, weighted by
@@ -90,7 +90,7 @@ def _side_by_side(systems: Mapping[str, EvaluationSummary], metrics: Sequence[st
         for organ in found[-1]
         if organ in found[0]
     ]
-    return _table(header, lines)
+    return as_table(header, lines)
 
 
 def _pass_rates(rates: Mapping[str, float]) -> str:
@@ -102,7 +102,8 @@ def _pass_rates(rates: Mapping[str, float]) -> str:
     return f"{mean}; below 100 %: {listed}" if short else f"{mean}; 100 % in each"
 
 
-def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def as_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
     return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *lines])
 
 

@@ -17,8 +17,10 @@ from pathlib import Path, PurePosixPath
 
 from nnunetv2.paths import nnUNet_results
 
-from nnunet_ext.files import check_output_folder, first_line, read_json, refuse_pipe
+from nnunet_ext.files import check_output_folder, first_line, read_json, refuse_pipe, write_json
 
+#: The postprocessing of a model. Its `dataset.json` holds a copy under this name without its ending.
+POSTPROCESSING = "organ_postprocessing.json"
 #: What zipfile and its decompressors raise for a damaged archive, or one packed in a way they do not know.
 _DAMAGED = (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, struct.error, zlib.error, lzma.LZMAError)
 
@@ -77,10 +79,21 @@ def install_model(archive: Path, results: Path | None = None) -> list[Path]:
                 raise ValueError(
                     f"{archive} can't be unpacked ({first_line(error)}); pack it without a password"
                 ) from error
-            for file in (Path(scratch, model, name) for model in models for name in ("plans.json", "dataset.json")):
-                if file.exists():
-                    called = f"{archive}: {file.relative_to(scratch).as_posix()}"
-                    read_json(file, dict, called=called, remedy="nothing was installed; export the model again")
+            for model in models:
+                found = {
+                    name: read_json(
+                        file,
+                        dict,
+                        called=f"{archive}: {file.relative_to(scratch).as_posix()}",
+                        remedy="nothing was installed; export the model again",
+                    )
+                    for name in ("plans.json", "dataset.json", POSTPROCESSING)
+                    if (file := Path(scratch, model, name)).exists()
+                }
+                # nnU-Net packs no files of ours. `predict` checks what this one says.
+                copy = found.get("dataset.json", {}).get(Path(POSTPROCESSING).stem)
+                if copy is not None and POSTPROCESSING not in found:
+                    write_json(copy, Path(scratch, model, POSTPROCESSING))
             for model in models:
                 (results / model).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(Path(scratch, model), results / model)

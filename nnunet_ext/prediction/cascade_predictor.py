@@ -39,6 +39,7 @@ from nnunet_ext.labels.pairs import old_plan_warning, plan_pairs
 from nnunet_ext.labels.table import LEFT_OUT_KEY
 from nnunet_ext.labels.values import pair_values
 from nnunet_ext.messages import Message, in_english
+from nnunet_ext.postprocessing.choice import KEY, read_postprocessing
 from nnunet_ext.prediction.bfloat16 import has_bfloat16, wrong_in_bfloat16
 from nnunet_ext.prediction.loading import load_stage
 from nnunet_ext.prediction.stage_predictor import Place, StagePredictor, is_out_of_memory
@@ -89,6 +90,7 @@ class CasePrediction:
         missing: Names of organs without a voxel, except those that the model leaves out.
         channels: The channels the case had.
         precision: Number format of the segmenter: `float32`, `bfloat16` or `float16`.
+        postprocessed: Organ -> voxels gained and lost and whether it was emptied, for organs that postprocessing changed.
         warnings: Messages for the user. Those of `PreparedCase` come first.
     """
 
@@ -99,6 +101,7 @@ class CasePrediction:
     missing: list[str] = field(default_factory=list)
     channels: list[str] = field(default_factory=list)
     precision: str = "float32"
+    postprocessed: dict[str, dict] = field(default_factory=dict)
     warnings: list[Message] = field(default_factory=list)
 
     def record(self) -> dict:
@@ -178,10 +181,12 @@ class CascadePredictor:
             computes in mixed precision, in half the time. It stays with 32 bits for a model of which it would compute a
             layer wrongly, and `messages` says so. On a GPU, nnU-Net always uses mixed precision (float16).
         check_heads: Expect whole heads and a CT in HU, whatever is on record of the training images.
+        use_postprocessing: Apply the postprocessing that the model brings (`postprocessing.choice`), if it brings any.
 
     Raises:
         FileNotFoundError: If a model or a fold is not there.
-        ValueError: If a plan is wrong, or `use_mirroring` meets a model trained without (`recipe.mirror_left_right`).
+        ValueError: If a plan or the postprocessing is wrong, or `use_mirroring` meets a model trained without
+            (`recipe.mirror_left_right`).
     """
 
     def __init__(
@@ -195,6 +200,7 @@ class CascadePredictor:
         use_mirroring: bool = False,
         full_precision: bool = False,
         check_heads: bool = False,
+        use_postprocessing: bool = True,
     ) -> None:
         self.use_mirroring, self.device, self.check_heads = use_mirroring, device, check_heads
         #: Number format of the networks.
@@ -213,7 +219,12 @@ class CascadePredictor:
         self.stages = [stage for stage in (self.localizer, self.segmenter) if stage is not None]
         if device.type == "cpu" and not full_precision and has_bfloat16():
             self._use_bfloat16()
-        self.dataset_json = self.segmenter.dataset_json
+        #: Of the segmenter, without its postprocessing, which is not that of the predictions it is written beside.
+        self.dataset_json = {key: value for key, value in self.segmenter.dataset_json.items() if key != KEY}
+        #: What the segmenter brings, or None.
+        self.postprocessing = (
+            read_postprocessing(self.models[-1], self.segmenter.dataset_json) if use_postprocessing else None
+        )
         if (ending := self.dataset_json["file_ending"]) not in ENDINGS:
             raise ValueError(
                 f"{self.models[-1]}: file_ending in dataset.json is {ending!r}, not one of {', '.join(ENDINGS)}"
@@ -381,6 +392,7 @@ class CascadePredictor:
         box = used["bbox_used_for_cropping"]
         result.box = tuple((int(box[i][0]), int(box[i][1])) for i in backward)
         with step("checks"):
+            self._postprocess(result, prepared.properties["spacing"])
             present = set(np.unique(result.label_map).tolist())
             organs = {n: v for n, v in self.dataset_json["labels"].items() if n not in ("background", *self.left_out)}
             result.missing = [n for n, v in organs.items() if v not in present]
@@ -391,6 +403,17 @@ class CascadePredictor:
                 found = roi.organ_extents(inside, spacing_mm=prepared.properties["spacing"])
                 result.warnings += implausible(found, self.ranges, self.dataset_json["labels"], pairs=self.pair_names)
         return result
+
+    def _postprocess(self, result: CasePrediction, spacing_mm: Sequence[float]) -> None:
+        """Put the label map of a case through the model's postprocessing, and name the organs that it empties."""
+        if self.postprocessing is None:
+            return
+        result.label_map, changes = self.postprocessing.apply(
+            result.label_map, self.dataset_json["labels"], spacing_mm=spacing_mm
+        )
+        result.postprocessed = {organ: change.to_json() for organ, change in changes.items()}
+        if emptied := [organ for organ, change in changes.items() if change.emptied]:
+            result.warnings.append(Message("emptied_by_postprocessing", {"organs": emptied}))
 
     def _check_roi(
         self, prepared: PreparedCase, located: np.ndarray, used: dict, result: CasePrediction

@@ -75,11 +75,13 @@ def predict(
     device: str | None = None,
     use_mirroring: bool = False,
     full_precision: bool = False,
+    use_postprocessing: bool = True,
     register: bool = False,
     layout: str = "auto",
     series_file: Path | None = None,
     key_file: Path | None = None,
     rtstruct: bool = False,
+    smooth_contours: bool = False,
     strict: bool = False,
     num_parts: int = 1,
     part_id: int = 0,
@@ -116,12 +118,15 @@ def predict(
             research and for trying things out. A warning says so.
         device: `cuda`, `cpu` or `mps`. None takes the GPU if there is one.
         use_mirroring, full_precision: See `CascadePredictor`.
+        use_postprocessing: Apply the postprocessing that the model brings, its `organ_postprocessing.json` or else nnU-Net's
+            `postprocessing.json`. Of nnU-Net's pickle nothing is read.
         layout: Kind of `images`: `files`, `folders` or `dicom`. `auto` finds out.
         register: Register the MR to the CT, or to the first MR if there is no CT. It is done even if the training
             images were not registered by `convert`.
         series_file: TOML file that says which series is which channel (see `cases.dicom_cases`). For DICOM only.
         key_file: Private file that says which patient each case is, `<out>.key.csv` beside `out` if None. For DICOM only.
         rtstruct: Write an RTSTRUCT for each case. For DICOM only.
+        smooth_contours: Of the RTSTRUCT, see `write_rtstruct`.
         strict: A case with a warning fails.
         num_parts, part_id: Take every `num_parts`-th case from the `part_id`-th on, so that several processes share the
             work. They may share `out`, too.
@@ -135,6 +140,8 @@ def predict(
     images, out = Path(images), Path(out)
     if not 0 <= part_id < num_parts:
         raise ValueError(f"part_id is {part_id}; with num_parts {num_parts} it is 0 to {num_parts - 1}")
+    if smooth_contours and not rtstruct:
+        raise ValueError("--smooth-contours is about the contours of an RTSTRUCT: give --rtstruct too, or leave it out")
     check_folder(images, "images folder")
     check_output_folder(out)
     if out.resolve() == images.resolve():
@@ -162,6 +169,7 @@ def predict(
         use_mirroring=use_mirroring,
         full_precision=full_precision,
         check_heads=chosen.starter is not None,
+        use_postprocessing=use_postprocessing,
     )
     key_file = out.resolve().with_name(f"{out.resolve().name}.key.csv") if key_file is None else Path(key_file)
     found = find_cases(
@@ -185,7 +193,16 @@ def predict(
     if predictor.ranges is None:
         log.warning("the model's plans hold no ranges of its training labels: volumes and positions are not checked")
     out.mkdir(parents=True, exist_ok=True)
-    run = _Run(predictor, options, out, starter=chosen.starter, rtstruct=rtstruct, strict=strict, shared=num_parts > 1)
+    run = _Run(
+        predictor,
+        options,
+        out,
+        starter=chosen.starter,
+        rtstruct=rtstruct,
+        smooth_contours=smooth_contours,
+        strict=strict,
+        shared=num_parts > 1,
+    )
     run.begin(overwrite=overwrite, register=register)
     run.predict(found, slice(part_id, None, num_parts), overwrite=overwrite, show_progress=show_progress)
     return run.summary
@@ -239,11 +256,12 @@ class _Run:
         *,
         starter: Starter | None,
         rtstruct: bool,
+        smooth_contours: bool,
         strict: bool,
         shared: bool,
     ) -> None:
         self.predictor, self.options, self.out = predictor, options, out
-        self.rtstruct, self.strict = rtstruct, strict
+        self.rtstruct, self.strict, self.smooth_contours = rtstruct, strict, smooth_contours
         self.model_sha256 = model_sha256(predictor)
         #: Of the starter, which is named by its version. Other models are named by their folders.
         self.starter_name = None if starter is None else starter.named(self.model_sha256)
@@ -260,6 +278,7 @@ class _Run:
 
     def begin(self, *, overwrite: bool, register: bool) -> None:
         """Begin the manifest before the first case. Refuse to mix with the predictions of another model."""
+        brings = self.predictor.postprocessing
         header = {
             "versions": {
                 "nnunet_ext": __version__,
@@ -271,12 +290,13 @@ class _Run:
             "channels": self.predictor.channels,
             "use_mirroring": self.predictor.use_mirroring,
             "register": register,
+            "postprocessing": brings and brings.to_json(),
             "warnings": in_english(self.predictor.messages),
             "messages": [message.to_json() for message in self.predictor.messages],
         }
         with self.lock:
             manifest = read_manifest(self.out / MANIFEST)
-            decides = ("model_sha256", "use_mirroring", "register")
+            decides = ("model_sha256", "use_mirroring", "register", "postprocessing")
             other = [k for k in decides if k in manifest and manifest[k] != header[k]]
             kept = [c for c, record in manifest["cases"].items() if "failed" not in record]
             if other and kept and not overwrite:
@@ -428,7 +448,13 @@ class _Run:
             organs = {n: v for n, v in labels.items() if v != 0 and n not in self.predictor.left_out}
             described = self.starter_name or f"{self.predictor.models[-1].name} {self.model_sha256[:12]}"
             write_rtstruct(
-                mask, case.reference_series, self.outputs(case.name)[0], labels=organs, model=described, notes=notes
+                mask,
+                case.reference_series,
+                self.outputs(case.name)[0],
+                labels=organs,
+                model=described,
+                smooth_contours=self.smooth_contours,
+                notes=notes,
             )
         write_image(mask, self.outputs(case.name)[-1])
         return notes

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 SECONDS_PER_HOUR = 3600.0
+#: Keys of a configuration, for all trainers and for that of the reference study alone.
+TRAINING_KEY, REFERENCE_KEY = "training", "reference_training"
 
 
 @dataclass(frozen=True)

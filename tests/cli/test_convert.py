@@ -48,3 +48,10 @@ def test_convert_passes_on_what_dicom_needs(calls):
         "register": True,
         "register_backend": "elastix",
     }
+
+
+def test_a_share_for_the_test_set_is_no_case(calls):
+    assert run("convert src -d 501 -n Head --test 0.25 --seed 1") == 0
+    assert calls.kwargs == {"dataset_id": 501, "name": "Head", "test_share": 0.25, "seed": 1}
+    assert run("convert src -d 501 -n Head --test 25") == 0
+    assert calls.kwargs == {"dataset_id": 501, "name": "Head", "test_cases": ["25"]}

@@ -23,7 +23,8 @@ def test_predict_passes_its_options_on_and_prints_warnings(calls, capsys):
 
 
 def test_predict_takes_a_model_by_its_folder_or_by_its_dataset_not_both(calls, capsys):
-    more = "--register --series s.toml --key k.csv --rtstruct --strict -num_parts 4 -part_id 0 --overwrite"
+    rtstruct = "--rtstruct --smooth-contours --no-postprocessing"
+    more = f"--register --series s.toml --key k.csv {rtstruct} --strict -num_parts 4 -part_id 0 --overwrite"
     assert run(f"predict -m T__P__C -i in -o out {more}") == 0
     assert calls.kwargs == {
         "model": Path("T__P__C"),
@@ -33,6 +34,8 @@ def test_predict_takes_a_model_by_its_folder_or_by_its_dataset_not_both(calls, c
         "series_file": Path("s.toml"),
         "key_file": Path("k.csv"),
         "rtstruct": True,
+        "smooth_contours": True,
+        "use_postprocessing": False,
         "strict": True,
         "num_parts": 4,
         "part_id": 0,

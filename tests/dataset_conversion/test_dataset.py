@@ -113,6 +113,18 @@ def test_the_raw_folder_comes_from_the_environment(tmp_path: Path, monkeypatch):
     assert convert(tmp_path / "src", **options).dataset_folder == tmp_path / "there" / "Dataset007_X"
 
 
+def test_one_range_is_an_entry_for_planning_and_converts_no_case_again(tmp_path: Path):
+    write_case(tmp_path / "src" / "a")
+    run(tmp_path / "src", window_hu=(-160, 240))
+    summary = run(tmp_path / "src", window_hu=(-160, 240), one_range=True)
+    assert summary.skipped == ["a"]
+    content = json.loads((summary.dataset_folder / "dataset.json").read_text())
+    assert content["one_intensity_range"] is True
+    check_file(content, "dataset.json")
+    with pytest.raises(ValueError, match="needs a CT with a window"):
+        run(tmp_path / "src", one_range=True)
+
+
 def test_cases_with_other_channels_are_not_mixed(tmp_path: Path):
     write_case(tmp_path / "src" / "a")
     run(tmp_path / "src")

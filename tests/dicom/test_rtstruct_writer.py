@@ -49,6 +49,21 @@ def test_a_label_map_comes_back_voxel_by_voxel_from_every_ct(tmp_path: Path, fli
     )
 
 
+@pytest.mark.parametrize("flips", list(product((1, -1), repeat=3)))
+def test_smooth_contours_give_the_same_mask_from_every_ct_and_lie_on_its_images(tmp_path: Path, flips):
+    series = write_ct(tmp_path / "ct", grid(flips=flips))
+    label_map = grid(flips=flips, array=label_array())
+    write_rtstruct(label_map, series, tmp_path / "rs", labels=LABELS, smooth_contours=True)
+    write_rtstruct(label_map, series, tmp_path / "rough", labels=LABELS)
+    np.testing.assert_array_equal(read_back(tmp_path / "rs", series), read_back(tmp_path / "rough", series))
+    assert_contours_lie_on_their_images(tmp_path / "rs", series)
+    lens = [
+        sum(len(contour.points_mm) for contour in read_rtstruct(tmp_path / name).rois[0].contours)
+        for name in ("rs", "rough")
+    ]
+    assert lens[0] > lens[1]
+
+
 @pytest.mark.parametrize("flips", list(product((False, True), repeat=3)))
 def test_a_label_map_may_lie_in_any_orientation_on_the_grid(ct: Series, tmp_path: Path, flips):
     for axes in permutations(range(3)):

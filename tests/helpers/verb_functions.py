@@ -11,6 +11,7 @@ PUBLIC = {
     "phantom": "make_phantoms",
     "convert": "convert",
     "register": "register_files",
+    "postprocessing": "choose_postprocessing",
     "predict": "predict",
     "rtstruct": "rtstruct",
     "install": "install_model",

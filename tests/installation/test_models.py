@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 import zipfile
 from pathlib import Path
@@ -57,6 +58,21 @@ def test_a_model_that_is_there_is_not_overwritten(tmp_path):
     with pytest.raises(FileExistsError, match="is there already"):
         install_model(file, tmp_path / "results")
     assert (tmp_path / "results" / MODEL / "plans.json").read_bytes() == b"old"
+
+
+def test_the_postprocessing_in_the_dataset_json_becomes_the_models_file_unless_it_is_there(tmp_path):
+    dataset = b'{"organ_postprocessing": {"organs": {"Eye_L": []}}}'
+    members = {f"{MODEL}/plans.json": b"{}", f"{MODEL}/dataset.json": dataset}
+    install_model(archive(tmp_path / "model.zip", members), tmp_path / "results")
+    file = tmp_path / "results" / MODEL / "organ_postprocessing.json"
+    assert json.loads(file.read_text()) == {"organs": {"Eye_L": []}}
+    members[f"{MODEL}/organ_postprocessing.json"] = b'{"organs": {}}'
+    install_model(archive(tmp_path / "whole.zip", members), tmp_path / "others")
+    assert (tmp_path / "others" / MODEL / "organ_postprocessing.json").read_bytes() == b'{"organs": {}}'
+    members[f"{MODEL}/organ_postprocessing.json"] = b"{"
+    with pytest.raises(ValueError, match=r"organ_postprocessing\.json is damaged.*nothing was installed"):
+        install_model(archive(tmp_path / "damaged.zip", members), tmp_path / "nowhere")
+    assert below(tmp_path / "nowhere") == []
 
 
 @pytest.mark.parametrize("kind", ["cut off", "no model", "damaged"])

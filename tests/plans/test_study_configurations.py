@@ -9,16 +9,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from planned_heads import CONFIGURATIONS, FINE_ZYX, LABELS, NAME, STUDY, set_paths
+from planned_heads import (
+    CONFIGURATIONS,
+    FINE_ZYX,
+    LABELS,
+    NAME,
+    SPACINGS_MM,
+    STUDY,
+    head,
+    set_paths,
+    write_dataset_json,
+)
 
 from nnunet_ext.cascade.roi_fitting import RoiFit
 from nnunet_ext.plans.cascade_oar_planner import CascadeOARPlanner
 from nnunet_ext.plans.cascade_oar_planner_small import CascadeOARPlannerSmall
-from nnunet_ext.plans.study_configurations import plan_study_whole_volume
+from nnunet_ext.plans.study_configurations import normalization_of, plan_study_whole_volume, study_schedule
 from nnunet_ext.trainers.cascade_oar_trainer import CascadeOARTrainer
 from nnunet_ext.trainers.cascade_oar_trainer_reference import CascadeOARTrainerReference
 
@@ -106,6 +117,51 @@ def test_a_crop_that_holds_no_organ_is_not_planned_and_said(planned, capsys):
     plan = planned(overwrite_target_spacing=[0.7, 0.1, 0.23])  # 16x64x64 is 11 x 6 x 15 mm
     assert "3d_cascade_16x64x64 is left out: no organ fits it" in capsys.readouterr().out
     assert list(plan["configurations"]) == CONFIGURATIONS[:-1]
+
+
+def test_an_epoch_of_the_study_is_a_pass_over_the_training_cases_of_a_fold():
+    schedule = study_schedule(45)
+    assert (schedule.num_epochs, schedule.iterations_per_epoch, schedule.val_iterations_per_epoch) == (150, 36, 9)
+    assert study_schedule(1).iterations_per_epoch == 1
+    assert CascadeOARPlanner.has_study_schedule
+    assert not CascadeOARPlannerSmall.has_study_schedule
+
+
+def test_one_range_for_all_channels_is_asked_for_in_the_dataset_json_and_needs_a_window():
+    channels = {"channel_names": {"0": "CT", "1": "T1"}}
+    schemes = ["CTNormalization", "ZScoreNormalization"]
+    assert normalization_of(channels, schemes, where="d") == schemes
+    asked = {**channels, "one_intensity_range": True}
+    for recorded in ({}, {"nnunet_ext": {"window_hu": [-160, 240]}}):
+        assert normalization_of({**asked, **recorded}, schemes, where="d") == ["RescaleTo01Normalization"] * 2
+    with pytest.raises(ValueError, match="d: one_intensity_range needs a CT with a window"):
+        normalization_of({**asked, "nnunet_ext": {"window_hu": None}}, schemes, where="d")
+    mr = {"channel_names": {"0": "T1"}, "one_intensity_range": True, "nnunet_ext": {"window_hu": None}}
+    assert normalization_of(mr, schemes[1:], where="d") == ["RescaleTo01Normalization"]
+    with pytest.raises(ValueError, match="write true or false"):
+        normalization_of({**channels, "one_intensity_range": 1}, schemes, where="d")
+
+
+class WithStudySchedule(CascadeOARPlannerSmall):
+    has_study_schedule = True
+
+
+def test_the_plan_of_a_dataset_that_asks_for_one_range_brings_every_channel_to_0_to_1(own_raw):
+    write_dataset_json(own_raw, one_intensity_range=True)
+    plan = WithStudySchedule(501).plan_experiment()
+    assert plan["configurations"]["3d_fullres"]["normalization_schemes"] == ["RescaleTo01Normalization"] * 2
+    for configuration in plan["configurations"].values():
+        assert configuration["reference_training"] == vars(study_schedule(3))
+    plans = PlansManager(plan)
+    configuration = plans.get_configuration("3d_fullres")
+    images, _ = head(SPACINGS_MM[0])
+    arrays = [np.clip(sitk.GetArrayFromImage(image), -160, 240) for image in images]
+    properties = {"spacing": SPACINGS_MM[0][::-1]}
+    dataset_json = json.loads((own_raw / "dataset.json").read_text())
+    data, _ = configuration.preprocessor_class(verbose=False).crop_to_body(
+        arrays, properties, plans, configuration, dataset_json
+    )
+    assert [(float(channel.min()), float(channel.max())) for channel in data] == [(0.0, 1.0)] * 2
 
 
 SHORT_PLANS = "short_plans.json"

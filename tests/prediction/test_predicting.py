@@ -559,6 +559,7 @@ def test_a_folder_of_cases_becomes_masks_labels_and_a_manifest(run, tmp_path):
         "missing": [],
         "channels": ["CT", "T1"],
         "precision": "bfloat16" if has_bfloat16() else "float32",
+        "postprocessed": {},
         "notes": [],
         "warnings": [],
         "messages": [],
@@ -738,6 +739,81 @@ def test_what_is_left_over_of_folders_and_dicom_is_said(run, recorded, tmp_path,
         run(layout="tree")
 
 
+# ------------------------------------------------------------------------------------------------ postprocessing
+
+
+SEGMENTER = "CascadeOARTrainer__CascadeOARPlans__3d_cascade_fullres"
+STRAY = np.s_[13:15, 31:33, 21:23]
+
+
+def brings(tmp_path: Path, content: dict, file: str = "organ_postprocessing.json") -> None:
+    path = tmp_path / "results" / "Dataset501_Test" / SEGMENTER / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def with_stray_piece(tmp_path: Path, *, ornt=None) -> np.ndarray:
+    """A case whose left eye has a stray piece, and the label map without it."""
+    write_case(tmp_path / "in", "head", {**ORGANS, 4: STRAY}, ornt=ornt)
+    for file in (tmp_path / "in").iterdir():
+        image = nibabel.load(file)
+        array = np.asarray(image.dataobj)
+        nibabel.save(nibabel.Nifti1Image(np.where(array == 4 * HU_PER_LABEL, HU_PER_LABEL, array), image.affine), file)
+    return label_map()
+
+
+LARGEST = {"organs": {"Eye_L": [{"step": "largest_component"}]}}
+STOCK = {
+    "postprocessing_fns": ["remove_all_but_largest_component_from_segmentation"],
+    "postprocessing_kwargs": [{"labels_or_regions": 1}],
+}
+
+
+@pytest.mark.parametrize(
+    ("content", "file"),
+    [
+        (LARGEST, "organ_postprocessing.json"),
+        (STOCK, "crossval_results_folds_0_1_2_3_4/postprocessing.json"),
+    ],
+)
+@pytest.mark.parametrize("ornt", [None, axcodes2ornt("ASL")], ids=["RAS", "ASL"])
+def test_the_postprocessing_that_the_model_brings_is_applied_on_the_inputs_grid(run, tmp_path, content, file, ornt):
+    expected = with_stray_piece(tmp_path, ornt=ornt)
+    brings(tmp_path, content, file)
+    run()
+    np.testing.assert_array_equal(read(tmp_path / "out" / "head.nii.gz"), expected)
+    check_file(manifest(tmp_path), "predictions.json")
+    assert manifest(tmp_path)["postprocessing"]["file"] == file
+    assert manifest(tmp_path)["cases"]["head"]["postprocessed"] == {
+        "Eye_L": {"gained_voxels": 0, "lost_voxels": 8, "emptied": False}
+    }
+    with pytest.raises(ValueError, match="1 cases that were predicted with another postprocessing"):
+        run(use_postprocessing=False)
+    run(use_postprocessing=False, overwrite=True)
+    assert (read(tmp_path / "out" / "head.nii.gz")[STRAY] == EYE_L).all()
+    assert manifest(tmp_path)["postprocessing"] is None
+
+
+def test_an_organ_that_postprocessing_empties_is_a_warning(run, tmp_path):
+    write_case(tmp_path / "in", "head")
+    brings(tmp_path, {"organs": {"OpticChiasm": [{"step": "small_pieces", "least_ml": 900}]}})
+    summary = run()
+    assert in_english(summary.warnings["head"]) == [
+        "postprocessing removed all voxels of OpticChiasm: it took them for none; predict with --no-postprocessing to see "
+        "them",
+        "no voxel of OpticChiasm",
+    ]
+    assert manifest(tmp_path)["cases"]["head"]["missing"] == ["OpticChiasm"]
+
+
+def test_a_postprocessing_that_asks_for_anything_else_stops_the_prediction(run, tmp_path):
+    write_case(tmp_path / "in", "head")
+    brings(tmp_path, {"organs": {"Eye_L": [{"step": "exec"}]}})
+    with pytest.raises(ValueError, match=r'step "exec", which is none of .* --no-postprocessing'):
+        run()
+    assert run(use_postprocessing=False).written == ["head"]
+
+
 # ------------------------------------------------------------------------------------------------ folders and DICOM
 
 NAME, ID, BIRTH = "Zhangsan^Wei", "MRN0042817", "19610327"
@@ -797,6 +873,10 @@ def test_the_rtstruct_holds_the_masks_voxels_and_names_its_ct(run, recorded, tmp
     (tmp_path / "out" / "case_001.dcm").unlink()
     assert run().skipped == ["case_001"]
     assert run(rtstruct=True).written == ["case_001"]  # half of what is wanted is not finished
+    run(overwrite=True, rtstruct=True, smooth_contours=True)
+    smooth = read_rtstruct(tmp_path / "out" / "case_001.dcm")
+    for value, organ in enumerate(smooth.rois, start=1):
+        np.testing.assert_array_equal(rasterise(organ.contours, image), sitk.GetArrayFromImage(mask) == value)
     run(overwrite=True)
     assert not (tmp_path / "out" / "case_001.dcm").exists()  # it would not belong to the new label map
 
@@ -816,6 +896,12 @@ def test_a_broken_rtstruct_does_not_stop_it_and_what_the_new_one_leaves_out_is_a
     manifest = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert manifest["cases"]["case_001"]["warnings"] == said
     check_file(manifest, "predictions.json")
+
+
+def test_smooth_contours_without_an_rtstruct_are_refused(run, tmp_path):
+    write_case(tmp_path / "in", "head")
+    with pytest.raises(ValueError, match="--smooth-contours is about the contours of an RTSTRUCT"):
+        run(smooth_contours=True)
 
 
 def test_an_rtstruct_without_dicom_is_refused_before_anything_is_written(run, tmp_path):

@@ -33,10 +33,32 @@ def test_the_reference_recipe_flips_all_axes_and_adds_noise_only(make):
     kinds = [LeftRightMirrorTransform, GaussianNoiseTransform, RemoveLabelTansform, DownsampleSegForDSTransform]
     assert [type(t) for t in transforms] == kinds
     assert transforms[0].allowed_axes == (0, 1, 2)
+
+
+@pytest.mark.parametrize(("scheme", "most"), [("ZScoreNormalization", 0.1), ("RescaleTo01Normalization", 0.01)])
+def test_the_variance_of_the_noise_is_a_variance(make, scheme, most):
+    trainer = make(CascadeOARTrainerReference)
+    trainer.configuration_manager.configuration["normalization_schemes"] = [scheme] * 3
+    noise = trainer.get_training_transforms(PATCH, (0, 0), [[1, 1, 1]], (), False).transforms[1]
     torch.manual_seed(0)
-    image = torch.zeros(3, *PATCH)
-    noisy = transforms[1](image=image.clone())["image"]
-    assert 0 < noisy.var() <= 0.11
+    np.random.seed(0)
+    variances = [float(noise(image=torch.zeros(3, *PATCH))["image"].var()) for _ in range(100)]
+    assert max(variances) < 1.05 * most
+    assert np.mean(variances) == pytest.approx(most / 2, rel=0.2)  # a variance taken for an SD would give most ** 2 / 3
+
+
+def test_the_plans_own_schedule_of_the_study_is_this_trainers_alone(make):
+    trainer = make(CascadeOARTrainerReference, num_epochs=7)
+    assert trainer.num_epochs == 7
+    plans = trainer.plans_manager.plans
+    entry = {"num_epochs": 150, "iterations_per_epoch": 36, "val_iterations_per_epoch": 9, "patience_epochs": 30}
+    plans["configurations"]["3d_fullres"]["reference_training"] = entry
+    for cls, expected in ((CascadeOARTrainerReference, (150, 36, 9, 30)), (CascadeOARTrainer, (7, 4, 1, None))):
+        one = cls(
+            {**plans, "continue_training": False}, "3d_cascade_fullres", 0, trainer.dataset_json, torch.device("cpu")
+        )
+        numbers = one.num_epochs, one.num_iterations_per_epoch, one.num_val_iterations_per_epoch
+        assert (*numbers, one.schedule.patience_epochs) == expected
 
 
 def test_the_loader_gives_the_reference_recipe_the_final_patch_size(make):

@@ -17,6 +17,7 @@ from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoM
 from nnunet_ext.end_to_end.learning.study import CPU, branch_file
 from nnunet_ext.files import read_json, write_json, written_whole
 from nnunet_ext.trainers import cascade_oar_trainer, cascade_oar_trainer_reference
+from nnunet_ext.training.schedule import TRAINING_KEY
 
 #: Seconds of each epoch: processor time on a CPU, else by the clock.
 CPU_FILE, CLOCK_FILE = "cpu_s.json", "clock_s.json"
@@ -90,7 +91,12 @@ class CascadeOARTrainer(_Branching, cascade_oar_trainer.CascadeOARTrainer):
 
 
 class CascadeOARTrainerReference(_Branching, cascade_oar_trainer_reference.CascadeOARTrainerReference):
-    """The same for the reference study's trainer. Its rate is constant in the branches too."""
+    """The same for the reference study's trainer. Its rate is constant in the branches too.
+
+    All systems are compared at equal time, so its schedule is that of the others.
+    """
+
+    schedule_keys = (TRAINING_KEY,)
 
 
 class _Resumable(CountsSeconds):
