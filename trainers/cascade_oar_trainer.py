@@ -61,6 +61,7 @@ from nnunet_ext.training.losses import weigh_organs
 from nnunet_ext.training.mirroring import LeftRightMirrorTransform
 from nnunet_ext.training.modality_dropout import ModalityDropoutTransform, optional_channels
 from nnunet_ext.training.optimizers import ScheduledLR, WithoutState, make_optimizer
+from nnunet_ext.training.phases import PhasedLR, PhasedOptimizer, phases_from_plan
 from nnunet_ext.training.recipe import (
     ANY,
     AUTO,
@@ -76,6 +77,7 @@ from nnunet_ext.training.schedule import (
     TrainingSchedule,
     elapsed_h,
     learning_rate_factor,
+    progress,
     wind_down_epochs,
     wind_down_start,
 )
@@ -93,6 +95,11 @@ NEVER = 10**9
 SCORING_AT_MOST = timedelta(days=1)
 #: As many as nnU-Net makes.
 N_FOLDS = 5
+
+
+def shares_statistics(network: nn.Module) -> bool:
+    """Whether a network has BatchNorm, whose statistics several GPUs share."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
 
 
 def __getattr__(name: str) -> Any:
@@ -177,6 +184,7 @@ class CascadeOARTrainer(nnUNetTrainer):
         super().__init__(plans, configuration, fold, dataset_json, device)
         plan = self.configuration_manager.configuration
         self.schedule = TrainingSchedule.from_plan(plan.get("training"), where=f"configuration '{configuration}'")
+        self.phases = phases_from_plan(plan.get("phases"), where=f"configuration '{configuration}'")
         recipe = TrainingRecipe.from_plan(plan.get("recipe"), where=f"configuration '{configuration}'")
         self.recipe = replace(recipe, **self.recipe_overrides)
         self.num_epochs = self.schedule.num_epochs
@@ -241,8 +249,7 @@ class CascadeOARTrainer(nnUNetTrainer):
 
     def _do_i_compile(self) -> bool:
         """nnU-Net's answer. No if BatchNorm is shared by several GPUs, because that breaks the graph at every layer."""
-        norm = str(self.configuration_manager.network_arch_init_kwargs.get("norm_op"))
-        return super()._do_i_compile() and not (self.is_ddp and "batchnorm" in norm.lower())
+        return super()._do_i_compile() and not (self.is_ddp and shares_statistics(self.network))
 
     @staticmethod
     def build_network_architecture(
@@ -275,7 +282,8 @@ class CascadeOARTrainer(nnUNetTrainer):
             self.recipe.foreground_weight,
             n_labels=self.label_manager.num_segmentation_heads,
             ignore_label=self.label_manager.ignore_label,
-            dice_only=self.recipe.loss == DICE,
+            dice_weight=self.recipe.dice_weight,
+            cross_entropy_weight=0.0 if self.recipe.loss == DICE else self.recipe.cross_entropy_weight,
             gathered=self.is_ddp,
             device=self.device,
             focal=self.recipe.loss == DICE_FOCAL,
@@ -304,8 +312,11 @@ class CascadeOARTrainer(nnUNetTrainer):
         self.inference_allowed_mirroring_axes = None  # nnU-Net's predictor wants None, not (), for no mirroring
         return rotation, dummy_2d, initial_patch_size, ()
 
-    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, ScheduledLR]:
-        """The recipe's optimizer, and the learning rate of the schedule."""
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer | PhasedOptimizer, ScheduledLR | PhasedLR]:
+        """The recipe's optimizer, and the learning rate of the schedule. Or those of the phases in the plan."""
+        if self.phases:
+            phased = PhasedOptimizer(self.phases, self.network.parameters())
+            return phased, PhasedLR(phased, self.progress)
         optimizer = make_optimizer(
             self.recipe.optimizer, self.network.parameters(), lr=self.initial_lr, weight_decay=self.weight_decay
         )
@@ -365,6 +376,11 @@ class CascadeOARTrainer(nnUNetTrainer):
         if self.augments_on_device:
             transforms, self.device_transforms = split_after_the_cut(transforms)
         return transforms
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        """nnU-Net's, which knows networks with a decoder that can be told so. Those without have one output."""
+        if hasattr(getattr(self._bare_network(), "decoder", None), "deep_supervision"):
+            super().set_deep_supervision_enabled(enabled)
 
     def on_train_start(self) -> None:
         """nnU-Net's. The `dataset.json` that it writes to the model's folder also says what the model is trained with."""
@@ -766,8 +782,11 @@ class CascadeOARTrainer(nnUNetTrainer):
         return {
             "trainer": self.__class__.__name__,
             "recipe": asdict(self.recipe),
-            "initial_lr": self.initial_lr,
-            "weight_decay": self.weight_decay,
+            **(
+                {"phases": [phase.to_plan() for phase in self.phases]}
+                if self.phases
+                else {"initial_lr": self.initial_lr, "weight_decay": self.weight_decay}
+            ),
             "batch_size": self.batch_size * (dist.get_world_size() if self.is_ddp else 1),
             "deep_supervision": self.enable_deep_supervision,
             "mirrored_axes": list(self.mirror_transform().allowed_axes),
@@ -776,12 +795,19 @@ class CascadeOARTrainer(nnUNetTrainer):
 
     # --- schedule ----------------------------------------------------------------------------------------------------
 
+    def epochs_done(self) -> float:
+        """Epochs done, with a fraction within an epoch."""
+        return self.current_epoch + self.iterations_this_epoch / self.num_iterations_per_epoch
+
+    def progress(self) -> float:
+        """Share of the training that is over, in [0, 1]."""
+        return progress(self.schedule, epoch=self.epochs_done(), elapsed_h=self.elapsed_h())
+
     def learning_rate_factor(self) -> float:
         """Factor on the initial learning rate for the next iteration."""
-        share_of_epoch = self.iterations_this_epoch / self.num_iterations_per_epoch
         return learning_rate_factor(
             self.schedule,
-            epoch=self.current_epoch + share_of_epoch,
+            epoch=self.epochs_done(),
             elapsed_h=self.elapsed_h(),
             scores=self.scores(),
             iteration=self.current_epoch * self.num_iterations_per_epoch + self.iterations_this_epoch,

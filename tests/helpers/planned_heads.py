@@ -17,7 +17,8 @@ SPACINGS_MM = [(1.5, 1.6, 3.0), (1.7, 1.5, 2.8), (1.6, 1.7, 3.1)]  # x, y, z
 FINEST_ZYX = (2.8, 1.5, 1.5)
 OBLIQUE = sitk.Euler3DTransform((0, 0, 0), 0.10, -0.08, 0.12).GetMatrix()
 STUDY = ["3d_fullres_80x256x256", "3d_cascade_32x128x128", "3d_cascade_32x96x96", "3d_cascade_16x64x64"]
-CONFIGURATIONS = ["3d_lowres", "3d_fullres", "3d_cascade_fullres", *STUDY]
+RIVALS = ["3d_anatomynet"]
+CONFIGURATIONS = ["3d_lowres", "3d_fullres", "3d_cascade_fullres", *STUDY, *RIVALS]
 #: A grid on which these small heads are as many voxels as real ones on the study's.
 FINE_ZYX = [0.7, 0.23, 0.23]
 
