@@ -489,7 +489,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         configurations = {LOCALIZER: lowres, WHOLE_VOLUME: fullres, SEGMENTER: self.plan_segmenter(spacing, fit)}
         configurations.update([plan_study_whole_volume(self, spacing, largest_body)])
         configurations.update(plan_study_crops(self, spacing, largest_body, organs, configurations[SEGMENTER]))
-        configurations.update(plan_rivals(self, largest_body))
+        configurations.update(plan_rivals(self, spacing, largest_body, forward, organs))
         lowres["median_image_size_in_voxels"] = [
             round(float(n * s / t)) for n, s, t in zip(median_shape, spacing, lowres["spacing"], strict=True)
         ]

@@ -57,7 +57,7 @@ from nnunet_ext.training.checkpoints import (
 )
 from nnunet_ext.training.checks import check_split, listed, missing_files, odd_split, preprocessed_cases
 from nnunet_ext.training.compute_device import device_use
-from nnunet_ext.training.losses import weigh_organs
+from nnunet_ext.training.losses import PartLoss, weigh_organs
 from nnunet_ext.training.mirroring import LeftRightMirrorTransform
 from nnunet_ext.training.modality_dropout import ModalityDropoutTransform, optional_channels
 from nnunet_ext.training.optimizers import ScheduledLR, WithoutState, make_optimizer
@@ -198,7 +198,8 @@ class CascadeOARTrainer(nnUNetTrainer):
         self.last_latest_s: float | None = None  # when this run last wrote `checkpoint_latest`
         self.average: WeightsAverage | None = None
         self.steps_done: set[str] = set()  # kinds of steps of which this run has done the first
-        self.left_right_axis = int(self.plans_manager.plans["left_right_axis"])
+        #: Of a patch. A slice has no first axis. -1 is an axis that it has not.
+        self.left_right_axis = int(self.plans_manager.plans["left_right_axis"]) - self.n_sliced_axes()
         plans_labels = self.plans_manager.plans, dataset_json["labels"]
         self.left_right_pairs = pair_values(plan_pairs(*plans_labels), dataset_json["labels"])
         if self.recipe.mirror_left_right and (warning := old_plan_warning(*plans_labels)):
@@ -275,6 +276,11 @@ class CascadeOARTrainer(nnUNetTrainer):
         super()._set_batch_size_and_oversample()
 
     def _build_loss(self) -> nn.Module:
+        """Of the recipe. A network whose parts are trained alone has losses of its own for them."""
+        loss = self._recipes_loss()
+        return PartLoss(loss) if any(phase.part for phase in self.phases) else loss
+
+    def _recipes_loss(self) -> nn.Module:
         """nnU-Net's Dice + cross entropy with the organs weighted in the cross entropy, or as the recipe says."""
         loss = super()._build_loss()
         weigh_organs(
@@ -315,7 +321,12 @@ class CascadeOARTrainer(nnUNetTrainer):
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer | PhasedOptimizer, ScheduledLR | PhasedLR]:
         """The recipe's optimizer, and the learning rate of the schedule. Or those of the phases in the plan."""
         if self.phases:
-            phased = PhasedOptimizer(self.phases, self.network.parameters())
+            if self.is_ddp and any(phase.part for phase in self.phases):
+                raise ValueError(
+                    f"configuration '{self.configuration_name}' trains its network in parts, which several GPUs can't "
+                    "share: pass -num_gpus 1."
+                )
+            phased = PhasedOptimizer(self.phases, self._bare_network())
             return phased, PhasedLR(phased, self.progress)
         optimizer = make_optimizer(
             self.recipe.optimizer, self.network.parameters(), lr=self.initial_lr, weight_decay=self.weight_decay
@@ -761,9 +772,15 @@ class CascadeOARTrainer(nnUNetTrainer):
         transforms.transforms += self.modality_dropout()
         return transforms
 
+    def n_sliced_axes(self) -> int:
+        """First axes of the plan along which the network sees slices, none of a network in three dimensions."""
+        plans = self.plans_manager.plans
+        return len(plans["transpose_forward"]) - len(self.configuration_manager.patch_size)
+
     def mirror_transform(self) -> LeftRightMirrorTransform:
         n_axes = len(self.configuration_manager.patch_size)
         axes = tuple(range(n_axes)) if self.mirror_all_axes else (self.left_right_axis,)
+        axes = tuple(a for a in axes if a >= 0)
         if not self.recipe.mirror_left_right:
             axes = tuple(a for a in axes if a != self.left_right_axis)
         return LeftRightMirrorTransform(axes, self.left_right_axis, self.left_right_pairs)

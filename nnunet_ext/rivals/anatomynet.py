@@ -9,7 +9,7 @@ from dynamic_network_architectures.building_blocks.residual import BasicBlockD
 from dynamic_network_architectures.building_blocks.simple_conv_blocks import ConvDropoutNormReLU
 from torch import nn
 
-from nnunet_ext.rivals.blocks import BATCH_NORM, SqueezeExciteBlock, initialize_kaiming, narrowed, voxels
+from nnunet_ext.rivals.blocks import BATCH_NORM, SqueezeExciteBlock, feature_values, initialize_kaiming, narrowed
 
 #: The paper's channels: of the stem, of three stages, and behind the transposed convolution.
 STEM, STAGES, LAST = 28, (30, 32, 34), 14
@@ -43,6 +43,7 @@ class AnatomyNet(nn.Module):
         super().__init__()
         if deep_supervision:
             raise ValueError("AnatomyNet has no deep supervision: set deep_supervision to false in the plan.")
+        self.input_channels = input_channels
         stem, last = narrowed(STEM, width), narrowed(LAST, width)
         one, two, three = (narrowed(n, width) for n in STAGES)
         self.stem = ConvDropoutNormReLU(nn.Conv3d, input_channels, stem, 3, 2, False, **BATCH_NORM)
@@ -68,10 +69,7 @@ class AnatomyNet(nn.Module):
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
         """Values in all feature maps for one image of `input_size`, nnU-Net's measure of the memory needed."""
-        full, half = voxels(input_size), voxels([-(-n // 2) for n in input_size])
-        inside = _channels(self.encoder) + _channels(self.decoder)
-        outside = _channels(self.joined) + self.up.out_channels + self.logits.out_channels
-        return half * (self.stem.output_channels + inside) + full * outside
+        return feature_values(self, (self.input_channels, *input_size))
 
     @staticmethod
     def initialize(module: nn.Module) -> None:
@@ -92,9 +90,3 @@ def _joined(inputs: int, outputs: int) -> BasicBlockD:
     block = BasicBlockD(nn.Conv3d, inputs, outputs, 3, 1, **BATCH_NORM)
     block.skip = ConvDropoutNormReLU(nn.Conv3d, inputs, outputs, 3, 1, False, norm_op=nn.BatchNorm3d, norm_op_kwargs={})
     return block
-
-
-def _channels(part: nn.Module) -> int:
-    """Feature maps of all convolutions but those of squeeze and excitation, which give one number per channel."""
-    convolutions = (module for module in part.modules() if isinstance(module, nn.Conv3d))
-    return sum(convolution.out_channels for convolution in convolutions if convolution.bias is None)

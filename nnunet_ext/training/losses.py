@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
@@ -92,3 +94,19 @@ def weigh_organs(
     cls = together if gathered and not ignore else alone
     inner.ce = cls(weight=weights.to(device), **ignore)
     inner.weight_ce, inner.weight_dice = cross_entropy_weight, dice_weight
+
+
+class PartLoss(nn.Module):
+    """The loss of a network's output that has one, `output.loss(target)`, or of logits.
+
+    Args:
+        of_logits: For logits.
+    """
+
+    def __init__(self, of_logits: nn.Module) -> None:
+        super().__init__()
+        self.of_logits = of_logits
+
+    def forward(self, output: Any, target: torch.Tensor) -> torch.Tensor:
+        """Loss of an output against labels `(B, 1, *axes)`."""
+        return output.loss(target) if hasattr(output, "loss") else self.of_logits(output, target)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -30,6 +30,7 @@ class TrainingPhase:
         momentum, weight_decay: Of the optimizer. AdamW and Adam have no momentum.
         milestones: Epochs of the phase at which the learning rate falls to a tenth.
         decay: `constant` between milestones, or `poly`, nnU-Net's polynomial decay.
+        part: Of the network, which is trained alone. None is all of it.
     """
 
     num_epochs: int
@@ -39,6 +40,7 @@ class TrainingPhase:
     weight_decay: float = 0.0
     milestones: tuple[int, ...] = ()
     decay: str = CONSTANT
+    part: str | None = None
 
     def factor(self, share: float) -> float:
         """Factor on the initial learning rate after `share` of the phase, in [0, 1]."""
@@ -99,18 +101,32 @@ class PhasedOptimizer:
     """The optimizer of the phase that a training is in, as nnU-Net's trainer uses an optimizer.
 
     An optimizer begins without moments in its phase. The state is that of the present phase.
+
+    Args:
+        phases: Of the training.
+        network: Whose parts, if a phase names one, it begins with `begin_part`.
+
+    Raises:
+        ValueError: If the network has no parts to train one by one.
     """
 
-    def __init__(self, phases: Sequence[TrainingPhase], parameters: Iterable[torch.nn.Parameter]) -> None:
-        self.phases, self.parameters = list(phases), list(parameters)
+    def __init__(self, phases: Sequence[TrainingPhase], network: torch.nn.Module) -> None:
+        if any(phase.part for phase in phases) and not hasattr(network, "begin_part"):
+            raise ValueError(
+                f"{type(network).__name__} has no parts, but a phase of the plan names one: remove it there."
+            )
+        self.phases, self.network = list(phases), network
         self.begin(0)
 
     def begin(self, number: int) -> None:
         """Go into a phase, with a new optimizer."""
         self.number, phase = number, self.phases[number]
+        if phase.part is not None:
+            network: Any = self.network
+            network.begin_part(phase.part)
         self.optimizer = make_optimizer(
             phase.optimizer,
-            self.parameters,
+            [parameter for parameter in self.network.parameters() if parameter.requires_grad],
             lr=phase.initial_lr,
             weight_decay=phase.weight_decay,
             momentum=phase.momentum,

@@ -39,16 +39,14 @@ def test_logits_lie_on_the_images_own_voxels(size):
         assert network(torch.rand(1, 2, *size)).shape == (1, 4, *size)
 
 
-def test_the_counted_values_are_those_of_the_convolutions():
-    network, sizes = AnatomyNet(2, 4, width=0.25).eval(), []
-    for module in network.modules():
-        if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
-            module.register_forward_hook(lambda _m, _i, output: sizes.append(output[0].numel()))
-    size = (8, 12, 10)
-    with torch.no_grad():
-        network(torch.rand(1, 2, *size))
-    squeezed = sum(n for n in sizes if n <= 9)  # of squeeze and excitation, one voxel each
-    assert network.compute_conv_feature_map_size(size) == sum(sizes) - squeezed
+def test_the_counted_values_are_those_of_the_convolutions_and_nothing_is_computed():
+    network = AnatomyNet(1, 2, width=1 / 34)  # one channel everywhere
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    half, full, squeezed = 4**3, 8**3, 12 * 2
+    at_half = 1 + 3 * 4 + 3 * 5  # stem, two convolutions a block, and a shortcut for each concatenation
+    at_full = 1 + 3 + 2  # transposed, block with shortcut, logits
+    assert network.compute_conv_feature_map_size((8, 8, 8)) == at_half * half + at_full * full + squeezed
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
 def test_deep_supervision_is_refused_with_the_remedy():

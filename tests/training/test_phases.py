@@ -18,13 +18,15 @@ from nnunet_ext.training.phases import (
 TWO = [TrainingPhase(150, "rmsprop", 5e-4), TrainingPhase(50, "sgd", 1e-4, momentum=0.9)]
 
 
-def weights() -> list[torch.nn.Parameter]:
-    return [torch.nn.Parameter(torch.ones(2))]
+def network() -> torch.nn.Module:
+    net = torch.nn.Linear(2, 1, bias=False)
+    torch.nn.init.ones_(net.weight)
+    return net
 
 
 def step(optimizer: PhasedOptimizer) -> None:
     optimizer.zero_grad()
-    sum(parameter.sum() for parameter in optimizer.parameters).backward()
+    optimizer.network.weight.sum().backward()
     optimizer.step()
 
 
@@ -71,7 +73,7 @@ def test_a_milestone_divides_the_rate_by_ten_and_poly_ends_at_zero():
 
 
 def test_each_phase_has_its_optimizer_and_its_rate():
-    optimizer, share = PhasedOptimizer(TWO, weights()), [0.0]
+    optimizer, share = PhasedOptimizer(TWO, network()), [0.0]
     scheduler = PhasedLR(optimizer, lambda: share[0])
     scheduler.step()
     assert isinstance(optimizer.optimizer, torch.optim.RMSprop)
@@ -83,19 +85,40 @@ def test_each_phase_has_its_optimizer_and_its_rate():
     assert isinstance(optimizer.optimizer, torch.optim.SGD)
     assert not optimizer.state
     assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["momentum"]) == (1e-4, 0.9)
-    before = optimizer.parameters[0].detach().clone()
+    before = optimizer.network.weight.detach().clone()
     step(optimizer)
-    assert torch.allclose(optimizer.parameters[0], before - 1e-4)
+    assert torch.allclose(optimizer.network.weight, before - 1e-4)
 
 
 def test_a_resumed_training_is_in_the_phase_of_its_checkpoint_with_its_moments():
-    first = PhasedOptimizer(TWO, weights())
+    first = PhasedOptimizer(TWO, network())
     first.begin(1)
     step(first)
-    second = PhasedOptimizer(TWO, weights())
+    second = PhasedOptimizer(TWO, network())
     second.load_state_dict(deepcopy(first.state_dict()))
     assert second.number == 1
     for optimizer in (first, second):
-        optimizer.parameters[0].data.fill_(1.0)
+        optimizer.network.weight.data.fill_(1.0)
         step(optimizer)
-    assert torch.equal(first.parameters[0], second.parameters[0])
+    assert torch.equal(first.network.weight, second.network.weight)
+
+
+class Parted(torch.nn.ModuleDict):
+    """Two parts, each of which is trained alone."""
+
+    def begin_part(self, name: str) -> None:
+        for part, module in self.items():
+            module.requires_grad_(part == name)
+
+
+def test_a_phase_trains_its_part_alone():
+    phases = [TrainingPhase(1, "sgd", 0.1, part="a"), TrainingPhase(1, "sgd", 0.1, part="b")]
+    optimizer = PhasedOptimizer(phases, Parted({"a": torch.nn.Linear(2, 1), "b": torch.nn.Linear(3, 1)}))
+    for number, size in ((0, 2), (1, 3)):
+        optimizer.begin(number)
+        assert [p.shape[-1] for p in optimizer.param_groups[0]["params"]] == [size, 1]
+
+
+def test_a_network_without_parts_is_refused_with_the_remedy():
+    with pytest.raises(ValueError, match="Linear has no parts, but a phase of the plan names one"):
+        PhasedOptimizer([TrainingPhase(1, "sgd", 0.1, part="a")], network())
