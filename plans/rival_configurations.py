@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nnunet_ext.cascade import roi
-from nnunet_ext.nnunet_folders import WHOLE_VOLUME
+from nnunet_ext.nnunet_folders import ANATOMYNET, DEEPLAB, FOCUSNET, WHOLE_VOLUME
 from nnunet_ext.rivals.deeplab import OUTPUT_STRIDE, library_problem
 from nnunet_ext.rivals.focusnet import CROP as FOCUSNET_CROP
 from nnunet_ext.rivals.focusnet import CROPS, LOCALISATION, SEGMENTATION
@@ -20,17 +20,14 @@ from nnunet_ext.training.schedule import TrainingSchedule
 if TYPE_CHECKING:
     from nnunet_ext.plans.cascade_oar_planner import CascadeOARPlanner
 
-ANATOMYNET = "3d_anatomynet"
 #: RMSprop for 150 epochs, then SGD for 50, as the paper has it.
 ANATOMYNET_PHASES = (
     TrainingPhase(150, RMSPROP, initial_lr=5e-4),
     TrainingPhase(50, SGD, initial_lr=1e-4, momentum=0.9),
 )
-DEEPLAB = "2d_deeplab"
 #: Epochs of nnU-Net's 250 batches, as the paper counts iterations, 30,000.
 DEEPLAB_PHASES = (TrainingPhase(120, SGD, initial_lr=0.007, momentum=0.9, weight_decay=4e-5, decay=POLY),)
 DEEPLAB_BATCH_SIZE = 16
-FOCUSNET = "3d_focusnet"
 FOCUSNET_PHASES = (
     TrainingPhase(600, SGD, 0.1, momentum=0.9, weight_decay=5e-4, milestones=(200, 400), part=SEGMENTATION),
     TrainingPhase(300, ADAM, 4e-4, part=LOCALISATION),
