@@ -57,6 +57,7 @@ from nnunet_ext.training.checkpoints import (
 )
 from nnunet_ext.training.checks import check_split, listed, missing_files, odd_split, preprocessed_cases
 from nnunet_ext.training.compute_device import device_use
+from nnunet_ext.training.job import OUT_OF_TIME, TrainingJob, write_progress
 from nnunet_ext.training.losses import PartLoss, weigh_organs
 from nnunet_ext.training.mirroring import LeftRightMirrorTransform
 from nnunet_ext.training.modality_dropout import ModalityDropoutTransform, optional_channels
@@ -183,6 +184,9 @@ class CascadeOARTrainer(nnUNetTrainer):
         check_labels(dataset_json.get("labels"), Path(f"dataset.json of {plans['dataset_name']}"))
         super().__init__(plans, configuration, fold, dataset_json, device)
         plan = self.configuration_manager.configuration
+        self.job = TrainingJob.from_environment()
+        self.first_epoch_of_run = 0
+        self.has_run = False  # not so with `--val`
         self.schedule = TrainingSchedule.from_plan(plan.get("training"), where=f"configuration '{configuration}'")
         self.phases = phases_from_plan(plan.get("phases"), where=f"configuration '{configuration}'")
         recipe = TrainingRecipe.from_plan(plan.get("recipe"), where=f"configuration '{configuration}'")
@@ -462,6 +466,7 @@ class CascadeOARTrainer(nnUNetTrainer):
         self.save_every = 1 if due else NEVER
         patience_had_run_out = wind_down_start(self.scores(), self.schedule.patience_epochs) is not None
         super().on_epoch_end()
+        self._write_progress()
         self.iterations_this_epoch = 0
         self.last_epoch_end = self.logger.get_value("epoch_end_timestamps", step=-1)
         if not patience_had_run_out and wind_down_start(self.scores(), self.schedule.patience_epochs) is not None:
@@ -542,6 +547,9 @@ class CascadeOARTrainer(nnUNetTrainer):
         Raises:
             FileNotFoundError: If the localizer has not been validated on these cases yet.
         """
+        if not self.job.validates and self.has_run:
+            self.print_to_log_file(f"The final validation is left to: {self._command()} --val")
+            return
         if self.fold == "all":
             self.print_to_log_file(
                 "Fold all: the validation cases are the training cases. The scores say how well the network fits them, not "
@@ -558,6 +566,7 @@ class CascadeOARTrainer(nnUNetTrainer):
 
     def run_training(self) -> None:
         """nnU-Net's loop, which ends when `reason_to_stop` gives a reason. A time budget also ends an epoch early."""
+        self.has_run = True
         was_final = self.from_rank_0(self.current_epoch > 0 and self._checkpoint("final").is_file())
         if was_final and (reason := self.reason_to_stop()) is not None:
             if self.local_rank == 0:  # the run may have been killed before it did
@@ -570,7 +579,9 @@ class CascadeOARTrainer(nnUNetTrainer):
             self._begin_with_model()
         if self.local_rank == 0:
             self._take_over_checkpoints()
+        self.first_epoch_of_run = self.current_epoch
         while (reason := self.reason_to_stop()) is None:
+            self._leave_before_the_deadline()
             self.on_epoch_start()
             self.on_train_epoch_start()
             train_outputs = []
@@ -588,6 +599,45 @@ class CascadeOARTrainer(nnUNetTrainer):
             self.on_epoch_end()
         self.print_to_log_file(f"Training ends: {reason}.")
         self.on_train_end()
+
+    def epochs_of_this_run_s(self) -> list[float]:
+        """Seconds of the epochs that this run has finished."""
+        starts, ends = (self.logger.get_value(f"epoch_{side}_timestamps", step=None) for side in ("start", "end"))
+        return [end - start for start, end in zip(starts, ends, strict=False)][self.first_epoch_of_run :]
+
+    def _write_progress(self, *, out_of_time: bool = False) -> None:
+        if self.local_rank == 0:
+            write_progress(
+                Path(self.output_folder),
+                epoch=self.current_epoch,
+                num_epochs=self.num_epochs,
+                epochs_s=self.epochs_of_this_run_s(),
+                scores=self.scores(),
+                now_s=time(),
+                out_of_time=out_of_time,
+            )
+
+    def _leave_before_the_deadline(self) -> None:
+        """End the process if the next epoch would pass the job's deadline, with a checkpoint to go on from.
+
+        Raises:
+            SystemExit: With the code `OUT_OF_TIME`.
+        """
+        if not self.from_rank_0(self.job.passed_by_next(self.epochs_of_this_run_s(), now_s=time())):
+            return
+        if self.current_epoch > self.first_epoch_of_run and not self.disable_checkpointing:
+            self.current_epoch -= 1  # nnU-Net counts the epoch after saving
+            self.save_checkpoint(str(self._checkpoint("latest")))
+            self.current_epoch += 1
+        self.print_to_log_file(
+            f"The next epoch would pass the deadline. {self.current_epoch} of {self.num_epochs} epochs are done; "
+            f"go on with: {self._command()} --c"
+        )
+        self._write_progress(out_of_time=True)
+        for loader in (self.dataloader_train, self.dataloader_val):
+            if hasattr(loader, "_finish"):  # its processes, as nnU-Net ends them
+                loader._finish()
+        raise SystemExit(OUT_OF_TIME)
 
     # --- before a training -------------------------------------------------------------------------------------------
 
