@@ -380,6 +380,8 @@ def model_folder(
 
 #: Configurations of the cascade, beside the whole-volume baseline.
 LOCALIZER, WHOLE_VOLUME, SEGMENTER = "3d_lowres", "3d_fullres", "3d_cascade_fullres"
+#: Configurations of other groups' networks.
+ANATOMYNET, FOCUSNET, DEEPLAB = "3d_anatomynet", "3d_focusnet", "2d_deeplab"
 
 
 _BOXES_JSON = {

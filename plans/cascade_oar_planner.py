@@ -47,6 +47,7 @@ from nnunet_ext.nnunet_folders import (
     read_splits,
 )
 from nnunet_ext.plans.gpu_memory import expected_memory_gib
+from nnunet_ext.plans.rival_configurations import plan_rivals
 from nnunet_ext.plans.study_configurations import (
     millimetres,
     normalization_of,
@@ -87,7 +88,8 @@ class CascadeOARPlanner(ResEncUNetPlanner):
     """Plans `3d_lowres` (localizer), `3d_fullres` (whole-volume baseline) and `3d_cascade_fullres` (segmenter).
 
     It also plans the reference study's configurations, `3d_fullres_80x256x256`, `3d_cascade_32x128x128`, `..._32x96x96` and
-    `..._16x64x64`. They use the preprocessed data of `3d_fullres` with patches of the named size. Organs too large for a
+    `..._16x64x64`, and networks of other groups, `3d_anatomynet` (`plans.rival_configurations`). They use the preprocessed
+    data of `3d_fullres`. The study's have patches of the named size. Organs too large for a
     crop are left out of it (`roi.left_out`). A crop that holds no organ is not planned. Both are printed. A patch is never
     larger than the largest body.
 
@@ -142,6 +144,10 @@ class CascadeOARPlanner(ResEncUNetPlanner):
     segmenter_memory_factor = 1.0
     #: Whether the plan has the study's schedule for `CascadeOARTrainerReference`.
     has_study_schedule = True
+    #: Channels of the other groups' networks as a share of those of their papers.
+    rival_width = 1.0
+    #: Schedule of the other groups' networks. None is that of their papers.
+    rival_schedule: TrainingSchedule | None = None
     schedules = {  # noqa: RUF012  (read only)
         LOCALIZER: TrainingSchedule(250, 250, 25, patience_epochs=50, initial_lr=1e-3),
         WHOLE_VOLUME: TrainingSchedule(1000, 250, 50, patience_epochs=100, initial_lr=3e-3),
@@ -361,10 +367,19 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         share = self.feature_map_size(patch_size, architecture) / self.UNet_reference_val_3d
         return share * self.UNet_reference_val_corresp_GB * batch_size / self.UNet_reference_val_corresp_bs_3d
 
-    def expected_gib(self, patch_size: Sequence[int], architecture: Mapping, batch_size: int) -> float:
+    def expected_gib(
+        self, patch_size: Sequence[int], architecture: Mapping, batch_size: int, *, deep_supervision: bool = True
+    ) -> float:
         """GPU memory that a training is expected to take, in GiB."""
         channels, labels = (len(self.dataset_json[key]) for key in ("channel_names", "labels"))
-        return expected_memory_gib(architecture, patch_size, batch_size, n_channels=channels, n_labels=labels)
+        return expected_memory_gib(
+            architecture,
+            patch_size,
+            batch_size,
+            n_channels=channels,
+            n_labels=labels,
+            deep_supervision=deep_supervision,
+        )
 
     def batch_size(
         self,
@@ -486,18 +501,19 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         configurations = {LOCALIZER: lowres, WHOLE_VOLUME: fullres, SEGMENTER: self.plan_segmenter(spacing, fit)}
         configurations.update([plan_study_whole_volume(self, spacing, largest_body)])
         configurations.update(plan_study_crops(self, spacing, largest_body, organs, configurations[SEGMENTER]))
+        configurations.update(plan_rivals(self, spacing, largest_body, forward, organs))
         lowres["median_image_size_in_voxels"] = [
             round(float(n * s / t)) for n, s, t in zip(median_shape, spacing, lowres["spacing"], strict=True)
         ]
         for name, configuration in configurations.items():
             cropped = configuration.get("previous_stage") is not None
             like = name if name in self.schedules else SEGMENTER if cropped else WHOLE_VOLUME
-            configuration[TRAINING_KEY] = dict(vars(self.schedules[like]))
-            if self.has_study_schedule:
+            configuration.setdefault(TRAINING_KEY, dict(vars(self.schedules[like])))
+            if self.has_study_schedule and "phases" not in configuration:
                 configuration[REFERENCE_KEY] = dict(vars(study_schedule(len(cases))))
             weight = self.localizer_foreground_weight if name == LOCALIZER else TrainingRecipe.foreground_weight
             recipe = TrainingRecipe(foreground_weight=weight, mirror_left_right=self.mirrors)
-            configuration["recipe"] = dict(vars(recipe))
+            configuration.setdefault("recipe", dict(vars(recipe)))
 
         return self.write(configurations, fit, forward, self.dataset_fingerprint[INTENSITIES_KEY])
 
@@ -556,7 +572,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
             network = c["patch_size"], c["architecture"], c["batch_size"]
             print(
                 f"{name}: spacing ({mm}) mm, patch {tuple(c['patch_size'])}, batch size {c['batch_size']}, "
-                f"{gibibytes(self.expected_gib(*network))} of GPU memory"
+                f"{gibibytes(self.expected_gib(*network, deep_supervision=c['deep_supervision']))} of GPU memory"
             )
             target_gb = self.target_gb(*network)
             factor = self.segmenter_memory_factor if c.get("previous_stage") else 1

@@ -27,6 +27,8 @@ class CascadeOARPlannerSmall(CascadeOARPlanner):
     #: The memory target below keeps the whole-volume patch small. With this factor the segmenter may use 8 GB.
     segmenter_memory_factor = 32.0
     has_study_schedule = False
+    rival_width = 0.25
+    rival_schedule = TrainingSchedule(40, 25, 4)
     schedules = {  # noqa: RUF012  (read only)
         LOCALIZER: TrainingSchedule(24, 25, 4, initial_lr=6e-3),
         WHOLE_VOLUME: TrainingSchedule(40, 25, 4, initial_lr=6e-3),

@@ -24,7 +24,13 @@ M_HOURS, M_EPOCHS, M_VALUES, M_BATCH = 12.0, 1000, 680e6, 2
 
 
 def expected_memory_gib(
-    architecture: Mapping, patch_size: Sequence[int], batch_size: int, *, n_channels: int, n_labels: int
+    architecture: Mapping,
+    patch_size: Sequence[int],
+    batch_size: int,
+    *,
+    n_channels: int,
+    n_labels: int,
+    deep_supervision: bool = True,
 ) -> float:
     """Expected GPU memory of a training in 16 bits, not compiled, in GiB, as `nvidia-smi` counts it.
 
@@ -36,8 +42,9 @@ def expected_memory_gib(
         patch_size: In voxels.
         batch_size: Samples on this GPU.
         n_channels, n_labels: Input channels, and labels with the background.
+        deep_supervision: Whether the network gives logits at several resolutions.
     """
-    network = _network(architecture, n_channels, n_labels)
+    network = _network(architecture, n_channels, n_labels, deep_supervision=deep_supervision)
     image = torch.empty((batch_size, n_channels, *patch_size), dtype=torch.half, device="meta")
     kept, largest = kept_for_backward(network.half(), image)
     n_weights = sum(parameter.numel() for parameter in network.parameters())
@@ -83,12 +90,12 @@ def hours_on_a100(
         architecture, patch_size, batch_size, n_channels, n_labels: As of `expected_memory_gib`.
         n_epochs: At most.
     """
-    network: Any = _network(architecture, n_channels, n_labels)
+    network: Any = _network(architecture, n_channels, n_labels, deep_supervision=True)
     values = network.compute_conv_feature_map_size(patch_size) * batch_size
     return M_HOURS * n_epochs / M_EPOCHS * values / (M_VALUES * M_BATCH)
 
 
-def _network(architecture: Mapping, n_channels: int, n_labels: int) -> nn.Module:
+def _network(architecture: Mapping, n_channels: int, n_labels: int, *, deep_supervision: bool) -> nn.Module:
     """The network on a device without memory."""
     with torch.device("meta"):
         return get_network_from_plans(
@@ -98,5 +105,5 @@ def _network(architecture: Mapping, n_channels: int, n_labels: int) -> nn.Module
             n_channels,
             n_labels,
             allow_init=False,
-            deep_supervision=True,
+            deep_supervision=deep_supervision,
         )

@@ -11,6 +11,7 @@ from reference_tables import REFERENCE, rows
 
 from nnunet_ext.cascade.plausibility import PlausibleRanges
 from nnunet_ext.cascade.roi import RoiRule
+from nnunet_ext.training.phases import TrainingPhase
 from nnunet_ext.training.recipe import CHOICES, TrainingRecipe
 from nnunet_ext.training.schedule import TrainingSchedule
 
@@ -45,6 +46,14 @@ def test_recipe_has_every_key_with_its_default_and_choices():
     assert {key: value_of(line[0]) for key, line in listed.items()} == dict(vars(TrainingRecipe()))
     for key, choices in CHOICES.items():
         assert listed[key][1].replace("`", "").split(", ") == list(choices)
+
+
+def test_phases_have_the_keys_that_are_read_with_their_defaults():
+    listed = {line[0]: line[1] for line in rows("plans.md", "`phases`")[1:]}
+    phase = TrainingPhase(1, "sgd", 0.1)
+    expected = {key: value or "none" if value == [] else value for key, value in phase.to_plan().items()}
+    needed = dict.fromkeys(("num_epochs", "optimizer", "initial_lr"), "-")
+    assert {key: value_of(cell.strip("`")) for key, cell in listed.items()} == {**expected, **needed}
 
 
 def test_roi_and_plausibility_have_the_keys_that_the_planner_writes():

@@ -57,10 +57,12 @@ from nnunet_ext.training.checkpoints import (
 )
 from nnunet_ext.training.checks import check_split, listed, missing_files, odd_split, preprocessed_cases
 from nnunet_ext.training.compute_device import device_use
-from nnunet_ext.training.losses import weigh_organs
+from nnunet_ext.training.job import OUT_OF_TIME, TrainingJob, write_progress
+from nnunet_ext.training.losses import PartLoss, weigh_organs
 from nnunet_ext.training.mirroring import LeftRightMirrorTransform
 from nnunet_ext.training.modality_dropout import ModalityDropoutTransform, optional_channels
 from nnunet_ext.training.optimizers import ScheduledLR, WithoutState, make_optimizer
+from nnunet_ext.training.phases import PhasedLR, PhasedOptimizer, phases_from_plan
 from nnunet_ext.training.recipe import (
     ANY,
     AUTO,
@@ -77,6 +79,7 @@ from nnunet_ext.training.schedule import (
     TrainingSchedule,
     elapsed_h,
     learning_rate_factor,
+    progress,
     wind_down_epochs,
     wind_down_start,
 )
@@ -94,6 +97,11 @@ NEVER = 10**9
 SCORING_AT_MOST = timedelta(days=1)
 #: As many as nnU-Net makes.
 N_FOLDS = 5
+
+
+def shares_statistics(network: nn.Module) -> bool:
+    """Whether a network has BatchNorm, whose statistics several GPUs share."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
 
 
 def __getattr__(name: str) -> Any:
@@ -179,8 +187,12 @@ class CascadeOARTrainer(nnUNetTrainer):
         check_labels(dataset_json.get("labels"), Path(f"dataset.json of {plans['dataset_name']}"))
         super().__init__(plans, configuration, fold, dataset_json, device)
         plan = self.configuration_manager.configuration
+        self.job = TrainingJob.from_environment()
+        self.first_epoch_of_run = 0
+        self.has_run = False  # not so with `--val`
         schedule = next((plan[key] for key in self.schedule_keys if plan.get(key)), None)
         self.schedule = TrainingSchedule.from_plan(schedule, where=f"configuration '{configuration}'")
+        self.phases = phases_from_plan(plan.get("phases"), where=f"configuration '{configuration}'")
         recipe = TrainingRecipe.from_plan(plan.get("recipe"), where=f"configuration '{configuration}'")
         self.recipe = replace(recipe, **self.recipe_overrides)
         self.num_epochs = self.schedule.num_epochs
@@ -194,7 +206,8 @@ class CascadeOARTrainer(nnUNetTrainer):
         self.last_latest_s: float | None = None  # when this run last wrote `checkpoint_latest`
         self.average: WeightsAverage | None = None
         self.steps_done: set[str] = set()  # kinds of steps of which this run has done the first
-        self.left_right_axis = int(self.plans_manager.plans["left_right_axis"])
+        #: Of a patch. A slice has no first axis. -1 is an axis that it has not.
+        self.left_right_axis = int(self.plans_manager.plans["left_right_axis"]) - self.n_sliced_axes()
         plans_labels = self.plans_manager.plans, dataset_json["labels"]
         self.left_right_pairs = pair_values(plan_pairs(*plans_labels), dataset_json["labels"])
         if self.recipe.mirror_left_right and (warning := old_plan_warning(*plans_labels)):
@@ -245,8 +258,7 @@ class CascadeOARTrainer(nnUNetTrainer):
 
     def _do_i_compile(self) -> bool:
         """nnU-Net's answer. No if BatchNorm is shared by several GPUs, because that breaks the graph at every layer."""
-        norm = str(self.configuration_manager.network_arch_init_kwargs.get("norm_op"))
-        return super()._do_i_compile() and not (self.is_ddp and "batchnorm" in norm.lower())
+        return super()._do_i_compile() and not (self.is_ddp and shares_statistics(self.network))
 
     @staticmethod
     def build_network_architecture(
@@ -272,6 +284,11 @@ class CascadeOARTrainer(nnUNetTrainer):
         super()._set_batch_size_and_oversample()
 
     def _build_loss(self) -> nn.Module:
+        """Of the recipe. A network whose parts are trained alone has losses of its own for them."""
+        loss = self._recipes_loss()
+        return PartLoss(loss) if any(phase.part for phase in self.phases) else loss
+
+    def _recipes_loss(self) -> nn.Module:
         """nnU-Net's Dice + cross entropy with the organs weighted in the cross entropy, or as the recipe says."""
         loss = super()._build_loss()
         weigh_organs(
@@ -279,7 +296,8 @@ class CascadeOARTrainer(nnUNetTrainer):
             self.recipe.foreground_weight,
             n_labels=self.label_manager.num_segmentation_heads,
             ignore_label=self.label_manager.ignore_label,
-            dice_only=self.recipe.loss == DICE,
+            dice_weight=self.recipe.dice_weight,
+            cross_entropy_weight=0.0 if self.recipe.loss == DICE else self.recipe.cross_entropy_weight,
             gathered=self.is_ddp,
             device=self.device,
             focal=self.recipe.loss == DICE_FOCAL,
@@ -308,8 +326,16 @@ class CascadeOARTrainer(nnUNetTrainer):
         self.inference_allowed_mirroring_axes = None  # nnU-Net's predictor wants None, not (), for no mirroring
         return rotation, dummy_2d, initial_patch_size, ()
 
-    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, ScheduledLR]:
-        """The recipe's optimizer, and the learning rate of the schedule."""
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer | PhasedOptimizer, ScheduledLR | PhasedLR]:
+        """The recipe's optimizer, and the learning rate of the schedule. Or those of the phases in the plan."""
+        if self.phases:
+            if self.is_ddp and any(phase.part for phase in self.phases):
+                raise ValueError(
+                    f"configuration '{self.configuration_name}' trains its network in parts, which several GPUs can't "
+                    "share: pass -num_gpus 1."
+                )
+            phased = PhasedOptimizer(self.phases, self._bare_network())
+            return phased, PhasedLR(phased, self.progress)
         optimizer = make_optimizer(
             self.recipe.optimizer, self.network.parameters(), lr=self.initial_lr, weight_decay=self.weight_decay
         )
@@ -369,6 +395,11 @@ class CascadeOARTrainer(nnUNetTrainer):
         if self.augments_on_device:
             transforms, self.device_transforms = split_after_the_cut(transforms)
         return transforms
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        """nnU-Net's, which knows networks with a decoder that can be told so. Those without have one output."""
+        if hasattr(getattr(self._bare_network(), "decoder", None), "deep_supervision"):
+            super().set_deep_supervision_enabled(enabled)
 
     def on_train_start(self) -> None:
         """nnU-Net's. The `dataset.json` that it writes to the model's folder also says what the model is trained with."""
@@ -439,6 +470,7 @@ class CascadeOARTrainer(nnUNetTrainer):
         self.save_every = 1 if due else NEVER
         patience_had_run_out = wind_down_start(self.scores(), self.schedule.patience_epochs) is not None
         super().on_epoch_end()
+        self._write_progress()
         self.iterations_this_epoch = 0
         self.last_epoch_end = self.logger.get_value("epoch_end_timestamps", step=-1)
         if not patience_had_run_out and wind_down_start(self.scores(), self.schedule.patience_epochs) is not None:
@@ -519,6 +551,9 @@ class CascadeOARTrainer(nnUNetTrainer):
         Raises:
             FileNotFoundError: If the localizer has not been validated on these cases yet.
         """
+        if not self.job.validates and self.has_run:
+            self.print_to_log_file(f"The final validation is left to: {self._command()} --val")
+            return
         if self.fold == "all":
             self.print_to_log_file(
                 "Fold all: the validation cases are the training cases. The scores say how well the network fits them, not "
@@ -535,6 +570,7 @@ class CascadeOARTrainer(nnUNetTrainer):
 
     def run_training(self) -> None:
         """nnU-Net's loop, which ends when `reason_to_stop` gives a reason. A time budget also ends an epoch early."""
+        self.has_run = True
         was_final = self.from_rank_0(self.current_epoch > 0 and self._checkpoint("final").is_file())
         if was_final and (reason := self.reason_to_stop()) is not None:
             if self.local_rank == 0:  # the run may have been killed before it did
@@ -547,7 +583,9 @@ class CascadeOARTrainer(nnUNetTrainer):
             self._begin_with_model()
         if self.local_rank == 0:
             self._take_over_checkpoints()
+        self.first_epoch_of_run = self.current_epoch
         while (reason := self.reason_to_stop()) is None:
+            self._leave_before_the_deadline()
             self.on_epoch_start()
             self.on_train_epoch_start()
             train_outputs = []
@@ -565,6 +603,45 @@ class CascadeOARTrainer(nnUNetTrainer):
             self.on_epoch_end()
         self.print_to_log_file(f"Training ends: {reason}.")
         self.on_train_end()
+
+    def epochs_of_this_run_s(self) -> list[float]:
+        """Seconds of the epochs that this run has finished."""
+        starts, ends = (self.logger.get_value(f"epoch_{side}_timestamps", step=None) for side in ("start", "end"))
+        return [end - start for start, end in zip(starts, ends, strict=False)][self.first_epoch_of_run :]
+
+    def _write_progress(self, *, out_of_time: bool = False) -> None:
+        if self.local_rank == 0:
+            write_progress(
+                Path(self.output_folder),
+                epoch=self.current_epoch,
+                num_epochs=self.num_epochs,
+                epochs_s=self.epochs_of_this_run_s(),
+                scores=self.scores(),
+                now_s=time(),
+                out_of_time=out_of_time,
+            )
+
+    def _leave_before_the_deadline(self) -> None:
+        """End the process if the next epoch would pass the job's deadline, with a checkpoint to go on from.
+
+        Raises:
+            SystemExit: With the code `OUT_OF_TIME`.
+        """
+        if not self.from_rank_0(self.job.passed_by_next(self.epochs_of_this_run_s(), now_s=time())):
+            return
+        if self.current_epoch > self.first_epoch_of_run and not self.disable_checkpointing:
+            self.current_epoch -= 1  # nnU-Net counts the epoch after saving
+            self.save_checkpoint(str(self._checkpoint("latest")))
+            self.current_epoch += 1
+        self.print_to_log_file(
+            f"The next epoch would pass the deadline. {self.current_epoch} of {self.num_epochs} epochs are done; "
+            f"go on with: {self._command()} --c"
+        )
+        self._write_progress(out_of_time=True)
+        for loader in (self.dataloader_train, self.dataloader_val):
+            if hasattr(loader, "_finish"):  # its processes, as nnU-Net ends them
+                loader._finish()
+        raise SystemExit(OUT_OF_TIME)
 
     # --- before a training -------------------------------------------------------------------------------------------
 
@@ -749,9 +826,15 @@ class CascadeOARTrainer(nnUNetTrainer):
         transforms.transforms += self.modality_dropout()
         return transforms
 
+    def n_sliced_axes(self) -> int:
+        """First axes of the plan along which the network sees slices, none of a network in three dimensions."""
+        plans = self.plans_manager.plans
+        return len(plans["transpose_forward"]) - len(self.configuration_manager.patch_size)
+
     def mirror_transform(self) -> LeftRightMirrorTransform:
         n_axes = len(self.configuration_manager.patch_size)
         axes = tuple(range(n_axes)) if self.mirror_all_axes else (self.left_right_axis,)
+        axes = tuple(a for a in axes if a >= 0)
         if not self.recipe.mirror_left_right:
             axes = tuple(a for a in axes if a != self.left_right_axis)
         return LeftRightMirrorTransform(axes, self.left_right_axis, self.left_right_pairs)
@@ -770,8 +853,11 @@ class CascadeOARTrainer(nnUNetTrainer):
         return {
             "trainer": self.__class__.__name__,
             "recipe": asdict(self.recipe),
-            "initial_lr": self.initial_lr,
-            "weight_decay": self.weight_decay,
+            **(
+                {"phases": [phase.to_plan() for phase in self.phases]}
+                if self.phases
+                else {"initial_lr": self.initial_lr, "weight_decay": self.weight_decay}
+            ),
             "batch_size": self.batch_size * (dist.get_world_size() if self.is_ddp else 1),
             "deep_supervision": self.enable_deep_supervision,
             "mirrored_axes": list(self.mirror_transform().allowed_axes),
@@ -780,12 +866,19 @@ class CascadeOARTrainer(nnUNetTrainer):
 
     # --- schedule ----------------------------------------------------------------------------------------------------
 
+    def epochs_done(self) -> float:
+        """Epochs done, with a fraction within an epoch."""
+        return self.current_epoch + self.iterations_this_epoch / self.num_iterations_per_epoch
+
+    def progress(self) -> float:
+        """Share of the training that is over, in [0, 1]."""
+        return progress(self.schedule, epoch=self.epochs_done(), elapsed_h=self.elapsed_h())
+
     def learning_rate_factor(self) -> float:
         """Factor on the initial learning rate for the next iteration."""
-        share_of_epoch = self.iterations_this_epoch / self.num_iterations_per_epoch
         return learning_rate_factor(
             self.schedule,
-            epoch=self.current_epoch + share_of_epoch,
+            epoch=self.epochs_done(),
             elapsed_h=self.elapsed_h(),
             scores=self.scores(),
             iteration=self.current_epoch * self.num_iterations_per_epoch + self.iterations_this_epoch,

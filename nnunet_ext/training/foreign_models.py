@@ -42,7 +42,7 @@ PLANS_JSON = {
 }
 #: The same of the configuration in the plans.
 CONFIGURATION = {
-    "patch_size": [int] * 3,
+    "patch_size": ([int] * 3, [int] * 2),
     "spacing": [float] * 3,
     "normalization_schemes": [str],
     "architecture": {"network_class_name": str, "arch_kwargs": dict, "_kw_requires_import": [str]},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
@@ -60,19 +62,20 @@ def weigh_organs(
     *,
     n_labels: int,
     ignore_label: int | None,
-    dice_only: bool,
+    dice_weight: float = 1.0,
+    cross_entropy_weight: float = 1.0,
     gathered: bool,
     device: torch.device,
     focal: bool = False,
 ) -> None:
-    """Set the organs' weight in the cross entropy of nnU-Net's loss, make it focal, or switch it off.
+    """Set the organs' weight in the cross entropy of nnU-Net's loss, and the weights of its terms, or make it focal.
 
     Args:
         loss: nnU-Net's, which is changed. A loss that is not Dice + cross entropy stays as it is.
         weight: Of each organ. The background has 1.
         n_labels: With the background.
         ignore_label: nnU-Net's.
-        dice_only: Whether the cross entropy is switched off.
+        dice_weight, cross_entropy_weight: Of the two terms. 0 switches one off.
         gathered: Whether several processes share a batch, see `GatheredCrossEntropyLoss`.
         device: Of the loss.
         focal: Whether the cross entropy is `FocalCrossEntropyLoss`.
@@ -90,4 +93,20 @@ def weigh_organs(
     )
     cls = together if gathered and not ignore else alone
     inner.ce = cls(weight=weights.to(device), **ignore)
-    inner.weight_ce = 0 if dice_only else 1
+    inner.weight_ce, inner.weight_dice = cross_entropy_weight, dice_weight
+
+
+class PartLoss(nn.Module):
+    """The loss of a network's output that has one, `output.loss(target)`, or of logits.
+
+    Args:
+        of_logits: For logits.
+    """
+
+    def __init__(self, of_logits: nn.Module) -> None:
+        super().__init__()
+        self.of_logits = of_logits
+
+    def forward(self, output: Any, target: torch.Tensor) -> torch.Tensor:
+        """Loss of an output against labels `(B, 1, *axes)`."""
+        return output.loss(target) if hasattr(output, "loss") else self.of_logits(output, target)

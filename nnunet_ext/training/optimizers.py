@@ -6,15 +6,23 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from nnunet_ext.training.recipe import ADAM, SGD
+from nnunet_ext.training.recipe import ADAM, RMSPROP, SGD
 
 
 def make_optimizer(
-    name: str, parameters: Iterable[torch.nn.Parameter], *, lr: float, weight_decay: float
+    name: str,
+    parameters: Iterable[torch.nn.Parameter],
+    *,
+    lr: float,
+    weight_decay: float,
+    momentum: float = 0.99,
+    nesterov: bool = True,
 ) -> torch.optim.Optimizer:
-    """The optimizer of `TrainingRecipe.optimizer`. `sgd` has nnU-Net's momentum."""
+    """The optimizer of `TrainingRecipe.optimizer`. `sgd` has nnU-Net's momentum unless another is given."""
     if name == SGD:
-        return torch.optim.SGD(parameters, lr=lr, weight_decay=weight_decay, momentum=0.99, nesterov=True)
+        return torch.optim.SGD(parameters, lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov)
+    if name == RMSPROP:
+        return torch.optim.RMSprop(parameters, lr=lr, weight_decay=weight_decay)
     adam = torch.optim.Adam if name == ADAM else torch.optim.AdamW
     return adam(parameters, lr=lr, weight_decay=weight_decay)
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 DICE_CE, DICE, DICE_FOCAL = "dice_ce", "dice", "dice_focal"
-ADAMW, ADAM, SGD = "adamw", "adam", "sgd"
+ADAMW, ADAM, SGD, RMSPROP = "adamw", "adam", "sgd", "rmsprop"
 MEASURED, PLANNED, OFF = "measured", "planned", "off"
 AUTO, WORKERS, DEVICE = "auto", "workers", "device"
 REFERENCE, ANY = "reference", "any"
 CHOICES = {
     "loss": (DICE_CE, DICE, DICE_FOCAL),
-    "optimizer": (ADAMW, ADAM, SGD),
+    "optimizer": (ADAMW, ADAM, SGD, RMSPROP),
     "box_jitter": (MEASURED, PLANNED, OFF),
     "augmentation": (AUTO, WORKERS, DEVICE),
     "dropout_spares": (REFERENCE, ANY),
@@ -20,7 +20,7 @@ CHOICES = {
 #: Key of a model's `dataset.json`. Its `recipe` is the one that the model was trained with, whatever its plan says.
 TRAINED_WITH_KEY = "trained_with"
 #: Numbers that are no share.
-UNBOUNDED = ("foreground_weight", "skeleton_recall", "cache_mb")
+UNBOUNDED = ("foreground_weight", "dice_weight", "cross_entropy_weight", "skeleton_recall", "cache_mb")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class TrainingRecipe:
             instead of the last weights. 0 is none.
         foreground_weight: Weight of the organs against the background in the cross entropy. An organ of 100 voxels must
             not be cheap to miss.
-        optimizer: `adamw`, `adam`, or `sgd`, which is nnU-Net's with Nesterov momentum 0.99.
+        optimizer: `adamw`, `adam`, `rmsprop`, or `sgd`, which is nnU-Net's with Nesterov momentum 0.99. A configuration with
+            `phases` names optimizers there, and this is not used.
         mirror_left_right: Mirror along the left-right axis with the labels of left and right organs exchanged.
         box_jitter: Movement of the ROI in training, `measured`, `planned` or `off`. `measured` moves the box by the
             errors of the localizer's out-of-fold boxes, if enough of its folds are trained. `planned`, and `measured`
@@ -59,6 +60,8 @@ class TrainingRecipe:
     """
 
     loss: str = DICE_CE
+    dice_weight: float = 1.0
+    cross_entropy_weight: float = 1.0
     skeleton_recall: float = 0.0
     weights_average: float = 0.0
     foreground_weight: float = 5.0

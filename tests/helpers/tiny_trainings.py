@@ -51,7 +51,7 @@ def folders(tmp_path, monkeypatch) -> Path:
 def make(folders, cascade_plans) -> Callable[..., CascadeOARTrainer]:
     """A trainer; options go into the configurations' `training` entry, `recipe` into that of all.
 
-    `start_from` is that entry of its configuration.
+    `start_from` is that entry of its configuration, and `entries` are others.
     """
 
     def trainer(
@@ -66,6 +66,7 @@ def make(folders, cascade_plans) -> Callable[..., CascadeOARTrainer]:
         left_out=(),
         device="cpu",
         start_from=None,
+        entries=None,
         **training,
     ):
         plans = cascade_plans(
@@ -77,6 +78,7 @@ def make(folders, cascade_plans) -> Callable[..., CascadeOARTrainer]:
                 c["training"] = {**c["training"], **training}
         if start_from is not None:
             plans["configurations"][configuration]["start_from"] = start_from
+        plans["configurations"][configuration].update(entries or {})
         plans["continue_training"] = False
         torch.manual_seed(0)
         return cls(plans, configuration, fold, {**DATASET, "labels": labels}, torch.device(device))

@@ -19,6 +19,7 @@ from planned_heads import (
     FINEST_ZYX,
     LABELS,
     NAME,
+    RIVALS,
     SPACINGS_MM,
     STUDY,
     head,
@@ -293,7 +294,8 @@ def test_a_batch_is_one_patch_where_two_exceed_the_memory_target_and_a_warning_w
         c = {**plan["configurations"]["3d_fullres"], **entries}
         factor = made.segmenter_memory_factor if "previous_stage" in c else 1
         two_gb = made.target_gb(c["patch_size"], c["architecture"], 2)
-        assert (c["batch_size"] == 1) == (two_gb > factor * target_gb), name
+        if name not in RIVALS:  # whose batch is that of their papers
+            assert (c["batch_size"] == 1) == (two_gb > factor * target_gb), name
         assert (f"WARNING: {name} needs" in said) == (two_gb / 2 > factor * target_gb), name
         assert re.search(rf"^{name}: .*batch size {c['batch_size']}, about .* GiB of GPU memory", said, re.M)
 

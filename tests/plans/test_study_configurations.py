@@ -106,7 +106,7 @@ def test_organs_too_large_for_a_crop_are_left_out_and_said(planned, capsys):
     assert left_out == {"3d_cascade_fullres": [], "3d_cascade_32x128x128": [], "3d_cascade_32x96x96": []}
     roi_entry = plan["configurations"]["3d_cascade_16x64x64"]["roi"]
     assert set(roi_entry["offset_mm"]) == {"1", "2", "3"}  # all of them vote
-    assert [line.split(" is left out: it is ")[0] for line in said.splitlines() if "left out" in line] == [
+    assert [line.split(" is left out: it is ")[0] for line in said.splitlines() if "is left out: it is" in line] == [
         "3d_cascade_16x64x64: Eye_L",
         "3d_cascade_16x64x64: Eye_R",
     ]
@@ -116,7 +116,7 @@ def test_organs_too_large_for_a_crop_are_left_out_and_said(planned, capsys):
 def test_a_crop_that_holds_no_organ_is_not_planned_and_said(planned, capsys):
     plan = planned(overwrite_target_spacing=[0.7, 0.1, 0.23])  # 16x64x64 is 11 x 6 x 15 mm
     assert "3d_cascade_16x64x64 is left out: no organ fits it" in capsys.readouterr().out
-    assert list(plan["configurations"]) == CONFIGURATIONS[:-1]
+    assert list(plan["configurations"]) == [name for name in CONFIGURATIONS if name != "3d_cascade_16x64x64"]
 
 
 def test_an_epoch_of_the_study_is_a_pass_over_the_training_cases_of_a_fold():

@@ -1298,6 +1298,7 @@ def test_batch_norm_on_several_gpus_is_not_compiled(make, monkeypatch):
         ("3d_cascade_fullres", True, True),
     ):
         trainer = make(configuration=configuration)
+        trainer.initialize()
         trainer.device, trainer.is_ddp = torch.device("cuda"), several
         assert trainer._do_i_compile() is compiled
 

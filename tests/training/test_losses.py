@@ -17,7 +17,7 @@ def nnunets_loss(ignore_label: int | None = None) -> DC_and_CE_loss:
 
 
 def weigh(loss: torch.nn.Module, weight: float = 5.0, **more) -> torch.nn.Module:
-    options = {"n_labels": 3, "ignore_label": None, "dice_only": False, "gathered": False, **more}
+    options = {"n_labels": 3, "ignore_label": None, "gathered": False, **more}
     weigh_organs(loss, weight, device=torch.device("cpu"), **options)
     return loss
 
@@ -34,7 +34,7 @@ def test_an_organs_voxel_weighs_as_much_as_said():
 
 def test_deep_supervision_is_looked_through_and_dice_alone_has_no_cross_entropy():
     loss = nnunets_loss()
-    weigh(DeepSupervisionWrapper(loss, (0.7, 0.3)), dice_only=True)
+    weigh(DeepSupervisionWrapper(loss, (0.7, 0.3)), cross_entropy_weight=0.0)
     assert loss.ce.weight.tolist() == [1, 5, 5]
     assert loss.weight_ce == 0
 

@@ -17,7 +17,7 @@ from nnunet_ext.end_to_end.learning.edits import (
     recipe,
     unchanged,
 )
-from nnunet_ext.nnunet_folders import LOCALIZER, SEGMENTER, WHOLE_VOLUME
+from nnunet_ext.nnunet_folders import ANATOMYNET, DEEPLAB, FOCUSNET, LOCALIZER, SEGMENTER, WHOLE_VOLUME
 
 #: Share of a mark's minutes that the localizer of a cascade is trained for. The segmenter has the rest.
 LOCALIZER_SHARE = 0.2
@@ -46,6 +46,7 @@ class System:
         mirrors: Stock mirrors along the left-right axis too, as it does by default.
         finer: The segmenter's grid is finer by `FINER` along each axis.
         reference: The trainer is the reference study's.
+        network: Configuration of another group's network, which sees the whole volume and is trained as its paper says.
         guided: The network sees the localizer's out-of-fold label maps, so all folds of that are trained.
             Its mark holds the time of one of them, as those of the others do.
         all_folds: Of a localizer. Fold 0 alone without.
@@ -60,12 +61,13 @@ class System:
     mirrors: bool = False
     finer: bool = False
     reference: bool = False
+    network: str | None = None
     guided: bool = False
     all_folds: bool = False
 
     @property
     def configuration(self) -> str:
-        return {"cascade": SEGMENTER, "localizer": LOCALIZER}.get(self.kind, WHOLE_VOLUME)
+        return self.network or {"cascade": SEGMENTER, "localizer": LOCALIZER}.get(self.kind, WHOLE_VOLUME)
 
     @property
     def share(self) -> float:
@@ -75,7 +77,7 @@ class System:
     @property
     def has_trunk(self) -> bool:
         """Whether a mark is a branch of a trunk that all marks share."""
-        return not self.stock_trainer and not self.decays
+        return not self.stock_trainer and not self.decays and self.network is None
 
     @property
     def stock_plan(self) -> bool:
@@ -151,6 +153,9 @@ SYSTEMS: dict[str, System] = {
     "average of the weights": System(recipe(weights_average=0.999)),
     "reference recipe": System(entries(batch_size=1), reference=True),
     "whole volume": System(kind="whole volume"),
+    "AnatomyNet": System(kind="whole volume", network=ANATOMYNET),
+    "FocusNet": System(kind="whole volume", network=FOCUSNET),
+    "DeepLabv3+": System(kind="whole volume", network=DEEPLAB),
     "stock": System(kind="stock"),
     "stock, small patches": System(kind="stock", small_patches=True),
     "stock, small patches, mirrored": System(kind="stock", small_patches=True, mirrors=True),

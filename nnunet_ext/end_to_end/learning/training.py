@@ -36,6 +36,10 @@ def base_plans(study: Study, system: System, memory_gb: float | None) -> dict[st
     planned = study.finer_plans_name if system.finer else study.plans_name
     ours = read_json(study.preprocessed(system.merged) / f"{planned}.json")
     if not system.stock_plan:
+        if system.configuration not in ours["configurations"]:
+            raise ValueError(
+                f"{planned}.json has no configuration {system.configuration}; planning says why it is left out"
+            )
         ours["configurations"][system.configuration] = resolved(ours, system.configuration)
         return ours
     name = plan_stock(study, memory_gb) if system.small_patches else STOCK_PLANS

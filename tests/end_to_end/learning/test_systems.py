@@ -64,3 +64,16 @@ def test_the_stages_of_a_cascade_share_the_minutes():
 def test_an_unknown_system_is_refused_with_those_there_are():
     with pytest.raises(ValueError, match="no system 'defualt'; known: default, merged sides"):
         system_of("defualt")
+
+
+@pytest.mark.parametrize(
+    ("name", "configuration"),
+    [("AnatomyNet", "3d_anatomynet"), ("FocusNet", "3d_focusnet"), ("DeepLabv3+", "2d_deeplab")],
+)
+def test_another_groups_network_is_a_training_of_its_own_for_every_mark(name, configuration):
+    system = SYSTEMS[name]
+    assert system.configuration == configuration
+    assert system.share == 1
+    assert not system.has_trunk  # its phases end with the training
+    assert system.localizer is None
+    assert not system.stock_prediction
