@@ -32,6 +32,7 @@ from torch import nn
 
 from nnunet_ext.cascade.boxes import box_report, measure_box, measured_errors_mm
 from nnunet_ext.cascade.building import build_network
+from nnunet_ext.cascade.localizers import check_localizer, stage_of_maps, stages_located_by
 from nnunet_ext.cascade.preprocessor import stored_extents
 from nnunet_ext.cascade.roi import RoiRule, left_out_labels
 from nnunet_ext.cascade.roi_dataset import InMemoryDataset, RoiDatasets
@@ -160,6 +161,7 @@ class CascadeOARTrainer(nnUNetTrainer):
     optimizer: Any
     output_folder_base: str
     is_cascaded: bool
+    configuration_manager: ConfigurationManager
     folder_with_segs_from_previous_stage: str | None
     dataset_class: type[nnUNetBaseDataset] | RoiDatasets | None
 
@@ -212,10 +214,14 @@ class CascadeOARTrainer(nnUNetTrainer):
             self.is_cascaded = self.recipe.guidance
             if self._roi_is_one_patch():
                 self.oversample_foreground_percent = 0.0
-            previous = self.configuration_manager.previous_stage_name
-            next_stage = self.plans_manager.get_configuration(previous).next_stage_names[0]
+            where = f"configuration '{configuration}' of {self.plans_manager.plans_name}.json"
+            previous = check_localizer(plans["configurations"], plan.get("previous_stage"), where=where)
             # All segmenter configurations share their data, so they share the localizer's label maps.
-            self.folder_with_segs_from_previous_stage = str(self._maps_folder().with_name(next_stage))
+            stage = stage_of_maps(plans["configurations"], configuration, previous)
+            self.folder_with_segs_from_previous_stage = str(self._maps_folder().with_name(stage))
+        elif stages := stages_located_by(plans["configurations"], configuration):
+            # nnU-Net writes label maps for these after the final validation.
+            self.configuration_manager = ConfigurationManager({**plan, "next_stage": stages})
 
     def initialize(self) -> None:
         if self.device.type == "cuda" and not torch.cuda.is_available():

@@ -21,6 +21,7 @@ from nnunetv2.inference.export_prediction import convert_predicted_logits_to_seg
 from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
 
 from nnunet_ext.cascade import roi
+from nnunet_ext.cascade.localizers import check_localizer
 from nnunet_ext.cascade.plausibility import PLANS_KEY, PlausibleRanges, implausible
 from nnunet_ext.cascade.preprocessor import PROPERTIES_KEY, CascadeOARPreprocessor
 from nnunet_ext.cascade.resampling import label_map_of_logits
@@ -207,6 +208,8 @@ class CascadePredictor:
         self.localizer = None
         if (previous := self.segmenter.configuration_manager.previous_stage_name) is not None:
             trained_by = Path(segmenter_folder).name.rpartition("__")[0]
+            configurations = self.segmenter.plans_manager.plans["configurations"]
+            previous = check_localizer(configurations, previous, where=str(Path(segmenter_folder, "plans.json")))
             beside = Path(segmenter_folder).with_name(f"{trained_by}__{previous}")
             self.models.insert(0, Path(localizer_folder or beside))
             self.localizer = load(self.models[0])

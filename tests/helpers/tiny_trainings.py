@@ -51,7 +51,7 @@ def folders(tmp_path, monkeypatch) -> Path:
 def make(folders, cascade_plans) -> Callable[..., CascadeOARTrainer]:
     """A trainer; options go into the configurations' `training` entry, `recipe` into that of all.
 
-    `start_from` is that entry of its configuration.
+    `start_from` is that entry of its configuration, `previous_stage` that of the segmenter.
     """
 
     def trainer(
@@ -66,6 +66,7 @@ def make(folders, cascade_plans) -> Callable[..., CascadeOARTrainer]:
         left_out=(),
         device="cpu",
         start_from=None,
+        previous_stage="3d_lowres",
         **training,
     ):
         plans = cascade_plans(
@@ -75,6 +76,7 @@ def make(folders, cascade_plans) -> Callable[..., CascadeOARTrainer]:
         for c in plans["configurations"].values():
             if "training" in c:
                 c["training"] = {**c["training"], **training}
+        plans["configurations"]["3d_cascade_fullres"]["previous_stage"] = previous_stage
         if start_from is not None:
             plans["configurations"][configuration]["start_from"] = start_from
         plans["continue_training"] = False

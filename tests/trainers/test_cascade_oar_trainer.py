@@ -1371,6 +1371,33 @@ def test_the_localizers_maps_are_looked_for_where_the_localizer_writes_them(make
     assert Path(segmenter.folder_with_segs_from_previous_stage) == written
 
 
+def test_one_entry_of_the_plan_makes_any_whole_volume_configuration_the_localizer(make):
+    localizer, segmenter = (
+        make(configuration=name, previous_stage="3d_fullres") for name in ("3d_fullres", "3d_cascade_fullres")
+    )
+    assert localizer.configuration_manager.next_stage_names == ["3d_cascade_fullres"]
+    assert not localizer.is_segmenter
+    written = Path(localizer.output_folder_base, "predicted_next_stage", "3d_cascade_fullres")
+    assert Path(segmenter.folder_with_segs_from_previous_stage) == written
+    assert make(configuration="3d_fullres").configuration_manager.next_stage_names is None
+
+
+@pytest.mark.parametrize("cls", [CascadeOARTrainer, CascadeOARTrainerReference])
+def test_a_whole_volume_configuration_that_locates_keeps_its_network(make, cls):
+    trainer = make(cls, "3d_fullres", previous_stage="3d_fullres")
+    assert trainer.enable_deep_supervision
+    assert trainer.configuration_manager.next_stage_names is not None
+
+
+def test_a_localizer_that_is_none_is_named_with_those_there_are(make):
+    with pytest.raises(
+        ValueError,
+        match=r"'3d_cascade_fullres' of CascadeOARPlans.json: previous_stage is \"3d_lowers\", which is not in the plan. "
+        r"Any configuration that sees the whole volume may locate: 3d_lowres, 3d_fullres\.",
+    ):
+        make(previous_stage="3d_lowers")
+
+
 def test_fold_all_takes_out_of_fold_maps_first_and_those_of_its_own_localizer_else(make):
     trainer = make(fold="all")
     fitted = write_localizer_maps(trainer, fold_all=True)
