@@ -380,11 +380,18 @@ def model_folder(
 
 #: Configurations of the cascade, beside the whole-volume baseline.
 LOCALIZER, WHOLE_VOLUME, SEGMENTER = "3d_lowres", "3d_fullres", "3d_cascade_fullres"
+#: The reference study's, at full resolution.
+STUDY_LOCALIZER = "3d_localizer_80x256x256"
 
 
 _BOXES_JSON = {
     "cases": {
-        str: {"label_crop_pass_rate": (float, None), "fallback_whole_volume?": bool, "error_mm?": ([float] * 3, None)}
+        str: {
+            "label_crop_pass_rate": (float, None),
+            "fallback_whole_volume?": bool,
+            "error_mm?": ([float] * 3, None),
+            "organ_error_mm?": {str: [float] * 3},
+        }
     }
 }
 #: In `validation/`: per case, how the box was placed and which share of the organs it holds.

@@ -40,6 +40,7 @@ from nnunet_ext.nnunet_folders import (
     LOCALIZER,
     SAME_PERSON_KEY,
     SEGMENTER,
+    STUDY_LOCALIZER,
     WHOLE_VOLUME,
     find_dataset,
     need,
@@ -47,7 +48,14 @@ from nnunet_ext.nnunet_folders import (
     read_splits,
 )
 from nnunet_ext.plans.gpu_memory import expected_memory_gib
-from nnunet_ext.plans.study_configurations import millimetres, plan_study_crops, plan_study_whole_volume
+from nnunet_ext.plans.study_configurations import (
+    REDUCED_KEY,
+    STUDY_WHOLE_VOLUME,
+    millimetres,
+    plan_study_crops,
+    plan_study_localizer,
+    plan_study_whole_volume,
+)
 from nnunet_ext.plans.training_set import ScannedCase, median_voxel_ml, odd_label_maps, scan_cases, transposed
 from nnunet_ext.training.person_splits import divided_persons, person_splits, persons_among
 from nnunet_ext.training.recipe import TrainingRecipe
@@ -80,10 +88,10 @@ def __getattr__(name: str) -> Any:
 class CascadeOARPlanner(ResEncUNetPlanner):
     """Plans `3d_lowres` (localizer), `3d_fullres` (whole-volume baseline) and `3d_cascade_fullres` (segmenter).
 
-    It also plans the reference study's configurations, `3d_fullres_80x256x256`, `3d_cascade_32x128x128`, `..._32x96x96` and
-    `..._16x64x64`. They use the preprocessed data of `3d_fullres` with patches of the named size. Organs too large for a
-    crop are left out of it (`roi.left_out`). A crop that holds no organ is not planned. Both are printed. A patch is never
-    larger than the largest body.
+    It also plans the reference study's configurations, `3d_fullres_80x256x256`, `3d_localizer_80x256x256`,
+    `3d_cascade_32x128x128`, `..._32x96x96` and `..._16x64x64`. They use the preprocessed data of `3d_fullres` with patches
+    of the named size. Organs too large for a crop are left out of it (`roi.left_out`). A crop that holds no organ is not
+    planned. Both are printed. A patch is never larger than the largest body.
 
     Differences from nnU-Net's planners:
 
@@ -110,6 +118,8 @@ class CascadeOARPlanner(ResEncUNetPlanner):
     #: the eyes. Four times as many voxels made localizing the slowest step of a prediction without a GPU.
     localizer_voxels = 80**3
     localizer_features = 32
+    #: Patch of the study's localizer in voxels, coarsest axis first. A smaller one slides over the volume.
+    study_localizer_patch: tuple[int, ...] = STUDY_WHOLE_VOLUME
     #: Weight of the organs in the localizer's cross entropy (`recipe.foreground_weight`).
     localizer_foreground_weight = TrainingRecipe.foreground_weight
     #: Room around the organs for the localizer's error and for anatomy unlike that of the training set.
@@ -473,15 +483,16 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         largest_body = np.max(shapes, axis=0)[forward]
         configurations = {LOCALIZER: lowres, WHOLE_VOLUME: fullres, SEGMENTER: self.plan_segmenter(spacing, fit)}
         configurations.update([plan_study_whole_volume(self, spacing, largest_body)])
+        configurations.update([plan_study_localizer(self, spacing, largest_body)])
         configurations.update(plan_study_crops(self, spacing, largest_body, organs, configurations[SEGMENTER]))
         lowres["median_image_size_in_voxels"] = [
             round(float(n * s / t)) for n, s, t in zip(median_shape, spacing, lowres["spacing"], strict=True)
         ]
         for name, configuration in configurations.items():
             cropped = configuration.get("previous_stage") is not None
-            like = name if name in self.schedules else SEGMENTER if cropped else WHOLE_VOLUME
+            like = LOCALIZER if name in (LOCALIZER, STUDY_LOCALIZER) else SEGMENTER if cropped else WHOLE_VOLUME
             configuration["training"] = dict(vars(self.schedules[like]))
-            weight = self.localizer_foreground_weight if name == LOCALIZER else TrainingRecipe.foreground_weight
+            weight = self.localizer_foreground_weight if like == LOCALIZER else TrainingRecipe.foreground_weight
             recipe = TrainingRecipe(foreground_weight=weight, mirror_left_right=self.mirrors)
             configuration["recipe"] = dict(vars(recipe))
 
@@ -544,6 +555,8 @@ class CascadeOARPlanner(ResEncUNetPlanner):
                 f"{name}: spacing ({mm}) mm, patch {tuple(c['patch_size'])}, batch size {c['batch_size']}, "
                 f"{gibibytes(self.expected_gib(*network))} of GPU memory"
             )
+            if REDUCED_KEY in c:
+                print(f"{name} is smaller than the study's: {c[REDUCED_KEY]}")
             target_gb = self.target_gb(*network)
             factor = self.segmenter_memory_factor if c.get("previous_stage") else 1
             if target_gb > factor * self.UNet_vram_target_GB and c["batch_size"] == 1:

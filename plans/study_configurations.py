@@ -10,7 +10,7 @@ import numpy as np
 from nnunet_ext.cascade import roi
 from nnunet_ext.cascade.roi_fitting import too_large
 from nnunet_ext.labels.values import pair_values
-from nnunet_ext.nnunet_folders import LOCALIZER, SEGMENTER, WHOLE_VOLUME
+from nnunet_ext.nnunet_folders import LOCALIZER, SEGMENTER, STUDY_LOCALIZER, WHOLE_VOLUME
 
 if TYPE_CHECKING:
     from nnunet_ext.plans.cascade_oar_planner import CascadeOARPlanner
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 #: The study's patches in voxels, coarsest axis first. The study's grid is 1.25 x 0.8 x 0.8 mm.
 STUDY_WHOLE_VOLUME = (80, 256, 256)
 STUDY_CROPS = ((32, 128, 128), (32, 96, 96), (16, 64, 64))
+#: Features of the first stage of the study's localizer, a 3D U-Net as published.
+STUDY_LOCALIZER_FEATURES = 32
+#: Key of a configuration that is smaller than the study's. It says in which way.
+REDUCED_KEY = "reduced"
 
 
 def plan_study_whole_volume(
@@ -32,6 +36,31 @@ def plan_study_whole_volume(
     """
     patch, architecture = planner.segmenter_unet(spacing_mm, np.minimum(STUDY_WHOLE_VOLUME, largest_body).tolist())
     return f"{WHOLE_VOLUME}_{by(STUDY_WHOLE_VOLUME)}", planner.patch_entries(WHOLE_VOLUME, patch, architecture)
+
+
+def plan_study_localizer(
+    planner: CascadeOARPlanner, spacing_mm: np.ndarray, largest_body: np.ndarray
+) -> tuple[str, dict]:
+    """Name and entries of the study's localizer, a 3D U-Net on the whole volume at full resolution.
+
+    It has no deep supervision, and uses the preprocessed data of `3d_fullres`. Its label maps are written for those data
+    too, so that any segmenter may name it as its `previous_stage`. A planner with a smaller patch or fewer features says so
+    under `reduced`.
+
+    Args:
+        planner, spacing_mm, largest_body: See `plan_study_whole_volume`.
+    """
+    wanted, features = planner.study_localizer_patch, planner.localizer_features
+    patch, architecture = planner.localizer_unet(spacing_mm, np.minimum(wanted, largest_body).tolist())
+    batch_size = planner.batch_size(patch, architecture, wanted=planner.localizer_batch_size)
+    entries = {
+        **planner.patch_entries(WHOLE_VOLUME, patch, architecture, batch_size=batch_size),
+        "deep_supervision": False,
+        "next_stage": SEGMENTER,
+    }
+    if wanted != STUDY_WHOLE_VOLUME or features != STUDY_LOCALIZER_FEATURES:
+        entries[REDUCED_KEY] = f"patches of at most {by(wanted)} voxels, {features} features in the first stage"
+    return STUDY_LOCALIZER, entries
 
 
 def plan_study_crops(

@@ -13,7 +13,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from planned_heads import CONFIGURATIONS, FINE_ZYX, LABELS, NAME, STUDY, set_paths
+from planned_heads import CONFIGURATIONS, FINE_ZYX, LABELS, NAME, STUDY, STUDY_LOCALIZER, set_paths
 
 from nnunet_ext.cascade.roi_fitting import RoiFit
 from nnunet_ext.plans.cascade_oar_planner import CascadeOARPlanner
@@ -26,15 +26,18 @@ from nnunet_ext.trainers.cascade_oar_trainer_reference import CascadeOARTrainerR
 def test_the_studys_patches_are_exact_where_the_bodies_are_large_enough(planned):
     plan = planned(overwrite_target_spacing=FINE_ZYX)
     complete = plan["configurations"]["3d_cascade_fullres"]["roi"]
-    for name, patch in zip(STUDY, [(80, 256, 256), (32, 128, 128), (32, 96, 96), (16, 64, 64)], strict=True):
+    patches = [(80, 256, 256), (40, 128, 128), (32, 128, 128), (32, 96, 96), (16, 64, 64)]
+    for name, patch in zip(STUDY, patches, strict=True):
         c = PlansManager(plan).get_configuration(name)
         assert tuple(c.patch_size) == patch
         assert c.data_identifier == "CascadeOARPlansSmall_3d_fullres"
         assert c.spacing == FINE_ZYX
-        assert c.configuration["deep_supervision"] is True
+        assert c.configuration["deep_supervision"] is (name != STUDY_LOCALIZER)
         cropped = "cascade" in name
         assert c.previous_stage_name == ("3d_lowres" if cropped else None)
-        like = plan["configurations"]["3d_cascade_fullres" if cropped else "3d_fullres"]
+        like = plan["configurations"][
+            "3d_cascade_fullres" if cropped else "3d_lowres" if name == STUDY_LOCALIZER else "3d_fullres"
+        ]
         assert c.configuration["training"] == like["training"]
         if cropped:
             size_mm = np.maximum(complete["size_mm"], np.multiply(patch, FINE_ZYX))
@@ -84,6 +87,26 @@ def test_the_studys_patches_are_never_larger_than_the_largest_body(planned):
         divisor = np.prod(c["architecture"]["arch_kwargs"]["strides"], axis=0)
         assert (np.array(c["patch_size"]) < np.ceil(np.max(bodies, axis=0)) + divisor).all()
         assert (np.array(c["patch_size"]) % divisor == 0).all()
+
+
+def test_the_studys_localizer_is_its_3d_unet_at_full_resolution_and_a_smaller_one_says_so(planned, capsys):
+    class Wide(CascadeOARPlannerSmall):
+        localizer_features, study_localizer_patch = 32, CascadeOARPlanner.study_localizer_patch
+
+    small, whole = planned(), planned(Wide, plans_name="Wide")
+    c = PlansManager(whole).get_configuration(STUDY_LOCALIZER)
+    options = c.network_arch_init_kwargs
+    assert (options["features_per_stage"][0], options["downsampling"]) == (32, "max_pooling")
+    assert not options["residual_blocks"]
+    assert options["norm_op"].endswith("BatchNorm3d")
+    assert c.next_stage_names == ["3d_cascade_fullres"]
+    assert c.data_identifier == "Wide_3d_fullres"
+    assert c.configuration["recipe"]["foreground_weight"] == CascadeOARPlannerSmall.localizer_foreground_weight
+    assert "reduced" not in c.configuration
+    said = "patches of at most 40x128x128 voxels, 8 features in the first stage"
+    assert small["configurations"][STUDY_LOCALIZER]["reduced"] == said
+    assert capsys.readouterr().out.count(f"{STUDY_LOCALIZER} is smaller than the study's: {said}\n") == 1
+    assert (CascadeOARPlanner.localizer_features, CascadeOARPlanner.study_localizer_patch) == (32, (80, 256, 256))
 
 
 def test_organs_too_large_for_a_crop_are_left_out_and_said(planned, capsys):
