@@ -32,6 +32,7 @@ PREDICTIONS_JSON: Shape = {
     "cases": {
         str: {
             "box?": (None, list),
+            "crops?": {str: _BOX},
             "warnings?": [str],
             "messages?": [dict],
             "missing?": [str],
@@ -391,6 +392,7 @@ _BOXES_JSON = {
             "fallback_whole_volume?": bool,
             "error_mm?": ([float] * 3, None),
             "organ_error_mm?": {str: [float] * 3},
+            "organ_pass_rates?": {str: float},
         }
     }
 }

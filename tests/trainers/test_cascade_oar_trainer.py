@@ -28,6 +28,7 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from reference_tables import check_file
 from tiny_cases import CASES, DATASET, PATCH, SHAPE, SPACING_MM, STAGES, inner, label_map, log_epochs, rule
 
+from nnunet_ext.cascade.organ_crops import MOST_LOG_ODDS
 from nnunet_ext.cascade.roi_dataset import InMemoryDataset, RoiDatasets
 from nnunet_ext.labels.table import LEFT_OUT_KEY
 from nnunet_ext.nnunet_folders import read_training_device
@@ -522,6 +523,78 @@ def test_guidance_without_maps_names_a_case_before_the_training(make):
         FileNotFoundError, match=r"maps of 4 cases.*The recipe asks for guidance. Train the localizer of all folds"
     ):
         make(recipe={"guidance": True}).initialize()
+
+
+# ------------------------------------------------------------------------------------------------ one crop per organ
+
+
+CROP, WINDOW = (8, 8, 12), (20, 24, 28)
+
+
+@pytest.mark.parametrize("cls", [CascadeOARTrainer, CascadeOARTrainerReference])
+def test_with_one_crop_per_organ_a_batch_holds_crops_of_their_size_each_with_an_organ(make, cls):
+    trainer = make(cls, patch=WINDOW, crop_size=CROP, left_out=(3,), recipe={"box_jitter": "off"})
+    trainer.initialize()
+    batches, _ = trainer.get_dataloaders()
+    for _ in range(4):
+        batch = next(batches)
+        assert tuple(batch["data"].shape) == (trainer.batch_size, 3, *CROP)
+        target = batch["target"][0] if isinstance(batch["target"], list) else batch["target"]
+        assert set(torch.unique(target).tolist()) <= {0, 1, 2}
+        assert all((one > 0).any() for one in target)
+    assert not trainer._do_i_compile()
+
+
+def test_crops_are_moved_by_the_localizers_out_of_fold_errors_of_each_organ(make):
+    trainer = make(patch=WINDOW, crop_size=CROP)
+    write_boxes(trainer, 0, [[9.0, 9.0, 9.0]] * 2, organ_error_mm={"1": [1.0, 2.0, 2.0], "3": [0.0, 0.0, -2.0]})
+    write_boxes(trainer, "all", [[9.0, 9.0, 9.0]], organ_error_mm={"1": [7.0, 7.0, 7.0]})
+    trainer.initialize()
+    assert trainer.dataset_class.organ_errors_mm == {1: [[1.0, 2.0, 2.0]] * 2, 3: [[0.0, 0.0, -2.0]] * 2}
+    assert "4 out-of-fold organs (RMS 0.7, 1.4, 2.0 mm)" in Path(trainer.log_file).read_text()
+
+
+def test_the_final_validation_has_the_plans_window_and_the_label_map_that_places_the_crops(make, monkeypatch):
+    trainer = make(patch=WINDOW, crop_size=CROP)
+    write_localizer_maps(trainer, seen=(1, 3))
+    trainer.initialize()
+    trainer.print_to_log_file("so that the file is there")
+    trainer.network.eval()
+    seen = {}
+
+    def validate(self, _save: bool) -> None:
+        """What nnU-Net does with a case."""
+        dataset = self.dataset_class(
+            self.preprocessed_dataset_folder, ["head_3"], self.folder_with_segs_from_previous_stage
+        )
+        images, _, guide, _ = dataset.load_case("head_3")
+        one_hot = np.stack([guide == value for value in self.label_manager.foreground_labels]).astype(np.float32)
+        with torch.no_grad():
+            logits = self.network(torch.from_numpy(np.vstack([images, one_hot]))[None])
+        logits = logits[0] if isinstance(logits, list) else logits
+        seen.update(window=self.configuration_manager.patch_size, cascaded=self.is_cascaded, logits=logits[0])
+
+    monkeypatch.setattr(nnUNetTrainer, "perform_actual_validation", validate)
+    Path(trainer.output_folder, "validation").mkdir()
+    trainer.perform_actual_validation()
+    assert seen["cascaded"]
+    assert not trainer.is_cascaded
+    assert tuple(seen["window"]) == WINDOW
+    assert tuple(trainer.configuration_manager.patch_size) == CROP
+    assert seen["logits"][2].max() == -MOST_LOG_ODDS  # the localizer has not seen it
+    assert seen["logits"][[1, 3]].amax((1, 2, 3)).min() > -MOST_LOG_ODDS
+    log = Path(trainer.log_file).read_text()
+    assert "WARNING: head_3: the localizer did not find Eye_R, so there is no crop." in log
+    assert "Label crop pass rate of Eye_L in 8x8x12: 100.00 % (mean over 1 cases)" in log
+    assert "Label crop pass rate of Eye_R in 8x8x12: 0.00 % (mean over 1 cases)" in log
+    report = json.loads((Path(trainer.output_folder) / "validation" / "label_crop_pass_rate.json").read_text())
+    check_file(report, "label_crop_pass_rate.json")
+    assert report["organs"] == {"Eye_L": 1.0, "Eye_R": 0.0, "OpticChiasm": 1.0}
+
+
+def test_guidance_and_one_crop_per_organ_exclude_each_other(make):
+    with pytest.raises(ValueError, match=r"'3d_cascade_fullres'.*set guidance to false in CascadeOARPlans\.json"):
+        make(patch=WINDOW, crop_size=CROP, recipe={"guidance": True})
 
 
 # ------------------------------------------------------------------------------------------------ jitter
@@ -1420,6 +1493,7 @@ def test_the_localizers_boxes_are_measured_against_the_references(make):
     assert list(records) == ["head_3"]
     assert records["head_3"]["error_mm"] == pytest.approx([0.0, 2.0, 0.0], abs=1e-6)
     assert records["head_3"]["localizer_found"] == [1, 2]
+    assert records["head_3"]["organ_error_mm"] == {"1": [0.0, 2.0, 0.0], "2": [0.0, 2.0, 0.0]}
     assert records["head_3"]["label_crop_pass_rate"] == 1.0
     nnUNetDatasetBlosc2.save_seg(np.zeros(SHAPE, np.uint8), str(maps / "head_3"))
     record = localizer._measure_boxes("3d_cascade_fullres", maps)["head_3"]
