@@ -49,12 +49,14 @@ from nnunet_ext.nnunet_folders import (
 )
 from nnunet_ext.plans.gpu_memory import expected_memory_gib
 from nnunet_ext.plans.study_configurations import (
+    ORGAN_CROPS,
     REDUCED_KEY,
     STUDY_WHOLE_VOLUME,
     millimetres,
     plan_study_crops,
     plan_study_localizer,
     plan_study_whole_volume,
+    trained_patch,
 )
 from nnunet_ext.plans.training_set import ScannedCase, median_voxel_ml, odd_label_maps, scan_cases, transposed
 from nnunet_ext.training.person_splits import divided_persons, person_splits, persons_among
@@ -90,8 +92,9 @@ class CascadeOARPlanner(ResEncUNetPlanner):
 
     It also plans the reference study's configurations, `3d_fullres_80x256x256`, `3d_localizer_80x256x256`,
     `3d_cascade_32x128x128`, `..._32x96x96` and `..._16x64x64`. They use the preprocessed data of `3d_fullres` with patches
-    of the named size. Organs too large for a crop are left out of it (`roi.left_out`). A crop that holds no organ is not
-    planned. Both are printed. A patch is never larger than the largest body.
+    of the named size. Of each crop size, `3d_organ_crops_...` has one crop around each organ instead of sliding patches.
+    Organs too large for a crop are left out of it (`roi.left_out`). A crop that holds no organ is not planned. Both are
+    printed. A patch is never larger than the largest body.
 
     Differences from nnU-Net's planners:
 
@@ -550,11 +553,15 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         for name in self.plans["configurations"]:
             c = {**self.plans["configurations"][WHOLE_VOLUME], **self.plans["configurations"][name]}
             mm = ", ".join(f"{s:.2f}" for s in c["spacing"])
-            network = c["patch_size"], c["architecture"], c["batch_size"]
+            network = trained_patch(c), c["architecture"], c["batch_size"]
             print(
-                f"{name}: spacing ({mm}) mm, patch {tuple(c['patch_size'])}, batch size {c['batch_size']}, "
+                f"{name}: spacing ({mm}) mm, patch {tuple(trained_patch(c))}, batch size {c['batch_size']}, "
                 f"{gibibytes(self.expected_gib(*network))} of GPU memory"
             )
+            if name.startswith(ORGAN_CROPS):
+                left_out = c["roi"]["left_out"]
+                organs = [n for n, v in self.dataset_json["labels"].items() if v and v not in left_out]
+                print(f"{name}: one crop around each of {', '.join(organs)}, placed by {c['previous_stage']}")
             if REDUCED_KEY in c:
                 print(f"{name} is smaller than the study's: {c[REDUCED_KEY]}")
             target_gb = self.target_gb(*network)

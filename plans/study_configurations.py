@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nnunet_ext.cascade import roi
+from nnunet_ext.cascade.organ_crops import OrganCropUNet
 from nnunet_ext.cascade.roi_fitting import too_large
 from nnunet_ext.labels.values import pair_values
 from nnunet_ext.nnunet_folders import LOCALIZER, SEGMENTER, STUDY_LOCALIZER, WHOLE_VOLUME
@@ -20,6 +21,8 @@ STUDY_WHOLE_VOLUME = (80, 256, 256)
 STUDY_CROPS = ((32, 128, 128), (32, 96, 96), (16, 64, 64))
 #: Features of the first stage of the study's localizer, a 3D U-Net as published.
 STUDY_LOCALIZER_FEATURES = 32
+#: Begins the names of the configurations with one crop per organ.
+ORGAN_CROPS = "3d_organ_crops_"
 #: Key of a configuration that is smaller than the study's. It says in which way.
 REDUCED_KEY = "reduced"
 
@@ -72,8 +75,9 @@ def plan_study_crops(
 ) -> dict[str, dict]:
     """Name -> entries of the study's crops that hold an organ. Prints the organs that each crop leaves out.
 
-    The study cuts one crop around each organ. Here patches of that size are trained all over the ROI, a share of them
-    around organs (`recipe.organ_patches`). They slide over the ROI at prediction, as nnU-Net does.
+    Each size is planned twice. `3d_cascade_..` has patches of that size, trained all over the ROI, a share of them around
+    organs (`recipe.organ_patches`). They slide over the ROI at prediction, as nnU-Net does. `3d_organ_crops_..` has one
+    crop around each organ, as the study has (`cascade.organ_crops`).
 
     Args:
         planner: Chooses network and batch size.
@@ -110,7 +114,57 @@ def plan_study_crops(
                 "left_out": list(large),
             },
         }
+        organ_crops = plan_organ_crops(planner, planned[name], spacing_mm, largest_body, cases)
+        planned[name.replace(SEGMENTER.removesuffix("fullres"), ORGAN_CROPS)] = organ_crops
     return planned
+
+
+def plan_organ_crops(
+    planner: CascadeOARPlanner,
+    sliding: Mapping,
+    spacing_mm: np.ndarray,
+    largest_body: np.ndarray,
+    cases: Mapping[str, Mapping[int, roi.OrganExtent]],
+) -> dict:
+    """Entries of a configuration with one crop per organ, of the size of the patches of another that slide over the ROI.
+
+    Its `patch_size` is the window that nnU-Net's predictor hands the network. It holds all crops of all training cases, and
+    the margin. So does `roi.size_mm`, the box that is cut out. The trainer trains on patches of `crop_size`.
+
+    Args:
+        planner: Knows the margin.
+        sliding: Entries of the other configuration.
+        spacing_mm, largest_body, cases: See `plan_study_crops`.
+    """
+    rule = roi.RoiRule.from_plan(sliding["roi"])
+    crop_mm = np.multiply(sliding["patch_size"], spacing_mm)
+    half = np.zeros(len(crop_mm))
+    for organs in cases.values():
+        centre, _, _ = roi.vote_centre(organs, rule)
+        for organ in organs.keys() - set(rule.left_out):
+            assert centre is not None  # every organ votes
+            half = np.maximum(half, np.abs(np.subtract(roi.middle_of(organs[organ]), centre)) + crop_mm / 2)
+    options = sliding["architecture"]["arch_kwargs"]
+    step = np.prod(options["strides"], axis=0)
+    wanted = np.minimum(2 * (half + planner.roi_margin_mm) / spacing_mm, largest_body)
+    window = step * np.ceil(wanted / step - 1e-6).astype(int)
+    architecture = {
+        **sliding["architecture"],
+        "network_class_name": f"{OrganCropUNet.__module__}.{OrganCropUNet.__name__}",
+        "arch_kwargs": {**options, "crop_size": list(sliding["patch_size"])},
+    }
+    return {
+        **sliding,
+        "patch_size": window.tolist(),
+        "architecture": architecture,
+        "previous_stage": STUDY_LOCALIZER,
+        "roi": {**sliding["roi"], "size_mm": (window * spacing_mm).tolist()},
+    }
+
+
+def trained_patch(configuration: Mapping) -> list[int]:
+    """Voxels of the patches that a configuration trains on: its crops, where it has one per organ."""
+    return configuration["architecture"]["arch_kwargs"].get("crop_size", configuration["patch_size"])
 
 
 def by(size: Sequence[int]) -> str:

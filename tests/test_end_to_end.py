@@ -171,7 +171,10 @@ def contoured(space, segmenter) -> Path:
 
 def test_plans_hold_our_configurations_and_nothing_stale(space):
     plans = space.plans()
-    study = ["3d_fullres_80x256x256", "3d_cascade_32x128x128", "3d_cascade_32x96x96", "3d_cascade_16x64x64"]
+    crops = [
+        f"3d_{kind}_{size}" for kind in ("cascade", "organ_crops") for size in ("32x128x128", "32x96x96", "16x64x64")
+    ]
+    study = ["3d_fullres_80x256x256", "3d_localizer_80x256x256", *crops]
     assert set(plans["configurations"]) == {"3d_lowres", "3d_fullres", "3d_cascade_fullres", *study}
     assert plans["configurations"]["3d_cascade_fullres"]["previous_stage"] == "3d_lowres"
     assert plans["configurations"]["3d_fullres"]["preprocessor_name"] == "CascadeOARPreprocessor"

@@ -19,7 +19,8 @@ OBLIQUE = sitk.Euler3DTransform((0, 0, 0), 0.10, -0.08, 0.12).GetMatrix()
 STUDY_LOCALIZER = "3d_localizer_80x256x256"
 STUDY = [
     "3d_fullres_80x256x256", STUDY_LOCALIZER,
-    "3d_cascade_32x128x128", "3d_cascade_32x96x96", "3d_cascade_16x64x64",
+    "3d_cascade_32x128x128", "3d_organ_crops_32x128x128", "3d_cascade_32x96x96", "3d_organ_crops_32x96x96",
+    "3d_cascade_16x64x64", "3d_organ_crops_16x64x64",
 ]  # fmt: skip
 CONFIGURATIONS = ["3d_lowres", "3d_fullres", "3d_cascade_fullres", *STUDY]
 #: A grid on which these small heads are as many voxels as real ones on the study's.
