@@ -32,7 +32,7 @@ PREDICTIONS_JSON: Shape = {
     "cases": {
         str: {
             "box?": (None, list),
-            "crops?": {str: _BOX},
+            "crops?": ({str: _BOX}, None),
             "warnings?": [str],
             "messages?": [dict],
             "missing?": [str],

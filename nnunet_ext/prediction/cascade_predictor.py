@@ -86,7 +86,7 @@ class CasePrediction:
     Attributes:
         label_map: Shape `(Z, Y, X)` in the axis order of the training images, uint8 (uint16 from 255 labels on).
         box: ROI in voxels along `(Z, Y, X)`, upper excluded. Without a localizer, the box of the body.
-        crops: Organ -> its crop, in voxels as `box`, of a model with one crop per organ. Else empty.
+        crops: Organ -> its crop, in voxels as `box`, of a model with one crop per organ. Else None.
         fallback_whole_volume: The localizer found no organ, so the whole body was segmented.
         regrown: An organ touched the box. It was enlarged, up to `REGROW_TIMES` times, and segmented again.
         missing: Names of organs without a voxel, except those that the model leaves out.
@@ -97,7 +97,7 @@ class CasePrediction:
 
     label_map: np.ndarray
     box: roi.Box
-    crops: dict[str, roi.Box] = field(default_factory=dict)
+    crops: dict[str, roi.Box] | None = None
     fallback_whole_volume: bool = False
     regrown: bool = False
     missing: list[str] = field(default_factory=list)
