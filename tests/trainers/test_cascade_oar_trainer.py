@@ -618,7 +618,7 @@ def test_the_jitter_is_drawn_from_the_out_of_fold_errors_of_the_localizer(make):
     wanted = [[1.0, 2.0, -3.0], [0.0, 0.5, 0.0], [-4.0, 0.0, 0.0]]
     assert sorted(trainer.dataset_class.errors_mm) == sorted(wanted)
     dataset, _ = trainer.get_tr_and_val_datasets()
-    drawn = np.array([dataset._jitter_mm() for _ in range(300)])
+    drawn = np.array([dataset._moved_mm(dataset.errors_mm) for _ in range(300)])
     nearest = np.linalg.norm(drawn[:, None] - np.array(wanted)[None], axis=2, ord=np.inf).min(1)
     assert nearest.max() <= 2.0  # within a voxel
     assert drawn[:, 0].min() < -4.0
@@ -630,7 +630,7 @@ def test_with_too_few_measured_boxes_or_if_asked_the_jitter_is_the_planned_one(m
     write_boxes(trainer, 0, [[30.0, 30.0, 30.0]] * (2 if jitter == "measured" else 9))
     trainer.initialize()
     dataset, _ = trainer.get_tr_and_val_datasets()
-    drawn = np.abs([dataset._jitter_mm() for _ in range(200)])
+    drawn = np.abs([dataset._moved_mm(dataset.errors_mm) for _ in range(200)])
     assert drawn.max() <= limit_mm
     assert drawn.max() >= 0.9 * limit_mm
 
