@@ -33,6 +33,7 @@ PREDICTIONS_JSON: Shape = {
     "cases": {
         str: {
             "box?": (None, list),
+            "crops?": ({str: _BOX}, None),
             "warnings?": [str],
             "messages?": [dict],
             "missing?": [str],
@@ -325,16 +326,21 @@ def is_model(folder: Path) -> bool:
     return (folder / "plans.json").is_file() and any(path.is_dir() for path in folder.glob("fold_*"))
 
 
+def planned(configurations: Mapping[str, Mapping], name: str, key: str) -> Any:
+    """What a plan's configuration says under a key, or the one it inherits from; None where none of them says it."""
+    entry = configurations.get(name, {})
+    for _ in configurations:  # no more steps than there are configurations, should one inherit from itself
+        if key not in entry and entry.get("inherits_from") in configurations:
+            entry = configurations[entry["inherits_from"]]
+    return entry.get(key)
+
+
 def localizer_of(model: Path) -> Path | None:
     """The trained model of the previous stage, beside this one; None where the plan names none or it is not there."""
     trained_by, _, configuration = model.name.rpartition("__")
     remedy = "copy the model's plans.json again"
     configurations = read_json(model / "plans.json", _PLANS_JSON, remedy=remedy)["configurations"]
-    entry = configurations.get(configuration, {})
-    for _ in configurations:  # no more steps than there are configurations, should one inherit from itself
-        if "previous_stage" not in entry and entry.get("inherits_from") in configurations:
-            entry = configurations[entry["inherits_from"]]
-    previous = entry.get("previous_stage")
+    previous = planned(configurations, configuration, "previous_stage")
     beside = model.with_name(f"{trained_by}__{previous}")
     return beside if previous and is_model(beside) else None
 
@@ -382,11 +388,19 @@ def model_folder(
 LOCALIZER, WHOLE_VOLUME, SEGMENTER = "3d_lowres", "3d_fullres", "3d_cascade_fullres"
 #: Configurations of other groups' networks.
 ANATOMYNET, FOCUSNET, DEEPLAB = "3d_anatomynet", "3d_focusnet", "2d_deeplab"
+#: The reference study's, at full resolution.
+STUDY_LOCALIZER = "3d_localizer_80x256x256"
 
 
 _BOXES_JSON = {
     "cases": {
-        str: {"label_crop_pass_rate": (float, None), "fallback_whole_volume?": bool, "error_mm?": ([float] * 3, None)}
+        str: {
+            "label_crop_pass_rate": (float, None),
+            "fallback_whole_volume?": bool,
+            "error_mm?": ([float] * 3, None),
+            "organ_error_mm?": {str: [float] * 3},
+            "organ_pass_rates?": {str: float},
+        }
     }
 }
 #: In `validation/`: per case, how the box was placed and which share of the organs it holds.

@@ -40,6 +40,7 @@ from nnunet_ext.nnunet_folders import (
     LOCALIZER,
     SAME_PERSON_KEY,
     SEGMENTER,
+    STUDY_LOCALIZER,
     WHOLE_VOLUME,
     find_dataset,
     need,
@@ -49,11 +50,16 @@ from nnunet_ext.nnunet_folders import (
 from nnunet_ext.plans.gpu_memory import expected_memory_gib
 from nnunet_ext.plans.rival_configurations import plan_rivals
 from nnunet_ext.plans.study_configurations import (
+    ORGAN_CROPS,
+    REDUCED_KEY,
+    STUDY_WHOLE_VOLUME,
     millimetres,
     normalization_of,
     plan_study_crops,
+    plan_study_localizer,
     plan_study_whole_volume,
     study_schedule,
+    trained_patch,
 )
 from nnunet_ext.plans.training_set import ScannedCase, median_voxel_ml, odd_label_maps, scan_cases, transposed
 from nnunet_ext.training.person_splits import divided_persons, person_splits, persons_among
@@ -87,11 +93,12 @@ def __getattr__(name: str) -> Any:
 class CascadeOARPlanner(ResEncUNetPlanner):
     """Plans `3d_lowres` (localizer), `3d_fullres` (whole-volume baseline) and `3d_cascade_fullres` (segmenter).
 
-    It also plans the reference study's configurations, `3d_fullres_80x256x256`, `3d_cascade_32x128x128`, `..._32x96x96` and
-    `..._16x64x64`, and networks of other groups, `3d_anatomynet` (`plans.rival_configurations`). They use the preprocessed
-    data of `3d_fullres`. The study's have patches of the named size. Organs too large for a
-    crop are left out of it (`roi.left_out`). A crop that holds no organ is not planned. Both are printed. A patch is never
-    larger than the largest body.
+    It also plans the reference study's configurations, `3d_fullres_80x256x256`, `3d_localizer_80x256x256`,
+    `3d_cascade_32x128x128`, `..._32x96x96` and `..._16x64x64`, and networks of other groups (`plans.rival_configurations`).
+    They use the preprocessed data of `3d_fullres`. The study's have patches of the named size. Of each crop size,
+    `3d_organ_crops_...` has one crop around each organ instead of sliding patches. Organs too large for a crop are left out
+    of it (`roi.left_out`). A crop that holds no organ is not planned. Both are printed. A patch is never larger than the
+    largest body.
 
     Differences from nnU-Net's planners:
 
@@ -118,6 +125,8 @@ class CascadeOARPlanner(ResEncUNetPlanner):
     #: the eyes. Four times as many voxels made localizing the slowest step of a prediction without a GPU.
     localizer_voxels = 80**3
     localizer_features = 32
+    #: Patch of the study's localizer in voxels, coarsest axis first. A smaller one slides over the volume.
+    study_localizer_patch: tuple[int, ...] = STUDY_WHOLE_VOLUME
     #: Weight of the organs in the localizer's cross entropy (`recipe.foreground_weight`).
     localizer_foreground_weight = TrainingRecipe.foreground_weight
     #: Room around the organs for the localizer's error and for anatomy unlike that of the training set.
@@ -500,6 +509,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         largest_body = np.max(shapes, axis=0)[forward]
         configurations = {LOCALIZER: lowres, WHOLE_VOLUME: fullres, SEGMENTER: self.plan_segmenter(spacing, fit)}
         configurations.update([plan_study_whole_volume(self, spacing, largest_body)])
+        configurations.update([plan_study_localizer(self, spacing, largest_body)])
         configurations.update(plan_study_crops(self, spacing, largest_body, organs, configurations[SEGMENTER]))
         configurations.update(plan_rivals(self, spacing, largest_body, forward, organs))
         lowres["median_image_size_in_voxels"] = [
@@ -507,11 +517,11 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         ]
         for name, configuration in configurations.items():
             cropped = configuration.get("previous_stage") is not None
-            like = name if name in self.schedules else SEGMENTER if cropped else WHOLE_VOLUME
+            like = LOCALIZER if name in (LOCALIZER, STUDY_LOCALIZER) else SEGMENTER if cropped else WHOLE_VOLUME
             configuration.setdefault(TRAINING_KEY, dict(vars(self.schedules[like])))
             if self.has_study_schedule and "phases" not in configuration:
                 configuration[REFERENCE_KEY] = dict(vars(study_schedule(len(cases))))
-            weight = self.localizer_foreground_weight if name == LOCALIZER else TrainingRecipe.foreground_weight
+            weight = self.localizer_foreground_weight if like == LOCALIZER else TrainingRecipe.foreground_weight
             recipe = TrainingRecipe(foreground_weight=weight, mirror_left_right=self.mirrors)
             configuration.setdefault("recipe", dict(vars(recipe)))
 
@@ -569,11 +579,17 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         for name in self.plans["configurations"]:
             c = {**self.plans["configurations"][WHOLE_VOLUME], **self.plans["configurations"][name]}
             mm = ", ".join(f"{s:.2f}" for s in c["spacing"])
-            network = c["patch_size"], c["architecture"], c["batch_size"]
+            network = trained_patch(c), c["architecture"], c["batch_size"]
             print(
-                f"{name}: spacing ({mm}) mm, patch {tuple(c['patch_size'])}, batch size {c['batch_size']}, "
+                f"{name}: spacing ({mm}) mm, patch {tuple(trained_patch(c))}, batch size {c['batch_size']}, "
                 f"{gibibytes(self.expected_gib(*network, deep_supervision=c['deep_supervision']))} of GPU memory"
             )
+            if name.startswith(ORGAN_CROPS):
+                left_out = c["roi"]["left_out"]
+                organs = [n for n, v in self.dataset_json["labels"].items() if v and v not in left_out]
+                print(f"{name}: one crop around each of {', '.join(organs)}, placed by {c['previous_stage']}")
+            if REDUCED_KEY in c:
+                print(f"{name} is smaller than the study's: {c[REDUCED_KEY]}")
             target_gb = self.target_gb(*network)
             factor = self.segmenter_memory_factor if c.get("previous_stage") else 1
             if target_gb > factor * self.UNet_vram_target_GB and c["batch_size"] == 1:

@@ -79,6 +79,11 @@ class CascadeOARPlannerFinetuned(CascadeOARPlanner):
         for model in models.values():
             check_names(model, self.dataset_json, self.pairs, where=str(Path(self.raw_dataset_folder, "dataset.json")))
         segmenter = models[SEGMENTER]
+        if "crop_size" in segmenter.entry["architecture"]["arch_kwargs"]:
+            raise ValueError(
+                f"{segmenter.title} has one crop per organ, from which no training can start; name a model whose patches "
+                f"slide over the ROI, such as {SEGMENTER}"
+            )
         forward = list(segmenter.plans["transpose_forward"])
         spacing = np.array(segmenter.entry["spacing"])
         cases = self.scan()

@@ -14,12 +14,14 @@ class CascadeOARPlannerSmall(CascadeOARPlanner):
     """`CascadeOARPlanner` for laptops, continuous integration and the demo, with 8 base features and short schedules.
 
     The localizer is kept coarse. On a grid as costly as the segmenter's it learned nothing in so few epochs. Weighting its
-    few organ voxels more finds the eyes in fewer epochs (`results/recipes.md`).
+    few organ voxels more finds the eyes in fewer epochs (`results/recipes.md`). The study's localizer has a quarter of its
+    features and patches of half the length. Its `reduced` says so.
     """
 
     default_plans_name = "CascadeOARPlansSmall"
     localizer_voxels = 40 * 40 * 48
     localizer_features = 8
+    study_localizer_patch = (40, 128, 128)
     localizer_foreground_weight = 25.0
     dropout = 0.0
     localizer_batch_size = 2

@@ -24,6 +24,8 @@ from nnunet_ext.labels.organs import ORGANS
 DATASET = "Dataset601_Tiny"
 PLANS, TRAINER = "CascadeOARPlansSmall", "CascadeOARTrainer"
 TEST_CASES = ("phantom_006", "phantom_007")
+SIZE = "32x96x96"
+CROPS = f"3d_organ_crops_{SIZE}"
 MODEL = ["-tr", TRAINER, "-p", PLANS, "-device", "cpu"]
 #: Oblique: 12 degrees about an axis that is none of the image's.
 OBLIQUE = sitk.VersorTransform((0.3, -0.5, 0.81), np.deg2rad(12)).GetMatrix()
@@ -171,7 +173,10 @@ def contoured(space, segmenter) -> Path:
 
 def test_plans_hold_our_configurations_and_nothing_stale(space):
     plans = space.plans()
-    study = ["3d_fullres_80x256x256", "3d_cascade_32x128x128", "3d_cascade_32x96x96", "3d_cascade_16x64x64"]
+    crops = [
+        f"3d_{kind}_{size}" for kind in ("cascade", "organ_crops") for size in ("32x128x128", "32x96x96", "16x64x64")
+    ]
+    study = ["3d_fullres_80x256x256", "3d_localizer_80x256x256", *crops]
     assert set(plans["configurations"]) == {"3d_lowres", "3d_fullres", "3d_cascade_fullres", *study}
     assert plans["configurations"]["3d_cascade_fullres"]["previous_stage"] == "3d_lowres"
     assert plans["configurations"]["3d_fullres"]["preprocessor_name"] == "CascadeOARPreprocessor"
@@ -311,6 +316,77 @@ def test_one_process_predicts_what_the_two_commands_predict(space, located, tmp_
         )
         if not records[case]["regrown"]:  # the two commands can't enlarge a box
             assert np.mean(a != b) < 1e-4
+
+
+@pytest.fixture(scope="module")
+def crops(space, localizer) -> str:
+    """What the training of a segmenter with one crop per organ prints. One word of the plan makes `3d_lowres` locate."""
+    plans = space.plans()
+    plans["configurations"][CROPS]["previous_stage"] = "3d_lowres"
+    (space.preprocessed / DATASET / f"{PLANS}.json").write_text(json.dumps(plans))
+    return space.run("nnUNetv2_train", "601", CROPS, "0", *MODEL)
+
+
+def test_a_segmenter_of_crops_is_validated_end_to_end_and_says_what_each_crop_held(space, crops):
+    validation = space.model(CROPS) / "fold_0" / "validation"
+    report = json.loads((validation / "label_crop_pass_rate.json").read_text())
+    assert sorted(report["cases"]) == validated(space, 0)
+    assert list(report["organs"]) == list(ORGANS)
+    for organ, rate in report["organs"].items():
+        assert f"Label crop pass rate of {organ} in {SIZE}: {100 * rate:.2f} % (mean over 2 cases)" in crops
+    for case, record in report["cases"].items():
+        assert set(record["organ_pass_rates"]) == set(map(str, range(1, len(ORGANS) + 1)))
+        mask = sitk.GetArrayFromImage(sitk.ReadImage(str(validation / f"{case}.nii.gz")))
+        assert not np.isin(mask, record["without_crop"]).any()
+
+
+def test_crops_are_predicted_on_the_input_grid_and_an_organ_the_localizer_misses_is_named(space, crops, tmp_path):
+    """The references stand in for the label maps of a trained localizer. One organ of a case is taken out."""
+    plan = space.plans()["configurations"]
+    size_mm = np.multiply(plan[CROPS]["architecture"]["arch_kwargs"]["crop_size"], plan["3d_fullres"]["spacing"])
+    (tmp_path / "located").mkdir()
+    references = {}
+    for case in TEST_CASES:
+        reference = sitk.ReadImage(str(space.raw / DATASET / "labelsTs" / f"{case}.nii.gz"))
+        references[case] = reference if case != TEST_CASES[0] else reference * sitk.Cast(reference != 1, sitk.sitkUInt8)
+        sitk.WriteImage(references[case], str(tmp_path / "located" / f"{case}.nii.gz"))
+    output = predict_stage(space, CROPS, tmp_path / "out", "-prev_stage_predictions", str(tmp_path / "located"))
+    assert output.count("the localizer did not find") == 1
+    assert (
+        f"{TEST_CASES[0]}.nii.gz: the localizer did not find {next(iter(ORGANS))}: no crop, so not segmented" in output
+    )
+    for case, reference in references.items():
+        mask = sitk.ReadImage(str(tmp_path / "out" / f"{case}.nii.gz"))
+        assert mask.GetSize() == reference.GetSize()
+        np.testing.assert_allclose(mask.GetOrigin(), reference.GetOrigin(), atol=1e-3)
+        np.testing.assert_allclose(mask.GetDirection(), reference.GetDirection(), atol=1e-4)
+        spacing_mm = np.array(mask.GetSpacing()[::-1])
+        predicted, located = (sitk.GetArrayFromImage(i) for i in (mask, reference))
+        for value in np.unique(predicted)[1:]:
+            voxels, organ = (np.argwhere(a == value) for a in (predicted, located))
+            assert len(organ), "an organ without a crop was segmented"
+            middle = (organ.min(0) + organ.max(0)) / 2
+            reach_mm = np.abs(voxels - middle).max(0) * spacing_mm
+            # A crop that would leave the head is moved inside, by half its size at most.
+            assert (reach_mm <= size_mm + spacing_mm).all()
+
+
+def test_one_process_predicts_crops_as_the_two_commands_do(space, crops, located, tmp_path):
+    predict_stage(space, CROPS, tmp_path / "two", "-prev_stage_predictions", str(located))
+    images = space.raw / DATASET / "imagesTs"
+    one = ["nnunet_ext", "predict", "-d", "601", "-c", CROPS, "-i", str(images), "-o", str(tmp_path / "one"), "-f", "0"]
+    space.run(*one, *MODEL, "--full-precision")
+    content = json.loads((tmp_path / "one" / "predictions.json").read_text())
+    assert [name.rpartition("__")[2] for name in content["models"]] == ["3d_lowres", CROPS]
+    for case in TEST_CASES:
+        a, b = (
+            sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / n / f"{case}.nii.gz"))).astype(int)
+            for n in ("one", "two")
+        )
+        assert np.mean(a != b) < 1e-4
+        lost = [organ for organ in ORGANS if organ not in content["cases"][case]["crops"]]
+        said = f"the localizer did not find {', '.join(lost)}: no crop, so not segmented"
+        assert (said in content["cases"][case]["warnings"]) == bool(lost)
 
 
 def test_folders_of_raw_channels_are_contoured_on_their_own_ct_grid_also_when_interrupted(space, segmenter, tmp_path):

@@ -46,6 +46,7 @@ SUBSTITUTIONS = {
     r"(nnunet_ext convert .*) --register": r"\1",  # tens of seconds a case; see test_dicom_case and test_registering
     r"-overwrite_target_spacing 1.25 0.8 0.8": "-overwrite_target_spacing 2.5 2.4 2.3",  # the phantoms' own, about
     r"3d_fullres_80x256x256 3d_cascade_32x128x128 (3d_cascade_32x96x96) 3d_cascade_16x64x64": r"\1",
+    r"3d_organ_crops_32x128x128 (3d_organ_crops_32x96x96) 3d_organ_crops_16x64x64": r"\1",
     r"(whole|32x128x128|16x64x64)=scores/\S+ ": "",
     r"--folds (\S+)/fold_\*": r"--folds \1/fold_0 \1/fold_0",  # only fold 0 is trained
     r"(nnunet_ext finetune .*)": r"\1 -f 0 -device cpu",

@@ -30,8 +30,11 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
-from nnunet_ext.cascade.boxes import box_report, measure_box, measured_errors_mm
+from nnunet_ext.cascade.boxes import box_report, measure_box, measured_errors_mm, measured_organ_errors_mm
 from nnunet_ext.cascade.building import build_network
+from nnunet_ext.cascade.localizers import check_localizer, stage_of_maps, stages_located_by
+from nnunet_ext.cascade.organ_crop_dataset import OrganCropDatasets
+from nnunet_ext.cascade.organ_crops import crop_size_of
 from nnunet_ext.cascade.preprocessor import stored_extents
 from nnunet_ext.cascade.roi import RoiRule, left_out_labels
 from nnunet_ext.cascade.roi_dataset import InMemoryDataset, RoiDatasets
@@ -142,6 +145,7 @@ class CascadeOARTrainer(nnUNetTrainer):
     final validation the localizer's out-of-fold label map places it, end to end. The network sees the image channels
     only, unless the recipe asks for guidance. `validation/label_crop_pass_rate.json` says for every case which organs
     placed the box and which share of the organ voxels it holds. It also names the cases that the localizer missed.
+    With one crop per organ (`nnunet_ext.cascade.organ_crop_dataset`), it trains on crops around random organs instead.
     Organs that the plan leaves out of a crop are background to it. They are never predicted and not scored. The model's
     `dataset.json` names them for `nnunet_ext predict` and `evaluate`.
 
@@ -171,6 +175,7 @@ class CascadeOARTrainer(nnUNetTrainer):
     optimizer: Any
     output_folder_base: str
     is_cascaded: bool
+    configuration_manager: ConfigurationManager
     folder_with_segs_from_previous_stage: str | None
     dataset_class: type[nnUNetBaseDataset] | RoiDatasets | None
 
@@ -223,16 +228,30 @@ class CascadeOARTrainer(nnUNetTrainer):
             self.dataset_json = {**dataset_json, LEFT_OUT_KEY: names}  # nnU-Net copies it beside model and predictions
         #: Applied in `train_step` if the loader's workers do a part only. Set by `get_training_transforms`.
         self.device_transforms: BasicTransform | None = None
+        #: Size in voxels of crops, one per organ. None if patches slide over the ROI or the whole volume.
+        self.crop_size = crop_size_of(self.configuration_manager)
         self.is_segmenter = self.is_cascaded
         if self.is_segmenter:
             # nnU-Net would append the previous stage's labels to the input. See `build_network_architecture`.
             self.is_cascaded = self.recipe.guidance
+            if self.crop_size is not None:
+                if self.recipe.guidance:
+                    raise ValueError(
+                        f"configuration '{configuration}': the localizer places its crops, which see the images only; set "
+                        f"guidance to false in {self.plans_manager.plans_name}.json"
+                    )
+                # The plan's patch is the window that the final validation and predictions cut the crops from.
+                self.configuration_manager = ConfigurationManager({**plan, "patch_size": list(self.crop_size)})
             if self._roi_is_one_patch():
                 self.oversample_foreground_percent = 0.0
-            previous = self.configuration_manager.previous_stage_name
-            next_stage = self.plans_manager.get_configuration(previous).next_stage_names[0]
+            where = f"configuration '{configuration}' of {self.plans_manager.plans_name}.json"
+            previous = check_localizer(plans["configurations"], plan.get("previous_stage"), where=where)
             # All segmenter configurations share their data, so they share the localizer's label maps.
-            self.folder_with_segs_from_previous_stage = str(self._maps_folder().with_name(next_stage))
+            stage = stage_of_maps(plans["configurations"], configuration, previous)
+            self.folder_with_segs_from_previous_stage = str(self._maps_folder().with_name(stage))
+        elif stages := stages_located_by(plans["configurations"], configuration):
+            # nnU-Net writes label maps for these after the final validation.
+            self.configuration_manager = ConfigurationManager({**plan, "next_stage": stages})
 
     def initialize(self) -> None:
         if self.device.type == "cuda" and not torch.cuda.is_available():
@@ -257,8 +276,12 @@ class CascadeOARTrainer(nnUNetTrainer):
         self.average = WeightsAverage(self._bare_network(), decay) if decay else None
 
     def _do_i_compile(self) -> bool:
-        """nnU-Net's answer. No if BatchNorm is shared by several GPUs, because that breaks the graph at every layer."""
-        return super()._do_i_compile() and not (self.is_ddp and shares_statistics(self.network))
+        """nnU-Net's answer, but no for two kinds of networks.
+
+        BatchNorm that is shared by several GPUs breaks the graph at every layer. A network that cuts crops looks at values.
+        """
+        shared = self.is_ddp and shares_statistics(self.network)
+        return super()._do_i_compile() and not shared and self.crop_size is None
 
     @staticmethod
     def build_network_architecture(
@@ -745,6 +768,9 @@ class CascadeOARTrainer(nnUNetTrainer):
     # --- ROI ---------------------------------------------------------------------------------------------------------
 
     def _roi_is_one_patch(self) -> bool:
+        """Whether the loader gives what the network sees, a whole ROI or an organ's crop."""
+        if self.crop_size is not None:
+            return True
         c = self.configuration_manager
         rule = RoiRule.from_plan(c.configuration["roi"])
         return all(n * mm >= size - mm / 2 for n, mm, size in zip(c.patch_size, c.spacing, rule.size_mm, strict=True))
@@ -752,12 +778,16 @@ class CascadeOARTrainer(nnUNetTrainer):
     def _roi_datasets(self, *, from_localizer: bool) -> RoiDatasets:
         rule = RoiRule.from_plan(self.configuration_manager.configuration["roi"])
         errors_mm: list[list[float]] = []
+        organ_errors_mm: dict[int, list[list[float]]] = {}
         if self.recipe.box_jitter == OFF:
             rule = replace(rule, jitter_mm=0.0)
         elif self.recipe.box_jitter == MEASURED and not from_localizer:
-            errors_mm, said = measured_errors_mm(self._localizer_folder())
+            if self.crop_size is None:
+                errors_mm, said = measured_errors_mm(self._localizer_folder())
+            else:
+                organ_errors_mm, said = measured_organ_errors_mm(self._localizer_folder())
             self.print_to_log_file(said)
-        return RoiDatasets(
+        datasets = RoiDatasets(
             rule=rule,
             spacing_mm=tuple(self.configuration_manager.spacing),
             transpose_forward=tuple(self.plans_manager.transpose_forward),
@@ -768,6 +798,9 @@ class CascadeOARTrainer(nnUNetTrainer):
             ),
             errors_mm=errors_mm,
         )
+        if self.crop_size is None:
+            return datasets
+        return OrganCropDatasets(**vars(datasets), crop_size=self.crop_size, organ_errors_mm=organ_errors_mm)
 
     def _maps_folder(self) -> Path:
         """Folder of the localizer's label maps, which a segmenter has."""
@@ -999,11 +1032,17 @@ class CascadeOARTrainer(nnUNetTrainer):
         datasets = self._roi_datasets(from_localizer=True)
         # NCCL gives up after ten minutes, while rank 0 computes the scores of all cases.
         patient = dist.new_group(backend="gloo", timeout=SCORING_AT_MOST) if self.is_ddp else None
-        in_training, self.dataset_class = self.dataset_class, datasets
+        in_training = self.dataset_class, self.configuration_manager, self.is_cascaded
+        self.dataset_class = datasets
+        if (
+            self.crop_size is not None
+        ):  # as a prediction does: the window of all crops, and the label map that places them
+            self.configuration_manager = self.plans_manager.get_configuration(self.configuration_name)
+            self.is_cascaded = True
         try:
             super().perform_actual_validation(save_probabilities)
         finally:
-            self.dataset_class = in_training
+            self.dataset_class, self.configuration_manager, self.is_cascaded = in_training
         records = [datasets.records]
         if self.is_ddp:  # every process validated a part of the cases
             records = [{} for _ in range(dist.get_world_size())]
@@ -1014,7 +1053,11 @@ class CascadeOARTrainer(nnUNetTrainer):
 
     def _report_boxes(self, records: Mapping[str, dict]) -> None:
         """Write and log how the boxes were placed."""
-        report, lines = box_report(records)
+        if self.crop_size is None:
+            report, lines = box_report(records)
+        else:
+            organs = {v: n for n, v in self.dataset_json["labels"].items() if v and v not in self.left_out}
+            report, lines = box_report(records, crop="x".join(map(str, self.crop_size)), names=organs)
         for line in lines:
             self.print_to_log_file(line)
         write_json(report, Path(self.output_folder, "validation", BOXES_FILE), flush=True)

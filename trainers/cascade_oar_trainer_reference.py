@@ -16,6 +16,7 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_ext.cascade.preprocessor import RESCALED
+from nnunet_ext.nnunet_folders import planned
 from nnunet_ext.trainers.cascade_oar_trainer import CascadeOARTrainer
 from nnunet_ext.training.recipe import ADAM, DICE
 from nnunet_ext.training.schedule import REFERENCE_KEY, TRAINING_KEY, wind_down_start
@@ -54,7 +55,7 @@ class CascadeOARTrainerReference(CascadeOARTrainer):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.initial_lr = self.initial_lr_default  # the plan's is for the other recipe
         self.probabilistic_oversampling = True  # of one patch per batch, nnU-Net would centre all or none on an organ
-        if self.configuration_manager.next_stage_names is not None:
+        if planned(plans["configurations"], configuration, "next_stage") is not None:
             self.enable_deep_supervision = False
 
     def _set_batch_size_and_oversample(self) -> None:

@@ -7,6 +7,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from nnunet_ext.cascade.networks import keep_channels, never_predict
+from nnunet_ext.cascade.organ_crops import crop_size_of
 from nnunet_ext.cascade.roi import left_out_labels
 from nnunet_ext.training.recipe import TrainingRecipe
 
@@ -22,6 +23,8 @@ def build_network(
     deep_supervision: bool,
 ) -> nn.Module:
     """The plan's network. Without guidance a segmenter ignores the channels that nnU-Net adds for a previous stage.
+
+    Only the network of crops, one per organ, looks there for the places of its crops.
 
     Args:
         configuration_manager: Of the configuration.
@@ -41,7 +44,7 @@ def build_network(
         allow_init=True,
         deep_supervision=deep_supervision,
     )
-    if drop:
+    if drop and crop_size_of(configuration_manager) is None:  # one crop per organ: the label map places them
         network.register_forward_pre_hook(keep_channels(n_image_channels))
     if left_out := left_out_labels(configuration_manager.configuration):
         network.register_forward_hook(never_predict(left_out))

@@ -13,6 +13,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunet_ext.cascade import roi
 from nnunet_ext.cascade.head_crop import BODY_MARGIN_MM, HeadCrop
+from nnunet_ext.cascade.organ_crops import crop_size_of, without_crop
 from nnunet_ext.cleaning.body import coarse_body_mask
 from nnunet_ext.cleaning.earlier_body import earlier_body_mask
 from nnunet_ext.cleaning.head import HeadPlace, image_region
@@ -249,6 +250,8 @@ class CascadeOARPreprocessor(DefaultPreprocessor):
         if box is not None:
             decision = replace(decision, box=clip(box, body))
         images, seg = (a[(slice(None), *roi.slices(decision.box))] for a in (images, seg))
+        if crop_size_of(configuration_manager) is not None:  # organs left out have no crop
+            seg = roi.without(seg, rule.left_out)
         properties[PROPERTIES_KEY] = {
             "found": decision.found,
             "voters": list(decision.voters),
@@ -305,7 +308,14 @@ class CascadeOARPreprocessor(DefaultPreprocessor):
         data, seg, properties = super().run_case(
             image_files, seg_file, plans_manager, configuration_manager, dataset_json
         )
-        if not properties.get(PROPERTIES_KEY, {}).get("found", True):
+        crops = crop_size_of(configuration_manager) is not None
+        if crops and seg_file is not None and PROPERTIES_KEY in properties:
+            if lost := without_crop(seg, configuration_manager.configuration, dataset_json["labels"]):
+                print(
+                    f"WARNING: {seg_file}: the localizer did not find {', '.join(lost)}: no crop, so not segmented. Check "
+                    "the images and the result."
+                )
+        elif not properties.get(PROPERTIES_KEY, {}).get("found", True):
             print(
                 f"WARNING: {seg_file}: the localizer found no organ; the segmenter runs over the whole body instead of the "
                 "ROI. Check the images and the result."

@@ -40,6 +40,11 @@ class OrganExtent:
     volume_ml: float
 
 
+def middle_of(extent: OrganExtent) -> tuple[float, ...]:
+    """Middle of an organ's bounding box, `(3,)` in mm, around which its crop lies."""
+    return tuple((lower + upper) / 2 for lower, upper in zip(extent.lower_mm, extent.upper_mm, strict=True))
+
+
 def extents_to_numbers(extents: Mapping[int, OrganExtent]) -> dict[int, dict[str, list[float] | float]]:
     """Extents as plain numbers for files: label value -> field of `OrganExtent` -> mm or mL."""
     return {
@@ -209,7 +214,7 @@ def vote_centre(
 
 def box_around(
     centre_mm: Sequence[float] | np.ndarray,
-    size_mm: Sequence[float],
+    size_mm: Sequence[float] | np.ndarray,
     *,
     spacing_mm: Sequence[float],
     shape: Sequence[int],

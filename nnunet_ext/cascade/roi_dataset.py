@@ -182,7 +182,7 @@ class RoiDataset(InMemoryDataset):
         centre: Sequence[float] | np.ndarray | None = self._centre_mm(identifier, case)
         if centre is None:  # no organ in this case: anywhere
             centre = np.random.uniform(0, 1, len(case.shape)) * case.shape * self.spacing_mm
-        crop = case.cut(self._box(np.add(centre, self._jitter_mm()), case))
+        crop = case.cut(self._box(np.add(centre, self._moved_mm(self.errors_mm)), case))
         locations = {k: v for k, v in crop.properties["class_locations"].items() if k not in self.rule.left_out}
         properties = {**crop.properties, "class_locations": locations}
         seg = roi.without(crop.seg, self.rule.left_out)
@@ -193,7 +193,7 @@ class RoiDataset(InMemoryDataset):
         centre = self._centre_mm(identifier, case)
         if self.from_localizer or centre is None:
             return None
-        first, last = (self._box(np.add(centre, reach), case) for reach in self._jitter_range_mm())
+        first, last = (self._box(np.add(centre, reach), case) for reach in self._reach_mm(self.errors_mm))
         return tuple((a, b) for (a, _), (_, b) in zip(first, last, strict=True))
 
     def _centre_mm(self, identifier: str, case: StoredCase) -> tuple[float, ...] | None:
@@ -209,18 +209,18 @@ class RoiDataset(InMemoryDataset):
     def _box(self, centre_mm: np.ndarray, case: StoredCase) -> roi.Box:
         return roi.box_around(centre_mm, self.rule.size_mm, spacing_mm=self.spacing_mm, shape=case.shape)
 
-    def _jitter_range_mm(self) -> tuple[np.ndarray, np.ndarray]:
-        """Smallest and largest value of `_jitter_mm` along each axis."""
-        if len(self.errors_mm):
-            return self.errors_mm.min(0) - self.spacing_mm, self.errors_mm.max(0) + self.spacing_mm
+    def _reach_mm(self, errors_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Smallest and largest value of `_moved_mm` along each axis."""
+        if len(errors_mm):
+            return errors_mm.min(0) - self.spacing_mm, errors_mm.max(0) + self.spacing_mm
         reach = np.full(len(self.spacing_mm), self.rule.jitter_mm)
         return -reach, reach
 
-    def _jitter_mm(self) -> np.ndarray:
-        """Distance of this time's box, along each axis, from the one that the reference organs vote for."""
-        if len(self.errors_mm):
+    def _moved_mm(self, errors_mm: np.ndarray) -> np.ndarray:
+        """Distance of this time's box, along each axis, from the one that the reference organs place."""
+        if len(errors_mm):
             voxel = np.random.uniform(-1, 1, len(self.spacing_mm)) * self.spacing_mm  # between the errors seen
-            return self.errors_mm[np.random.randint(len(self.errors_mm))] + voxel
+            return errors_mm[np.random.randint(len(errors_mm))] + voxel
         return np.random.uniform(-self.rule.jitter_mm, self.rule.jitter_mm, len(self.spacing_mm))
 
     def _localized_crop(

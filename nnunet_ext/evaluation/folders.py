@@ -26,10 +26,12 @@ class PlacedBox:
     Attributes:
         voxels: Along `(Z, Y, X)` of the case's grid.
         axes: Directions of that grid's axes `(x, y, z)`, such as `RAS`.
+        crops: Organ -> its own crop within the box, as `voxels`. None if the segmenter has not one crop per organ.
     """
 
     voxels: roi.Box
     axes: str
+    crops: Mapping[str, roi.Box] | None = None
 
     def on(self, shape: Sequence[int], axes: str) -> tuple[slice, ...]:
         """The box along `(Z, Y, X)` of the same case with other directions of its axes, which has this shape.
@@ -134,9 +136,13 @@ def placed_boxes(predictions: Path) -> dict[str, PlacedBox]:
         reader == "None" and dataset.get("file_ending", "").startswith(".nii")
     )
     axes = "RAS" if reorients else "LPS"
-    return {
-        case: PlacedBox(tuple(map(tuple, record["box"])), axes) for case, record in cases.items() if record.get("box")
-    }
+
+    def placed(record: Mapping) -> PlacedBox:
+        crops = record.get("crops")
+        of_organs = None if crops is None else {organ: tuple(map(tuple, crop)) for organ, crop in crops.items()}
+        return PlacedBox(tuple(map(tuple, record["box"])), axes, of_organs)
+
+    return {case: placed(record) for case, record in cases.items() if record.get("box")}
 
 
 def has_localizer(predictions: Path) -> bool:

@@ -122,13 +122,21 @@ def failed_case(job: Job, reason: str) -> Result:
 
 
 def _pass_rate(job: Job, reference: sitk.Image) -> float | None:
-    """Share of the reference's organ voxels in the box that `predictions.json` names, organs the model leaves out aside."""
+    """Share of the reference's organ voxels in the box that `predictions.json` names, organs the model leaves out aside.
+
+    With one crop per organ, it is the share of those that lie in the crop of their own organ.
+    """
     if job.box is None:
         return None
     left_out = [value for organ in job.not_segmented for value in job.organs[organ]]
     label_map = sitk.GetArrayFromImage(sitk.DICOMOrient(reference, job.box.axes))
     if any(upper > size for (_, upper), size in zip(job.box.voxels, label_map.shape, strict=True)):
         return None  # a box on another grid: the record belongs to other images
+    if (crops := job.box.crops) is not None:
+        wanted = {o: values for o, values in job.organs.items() if o not in job.not_segmented}
+        inside = [np.isin(label_map[roi.slices(crop)], wanted.get(o, ())).sum() for o, crop in crops.items()]
+        total = np.isin(label_map, [value for values in wanted.values() for value in values]).sum()
+        return float(sum(inside) / total) if total else None
     rate = roi.label_crop_pass_rate(
         np.where(np.isin(label_map, [*left_out, *job.ignore]), 0, label_map), job.box.voxels
     )

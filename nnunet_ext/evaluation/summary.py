@@ -45,7 +45,10 @@ DEFINITIONS = {
         "Evaluations in folds/1, folds/2, ...: the same cases predicted by the model of one fold each. The mean over folds "
         "is taken per case, then mean and sd over cases."
     ),
-    "label_crop_pass_rate": "Share of the reference's organ voxels inside the box that the segmenter saw, in [0, 1].",
+    "label_crop_pass_rate": (
+        "Share of the reference's organ voxels inside the box that the segmenter saw, in [0, 1]. With one crop per organ, "
+        "each organ's own crop counts."
+    ),
 }
 
 

@@ -19,6 +19,8 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from nnunet_ext.cascade.organ_crops import crop_size_of
+
 #: Largest relative error of a convolution in bfloat16. Rounding gives 0.003 to 0.006, the known fault more than 1.
 ERROR_LIMIT = 0.1
 SEED = 1
@@ -39,6 +41,8 @@ def wrong_in_bfloat16(stage: nnUNetPredictor) -> str | None:
     network = getattr(stage.network, "_orig_mod", stage.network)  # the one that torch.compile wraps
     n_channels = determine_num_input_channels(stage.plans_manager, stage.configuration_manager, stage.dataset_json)
     shape = (1, n_channels, *stage.configuration_manager.patch_size)
+    if (crop_size := crop_size_of(stage.configuration_manager)) is not None:  # what its layers see, without a label map
+        shape = (1, len(stage.dataset_json["channel_names"]), *crop_size)
     network.eval()
     try:
         if not in_doubt(network, shape):

@@ -21,6 +21,8 @@ from nnunetv2.inference.export_prediction import convert_predicted_logits_to_seg
 from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
 
 from nnunet_ext.cascade import roi
+from nnunet_ext.cascade.localizers import check_localizer
+from nnunet_ext.cascade.organ_crops import crop_size_of, organ_boxes
 from nnunet_ext.cascade.plausibility import PLANS_KEY, PlausibleRanges, implausible
 from nnunet_ext.cascade.preprocessor import PROPERTIES_KEY, CascadeOARPreprocessor
 from nnunet_ext.cascade.resampling import label_map_of_logits
@@ -85,6 +87,7 @@ class CasePrediction:
     Attributes:
         label_map: Shape `(Z, Y, X)` in the axis order of the training images, uint8 (uint16 from 255 labels on).
         box: ROI in voxels along `(Z, Y, X)`, upper excluded. Without a localizer, the box of the body.
+        crops: Organ -> its crop, in voxels as `box`, of a model with one crop per organ. Else None.
         fallback_whole_volume: The localizer found no organ, so the whole body was segmented.
         regrown: An organ touched the box. It was enlarged, up to `REGROW_TIMES` times, and segmented again.
         missing: Names of organs without a voxel, except those that the model leaves out.
@@ -96,6 +99,7 @@ class CasePrediction:
 
     label_map: np.ndarray
     box: roi.Box
+    crops: dict[str, roi.Box] | None = None
     fallback_whole_volume: bool = False
     regrown: bool = False
     missing: list[str] = field(default_factory=list)
@@ -213,6 +217,8 @@ class CascadePredictor:
         self.localizer = None
         if (previous := self.segmenter.configuration_manager.previous_stage_name) is not None:
             trained_by = Path(segmenter_folder).name.rpartition("__")[0]
+            configurations = self.segmenter.plans_manager.plans["configurations"]
+            previous = check_localizer(configurations, previous, where=str(Path(segmenter_folder, "plans.json")))
             beside = Path(segmenter_folder).with_name(f"{trained_by}__{previous}")
             self.models.insert(0, Path(localizer_folder or beside))
             self.localizer = load(self.models[0])
@@ -225,6 +231,8 @@ class CascadePredictor:
         self.postprocessing = (
             read_postprocessing(self.models[-1], self.segmenter.dataset_json) if use_postprocessing else None
         )
+        #: Voxels of the segmenter's crops, one per organ. None if its patches slide over the ROI.
+        self.crop_size = crop_size_of(self.segmenter.configuration_manager)
         if (ending := self.dataset_json["file_ending"]) not in ENDINGS:
             raise ValueError(
                 f"{self.models[-1]}: file_ending in dataset.json is {ending!r}, not one of {', '.join(ENDINGS)}"
@@ -339,10 +347,12 @@ class CascadePredictor:
                 )
             grids = self.preprocessor.resampling(images.shape[1:], properties, plans, configuration)
             data = configuration.resampling_fn_data(images, *grids)
-            if recipe_of(stage).guidance:
+            if recipe_of(stage).guidance or self.crop_size is not None:
                 guide = configuration.resampling_fn_seg(located, *grids)[0]
                 labels = stage.label_manager.foreground_labels
                 data = np.vstack([data, convert_labelmap_to_one_hot(guide, labels, output_dtype=data.dtype)])
+            if self.crop_size is not None:
+                properties[PROPERTIES_KEY]["crops"] = self._crops(guide, properties)
         logits = yield stage, data
         with step("export"):
             label_map = convert_predicted_logits_to_segmentation_with_correct_shape(
@@ -378,7 +388,9 @@ class CascadePredictor:
         result = CasePrediction(
             label_map, (), channels=prepared.channels, precision=self.precision, warnings=list(prepared.warnings)
         )
-        if located is not None:
+        if located is not None and self.crop_size is not None:
+            self._check_crops(used, result)
+        elif located is not None:
             used = yield from self._check_roi(prepared, located, used, result)
         for model, stage in zip(self.models, self.stages, strict=True):
             name, device = model.name, str(self.device)
@@ -414,6 +426,34 @@ class CascadePredictor:
         result.postprocessed = {organ: change.to_json() for organ, change in changes.items()}
         if emptied := [organ for organ, change in changes.items() if change.emptied]:
             result.warnings.append(Message("emptied_by_postprocessing", {"organs": emptied}))
+
+    def _crops(self, guide: np.ndarray, properties: Mapping) -> dict[str, roi.Box]:
+        """Organ -> its crop in voxels of the case's whole grid, along the plan's axes.
+
+        Args:
+            guide: The localizer's label map as the network sees it.
+            properties: Of the box that it covers.
+        """
+        assert self.crop_size is not None  # else there are none
+        box = properties["bbox_used_for_cropping"]
+        step = [(upper - lower) / n for (lower, upper), n in zip(box, guide.shape, strict=True)]
+        return {
+            self.organ_name(organ): tuple(
+                (int(start + round(a * mm)), int(start + round(b * mm)))
+                for (start, _), (a, b), mm in zip(box, crop, step, strict=True)
+            )
+            for organ, crop in organ_boxes(guide, self.crop_size).items()
+        }
+
+    def _check_crops(self, used: Mapping, result: CasePrediction) -> None:
+        """Record the crop of every organ, and name the organs without one. Crops have their size and do not grow."""
+        backward = self.segmenter.plans_manager.transpose_backward
+        result.crops = {
+            organ: tuple(crop[i] for i in backward) for organ, crop in used[PROPERTIES_KEY]["crops"].items()
+        }
+        wanted = [n for n in self.dataset_json["labels"] if n not in ("background", *self.left_out)]
+        if lost := [organ for organ in wanted if organ not in result.crops]:
+            result.warnings.append(Message("organs_without_crop", {"organs": lost}))
 
     def _check_roi(
         self, prepared: PreparedCase, located: np.ndarray, used: dict, result: CasePrediction

@@ -207,6 +207,11 @@ def test_pass_rate_of_the_predicted_box_counts_voxels_as_the_reader_orders_them(
     summary = score(folders)
     assert summary.pass_rates == {"case_1": pytest.approx(10 / 12)}
     assert "below 100 %: case_1: 83.33 %" in (out / "evaluation.md").read_text()
+    # One crop per organ: that of the lens holds 6 of its voxels, and the chiasm in it does not count.
+    organs = {value: organ for organ, value in LABELS.items()}
+    record["cases"]["case_1"]["crops"] = {organs[1]: box, organs[2]: [[0, 1], [0, 1], [0, 1]]}
+    (predictions / "predictions.json").write_text(json.dumps(record))
+    assert score(folders).pass_rates == {"case_1": pytest.approx(6 / 12)}
 
 
 def test_nearly_whole_numbers_are_labels_and_others_are_shown_as_they_are(folders):

@@ -18,8 +18,13 @@ ORGANS_MM = {1: ((10, -14, 4), 4.5), 2: ((-10, -14, 4), 4.5), 3: ((0, 4, -4), 3.
 SPACINGS_MM = [(1.5, 1.6, 3.0), (1.7, 1.5, 2.8), (1.6, 1.7, 3.1)]  # x, y, z
 FINEST_ZYX = (2.8, 1.5, 1.5)
 OBLIQUE = sitk.Euler3DTransform((0, 0, 0), 0.10, -0.08, 0.12).GetMatrix()
-STUDY = ["3d_fullres_80x256x256", "3d_cascade_32x128x128", "3d_cascade_32x96x96", "3d_cascade_16x64x64"]
 RIVALS = ["3d_anatomynet", "3d_focusnet", *(["2d_deeplab"] if library_problem() is None else [])]
+STUDY_LOCALIZER = "3d_localizer_80x256x256"
+STUDY = [
+    "3d_fullres_80x256x256", STUDY_LOCALIZER,
+    "3d_cascade_32x128x128", "3d_organ_crops_32x128x128", "3d_cascade_32x96x96", "3d_organ_crops_32x96x96",
+    "3d_cascade_16x64x64", "3d_organ_crops_16x64x64",
+]  # fmt: skip
 CONFIGURATIONS = ["3d_lowres", "3d_fullres", "3d_cascade_fullres", *STUDY, *RIVALS]
 #: A grid on which these small heads are as many voxels as real ones on the study's.
 FINE_ZYX = [0.7, 0.23, 0.23]

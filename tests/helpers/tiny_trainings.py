@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,11 +48,20 @@ def folders(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+def give_crops(configurations: dict, crop_size: Sequence[int]) -> None:
+    """Make the segmenter of a plan one with one crop per organ."""
+    architecture = copy.deepcopy(configurations["3d_fullres"]["architecture"])
+    architecture["network_class_name"] = "nnunet_ext.cascade.organ_crops.OrganCropUNet"
+    architecture["arch_kwargs"]["crop_size"] = list(crop_size)
+    configurations["3d_cascade_fullres"]["architecture"] = architecture
+
+
 @pytest.fixture
 def make(folders, cascade_plans) -> Callable[..., CascadeOARTrainer]:
     """A trainer; options go into the configurations' `training` entry, `recipe` into that of all.
 
-    `start_from` is that entry of its configuration, and `entries` are others.
+    `start_from` is that entry of its configuration, `previous_stage` that of the segmenter, and `entries` are others. With a
+    `crop_size`, the segmenter has one crop per organ, and `patch` is the window that holds them.
     """
 
     def trainer(
@@ -67,6 +77,8 @@ def make(folders, cascade_plans) -> Callable[..., CascadeOARTrainer]:
         device="cpu",
         start_from=None,
         entries=None,
+        previous_stage="3d_lowres",
+        crop_size=None,
         **training,
     ):
         plans = cascade_plans(
@@ -76,6 +88,9 @@ def make(folders, cascade_plans) -> Callable[..., CascadeOARTrainer]:
         for c in plans["configurations"].values():
             if "training" in c:
                 c["training"] = {**c["training"], **training}
+        plans["configurations"]["3d_cascade_fullres"]["previous_stage"] = previous_stage
+        if crop_size is not None:
+            give_crops(plans["configurations"], crop_size)
         if start_from is not None:
             plans["configurations"][configuration]["start_from"] = start_from
         plans["configurations"][configuration].update(entries or {})

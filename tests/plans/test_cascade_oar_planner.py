@@ -34,6 +34,7 @@ from nnunet_ext.cascade.roi import RoiRule, find_roi, label_crop_pass_rate
 from nnunet_ext.hooks.experiment_planning import lookup
 from nnunet_ext.plans.cascade_oar_planner import CascadeOARPlanner
 from nnunet_ext.plans.cascade_oar_planner_small import CascadeOARPlannerSmall
+from nnunet_ext.plans.study_configurations import trained_patch
 from nnunet_ext.plans.training_set import ScannedCase
 from nnunet_ext.trainers.cascade_oar_trainer import CascadeOARTrainer
 from nnunet_ext.trainers.cascade_oar_trainer_reference import CascadeOARTrainerReference
@@ -293,7 +294,7 @@ def test_a_batch_is_one_patch_where_two_exceed_the_memory_target_and_a_warning_w
     for name, entries in plan["configurations"].items():
         c = {**plan["configurations"]["3d_fullres"], **entries}
         factor = made.segmenter_memory_factor if "previous_stage" in c else 1
-        two_gb = made.target_gb(c["patch_size"], c["architecture"], 2)
+        two_gb = made.target_gb(trained_patch(c), c["architecture"], 2)
         if name not in RIVALS:  # whose batch is that of their papers
             assert (c["batch_size"] == 1) == (two_gb > factor * target_gb), name
         assert (f"WARNING: {name} needs" in said) == (two_gb / 2 > factor * target_gb), name

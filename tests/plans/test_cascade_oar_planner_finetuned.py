@@ -119,3 +119,14 @@ def test_a_channel_that_the_model_lacks_is_refused_before_the_patients_are_read(
     with pytest.raises(ValueError, match=r"raw/\S+dataset\.json: the model .* has no channel PET; it has T2, T1, CT"):
         planner.plan_experiment()
     assert planner.scanned is None
+
+
+def test_a_model_with_one_crop_per_organ_is_refused(model, tmp_path):
+    (copied,) = (tmp_path / "preprocessed" / NAME).rglob("CascadeOARPlansFinetuned_model/3d_cascade_fullres/plans.json")
+    plans = json.loads(copied.read_text())
+    plans["configurations"]["3d_cascade_fullres"]["architecture"]["arch_kwargs"]["crop_size"] = [16, 64, 64]
+    copied.write_text(json.dumps(plans))
+    with pytest.raises(
+        ValueError, match="has one crop per organ, from which no training can start; name a model whose"
+    ):
+        CascadeOARPlannerFinetuned(501).plan_experiment()

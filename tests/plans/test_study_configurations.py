@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +23,22 @@ from planned_heads import (
     RIVALS,
     SPACINGS_MM,
     STUDY,
+    STUDY_LOCALIZER,
     head,
     set_paths,
     write_dataset_json,
 )
 
+from nnunet_ext.cascade import roi
 from nnunet_ext.cascade.roi_fitting import RoiFit
 from nnunet_ext.plans.cascade_oar_planner import CascadeOARPlanner
 from nnunet_ext.plans.cascade_oar_planner_small import CascadeOARPlannerSmall
-from nnunet_ext.plans.study_configurations import normalization_of, plan_study_whole_volume, study_schedule
+from nnunet_ext.plans.study_configurations import (
+    normalization_of,
+    plan_study_whole_volume,
+    study_schedule,
+    trained_patch,
+)
 from nnunet_ext.trainers.cascade_oar_trainer import CascadeOARTrainer
 from nnunet_ext.trainers.cascade_oar_trainer_reference import CascadeOARTrainerReference
 
@@ -38,17 +46,21 @@ from nnunet_ext.trainers.cascade_oar_trainer_reference import CascadeOARTrainerR
 def test_the_studys_patches_are_exact_where_the_bodies_are_large_enough(planned):
     plan = planned(overwrite_target_spacing=FINE_ZYX)
     complete = plan["configurations"]["3d_cascade_fullres"]["roi"]
-    for name, patch in zip(STUDY, [(80, 256, 256), (32, 128, 128), (32, 96, 96), (16, 64, 64)], strict=True):
+    crops = [(32, 128, 128), (32, 96, 96), (16, 64, 64)]
+    patches = [(80, 256, 256), (40, 128, 128), *chain(*zip(crops, crops, strict=True))]
+    for name, patch in zip(STUDY, patches, strict=True):
         c = PlansManager(plan).get_configuration(name)
-        assert tuple(c.patch_size) == patch
+        assert tuple(trained_patch(c.configuration)) == patch
         assert c.data_identifier == "CascadeOARPlansSmall_3d_fullres"
         assert c.spacing == FINE_ZYX
-        assert c.configuration["deep_supervision"] is True
-        cropped = "cascade" in name
-        assert c.previous_stage_name == ("3d_lowres" if cropped else None)
-        like = plan["configurations"]["3d_cascade_fullres" if cropped else "3d_fullres"]
+        assert c.configuration["deep_supervision"] is (name != STUDY_LOCALIZER)
+        sliding, cropped = "cascade" in name, "crops" in name
+        assert c.previous_stage_name == ("3d_lowres" if sliding else STUDY_LOCALIZER if cropped else None)
+        like = plan["configurations"][
+            "3d_cascade_fullres" if sliding or cropped else "3d_lowres" if name == STUDY_LOCALIZER else "3d_fullres"
+        ]
         assert c.configuration["training"] == like["training"]
-        if cropped:
+        if sliding:
             size_mm = np.maximum(complete["size_mm"], np.multiply(patch, FINE_ZYX))
             assert c.configuration["roi"]["size_mm"] == pytest.approx(size_mm)
             assert c.configuration["roi"]["offset_mm"] == complete["offset_mm"]
@@ -94,8 +106,43 @@ def test_the_studys_patches_are_never_larger_than_the_largest_body(planned):
     for name in STUDY:
         c = plan["configurations"][name]
         divisor = np.prod(c["architecture"]["arch_kwargs"]["strides"], axis=0)
-        assert (np.array(c["patch_size"]) < np.ceil(np.max(bodies, axis=0)) + divisor).all()
-        assert (np.array(c["patch_size"]) % divisor == 0).all()
+        for patch in (c["patch_size"], trained_patch(c)):
+            assert (np.array(patch) < np.ceil(np.max(bodies, axis=0)) + divisor).all()
+            assert (np.array(patch) % divisor == 0).all()
+
+
+def test_the_window_of_organ_crops_holds_the_crops_of_every_training_case_and_a_margin(planned):
+    plan = planned(overwrite_target_spacing=[0.7, 0.12, 0.23])
+    c = plan["configurations"]["3d_organ_crops_16x64x64"]
+    np.testing.assert_allclose(c["roi"]["size_mm"], np.multiply(c["patch_size"], [0.7, 0.12, 0.23]))
+    assert set(c["roi"]["offset_mm"]) == {"1", "2", "3"}  # the eyes are left out, but vote
+    rule = roi.RoiRule.from_plan(c["roi"])
+    size_mm = np.multiply(trained_patch(c), [0.7, 0.12, 0.23])
+    for case in CascadeOARPlannerSmall(501).scan().values():
+        centre, _, _ = roi.vote_centre(case.organs, rule)
+        room = np.divide(rule.size_mm, 2) - np.abs(np.subtract(roi.middle_of(case.organs[3]), centre)) - size_mm / 2
+        body = np.multiply(case.body_shape, case.spacing_mm) < rule.size_mm
+        assert ((room >= CascadeOARPlannerSmall.roi_margin_mm - 1e-6) | body).all()
+
+
+def test_the_studys_localizer_is_its_3d_unet_at_full_resolution_and_a_smaller_one_says_so(planned, capsys):
+    class Wide(CascadeOARPlannerSmall):
+        localizer_features, study_localizer_patch = 32, CascadeOARPlanner.study_localizer_patch
+
+    small, whole = planned(), planned(Wide, plans_name="Wide")
+    c = PlansManager(whole).get_configuration(STUDY_LOCALIZER)
+    options = c.network_arch_init_kwargs
+    assert (options["features_per_stage"][0], options["downsampling"]) == (32, "max_pooling")
+    assert not options["residual_blocks"]
+    assert options["norm_op"].endswith("BatchNorm3d")
+    assert c.next_stage_names == ["3d_cascade_fullres"]
+    assert c.data_identifier == "Wide_3d_fullres"
+    assert c.configuration["recipe"]["foreground_weight"] == CascadeOARPlannerSmall.localizer_foreground_weight
+    assert "reduced" not in c.configuration
+    said = "patches of at most 40x128x128 voxels, 8 features in the first stage"
+    assert small["configurations"][STUDY_LOCALIZER]["reduced"] == said
+    assert capsys.readouterr().out.count(f"{STUDY_LOCALIZER} is smaller than the study's: {said}\n") == 1
+    assert (CascadeOARPlanner.localizer_features, CascadeOARPlanner.study_localizer_patch) == (32, (80, 256, 256))
 
 
 def test_organs_too_large_for_a_crop_are_left_out_and_said(planned, capsys):
@@ -103,8 +150,9 @@ def test_organs_too_large_for_a_crop_are_left_out_and_said(planned, capsys):
     plan = planned(overwrite_target_spacing=[0.7, 0.12, 0.23])
     said = capsys.readouterr().out
     left_out = {n: c["roi"]["left_out"] for n, c in plan["configurations"].items() if "roi" in c}
-    assert left_out.pop("3d_cascade_16x64x64") == [1, 2]
-    assert left_out == {"3d_cascade_fullres": [], "3d_cascade_32x128x128": [], "3d_cascade_32x96x96": []}
+    assert left_out.pop("3d_cascade_16x64x64") == left_out.pop("3d_organ_crops_16x64x64") == [1, 2]
+    assert not any(left_out.values())
+    assert f"3d_organ_crops_16x64x64: one crop around each of OpticChiasm, placed by {STUDY_LOCALIZER}\n" in said
     roi_entry = plan["configurations"]["3d_cascade_16x64x64"]["roi"]
     assert set(roi_entry["offset_mm"]) == {"1", "2", "3"}  # all of them vote
     assert [line.split(" is left out: it is ")[0] for line in said.splitlines() if "is left out: it is" in line] == [
@@ -117,7 +165,7 @@ def test_organs_too_large_for_a_crop_are_left_out_and_said(planned, capsys):
 def test_a_crop_that_holds_no_organ_is_not_planned_and_said(planned, capsys):
     plan = planned(overwrite_target_spacing=[0.7, 0.1, 0.23])  # 16x64x64 is 11 x 6 x 15 mm
     assert "3d_cascade_16x64x64 is left out: no organ fits it" in capsys.readouterr().out
-    assert list(plan["configurations"]) == [name for name in CONFIGURATIONS if name != "3d_cascade_16x64x64"]
+    assert list(plan["configurations"]) == [name for name in CONFIGURATIONS if not name.endswith("16x64x64")]
 
 
 def test_an_epoch_of_the_study_is_a_pass_over_the_training_cases_of_a_fold():
@@ -222,7 +270,11 @@ def predictor_of(trainer: nnUNetTrainer) -> nnUNetPredictor:
     return predictor
 
 
-@pytest.mark.parametrize("name", CONFIGURATIONS)
+#: One size of the crops around organs stands for all.
+TRAINED = [name for name in CONFIGURATIONS if name not in ("3d_organ_crops_32x128x128", "3d_organ_crops_32x96x96")]
+
+
+@pytest.mark.parametrize("name", TRAINED)
 def test_every_system_of_the_study_trains_by_its_recipe_from_one_plan(train, name):
     trainer = train(CascadeOARTrainerReference, name)
     assert trainer.batch_size == 1

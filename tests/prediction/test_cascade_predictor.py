@@ -11,6 +11,7 @@ import SimpleITK as sitk
 import torch
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from tiny_trainings import give_crops
 
 from nnunet_ext import CascadePredictor
 from nnunet_ext.cascade import roi
@@ -127,7 +128,17 @@ def test_the_steps_one_by_one_write_what_the_whole_writes(predictor, tmp_path):
     np.testing.assert_array_equal(in_ras(mask), label_map())
     assert [f.name for f in (tmp_path / "new").iterdir()] == ["head.nii.gz"]
     np.testing.assert_array_equal(predictor.segment(prepared).label_map, prediction.label_map)  # nothing was changed
-    about = {"box", "fallback_whole_volume", "regrown", "missing", "channels", "precision", "warnings", "messages"}
+    about = {
+        "box",
+        "crops",
+        "fallback_whole_volume",
+        "regrown",
+        "missing",
+        "channels",
+        "precision",
+        "warnings",
+        "messages",
+    }
     assert set(prediction.record()) == about
 
 
@@ -155,6 +166,52 @@ def test_the_box_is_that_of_the_localizers_whole_export(predictor, stages):
     )
     backward = [FORWARD.index(i) for i in range(3)]
     assert result.box == tuple(tuple(properties["bbox_used_for_cropping"][i]) for i in backward)
+
+
+def with_crops(stages, monkeypatch, *, localizer_sees: tuple[int, ...]) -> dict[str, list]:
+    """Make the segmenter one with one crop per organ; what it is given."""
+    plans = stages.segmenter.plans_manager.plans
+    give_crops(plans["configurations"], (8, 8, 8))
+    stages.segmenter.configuration_manager = PlansManager(plans).get_configuration("3d_cascade_fullres")
+    given: dict[str, list] = {"segmenter": [], "localizer": []}
+    segment = stages.segmenter.predict_logits_from_preprocessed_data
+    locate = stages.localizer.predict_logits_from_preprocessed_data
+
+    def segmenter(data: torch.Tensor) -> torch.Tensor:
+        given["segmenter"].append(data)
+        return segment(data)
+
+    def localizer(data: torch.Tensor) -> torch.Tensor:
+        found = locate(data).argmax(0)
+        found[~torch.isin(found, torch.tensor(localizer_sees))] = 0
+        return torch.nn.functional.one_hot(found, 4).movedim(-1, 0).float()
+
+    monkeypatch.setattr(stages.segmenter, "predict_logits_from_preprocessed_data", segmenter)
+    monkeypatch.setattr(stages.localizer, "predict_logits_from_preprocessed_data", localizer)
+    return given
+
+
+def test_a_segmenter_of_crops_gets_the_label_map_that_places_them_and_they_are_recorded(stages, monkeypatch):
+    given = with_crops(stages, monkeypatch, localizer_sees=(CHIASM,))
+    made = CascadePredictor(Path("T__P__3d_cascade_fullres"), device=torch.device("cpu"), full_precision=True)
+    mask, prediction = made.predict_images(images())
+    (data,) = given["segmenter"]  # a box of crops does not grow
+    assert data.shape[0] == 2 + 3
+    assert data[2:].amax((1, 2, 3)).tolist() == [0.0, 0.0, 1.0]
+    assert list(prediction.crops) == ["OpticChiasm"]
+    crop = np.array(prediction.crops["OpticChiasm"])
+    middles = [(where.start + where.stop) / 2 for where in ORGANS[CHIASM]]
+    np.testing.assert_allclose(crop.mean(1), middles, atol=1)
+    np.testing.assert_allclose(crop[:, 1] - crop[:, 0], 8, atol=1)
+    (warning,) = [w for w in prediction.warnings if w.kind == "organs_without_crop"]
+    assert str(warning) == "the localizer did not find Eye_L, Eye_R: no crop, so not segmented"
+    assert mask.GetSize() == images()["CT"].GetSize()
+
+
+def test_a_localizer_that_is_none_is_refused_by_the_prediction(stages):
+    stages.segmenter.configuration_manager.configuration["previous_stage"] = "3d_cascade_fullres"
+    with pytest.raises(ValueError, match=r"plans\.json: previous_stage is .*which has a previous stage itself"):
+        CascadePredictor(Path("T__P__3d_cascade_fullres"), device=torch.device("cpu"))
 
 
 def test_images_on_different_grids_are_refused_unless_they_are_brought_together(predictor):

@@ -28,6 +28,7 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from reference_tables import check_file
 from tiny_cases import CASES, DATASET, PATCH, SHAPE, SPACING_MM, STAGES, inner, label_map, log_epochs, rule
 
+from nnunet_ext.cascade.organ_crops import MOST_LOG_ODDS
 from nnunet_ext.cascade.roi_dataset import InMemoryDataset, RoiDatasets
 from nnunet_ext.labels.table import LEFT_OUT_KEY
 from nnunet_ext.nnunet_folders import read_training_device
@@ -524,6 +525,78 @@ def test_guidance_without_maps_names_a_case_before_the_training(make):
         make(recipe={"guidance": True}).initialize()
 
 
+# ------------------------------------------------------------------------------------------------ one crop per organ
+
+
+CROP, WINDOW = (8, 8, 12), (20, 24, 28)
+
+
+@pytest.mark.parametrize("cls", [CascadeOARTrainer, CascadeOARTrainerReference])
+def test_with_one_crop_per_organ_a_batch_holds_crops_of_their_size_each_with_an_organ(make, cls):
+    trainer = make(cls, patch=WINDOW, crop_size=CROP, left_out=(3,), recipe={"box_jitter": "off"})
+    trainer.initialize()
+    batches, _ = trainer.get_dataloaders()
+    for _ in range(4):
+        batch = next(batches)
+        assert tuple(batch["data"].shape) == (trainer.batch_size, 3, *CROP)
+        target = batch["target"][0] if isinstance(batch["target"], list) else batch["target"]
+        assert set(torch.unique(target).tolist()) <= {0, 1, 2}
+        assert all((one > 0).any() for one in target)
+    assert not trainer._do_i_compile()
+
+
+def test_crops_are_moved_by_the_localizers_out_of_fold_errors_of_each_organ(make):
+    trainer = make(patch=WINDOW, crop_size=CROP)
+    write_boxes(trainer, 0, [[9.0, 9.0, 9.0]] * 2, organ_error_mm={"1": [1.0, 2.0, 2.0], "3": [0.0, 0.0, -2.0]})
+    write_boxes(trainer, "all", [[9.0, 9.0, 9.0]], organ_error_mm={"1": [7.0, 7.0, 7.0]})
+    trainer.initialize()
+    assert trainer.dataset_class.organ_errors_mm == {1: [[1.0, 2.0, 2.0]] * 2, 3: [[0.0, 0.0, -2.0]] * 2}
+    assert "4 out-of-fold organs (RMS 0.7, 1.4, 2.0 mm)" in Path(trainer.log_file).read_text()
+
+
+def test_the_final_validation_has_the_plans_window_and_the_label_map_that_places_the_crops(make, monkeypatch):
+    trainer = make(patch=WINDOW, crop_size=CROP)
+    write_localizer_maps(trainer, seen=(1, 3))
+    trainer.initialize()
+    trainer.print_to_log_file("so that the file is there")
+    trainer.network.eval()
+    seen = {}
+
+    def validate(self, _save: bool) -> None:
+        """What nnU-Net does with a case."""
+        dataset = self.dataset_class(
+            self.preprocessed_dataset_folder, ["head_3"], self.folder_with_segs_from_previous_stage
+        )
+        images, _, guide, _ = dataset.load_case("head_3")
+        one_hot = np.stack([guide == value for value in self.label_manager.foreground_labels]).astype(np.float32)
+        with torch.no_grad():
+            logits = self.network(torch.from_numpy(np.vstack([images, one_hot]))[None])
+        logits = logits[0] if isinstance(logits, list) else logits
+        seen.update(window=self.configuration_manager.patch_size, cascaded=self.is_cascaded, logits=logits[0])
+
+    monkeypatch.setattr(nnUNetTrainer, "perform_actual_validation", validate)
+    Path(trainer.output_folder, "validation").mkdir()
+    trainer.perform_actual_validation()
+    assert seen["cascaded"]
+    assert not trainer.is_cascaded
+    assert tuple(seen["window"]) == WINDOW
+    assert tuple(trainer.configuration_manager.patch_size) == CROP
+    assert seen["logits"][2].max() == -MOST_LOG_ODDS  # the localizer has not seen it
+    assert seen["logits"][[1, 3]].amax((1, 2, 3)).min() > -MOST_LOG_ODDS
+    log = Path(trainer.log_file).read_text()
+    assert "WARNING: head_3: the localizer did not find Eye_R, so there is no crop." in log
+    assert "Label crop pass rate of Eye_L in 8x8x12: 100.00 % (mean over 1 cases)" in log
+    assert "Label crop pass rate of Eye_R in 8x8x12: 0.00 % (mean over 1 cases)" in log
+    report = json.loads((Path(trainer.output_folder) / "validation" / "label_crop_pass_rate.json").read_text())
+    check_file(report, "label_crop_pass_rate.json")
+    assert report["organs"] == {"Eye_L": 1.0, "Eye_R": 0.0, "OpticChiasm": 1.0}
+
+
+def test_guidance_and_one_crop_per_organ_exclude_each_other(make):
+    with pytest.raises(ValueError, match=r"'3d_cascade_fullres'.*set guidance to false in CascadeOARPlans\.json"):
+        make(patch=WINDOW, crop_size=CROP, recipe={"guidance": True})
+
+
 # ------------------------------------------------------------------------------------------------ jitter
 
 
@@ -545,7 +618,7 @@ def test_the_jitter_is_drawn_from_the_out_of_fold_errors_of_the_localizer(make):
     wanted = [[1.0, 2.0, -3.0], [0.0, 0.5, 0.0], [-4.0, 0.0, 0.0]]
     assert sorted(trainer.dataset_class.errors_mm) == sorted(wanted)
     dataset, _ = trainer.get_tr_and_val_datasets()
-    drawn = np.array([dataset._jitter_mm() for _ in range(300)])
+    drawn = np.array([dataset._moved_mm(dataset.errors_mm) for _ in range(300)])
     nearest = np.linalg.norm(drawn[:, None] - np.array(wanted)[None], axis=2, ord=np.inf).min(1)
     assert nearest.max() <= 2.0  # within a voxel
     assert drawn[:, 0].min() < -4.0
@@ -557,7 +630,7 @@ def test_with_too_few_measured_boxes_or_if_asked_the_jitter_is_the_planned_one(m
     write_boxes(trainer, 0, [[30.0, 30.0, 30.0]] * (2 if jitter == "measured" else 9))
     trainer.initialize()
     dataset, _ = trainer.get_tr_and_val_datasets()
-    drawn = np.abs([dataset._jitter_mm() for _ in range(200)])
+    drawn = np.abs([dataset._moved_mm(dataset.errors_mm) for _ in range(200)])
     assert drawn.max() <= limit_mm
     assert drawn.max() >= 0.9 * limit_mm
 
@@ -1372,6 +1445,33 @@ def test_the_localizers_maps_are_looked_for_where_the_localizer_writes_them(make
     assert Path(segmenter.folder_with_segs_from_previous_stage) == written
 
 
+def test_one_entry_of_the_plan_makes_any_whole_volume_configuration_the_localizer(make):
+    localizer, segmenter = (
+        make(configuration=name, previous_stage="3d_fullres") for name in ("3d_fullres", "3d_cascade_fullres")
+    )
+    assert localizer.configuration_manager.next_stage_names == ["3d_cascade_fullres"]
+    assert not localizer.is_segmenter
+    written = Path(localizer.output_folder_base, "predicted_next_stage", "3d_cascade_fullres")
+    assert Path(segmenter.folder_with_segs_from_previous_stage) == written
+    assert make(configuration="3d_fullres").configuration_manager.next_stage_names is None
+
+
+@pytest.mark.parametrize("cls", [CascadeOARTrainer, CascadeOARTrainerReference])
+def test_a_whole_volume_configuration_that_locates_keeps_its_network(make, cls):
+    trainer = make(cls, "3d_fullres", previous_stage="3d_fullres")
+    assert trainer.enable_deep_supervision
+    assert trainer.configuration_manager.next_stage_names is not None
+
+
+def test_a_localizer_that_is_none_is_named_with_those_there_are(make):
+    with pytest.raises(
+        ValueError,
+        match=r"'3d_cascade_fullres' of CascadeOARPlans.json: previous_stage is \"3d_lowers\", which is not in the plan. "
+        r"Any configuration that sees the whole volume may locate: 3d_lowres, 3d_fullres\.",
+    ):
+        make(previous_stage="3d_lowers")
+
+
 def test_fold_all_takes_out_of_fold_maps_first_and_those_of_its_own_localizer_else(make):
     trainer = make(fold="all")
     fitted = write_localizer_maps(trainer, fold_all=True)
@@ -1394,6 +1494,7 @@ def test_the_localizers_boxes_are_measured_against_the_references(make):
     assert list(records) == ["head_3"]
     assert records["head_3"]["error_mm"] == pytest.approx([0.0, 2.0, 0.0], abs=1e-6)
     assert records["head_3"]["localizer_found"] == [1, 2]
+    assert records["head_3"]["organ_error_mm"] == {"1": [0.0, 2.0, 0.0], "2": [0.0, 2.0, 0.0]}
     assert records["head_3"]["label_crop_pass_rate"] == 1.0
     nnUNetDatasetBlosc2.save_seg(np.zeros(SHAPE, np.uint8), str(maps / "head_3"))
     record = localizer._measure_boxes("3d_cascade_fullres", maps)["head_3"]
