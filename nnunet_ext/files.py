@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import re
+import secrets
 import sys
 import sysconfig
 import tempfile
@@ -76,8 +77,8 @@ def written_whole(file: Path, *, ending: str = "", flush: bool = False) -> Itera
         flush: Whether it must be on the disk before it gets the name. Only then it survives a power cut.
     """
     stem = file.name.removesuffix(ending) if ending else file.name
-    temporary = file.with_name(f".{stem}.{os.getpid()}{ending or '.tmp'}")
-    temporary.unlink(missing_ok=True)  # of a killed run that had the same number
+    # Processes of two machines may have one number, and two threads have.
+    temporary = file.with_name(f".{stem}.{os.getpid()}.{secrets.token_hex(4)}{ending or '.tmp'}")
     try:
         yield temporary
         if not temporary.is_file():

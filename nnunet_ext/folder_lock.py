@@ -217,9 +217,9 @@ def _cannot_write(output: Path, lock: Path, error: OSError) -> str:
 
 
 def _temporary_files(folder: Path, file: Path | None, pid: int) -> list[Path]:
-    """Files under the names that this package writes before it renames: `.NAME.PID` and `.NAME.PID.ENDING`."""
+    """Files under the names that this package writes before it renames: `.NAME.PID` and `.NAME.PID.*`."""
     if file is not None:
-        return list(folder.glob(f".{file.name}.{pid}.tmp"))
+        return list(folder.glob(f".{file.name}.{pid}.*"))
     return [*folder.rglob(f".*.{pid}"), *folder.rglob(f".*.{pid}.*")]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -14,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from filelock import FileLock
 from tqdm import tqdm
 
 from nnunet_ext._version import __version__
@@ -28,7 +26,7 @@ from nnunet_ext.folder_lock import holding, owned_part
 from nnunet_ext.images.source_files import FileCount
 from nnunet_ext.images.writing import write_image
 from nnunet_ext.messages import Message, in_english
-from nnunet_ext.nnunet_folders import read_predictions_json
+from nnunet_ext.nnunet_folders import RECORDS, read_predictions_json, with_records
 from nnunet_ext.prediction.cascade_predictor import CascadePredictor, CaseInSteps, CasePrediction, PreparedCase
 from nnunet_ext.prediction.chosen_model import choose_model
 from nnunet_ext.prediction.loading import choose_device
@@ -185,7 +183,7 @@ def predict(
     if predictor.ranges is None:
         log.warning("the model's plans hold no ranges of its training labels: volumes and positions are not checked")
     out.mkdir(parents=True, exist_ok=True)
-    run = _Run(predictor, options, out, starter=chosen.starter, rtstruct=rtstruct, strict=strict, shared=num_parts > 1)
+    run = _Run(predictor, options, out, starter=chosen.starter, rtstruct=rtstruct, strict=strict)
     run.begin(overwrite=overwrite, register=register)
     run.predict(found, slice(part_id, None, num_parts), overwrite=overwrite, show_progress=show_progress)
     return run.summary
@@ -240,7 +238,6 @@ class _Run:
         starter: Starter | None,
         rtstruct: bool,
         strict: bool,
-        shared: bool,
     ) -> None:
         self.predictor, self.options, self.out = predictor, options, out
         self.rtstruct, self.strict = rtstruct, strict
@@ -248,8 +245,6 @@ class _Run:
         #: Of the starter, which is named by its version. Other models are named by their folders.
         self.starter_name = None if starter is None else starter.named(self.model_sha256)
         self.summary = PredictionSummary(out, of_models=predictor.messages)
-        #: Several processes write one manifest: each under this lock, which ends with its process.
-        self.lock = FileLock(out / f".{MANIFEST}.lock") if shared else contextlib.nullcontext()
 
     # --- the output folder --------------------------------------------------------------------------------------------
 
@@ -274,27 +269,26 @@ class _Run:
             "warnings": in_english(self.predictor.messages),
             "messages": [message.to_json() for message in self.predictor.messages],
         }
-        with self.lock:
-            manifest = read_manifest(self.out / MANIFEST)
-            decides = ("model_sha256", "use_mirroring", "register")
-            other = [k for k in decides if k in manifest and manifest[k] != header[k]]
-            kept = [c for c, record in manifest["cases"].items() if "failed" not in record]
-            if other and kept and not overwrite:
-                raise ValueError(
-                    f"{self.out} holds {len(kept)} cases that were predicted with another {', '.join(other)}; write to "
-                    "another folder, or predict them again with --overwrite"
-                )
-            write_json(self.predictor.dataset_json, self.out / "dataset.json", ensure_ascii=False)
-            write_json({**header, "cases": manifest["cases"]}, self.out / MANIFEST, ensure_ascii=False)
+        manifest = read_manifest(self.out)
+        decides = ("model_sha256", "use_mirroring", "register")
+        other = [k for k in decides if k in manifest and manifest[k] != header[k]]
+        kept = [c for c, record in manifest["cases"].items() if "failed" not in record]
+        if other and kept and not overwrite:
+            raise ValueError(
+                f"{self.out} holds {len(kept)} cases that were predicted with another {', '.join(other)}; write to "
+                "another folder, or predict them again with --overwrite"
+            )
+        write_json(self.predictor.dataset_json, self.out / "dataset.json", ensure_ascii=False)
+        write_json({**header, "cases": manifest["cases"]}, self.out / MANIFEST, ensure_ascii=False)
 
     def record(self, case: str, record: Mapping | None) -> None:
-        """Put a case into the manifest, or take it out."""
-        with self.lock:
-            manifest = read_manifest(self.out / MANIFEST)
-            manifest["cases"].pop(case, None)
-            if record is not None:
-                manifest["cases"][case] = record
-            write_json(manifest, self.out / MANIFEST, ensure_ascii=False)
+        """Keep the record of a case in a file of its own, or take the case out.
+
+        Several processes may write into one folder, and a lock of a network file system may keep nobody out.
+        """
+        file = self.out / RECORDS / f"{case}.json"
+        file.parent.mkdir(exist_ok=True)
+        write_json(record, file, ensure_ascii=False)
 
     # --- the cases ---------------------------------------------------------------------------------------------------
 
@@ -306,12 +300,13 @@ class _Run:
                 self.summary.failed[file] = str(message)
             else:
                 self.summary.warnings[file] = [message]
-        earlier = read_manifest(self.out / MANIFEST)["cases"]
+        earlier = read_manifest(self.out)["cases"]
         todo: list[Case] = []
         for name in sorted({*found.cases, *found.failed})[part]:
             if overwrite:
                 self.remove(name)
-                self.record(name, None)
+                if name in earlier:
+                    self.record(name, None)
             refused = self.strict and earlier.get(name, {}).get("warnings")
             if all(file.is_file() for file in self.outputs(name)) and not refused:
                 self.summary.skipped.append(name)
@@ -335,12 +330,16 @@ class _Run:
         finally:  # also when interrupted, so that files under way are finished
             if behind is not None:
                 self.finish(*behind)
-            self.count_files(found)
+            self.merge(found)
 
-    def count_files(self, found: FoundCases) -> None:
-        """Count the files of the images folder in the manifest, by the outcome of the cases in this and other runs."""
-        with self.lock:
-            manifest = read_manifest(self.out / MANIFEST)
+    def merge(self, found: FoundCases) -> None:
+        """Put the records of all cases into the manifest, with the files of the images folder by their use.
+
+        The records stay, because another process may merge at the same time, and may not see all of them yet.
+        """
+        merged = None
+        while (manifest := read_manifest(self.out))["cases"].keys() != merged:  # until none came meanwhile
+            merged = manifest["cases"].keys()
             failed = [case for case, record in manifest["cases"].items() if "failed" in record]
             self.summary.files = found.count(failed)
             write_json({**manifest, "files": self.summary.files.as_dict()}, self.out / MANIFEST, ensure_ascii=False)
@@ -477,6 +476,7 @@ def model_sha256(predictor: CascadePredictor) -> str:
     return digest.hexdigest()
 
 
-def read_manifest(file: Path) -> dict:
-    """The manifest of an earlier run into the same folder, or a new one."""
-    return read_predictions_json(file) if file.is_file() else {"cases": {}}
+def read_manifest(out: Path) -> dict:
+    """The manifest of earlier runs into a folder, with the records of all cases, or a new one."""
+    file = out / MANIFEST
+    return read_predictions_json(file) if file.is_file() else {"cases": with_records({}, out)}
