@@ -26,17 +26,15 @@ from nnunet_ext.folder_lock import holding, owned_part
 from nnunet_ext.images.source_files import FileCount
 from nnunet_ext.images.writing import write_image
 from nnunet_ext.messages import Message, in_english
-from nnunet_ext.nnunet_folders import RECORDS, read_predictions_json, with_records
 from nnunet_ext.prediction.cascade_predictor import CascadePredictor, CaseInSteps, CasePrediction, PreparedCase
 from nnunet_ext.prediction.chosen_model import choose_model
 from nnunet_ext.prediction.loading import choose_device
+from nnunet_ext.prediction.records import MANIFEST, merge_records, read_manifest, write_record
 from nnunet_ext.processes import in_background, timed
 from nnunet_ext.starter.shipped import Starter
 from nnunet_ext.training.compute_device import device_use
 
 log = logging.getLogger(__name__)
-
-MANIFEST = "predictions.json"
 
 
 @dataclass
@@ -281,15 +279,6 @@ class _Run:
         write_json(self.predictor.dataset_json, self.out / "dataset.json", ensure_ascii=False)
         write_json({**header, "cases": manifest["cases"]}, self.out / MANIFEST, ensure_ascii=False)
 
-    def record(self, case: str, record: Mapping | None) -> None:
-        """Keep the record of a case in a file of its own, or take the case out.
-
-        Several processes may write into one folder, and a lock of a network file system may keep nobody out.
-        """
-        file = self.out / RECORDS / f"{case}.json"
-        file.parent.mkdir(exist_ok=True)
-        write_json(record, file, ensure_ascii=False)
-
     # --- the cases ---------------------------------------------------------------------------------------------------
 
     def predict(self, found: FoundCases, part: slice, *, overwrite: bool, show_progress: bool) -> None:
@@ -306,7 +295,7 @@ class _Run:
             if overwrite:
                 self.remove(name)
                 if name in earlier:
-                    self.record(name, None)
+                    write_record(self.out, name, None)
             refused = self.strict and earlier.get(name, {}).get("warnings")
             if all(file.is_file() for file in self.outputs(name)) and not refused:
                 self.summary.skipped.append(name)
@@ -330,19 +319,16 @@ class _Run:
         finally:  # also when interrupted, so that files under way are finished
             if behind is not None:
                 self.finish(*behind)
-            self.merge(found)
+            self.count_files(found)
 
-    def merge(self, found: FoundCases) -> None:
-        """Put the records of all cases into the manifest, with the files of the images folder by their use.
+    def count_files(self, found: FoundCases) -> None:
+        """Count the files of the images folder in the manifest, by the outcome of the cases in this and other runs."""
 
-        The records stay, because another process may merge at the same time, and may not see all of them yet.
-        """
-        merged = None
-        while (manifest := read_manifest(self.out))["cases"].keys() != merged:  # until none came meanwhile
-            merged = manifest["cases"].keys()
-            failed = [case for case, record in manifest["cases"].items() if "failed" in record]
-            self.summary.files = found.count(failed)
-            write_json({**manifest, "files": self.summary.files.as_dict()}, self.out / MANIFEST, ensure_ascii=False)
+        def counted(cases: Mapping[str, Mapping]) -> dict:
+            self.summary.files = found.count([case for case, record in cases.items() if "failed" in record])
+            return {"files": self.summary.files.as_dict()}
+
+        merge_records(self.out, counted)
 
     def prepare(self, case: Case) -> PreparedCase:
         """Read a case and do all that needs no network."""
@@ -448,7 +434,7 @@ class _Run:
             return
         record["warnings"] = [*record["warnings"], *in_english(notes)]
         record["messages"] = [*record["messages"], *(note.to_json() for note in notes)]
-        self.record(case.name, record)
+        write_record(self.out, case.name, record)
         self.summary.written.append(case.name)
         if record["messages"]:
             self.summary.warnings[case.name] = [Message.from_json(message) for message in record["messages"]]
@@ -456,7 +442,7 @@ class _Run:
     def fail(self, case: str, reason: str, record: Mapping | None = None) -> None:
         self.remove(case)
         self.summary.failed[case] = reason
-        self.record(case, {"failed": reason, **(record or {})})
+        write_record(self.out, case, {"failed": reason, **(record or {})})
 
     def remove(self, case: str) -> None:
         for file in (self.out / f"{case}.dcm", self.outputs(case)[-1]):
@@ -474,9 +460,3 @@ def model_sha256(predictor: CascadePredictor) -> str:
                 digest.update(name.encode())
                 digest.update(values.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
-
-
-def read_manifest(out: Path) -> dict:
-    """The manifest of earlier runs into a folder, with the records of all cases, or a new one."""
-    file = out / MANIFEST
-    return read_predictions_json(file) if file.is_file() else {"cases": with_records({}, out)}

@@ -41,6 +41,10 @@ class Flags:
     def started_file(self, step: Step) -> Path:
         return self.folder / FOLDER / f"{step.name}.started.json"
 
+    def lease_file(self, step: Step) -> Path:
+        """Names whoever makes a step, while it is made."""
+        return self.folder / FOLDER / f"{step.name}.lease"
+
     def is_done(self, step: Step) -> bool:
         """Whether nothing of a step is missing.
 

@@ -6,7 +6,8 @@ import contextlib
 import os
 import subprocess
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +15,12 @@ from time import perf_counter
 
 from nnunet_ext.end_to_end.workflow.flags import Flags
 from nnunet_ext.end_to_end.workflow.step import Step, producers
+from nnunet_ext.leases import Lease, LeaseTaken
 from nnunet_ext.processes import GRACE_S, KILL_WITH_PARENT, console_script
 
 LOGS = "logs"
+#: Between two looks whether another run has made a step.
+WAIT_S = 1.0
 
 
 @dataclass
@@ -62,7 +66,8 @@ def run_steps(
 ) -> Outcome:
     """Run the steps that are not done, each as soon as its inputs are made, with its output in `logs/NAME.log`.
 
-    A step that fails does not keep those that do not need it from being run. Commands end with this process.
+    A step that fails does not keep those that do not need it from being run. Commands end with this process. Several runs
+    may share a folder, also on several machines: a step that another one makes is waited for.
 
     Args:
         steps: See `Flags`.
@@ -100,9 +105,14 @@ class _Run:
         self.free_gpus: list[str | None] = list(gpus) or [None]
         self.n_gpus = len(self.free_gpus)
         self.todo: list[Step] = []
+        #: Done, but what they read is made again.
+        self.made_again: set[str] = set()
         for step in steps:
-            made_again = any(name not in self.outcome.before for name in self.producers[step.name])
-            if not made_again and self.flags.is_done(step):
+            outdated = any(name not in self.outcome.before for name in self.producers[step.name])
+            done = self.flags.is_done(step)
+            if outdated and done:
+                self.made_again.add(step.name)
+            if not outdated and done:
                 self.outcome.before.append(step.name)
                 self.outcome.seconds[step.name] = self.flags.seconds(step) or 0.0
             else:
@@ -182,11 +192,39 @@ class _Run:
             RuntimeError: If it fails, or lacks an output. The message names its log and its last line.
             OSError: If it can't be begun.
         """
+        with self.leased(step):
+            if self.flags.is_done(step) and step.name not in self.made_again:
+                return self.flags.seconds(step) or 0.0  # another run has made it
+            return self.made(step, [gpu for gpu in gpus if gpu is not None])
+
+    @contextlib.contextmanager
+    def leased(self, step: Step) -> Iterator[None]:
+        """Hold the lease of a step, once nobody else does."""
+        file = self.flags.lease_file(step)
+        file.parent.mkdir(exist_ok=True)
+        said = False
+        while True:
+            if self.stopped:
+                raise RuntimeError("interrupted")
+            try:
+                lease = Lease(file)
+                break
+            except LeaseTaken as error:
+                if not said:
+                    self.say(f"    {step.title}: another run makes it ({error}), which is waited for")
+                said = True
+                time.sleep(WAIT_S)
+        try:
+            yield
+        finally:
+            lease.release()
+
+    def made(self, step: Step, gpus: Sequence[str]) -> float:
+        """Run the command of a step. Errors as for `one`."""
         self.flags.begin(step)
         log_file = self.folder / LOGS / f"{step.name}.log"
         log_file.parent.mkdir(exist_ok=True)
-        numbers = [gpu for gpu in gpus if gpu is not None]
-        environment = {**self.environment, **({"CUDA_VISIBLE_DEVICES": ",".join(numbers)} if numbers else {})}
+        environment = {**self.environment, **({"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {})}
         start = perf_counter()
         with log_file.open("w", encoding="utf-8") as log:
             log.write(f"$ {step.line}\n")

@@ -22,7 +22,6 @@ from nnunet_ext.end_to_end.workflow.study_steps import (
 )
 from nnunet_ext.end_to_end.workflow.systems import OF_THE_STUDY, OUR_TRAINER
 from nnunet_ext.files import check_folder, check_output_folder
-from nnunet_ext.folder_lock import owned_folder
 from nnunet_ext.processes import usable_cores
 
 #: Phantoms of `--fast`. Six test cases are the fewest with a p-value.
@@ -120,18 +119,17 @@ def study(
     if dry_run:
         print(described(steps, out), flush=True)
         return Outcome()
-    with owned_folder(out):
-        for folder in (RAW, PREPROCESSED, RESULTS):
-            (out / folder).mkdir(exist_ok=True)
-        environment = nnunet_environment(
-            *(out / folder for folder in (RAW, PREPROCESSED, RESULTS)), n_processes=n_processes
-        )
-        if device == "cpu":  # one step shall not take the cores of the others
-            environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // at_a_time)))
-            environment.setdefault("nnUNet_n_proc_DA", str(max(1, n_processes // 2)))
-        if fast:
-            environment["nnUNet_compile"] = "f"  # it takes longer than such a training
-        outcome = run_steps(steps, out, environment=environment, at_a_time=at_a_time, gpus=gpus, say=_say)
+    for folder in (RAW, PREPROCESSED, RESULTS):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    environment = nnunet_environment(
+        *(out / folder for folder in (RAW, PREPROCESSED, RESULTS)), n_processes=n_processes
+    )
+    if device == "cpu":  # one step shall not take the cores of the others
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // at_a_time)))
+        environment.setdefault("nnUNet_n_proc_DA", str(max(1, n_processes // 2)))
+    if fast:
+        environment["nnUNet_compile"] = "f"  # it takes longer than such a training
+    outcome = run_steps(steps, out, environment=environment, at_a_time=at_a_time, gpus=gpus, say=_say)
     minutes = sum(outcome.seconds.values()) / 60
     if not outcome.failed:
         _say(

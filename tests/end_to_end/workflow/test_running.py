@@ -144,6 +144,26 @@ def test_steps_run_at_a_time_but_each_gpu_has_one(tmp_path):
     assert [line[:4] for line in lines] == ["[1/2", "    ", "[2/2", "    "]  # the second begins when the first is done
 
 
+def test_two_runs_of_one_folder_make_each_step_once(tmp_path):
+    steps = [work("a"), work("b", "a"), work("c", "b")]
+    words = json.dumps([list(asdict(step).values())[:5] for step in steps])
+    (tmp_path / "hold_a").touch()
+    first = subprocess.Popen([sys.executable, "-c", RUNNER, words, str(tmp_path)], stdout=subprocess.DEVNULL)
+    until(lambda: bool(begun(tmp_path)))
+    lines: list[str] = []
+
+    def say(line: str) -> None:
+        lines.append(line)
+        if "another run makes it" in line:
+            (tmp_path / "hold_a").unlink(missing_ok=True)
+
+    outcome = run_steps(steps, tmp_path, environment=dict(os.environ), say=say)
+    assert first.wait(60) == 0
+    assert any(f"    a: another run makes it (process {first.pid} on host" in line for line in lines)
+    assert (outcome.done, outcome.failed) == (["a", "b", "c"], {})  # by whomever
+    assert sorted(begun(tmp_path)) == ["a", "b", "c"]
+
+
 def test_an_interrupted_run_ends_its_commands(tmp_path):
     (tmp_path / "hold_a").touch()
     words = json.dumps([list(asdict(work("a")).values())[:5]])
