@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from late_files import late_files
+from reference_tables import check_file
 from worker_functions import until
 
 from nnunet_ext.leases import STALE_S, Lease, LeaseTaken
@@ -135,6 +136,7 @@ def test_the_job_of_a_batch_system_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "41")
     lease = Lease(tmp_path / "lease")
     assert mine(lease.file)["job"] == "41"
+    check_file(mine(lease.file), ".nnunet_ext.lock")
     lease.release()
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "40")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")

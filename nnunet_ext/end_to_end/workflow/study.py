@@ -92,7 +92,7 @@ def study(
         check_folder(Path(source), "folder of the patients")
         if not test_cases and "--test" not in convert_options:
             raise ValueError("name the test cases, which no network is trained on: --test CASE CASE ...")
-    device = _device(device)
+    device = device if device and dry_run else _device(device)  # a script may be for another machine
     gpus = _gpus() if device == "cuda" else []
     at_a_time = at_a_time or max(len(gpus), min(2, usable_cores()) if fast and device == "cpu" else 1)
     n_processes = n_processes or max(1, min(8, usable_cores() // at_a_time))

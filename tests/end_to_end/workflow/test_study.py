@@ -44,14 +44,14 @@ def test_options_reach_the_steps(tmp_path, monkeypatch, capsys):
         fewer_images=[],
         convert_options="--labels labels.toml --no-n4",
         folds=[3],
-        device="cpu",
+        device="cuda",  # of another machine, for which the script is
         dry_run=True,
     )
     said = capsys.readouterr().out
     assert f"--test case_41 --register --labels {tmp_path / 'labels.toml'} --no-n4 -np " in said
     assert "-overwrite_target_spacing 1.25 0.8 0.8" in said
     assert [line.split()[3] for line in said.splitlines() if line.startswith("nnUNetv2_train")] == ["3", "3"]
-    assert "-tr CascadeOARTrainerReference -p CascadeOARPlans " in said
+    assert "-tr CascadeOARTrainerReference -p CascadeOARPlans --c -device cuda" in said
 
 
 @pytest.mark.parametrize(
