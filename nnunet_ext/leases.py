@@ -18,6 +18,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -224,15 +225,30 @@ def _machine() -> str:
         return ""
 
 
+def describe_process(pid: int) -> dict[str, Any]:
+    """What tells a process of this machine from all others.
+
+    Raises:
+        psutil.NoSuchProcess: If it has ended.
+    """
+    begun_s = psutil.Process(pid).create_time()
+    return {"host": socket.gethostname(), "pid": pid, "pid_started": begun_s, "machine": _machine()}
+
+
+def runs_here(process: Mapping[str, Any]) -> bool:
+    """Whether a process that `describe_process` described still runs, and on this machine."""
+    if (process["host"], process["machine"]) != (socket.gethostname(), _machine()):
+        return False
+    begun_s = _begun(process["pid"])
+    return begun_s is not None and abs(begun_s - process["pid_started"]) < SAME_START_S
+
+
 def _this_process() -> dict[str, Any]:
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     jobs = [f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}"] if array else []
     jobs += [os.environ[variable] for variable in JOBS if os.environ.get(variable)]
     return {
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "pid_started": psutil.Process().create_time(),
-        "machine": _machine(),
+        **describe_process(os.getpid()),
         "job": jobs[0] if jobs else None,
         "started": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z"),
         "mark": process_mark(),

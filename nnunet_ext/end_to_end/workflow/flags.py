@@ -6,16 +6,21 @@ has the fingerprint of today's command and if all outputs are there. So a killed
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
+import psutil
+
 from nnunet_ext.end_to_end.workflow.step import Step, fingerprints
 from nnunet_ext.files import Shape, read_json, write_json
+from nnunet_ext.leases import describe_process, runs_here
 
 FOLDER = "steps"
-_FLAG: Shape = {"fingerprint": str, "command": str, "at": str, "seconds?": float}
+_PROCESS: Shape = {"host": str, "pid": int, "pid_started": float, "machine": str}
+_FLAG: Shape = {"fingerprint": str, "command": str, "at": str, "seconds?": float, "process?": _PROCESS}
 _REMEDY = "delete it to make its step again"
 
 
@@ -84,6 +89,16 @@ class Flags:
         self.done_file(step).unlink(missing_ok=True)
         self.started_file(step).parent.mkdir(exist_ok=True)
         write_json(self._flag(step), self.started_file(step))
+
+    def note_process(self, step: Step, pid: int) -> None:
+        """Note which process a step that has begun is."""
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended already
+            write_json({**self._flag(step), "process": describe_process(pid)}, self.started_file(step))
+
+    def still_runs(self, step: Step) -> bool:
+        """Whether the command that a step was begun with runs on this machine, though whoever began it was killed."""
+        process = _read(self.started_file(step)).get("process")
+        return process is not None and runs_here(process)
 
     def end(self, step: Step, seconds: float) -> None:
         """Note that a step has ended well."""

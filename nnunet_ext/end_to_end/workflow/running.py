@@ -138,7 +138,9 @@ class _Run:
                         mine = [self.free_gpus.pop(0) for _ in range(min(step.resources.gpus, self.n_gpus))]
                         self.begun += 1
                         number = len(self.outcome.before) + self.begun
-                        self.say(f"[{number}/{len(self.steps)}] {step.title}\n    $ {step.line}")
+                        self.say(
+                            f"[{number}/{len(self.steps)}] {step.title}: {LOGS}/{step.name}.log\n    $ {step.line}"
+                        )
                         running[pool.submit(self.one, step, mine)] = (step, mine)
                     ended, _ = wait(running, return_when=FIRST_COMPLETED)
                     for future in ended:
@@ -193,6 +195,7 @@ class _Run:
             OSError: If it can't be begun.
         """
         with self.leased(step):
+            self.outlived(step)
             if self.flags.is_done(step) and step.name not in self.made_again:
                 return self.flags.seconds(step) or 0.0  # another run has made it
             return self.made(step, [gpu for gpu in gpus if gpu is not None])
@@ -219,6 +222,15 @@ class _Run:
         finally:
             lease.release()
 
+    def outlived(self, step: Step) -> None:
+        """Wait for the command of a killed run, which ends by itself: two must not write the same files."""
+        if self.flags.still_runs(step):
+            self.say(f"    {step.title}: the command of a killed run is still ending, which is waited for")
+        while self.flags.still_runs(step):
+            if self.stopped:
+                raise RuntimeError("interrupted")
+            time.sleep(WAIT_S)
+
     def made(self, step: Step, gpus: Sequence[str]) -> float:
         """Run the command of a step. Errors as for `one`."""
         self.flags.begin(step)
@@ -242,6 +254,7 @@ class _Run:
                     preexec_fn=KILL_WITH_PARENT,
                 )
                 self.processes.add(process)
+            self.flags.note_process(step, process.pid)
             code = process.wait()
         with self.lock:
             self.processes.discard(process)

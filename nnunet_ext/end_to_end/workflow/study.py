@@ -38,7 +38,7 @@ def study(
     *,
     test_cases: Sequence[str] = (),
     systems: Sequence[str] = OF_THE_STUDY,
-    fewer_images: Sequence[str] = ("CT", "T1+T2"),
+    fewer_images: Sequence[str] | None = None,
     folds: Sequence[int] | None = None,
     each_fold: bool = False,
     modalities: Sequence[str] = ("CT", "T1", "T2"),
@@ -64,7 +64,8 @@ def study(
         out: Folder of the study. The tables are in `out/tables` in the end.
         test_cases: Cases that no network is trained on.
         systems: Names of the systems (`workflow.systems`).
-        fewer_images: Sets of images that are compared with all of them at 32x96x96, such as `T1+T2`.
+        fewer_images: Sets of images that are compared with all of them at 32x96x96, such as `T1+T2`. None are
+            the CT, and T1 and T2, where there are more images.
         folds: Of the cross-validation. None are all five, with `fast` the first.
         each_fold: Score the models of single folds too.
         modalities: All images, in nnU-Net's order.
@@ -103,7 +104,7 @@ def study(
         dataset_id=dataset_id,
         name=name,
         modalities=tuple(modalities),
-        fewer=tuple(tuple(images.split("+")) for images in fewer_images),
+        fewer=_fewer(modalities, fewer_images),
         systems=tuple(systems),
         folds=tuple(folds) if folds else StudyOptions.folds,
         each_fold=each_fold,
@@ -175,6 +176,12 @@ def _fast(options: StudyOptions, folds: Sequence[int] | None) -> StudyOptions:
         iterations=FAST_ITERATIONS,
         minutes=FAST_MINUTES,
     )
+
+
+def _fewer(modalities: Sequence[str], named: Sequence[str] | None) -> tuple[tuple[str, ...], ...]:
+    if named is None:
+        return tuple(images for images in StudyOptions.fewer if set(images) < set(modalities))
+    return tuple(tuple(images.split("+")) for images in named)
 
 
 def _absolute(words: Sequence[str]) -> tuple[str, ...]:

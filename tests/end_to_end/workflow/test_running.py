@@ -144,6 +144,30 @@ def test_steps_run_at_a_time_but_each_gpu_has_one(tmp_path):
     assert [line[:4] for line in lines] == ["[1/2", "    ", "[2/2", "    "]  # the second begins when the first is done
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing tells the commands of a killed process to end")
+def test_a_command_that_takes_its_time_to_end_is_waited_for(tmp_path):
+    script = (
+        "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        + WORK
+        + "\nprint('ended', file=open('begun.txt', 'a'))"
+    )
+    step = Step("a", "a", ("python", "-c", script, "a", "a.txt"), ("a.txt",))
+    (tmp_path / "hold_a").touch()
+    words = json.dumps([list(asdict(step).values())[:5]])
+    killed = subprocess.Popen([sys.executable, "-c", RUNNER, words, str(tmp_path)], stdout=subprocess.DEVNULL)
+    until(lambda: (tmp_path / "steps" / "a.started.json").is_file() and bool(begun(tmp_path)))
+    until(lambda: "process" in json.loads((tmp_path / "steps" / "a.started.json").read_text()))
+    killed.kill()
+    killed.wait()
+
+    def say(line: str) -> None:
+        if "still ending" in line:
+            (tmp_path / "hold_a").unlink()
+
+    assert run_steps([step], tmp_path, environment=dict(os.environ), say=say).done == ["a"]
+    assert begun(tmp_path) == ["a", "ended", "a", "ended"]
+
+
 def test_two_runs_of_one_folder_make_each_step_once(tmp_path):
     steps = [work("a"), work("b", "a"), work("c", "b")]
     words = json.dumps([list(asdict(step).values())[:5] for step in steps])

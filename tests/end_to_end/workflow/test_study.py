@@ -54,6 +54,12 @@ def test_options_reach_the_steps(tmp_path, monkeypatch, capsys):
     assert "-tr CascadeOARTrainerReference -p CascadeOARPlans --c -device cuda" in said
 
 
+def test_without_t2_only_the_ct_is_compared_with_all_images(tmp_path, capsys):
+    study(None, tmp_path, modalities=["CT", "T1"], fast=True, device="cpu", dry_run=True)
+    channels = [line for line in capsys.readouterr().out.splitlines() if line.startswith("nnunet_ext channels")]
+    assert channels == ["nnunet_ext channels 521 -d 522 -n HeadMR_CT --modalities CT"]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
