@@ -48,7 +48,7 @@ static int is_late(int folder, const char *path) {
 
 static int opened(int folder, const char *path, int flags, mode_t mode) {
     int writes = (flags & O_ACCMODE) != O_RDONLY;
-    if (!(flags & O_EXCL) && is_late(folder, path)) {
+    if (!(flags & O_CREAT) && is_late(folder, path)) { /* who may make it asks the server */
         errno = ENOENT;
         return -1;
     }
