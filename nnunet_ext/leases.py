@@ -237,10 +237,19 @@ def describe_process(pid: int) -> dict[str, Any]:
 
 def runs_here(process: Mapping[str, Any]) -> bool:
     """Whether a process that `describe_process` described still runs, and on this machine."""
-    if (process["host"], process["machine"]) != (socket.gethostname(), _machine()):
+    if not _was_here(process):
         return False
     begun_s = _begun(process["pid"])
     return begun_s is not None and abs(begun_s - process["pid_started"]) < SAME_START_S
+
+
+def ended_here(process: Mapping[str, Any]) -> bool:
+    """Whether such a process was one of this machine and has ended, and no other one has its number."""
+    return _was_here(process) and _begun(process["pid"]) is None
+
+
+def _was_here(process: Mapping[str, Any]) -> bool:
+    return (process["host"], process["machine"]) == (socket.gethostname(), _machine())
 
 
 def _this_process() -> dict[str, Any]:

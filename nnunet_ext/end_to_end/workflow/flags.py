@@ -16,7 +16,8 @@ import psutil
 
 from nnunet_ext.end_to_end.workflow.step import Step, fingerprints
 from nnunet_ext.files import Shape, read_json, write_json
-from nnunet_ext.leases import describe_process, runs_here
+from nnunet_ext.leases import describe_process, ended_here, runs_here
+from nnunet_ext.processes import end_group
 
 FOLDER = "steps"
 _PROCESS: Shape = {"host": str, "pid": int, "pid_started": float, "machine": str}
@@ -99,6 +100,12 @@ class Flags:
         """Whether the command that a step was begun with runs on this machine, though whoever began it was killed."""
         process = _read(self.started_file(step)).get("process")
         return process is not None and runs_here(process)
+
+    def end_rest(self, step: Step) -> None:
+        """End what the command of a killed run has left behind on this machine. The command itself has ended."""
+        process = _read(self.started_file(step)).get("process")
+        if process is not None and ended_here(process):
+            end_group(process["pid"])
 
     def end(self, step: Step, seconds: float) -> None:
         """Note that a step has ended well."""

@@ -16,7 +16,7 @@ from time import perf_counter
 from nnunet_ext.end_to_end.workflow.flags import Flags
 from nnunet_ext.end_to_end.workflow.step import Step, producers
 from nnunet_ext.leases import Lease, LeaseTaken
-from nnunet_ext.processes import GRACE_S, KILL_WITH_PARENT, console_script
+from nnunet_ext.processes import GRACE_S, KILL_WITH_PARENT, console_script, end_group
 
 LOGS = "logs"
 #: Between two looks whether another run has made a step.
@@ -230,6 +230,7 @@ class _Run:
             if self.stopped:
                 raise RuntimeError("interrupted")
             time.sleep(WAIT_S)
+        self.flags.end_rest(step)
 
     def made(self, step: Step, gpus: Sequence[str]) -> float:
         """Run the command of a step. Errors as for `one`."""
@@ -252,10 +253,12 @@ class _Run:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     preexec_fn=KILL_WITH_PARENT,
+                    start_new_session=True,  # a group of its own, with all that it starts
                 )
                 self.processes.add(process)
             self.flags.note_process(step, process.pid)
             code = process.wait()
+            end_group(process.pid)
         with self.lock:
             self.processes.discard(process)
         if code != 0:
@@ -276,6 +279,7 @@ class _Run:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(GRACE_S)
                 process.kill()
+                end_group(process.pid)
 
 
 def last_line(log: Path, *, most_bytes: int = 20_000) -> str:

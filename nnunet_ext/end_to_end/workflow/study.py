@@ -94,7 +94,7 @@ def study(
         if not test_cases and "--test" not in convert_options:
             raise ValueError("name the test cases, which no network is trained on: --test CASE CASE ...")
     device = device if device and dry_run else _device(device)  # a script may be for another machine
-    gpus = _gpus() if device == "cuda" else []
+    gpus = _gpus() if device == "cuda" and not dry_run else []
     at_a_time = at_a_time or max(len(gpus), min(2, usable_cores()) if fast and device == "cpu" else 1)
     n_processes = n_processes or max(1, min(8, usable_cores() // at_a_time))
     options = StudyOptions(
@@ -164,6 +164,7 @@ def _fast(options: StudyOptions, folds: Sequence[int] | None) -> StudyOptions:
     return replace(
         options,
         test=options.test or phantoms,
+        shown=phantoms[:1],  # surfaces of noise, as so short a training draws it, take minutes
         n_phantoms=n,
         folds=tuple(folds) if folds else (0,),
         register=options.register and options.source is not None,
@@ -192,6 +193,8 @@ def _absolute(words: Sequence[str]) -> tuple[str, ...]:
 
 
 def _device(device: str | None) -> str:
+    if device == "cpu":
+        return device  # torch takes seconds to import
     from nnunet_ext.prediction.loading import choose_device
 
     return choose_device(device).type

@@ -46,6 +46,7 @@ class StudyOptions:
         planner, plans, trainer: Names, as nnU-Net's commands take them.
         spacing_mm: Of the grid, `(Z, Y, X)`. None leaves it to the planner.
         epochs, iterations: Of each training, instead of the plan's.
+        shown: Cases that the report draws. None are the worst, the median and the best.
         device: `cuda`, `cpu` or `mps`.
         n_processes: Of the steps that have several.
         minutes: Expected of a training, instead of the study's.
@@ -70,6 +71,7 @@ class StudyOptions:
     spacing_mm: tuple[float, ...] | None = STUDY_SPACING_MM
     epochs: int | None = None
     iterations: int | None = None
+    shown: tuple[str, ...] = ()
     device: str = "cuda"
     n_processes: int = 2
     minutes: float | None = None
@@ -298,6 +300,7 @@ class _Study:
                 *_words("nnunet_ext report"),
                 *(f"{name}={folder}" for name, folder in runs.items()),
                 *_words("-o", TABLES, "--reference-study"),
+                *(("--cases", *self.o.shown) if self.o.shown else ()),
             ),
             (TABLES,),
             tuple(runs.values()),

@@ -168,6 +168,30 @@ def test_a_command_that_takes_its_time_to_end_is_waited_for(tmp_path):
     assert begun(tmp_path) == ["a", "ended", "a", "ended"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing tells the commands of a killed process to end")
+def test_loaders_that_outlive_a_killed_command_are_ended_by_the_next_run(tmp_path):
+    loader = (
+        "import subprocess; pid = subprocess.Popen(['sleep', '600']).pid; print(pid, file=open('loaders.txt', 'a'))\n"
+    )
+    step = Step("a", "a", ("python", "-c", loader + WORK, "a", "a.txt"), ("a.txt",))
+    (tmp_path / "hold_a").touch()
+    words = json.dumps([list(asdict(step).values())[:5]])
+    killed = subprocess.Popen([sys.executable, "-c", RUNNER, words, str(tmp_path)], stdout=subprocess.DEVNULL)
+    until(
+        lambda: bool(begun(tmp_path)) and "process" in json.loads((tmp_path / "steps" / "a.started.json").read_text())
+    )
+    killed.kill()
+    killed.wait()
+    until(lambda: not alive(int((tmp_path / "begun.txt").read_text().split()[1])))
+    (first,) = map(int, (tmp_path / "loaders.txt").read_text().split())
+    assert alive(first)
+    (tmp_path / "hold_a").unlink()
+    assert run([step], tmp_path).done == ["a"]
+    pids = [int(pid) for pid in (tmp_path / "loaders.txt").read_text().split()]
+    assert len(pids) == 2
+    until(lambda: not any(map(alive, pids)))
+
+
 def test_two_runs_of_one_folder_make_each_step_once(tmp_path):
     steps = [work("a"), work("b", "a"), work("c", "b")]
     words = json.dumps([list(asdict(step).values())[:5] for step in steps])

@@ -29,6 +29,7 @@ def test_a_dry_run_prints_a_script_and_writes_nothing(tmp_path, capsys):
     (convert,) = [line for line in lines if line.startswith("nnunet_ext convert")]
     assert len(re.findall(r"phantom_\d+", convert)) == FAST_TEST
     assert lines[-1].startswith("nnunet_ext report whole=scores/whole localizer=scores/localizer 32x128x128=")
+    assert lines[-1].endswith("-o tables --reference-study --cases phantom_008 -np 1")
     assert sum(line.startswith("nnUNetv2_train ") for line in lines) == 9
 
 
