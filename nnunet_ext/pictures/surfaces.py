@@ -45,7 +45,7 @@ NOTHING = "neither reference nor prediction holds an organ, so there is nothing 
 #: Meshes are made on voxels of at most this size, in mm, smoothed by about half an original voxel.
 MESH_MM = 0.9
 #: What is longer is noise of a network that has learned little, or no small organ. Its mesh has the voxels of the image:
-#: finer ones would be millions of triangles, which take minutes to draw.
+#: on finer ones its triangles take minutes to draw.
 LONGEST_FINE_MM = 120.0
 BACKGROUND = "#14161a"
 #: Towards the light and towards a weaker one, in camera axes (right, up, to the viewer).
