@@ -20,7 +20,7 @@ seconds. The packages:
 - `evaluation`: scores against references.
 - `reporting`: experiments side by side, and the page to look at cases.
 - `phantom`: synthetic heads with exact labels.
-- `end_to_end`: the demo, the training that starts from a model, and the benchmarks.
+- `end_to_end`: the demo, the study, the training that starts from a model, and the benchmarks.
 - `starter`: the small model inside the package.
 - `installation`: lookup modules in nnU-Net, models from a zip file, and the check of an environment.
 - `hooks`: the lookup modules themselves.

@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import dis
 import errno
+import itertools
 import json
 import os
 import platform
 import re
+import secrets
 import sys
 import sysconfig
 import tempfile
@@ -63,6 +65,16 @@ _KINDS: dict[type | None, str] = {
 # ------------------------------------------------------------------------------------------------ writing
 
 
+_marks: dict[int, str] = {}
+_numbers = itertools.count()
+
+
+def process_mark() -> str:
+    """This process, in the names of its temporary files. Processes of two machines may have the same number."""
+    pid = os.getpid()
+    return _marks.get(pid) or _marks.setdefault(pid, f"{pid}.{secrets.token_hex(4)}")
+
+
 @contextlib.contextmanager
 def written_whole(file: Path, *, ending: str = "", flush: bool = False) -> Iterator[Path]:
     """A temporary name beside `file`. It becomes `file` when the block ends without an error.
@@ -76,8 +88,7 @@ def written_whole(file: Path, *, ending: str = "", flush: bool = False) -> Itera
         flush: Whether it must be on the disk before it gets the name. Only then it survives a power cut.
     """
     stem = file.name.removesuffix(ending) if ending else file.name
-    temporary = file.with_name(f".{stem}.{os.getpid()}{ending or '.tmp'}")
-    temporary.unlink(missing_ok=True)  # of a killed run that had the same number
+    temporary = file.with_name(f".{stem}.{process_mark()}.{next(_numbers)}{ending or '.tmp'}")
     try:
         yield temporary
         if not temporary.is_file():

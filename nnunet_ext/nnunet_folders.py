@@ -29,30 +29,31 @@ DATASET_JSON: Shape = {
     "one_intensity_range?": bool,
     "overwrite_image_reader_writer?": (str, None),
 }
+_CASE: Shape = {
+    "box?": (None, list),
+    "crops?": ({str: _BOX}, None),
+    "warnings?": [str],
+    "messages?": [dict],
+    "missing?": [str],
+    "postprocessed?": dict,
+    "channels?": [str],
+    "failed?": str,
+    "fallback_whole_volume?": bool,
+    "prepare_s?": float,
+    "segment_s?": float,
+    "write_s?": float,
+    "device?": str,
+    "peak_memory_mb?": float,
+    "peak_device_memory_mb?": float,
+}
 PREDICTIONS_JSON: Shape = {
-    "cases": {
-        str: {
-            "box?": (None, list),
-            "crops?": ({str: _BOX}, None),
-            "warnings?": [str],
-            "messages?": [dict],
-            "missing?": [str],
-            "postprocessed?": dict,
-            "channels?": [str],
-            "failed?": str,
-            "fallback_whole_volume?": bool,
-            "prepare_s?": float,
-            "segment_s?": float,
-            "write_s?": float,
-            "device?": str,
-            "peak_memory_mb?": float,
-            "peak_device_memory_mb?": float,
-        }
-    },
+    "cases": {str: _CASE},
     "models?": [str],
     "model?": str,
     "postprocessing?": (dict, None),
 }
+#: Folder beside `predictions.json` with a file per case, which counts instead of the case's entry there.
+RECORDS = "records"
 PREDICTIONS_REMEDY = "it is not what nnunet_ext predict writes: move it away to go on without it, or predict again"
 #: Key of `dataset.json` with lists of cases of one person, which planning keeps in one fold.
 SAME_PERSON_KEY = "same_person"
@@ -150,7 +151,7 @@ def need(content: Mapping[str, Any], key: str, path: Path) -> Any:
 
 
 def read_predictions_json(path: Path) -> dict[str, Any]:
-    """The `predictions.json` that `nnunet_ext predict` writes beside label maps.
+    """The `predictions.json` that `nnunet_ext predict` writes beside label maps, with the records of cases beside it.
 
     Raises:
         OSError: If it cannot be read.
@@ -158,12 +159,35 @@ def read_predictions_json(path: Path) -> dict[str, Any]:
     """
     content = read_json(path, PREDICTIONS_JSON, remedy=PREDICTIONS_REMEDY)
     for case, record in content["cases"].items():
-        box = record.get("box") or ()
-        if box and (misfit(box, _BOX) or not all(0 <= lower < upper for lower, upper in box)):
-            raise ValueError(
-                f"{path}: the box of case '{case}' is {shown(box)}, three pairs of voxels are needed; {PREDICTIONS_REMEDY}"
-            )
-    return content
+        _check_box(record, case, path)
+    return {**content, "cases": with_records(content["cases"], path.parent)}
+
+
+def with_records(cases: Mapping[str, Mapping], folder: Path) -> dict[str, Any]:
+    """Entries of cases, with those of the records in a folder of predictions in their place.
+
+    Each case has a file of its own, so no process ever writes what another one writes. An empty record takes a case out.
+
+    Raises:
+        ValueError: If a record is damaged.
+    """
+    found: dict[str, Any] = dict(cases)
+    for file in sorted((folder / RECORDS).glob("*.json")):
+        case = file.name.removesuffix(".json")
+        record = read_json(file, (_CASE, None), remedy="delete it and the label map of its case, and predict again")
+        found.pop(case, None)
+        if record is not None:
+            _check_box(record, case, file)
+            found[case] = record
+    return found
+
+
+def _check_box(record: Mapping[str, Any], case: str, path: Path) -> None:
+    box = record.get("box") or ()
+    if box and (misfit(box, _BOX) or not all(0 <= lower < upper for lower, upper in box)):
+        raise ValueError(
+            f"{path}: the box of case '{case}' is {shown(box)}, three pairs of voxels are needed; {PREDICTIONS_REMEDY}"
+        )
 
 
 def read_splits(path: Path) -> list[dict[str, list[str]]]:

@@ -127,6 +127,13 @@ def ended(process: subprocess.Popen) -> Iterator[None]:
             process.stdout.close()
 
 
+def end_group(leader: int) -> None:
+    """End all that a command which led a process group of its own has left of it, such as nnU-Net's loaders."""
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(OSError):  # there is nothing left
+            os.killpg(leader, signal.SIGKILL)
+
+
 def run_command(command: Sequence[str], *, environment: Mapping[str, str], folder: Path, failed: str) -> None:
     """Run a command without showing its output. It ends with this process.
 

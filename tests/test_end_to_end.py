@@ -418,7 +418,12 @@ def test_folders_of_raw_channels_are_contoured_on_their_own_ct_grid_also_when_in
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 130, errors
     whole = [mask.name for mask in masks if mask.exists()]  # the second too, if it was being written
-    assert sorted(f.name for f in (tmp_path / "out").iterdir()) == ["dataset.json", *whole, "predictions.json"]
+    assert sorted(f.name for f in (tmp_path / "out").iterdir()) == [
+        "dataset.json",
+        *whole,
+        "predictions.json",
+        "records",
+    ]
     assert f"{len(masks) - len(whole)} written, {len(whole)} skipped" in space.run(*arguments, *MODEL)
     for case in TEST_CASES:
         ct = sitk.ReadImage(str(tmp_path / "in" / case / "CT.nii.gz"))

@@ -10,13 +10,14 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 from worker_functions import until
 
-from nnunet_ext import folder_lock
 from nnunet_ext.folder_lock import LOCK, FolderInUse, holding, owned_file, owned_folder, owned_part
+from nnunet_ext.leases import STALE_S
 
 ME = rf"process {os.getpid()} on host {re.escape(socket.gethostname())}, started \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d"
 HOLD = """
@@ -85,8 +86,11 @@ def test_the_record_of_a_killed_run_is_not_believed_and_its_temporary_files_go(t
     first.kill()
     first.wait()
     (out / "figures").mkdir()
-    left_behind = [f".case.{first.pid}.nii.gz", f".a.json.{first.pid}", f"figures/.box.{first.pid}.png"]
-    others = [".case.1.nii.gz", f"case.{first.pid}.nii.gz", "result.csv", "figures/box.png"]
+    mark = json.loads((out / LOCK).read_bytes())["mark"]
+    assert mark.startswith(f"{first.pid}.")
+    left_behind = [f".case.{mark}.3.nii.gz", f".a.json.{mark}.0.tmp", f"figures/.box.{mark}.1.png"]
+    # A process of another machine may have the same number.
+    others = [f".case.{first.pid}.0a1b2c3d.3.nii.gz", f"case.{mark}.nii.gz", "result.csv", "figures/box.png"]
     for name in (*left_behind, *others):
         (out / name).touch()
     with owned_folder(out):
@@ -132,13 +136,19 @@ def test_files_of_one_folder_have_owners_of_their_own(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+def killed(lock: Path) -> None:
+    """The lease of a run on another machine that nobody has touched for minutes."""
+    lock.write_text(json.dumps({"host": "a", "pid": 7, "started": "yesterday", "mark": "7.0a1b2c3d"}))
+    os.utime(lock, (time.time() - STALE_S - 5,) * 2)
+
+
 def test_the_half_file_of_a_killed_run_goes_and_other_files_stay(tmp_path: Path):
-    (tmp_path / ".a.html.nnunet_ext.lock").write_text(' {"host": "a", "pid": 7, "started": "yesterday"}')
-    for name in (".a.html.7.tmp", ".b.html.7.tmp", "a.html"):
+    killed(tmp_path / ".a.html.nnunet_ext.lock")
+    for name in (".a.html.7.0a1b2c3d.0.tmp", ".b.html.7.0a1b2c3d.1.tmp", "a.html"):
         (tmp_path / name).touch()
     with owned_file(tmp_path / "a.html"):
         pass
-    assert sorted(file.name for file in tmp_path.iterdir()) == [".b.html.7.tmp", "a.html"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".b.html.7.0a1b2c3d.1.tmp", "a.html"]
 
 
 def test_parts_of_one_division_share_a_folder_and_nobody_else(tmp_path: Path):
@@ -172,23 +182,10 @@ def test_parts_that_start_together_all_start(tmp_path: Path):
 
 
 def test_what_a_killed_part_left_stops_nobody(tmp_path: Path):
-    (tmp_path / ".nnunet_ext.part-0-of-2.lock").write_text(' {"host": "a", "pid": 7, "started": "yesterday"}')
-    (tmp_path / ".case.7.nii.gz").touch()
+    killed(tmp_path / ".nnunet_ext.part-0-of-2.lock")
+    (tmp_path / ".case.7.0a1b2c3d.2.nii.gz").touch()
     with owned_part(tmp_path, 1, 0):
         assert [file.name for file in tmp_path.iterdir()] == [LOCK]
-
-
-def test_a_file_system_without_locks_is_named_once_and_stops_nobody(tmp_path: Path, monkeypatch, caplog):
-    def no_locks(handle: int, *, blocking: bool) -> bool:
-        raise OSError(errno.ENOSYS, "Function not implemented")
-
-    monkeypatch.setattr(folder_lock, "lock_descriptor", no_locks)
-    for _ in range(2):
-        with owned_folder(tmp_path / "out"):
-            pass
-    (line,) = [record.message for record in caplog.records if record.name == folder_lock.__name__]
-    assert "has no file locks (Function not implemented): a second run into this folder would not be noticed" in line
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_lock_file_of_another_user_is_named_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -197,7 +194,7 @@ def test_the_lock_file_of_another_user_is_named_with_the_remedy(tmp_path: Path, 
     def refuse(*_: object) -> int:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(folder_lock.os, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(PermissionError, match="is another user's; if no run of theirs works there, delete that file"), \
          owned_folder(tmp_path):  # fmt: skip
         pytest.fail("owned")

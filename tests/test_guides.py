@@ -66,6 +66,7 @@ NOT_RUN = {
     "make check": "runs a part of this",
     "nnunet_ext phantom heads --from-maps": "label maps are no part of the package; see phantom/from_maps/test_making",
     "nnunet_ext convert heads -d 502": "converts these",
+    "nnunet_ext study": "types the other commands; see end_to_end/workflow/test_study",
     "nnunet_ext benchmark": "minutes; see test_training_benchmark, test_prediction_benchmark, test_conversion_benchmark",
 }
 

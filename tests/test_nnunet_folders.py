@@ -105,6 +105,27 @@ def test_a_predictions_json_that_predict_did_not_write_is_refused(tmp_path: Path
     assert "move it away" in str(error.value)
 
 
+def test_the_record_of_a_case_counts_instead_of_its_entry_and_an_empty_one_takes_it_out(tmp_path: Path):
+    path = write(
+        tmp_path / "predictions.json", {"models": ["m"], "cases": {"a": {"failed": "no CT"}, "b": {}, "c": {}}}
+    )
+    (tmp_path / "records").mkdir()
+    write(tmp_path / "records" / "a.json", {"box": [[0, 1], [2, 3], [4, 5]]})
+    write(tmp_path / "records" / "b.json", None)
+    write(tmp_path / "records" / "d.v2.json", {"failed": "no T1"})
+    (tmp_path / "records" / ".e.json.7.tmp").write_text("{")
+    cases = {"a": {"box": [[0, 1], [2, 3], [4, 5]]}, "c": {}, "d.v2": {"failed": "no T1"}}
+    assert read_predictions_json(path) == {"models": ["m"], "cases": cases}
+    for content, said in (
+        ("{", "is damaged"),
+        ('{"box": [1, 2, 3]}', "the box of case 'a' is"),
+        ("[]", "is not what it"),
+    ):
+        (tmp_path / "records" / "a.json").write_text(content)
+        with pytest.raises(ValueError, match=rf"records/a\.json.*{said}"):
+            read_predictions_json(path)
+
+
 @pytest.mark.parametrize(
     "content", [{}, [3], [{"train": []}], [{"train": "a", "val": []}], [{"train": [1], "val": []}]]
 )

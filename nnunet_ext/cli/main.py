@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from nnunet_ext._version import __version__
 from nnunet_ext.cli import (
     benchmark,
+    channels,
     convert,
     demo,
     doctor,
@@ -32,6 +33,8 @@ from nnunet_ext.cli import (
     register,
     report,
     rtstruct,
+    schedule,
+    study,
     view,
 )
 from nnunet_ext.cli.arguments import Verb, add_verbs, common_options
@@ -42,7 +45,9 @@ from nnunet_ext.files import in_one_line
 VERBS: Mapping[str, Verb] = {
     "phantom": phantom,
     "convert": convert,
+    "channels": channels,
     "register": register,
+    "schedule": schedule,
     "finetune": finetune,
     "postprocessing": postprocessing,
     "predict": predict,
@@ -54,6 +59,7 @@ VERBS: Mapping[str, Verb] = {
     "hook": hook,
     "doctor": doctor,
     "demo": demo,
+    "study": study,
     "benchmark": benchmark,
 }
 #: Exit code of a command that was interrupted, as shells have it: 128 and the number of SIGINT.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from nnunet_ext.end_to_end.workflow.running import nnunet_environment
 from nnunet_ext.files import check_output_folder, read_json
 from nnunet_ext.folder_lock import holding, owned_folder
 from nnunet_ext.labels.organs import ORGANS
@@ -47,16 +48,11 @@ class Demo:
         self.done_file = self.out / "steps.json"
         self.done: dict[str, float] = _steps_done(self.done_file)
         self.n_processes = max(1, min(8, os.cpu_count() or 1))
+        folders = (self.out / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"))
         self.environment = {
-            "OMP_WAIT_POLICY": "passive",  # threads that spin while they wait slow down a busy machine many times over
-            **os.environ,
-            "nnUNet_raw": str(self.out / "nnUNet_raw"),
-            "nnUNet_preprocessed": str(self.out / "nnUNet_preprocessed"),
-            "nnUNet_results": str(self.out / "nnUNet_results"),
-            "nnUNet_def_n_proc": str(min(2, self.n_processes)),
+            **nnunet_environment(*folders, n_processes=min(2, self.n_processes)),
             "nnUNet_n_proc_DA": str(max(1, self.n_processes // 2)),
             "nnUNet_compile": "f",  # compiling takes longer than this training
-            "PYTHONUNBUFFERED": "1",
         }
 
     def step(self, title: str, command: Sequence[str], *, n_epochs: int | None = None) -> None:

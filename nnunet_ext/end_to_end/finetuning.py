@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ from typing import Any
 
 from nnunet_ext.cascade.start_checks import check_names
 from nnunet_ext.cascade.start_model import StartModel, copy_folder
+from nnunet_ext.end_to_end.plan_schedule import with_schedule
 from nnunet_ext.files import read_json, write_json
 from nnunet_ext.folder_lock import owned_folder
 from nnunet_ext.labels.pairs import dataset_pairs
@@ -224,12 +224,9 @@ class Training:
 
     def set_epochs(self, epochs: Mapping[str, int | None]) -> None:
         """Write the numbers of epochs that are asked for into the plan."""
-        plans = read_json(self.plans_file)
-        before = json.dumps(plans)
-        for stage, n_epochs in epochs.items():
-            if n_epochs is not None:
-                plans["configurations"][stage]["training"]["num_epochs"] = n_epochs
-        if json.dumps(plans) != before:
+        before = read_json(self.plans_file)
+        plans = with_schedule(before, epochs=epochs)
+        if plans != before:
             write_json(plans, self.plans_file)
 
     def train(self, stage: str, fold: int | str) -> None:

@@ -44,6 +44,9 @@ ORGAN_MESH_SHARE, FINEST_MESH_MM = 1 / 25, 0.4
 NOTHING = "neither reference nor prediction holds an organ, so there is nothing to draw."
 #: Meshes are made on voxels of at most this size, in mm, smoothed by about half an original voxel.
 MESH_MM = 0.9
+#: What is longer is noise of a network that has learned little, or no small organ. Its mesh has the voxels of the image:
+#: on finer ones its triangles take minutes to draw.
+LONGEST_FINE_MM = 120.0
 BACKGROUND = "#14161a"
 #: Towards the light and towards a weaker one, in camera axes (right, up, to the viewer).
 KEY_LIGHT, FILL_LIGHT = (-0.45, 0.65, 0.62), (0.7, -0.2, 0.5)
@@ -295,7 +298,8 @@ def _mesh(mask: np.ndarray, spacing_mm: Sequence[float], mesh_mm: float) -> tupl
     """Triangles `(N, 3, 3)` in mm along `(Z, Y, X)` from the first voxel's centre, and outward unit normals `(N, 3)`."""
     if not mask.any():
         return None
-    factors = [max(1, int(np.ceil(mm / mesh_mm))) for mm in spacing_mm]
+    is_long = max(n * mm for n, mm in zip(mask.shape, spacing_mm, strict=True)) > LONGEST_FINE_MM
+    factors = [1 if is_long else max(1, int(np.ceil(mm / mesh_mm))) for mm in spacing_mm]
     pad = 3
     field = ndimage.zoom(np.pad(mask, pad).astype(np.float32), factors, order=1, grid_mode=True, mode="grid-constant")
     smooth = ndimage.gaussian_filter(field, [0.5 * f for f in factors])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -14,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from filelock import FileLock
 from tqdm import tqdm
 
 from nnunet_ext._version import __version__
@@ -28,17 +26,15 @@ from nnunet_ext.folder_lock import holding, owned_part
 from nnunet_ext.images.source_files import FileCount
 from nnunet_ext.images.writing import write_image
 from nnunet_ext.messages import Message, in_english
-from nnunet_ext.nnunet_folders import read_predictions_json
 from nnunet_ext.prediction.cascade_predictor import CascadePredictor, CaseInSteps, CasePrediction, PreparedCase
 from nnunet_ext.prediction.chosen_model import choose_model
 from nnunet_ext.prediction.loading import choose_device
+from nnunet_ext.prediction.records import MANIFEST, merge_records, read_manifest, write_record
 from nnunet_ext.processes import in_background, timed
 from nnunet_ext.starter.shipped import Starter
 from nnunet_ext.training.compute_device import device_use
 
 log = logging.getLogger(__name__)
-
-MANIFEST = "predictions.json"
 
 
 @dataclass
@@ -201,7 +197,6 @@ def predict(
         rtstruct=rtstruct,
         smooth_contours=smooth_contours,
         strict=strict,
-        shared=num_parts > 1,
     )
     run.begin(overwrite=overwrite, register=register)
     run.predict(found, slice(part_id, None, num_parts), overwrite=overwrite, show_progress=show_progress)
@@ -258,7 +253,6 @@ class _Run:
         rtstruct: bool,
         smooth_contours: bool,
         strict: bool,
-        shared: bool,
     ) -> None:
         self.predictor, self.options, self.out = predictor, options, out
         self.rtstruct, self.strict, self.smooth_contours = rtstruct, strict, smooth_contours
@@ -266,8 +260,6 @@ class _Run:
         #: Of the starter, which is named by its version. Other models are named by their folders.
         self.starter_name = None if starter is None else starter.named(self.model_sha256)
         self.summary = PredictionSummary(out, of_models=predictor.messages)
-        #: Several processes write one manifest: each under this lock, which ends with its process.
-        self.lock = FileLock(out / f".{MANIFEST}.lock") if shared else contextlib.nullcontext()
 
     # --- the output folder --------------------------------------------------------------------------------------------
 
@@ -294,27 +286,17 @@ class _Run:
             "warnings": in_english(self.predictor.messages),
             "messages": [message.to_json() for message in self.predictor.messages],
         }
-        with self.lock:
-            manifest = read_manifest(self.out / MANIFEST)
-            decides = ("model_sha256", "use_mirroring", "register", "postprocessing")
-            other = [k for k in decides if k in manifest and manifest[k] != header[k]]
-            kept = [c for c, record in manifest["cases"].items() if "failed" not in record]
-            if other and kept and not overwrite:
-                raise ValueError(
-                    f"{self.out} holds {len(kept)} cases that were predicted with another {', '.join(other)}; write to "
-                    "another folder, or predict them again with --overwrite"
-                )
-            write_json(self.predictor.dataset_json, self.out / "dataset.json", ensure_ascii=False)
-            write_json({**header, "cases": manifest["cases"]}, self.out / MANIFEST, ensure_ascii=False)
-
-    def record(self, case: str, record: Mapping | None) -> None:
-        """Put a case into the manifest, or take it out."""
-        with self.lock:
-            manifest = read_manifest(self.out / MANIFEST)
-            manifest["cases"].pop(case, None)
-            if record is not None:
-                manifest["cases"][case] = record
-            write_json(manifest, self.out / MANIFEST, ensure_ascii=False)
+        manifest = read_manifest(self.out)
+        decides = ("model_sha256", "use_mirroring", "register", "postprocessing")
+        other = [k for k in decides if k in manifest and manifest[k] != header[k]]
+        kept = [c for c, record in manifest["cases"].items() if "failed" not in record]
+        if other and kept and not overwrite:
+            raise ValueError(
+                f"{self.out} holds {len(kept)} cases that were predicted with another {', '.join(other)}; write to "
+                "another folder, or predict them again with --overwrite"
+            )
+        write_json(self.predictor.dataset_json, self.out / "dataset.json", ensure_ascii=False)
+        write_json({**header, "cases": manifest["cases"]}, self.out / MANIFEST, ensure_ascii=False)
 
     # --- the cases ---------------------------------------------------------------------------------------------------
 
@@ -326,12 +308,13 @@ class _Run:
                 self.summary.failed[file] = str(message)
             else:
                 self.summary.warnings[file] = [message]
-        earlier = read_manifest(self.out / MANIFEST)["cases"]
+        earlier = read_manifest(self.out)["cases"]
         todo: list[Case] = []
         for name in sorted({*found.cases, *found.failed})[part]:
             if overwrite:
                 self.remove(name)
-                self.record(name, None)
+                if name in earlier:
+                    write_record(self.out, name, None)
             refused = self.strict and earlier.get(name, {}).get("warnings")
             if all(file.is_file() for file in self.outputs(name)) and not refused:
                 self.summary.skipped.append(name)
@@ -359,11 +342,12 @@ class _Run:
 
     def count_files(self, found: FoundCases) -> None:
         """Count the files of the images folder in the manifest, by the outcome of the cases in this and other runs."""
-        with self.lock:
-            manifest = read_manifest(self.out / MANIFEST)
-            failed = [case for case, record in manifest["cases"].items() if "failed" in record]
-            self.summary.files = found.count(failed)
-            write_json({**manifest, "files": self.summary.files.as_dict()}, self.out / MANIFEST, ensure_ascii=False)
+
+        def counted(cases: Mapping[str, Mapping]) -> dict:
+            self.summary.files = found.count([case for case, record in cases.items() if "failed" in record])
+            return {"files": self.summary.files.as_dict()}
+
+        merge_records(self.out, counted)
 
     def prepare(self, case: Case) -> PreparedCase:
         """Read a case and do all that needs no network."""
@@ -475,7 +459,7 @@ class _Run:
             return
         record["warnings"] = [*record["warnings"], *in_english(notes)]
         record["messages"] = [*record["messages"], *(note.to_json() for note in notes)]
-        self.record(case.name, record)
+        write_record(self.out, case.name, record)
         self.summary.written.append(case.name)
         if record["messages"]:
             self.summary.warnings[case.name] = [Message.from_json(message) for message in record["messages"]]
@@ -483,7 +467,7 @@ class _Run:
     def fail(self, case: str, reason: str, record: Mapping | None = None) -> None:
         self.remove(case)
         self.summary.failed[case] = reason
-        self.record(case, {"failed": reason, **(record or {})})
+        write_record(self.out, case, {"failed": reason, **(record or {})})
 
     def remove(self, case: str) -> None:
         for file in (self.out / f"{case}.dcm", self.outputs(case)[-1]):
@@ -501,8 +485,3 @@ def model_sha256(predictor: CascadePredictor) -> str:
                 digest.update(name.encode())
                 digest.update(values.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
-
-
-def read_manifest(file: Path) -> dict:
-    """The manifest of an earlier run into the same folder, or a new one."""
-    return read_predictions_json(file) if file.is_file() else {"cases": {}}

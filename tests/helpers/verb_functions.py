@@ -29,7 +29,10 @@ OTHER_FUNCTIONS = (("nnunet_ext.end_to_end.prediction_profile", "profile_predict
 FUNCTIONS = {
     **{verb: (nnunet_ext._MODULES[name], name) for verb, name in PUBLIC.items()},
     "finetune": ("nnunet_ext.end_to_end.finetuning", "finetune"),
+    "channels": ("nnunet_ext.dataset_conversion.channels", "select_channels"),
+    "schedule": ("nnunet_ext.end_to_end.plan_schedule", "set_schedule"),
     "demo": ("nnunet_ext.end_to_end.demo", "demo"),
+    "study": ("nnunet_ext.end_to_end.workflow.study", "study"),
     "benchmark train": ("nnunet_ext.end_to_end.training_benchmark", "benchmark_train"),
     "benchmark predict": ("nnunet_ext.end_to_end.prediction_benchmark", "benchmark_predict"),
     "benchmark convert": ("nnunet_ext.end_to_end.conversion_benchmark", "benchmark_convert"),

@@ -535,7 +535,7 @@ def test_a_folder_of_cases_becomes_masks_labels_and_a_manifest(run, tmp_path):
     summary = run()
     assert (summary.written, summary.skipped, summary.failed, summary.warnings) == (["head_a", "head_b"], [], {}, {})
     names = sorted(f.name for f in (tmp_path / "out").iterdir())
-    assert names == ["dataset.json", "head_a.nii.gz", "head_b.nii.gz", "predictions.json"]
+    assert names == ["dataset.json", "head_a.nii.gz", "head_b.nii.gz", "predictions.json", "records"]
     np.testing.assert_array_equal(read(tmp_path / "out" / "head_a.nii.gz"), label_map())
     assert json.loads((tmp_path / "out" / "dataset.json").read_text()) == DATASET
     content = manifest(tmp_path)
@@ -622,7 +622,7 @@ def test_a_run_that_is_killed_while_writing_leaves_no_half_mask(run, tmp_path, m
 
     monkeypatch.setattr(sitk, "WriteImage", full_disk)
     assert "No space left" in run().failed["head_a"]
-    assert sorted(f.name for f in (tmp_path / "out").iterdir()) == ["dataset.json", "predictions.json"]
+    assert sorted(f.name for f in (tmp_path / "out").iterdir()) == ["dataset.json", "predictions.json", "records"]
 
 
 def test_running_again_does_what_is_missing_only(run, tmp_path, stages):
@@ -923,7 +923,7 @@ def test_a_dicom_case_is_a_number_and_only_the_key_says_whose_it_is(run, recorde
     assert f"case_002,{ID}2" in key.read_text().replace('"', "")
     for word in (NAME.split("^")[0].lower(), ID.lower(), BIRTH):
         assert word not in (said.out + said.err).lower()
-        for file in (tmp_path / "out").iterdir():
+        for file in (path for path in (tmp_path / "out").rglob("*") if path.is_file()):
             if file.suffix != ".dcm":  # the planning system's file names its patient
                 assert word.encode() not in file.read_bytes().lower()
     assert main(command) == 1
@@ -1437,7 +1437,8 @@ def test_an_interrupted_run_leaves_whole_files_and_goes_on_later(run, stages, tm
     finally:
         signal.signal(signal.SIGINT, before)
     assert "interrupted" in capsys.readouterr().err
-    assert sorted(f.name for f in (tmp_path / "out").iterdir()) == ["dataset.json", "head_a.nii.gz", "predictions.json"]
+    names = sorted(f.name for f in (tmp_path / "out").iterdir())
+    assert names == ["dataset.json", "head_a.nii.gz", "predictions.json", "records"]
     assert list(manifest(tmp_path)["cases"]) == ["head_a"]
     np.testing.assert_array_equal(read(tmp_path / "out" / "head_a.nii.gz"), label_map())
     assert main(command) == 0
