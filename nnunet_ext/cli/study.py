@@ -21,12 +21,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="patients, as `convert` takes them; without: phantoms (--fast)",
     )
     parser.add_argument("-o", dest="out", metavar="OUT", type=Path, help="folder of the study: study")
-    parser.add_argument("--test", dest="test_cases", nargs="+", metavar="CASE", help="cases to keep out of training")
+    parser.add_argument(
+        "--test",
+        dest="test_cases",
+        nargs="+",
+        metavar="CASE",
+        help="cases to keep out of training; without: a quarter of the patients, drawn by seed 1",
+    )
     parser.add_argument(
         "--systems",
         nargs="+",
         metavar="SYSTEM",
-        help="of whole, localizer, 32x128x128, 32x96x96, 16x64x64, ours; without: all but ours",
+        help="of whole, localizer, 32x128x128, 32x96x96, 16x64x64, which are the study's, and of coarse-localizer, "
+        "sliding-32x128x128, sliding-32x96x96, sliding-16x64x64 and ours; without: the study's",
     )
     parser.add_argument(
         "--fewer-images",

@@ -11,7 +11,7 @@ from typing import Any
 
 from nnunet_ext.files import read_json, write_json
 from nnunet_ext.nnunet_folders import find_dataset
-from nnunet_ext.training.schedule import TrainingSchedule
+from nnunet_ext.training.schedule import REFERENCE_KEY, TRAINING_KEY, TrainingSchedule
 
 _PLANS = {"plans_name": str, "configurations": {str: {"training?": dict}}}
 
@@ -34,12 +34,13 @@ def with_schedule(
     """
     changed = copy.deepcopy(dict(plans))
     for configuration, num_epochs in epochs.items():
-        entry = changed["configurations"].get(configuration, {}).get("training")
-        if entry is None:
+        configured = changed["configurations"].get(configuration, {})
+        if configured.get(TRAINING_KEY) is None:
             raise ValueError(f"the plans {plans['plans_name']} have no training of {configuration}")
-        entry.update({} if num_epochs is None else {"num_epochs": num_epochs})
-        entry.update({} if iterations is None else {"iterations_per_epoch": iterations})
-        TrainingSchedule.from_plan(entry, where=f"{plans['plans_name']}, {configuration}")
+        for entry in (configured[key] for key in (TRAINING_KEY, REFERENCE_KEY) if configured.get(key) is not None):
+            entry.update({} if num_epochs is None else {"num_epochs": num_epochs})
+            entry.update({} if iterations is None else {"iterations_per_epoch": iterations})
+            TrainingSchedule.from_plan(entry, where=f"{plans['plans_name']}, {configuration}")
     return changed
 
 

@@ -20,10 +20,12 @@ from nnunet_ext.end_to_end.workflow.study_steps import (
     StudyOptions,
     study_steps,
 )
-from nnunet_ext.end_to_end.workflow.systems import OF_THE_STUDY, OUR_TRAINER
+from nnunet_ext.end_to_end.workflow.systems import OF_CHANNELS, OF_THE_STUDY, OUR_TRAINER, SLIDING, SLIDING_OF_CHANNELS
 from nnunet_ext.files import check_folder, check_output_folder
 from nnunet_ext.processes import usable_cores
 
+#: A quarter for the test, as the study's 15 of 60, by a seed. The study does not give its window, this one is usual.
+TEST_SPLIT, STUDY_WINDOW_HU = ("0.25", "--seed", "1"), ("-160", "240")
 #: Phantoms of `--fast`. Six test cases are the fewest with a p-value.
 FAST_TRAINING, FAST_TEST = 8, 6
 #: Of `--fast`: small networks, few steps and our recipe, whose learning rate suits so few. Voxels `(Z, Y, X)` in mm.
@@ -37,7 +39,7 @@ def study(
     out: Path = Path("study"),
     *,
     test_cases: Sequence[str] = (),
-    systems: Sequence[str] = OF_THE_STUDY,
+    systems: Sequence[str] | None = None,
     fewer_images: Sequence[str] | None = None,
     folds: Sequence[int] | None = None,
     each_fold: bool = False,
@@ -62,15 +64,16 @@ def study(
     Args:
         source: Patients, as `convert` takes them. None are phantoms, with `fast` only.
         out: Folder of the study. The tables are in `out/tables` in the end.
-        test_cases: Cases that no network is trained on.
-        systems: Names of the systems (`workflow.systems`).
+        test_cases: Cases that no network is trained on. None are a quarter of the patients, drawn at random by seed 1.
+        systems: Names of the systems (`workflow.systems`). None are the study's, with `fast` those that learn in minutes.
         fewer_images: Sets of images that are compared with all of them at 32x96x96, such as `T1+T2`. None are
             the CT, and T1 and T2, where there are more images.
         folds: Of the cross-validation. None are all five, with `fast` the first.
         each_fold: Score the models of single folds too.
         modalities: All images, in nnU-Net's order.
         register: Register the MR to the CT. Phantoms are not.
-        convert_options: More options of `nnunet_ext convert`, in one text.
+        convert_options: More options of `nnunet_ext convert`, in one text. Without `fast`, the CT is clipped to
+            `STUDY_WINDOW_HU` and all images have one range, unless they say otherwise.
         dataset_id: Of all images. The sets of fewer images have the numbers after it.
         name: Of the data set with all images.
         spacing_mm: Of the grid, `(Z, Y, X)`.
@@ -91,21 +94,22 @@ def study(
         raise ValueError("name the folder of the patients, or give --fast to make phantoms")
     if source is not None:
         check_folder(Path(source), "folder of the patients")
-        if not test_cases and "--test" not in convert_options:
-            raise ValueError("name the test cases, which no network is trained on: --test CASE CASE ...")
     device = device if device and dry_run else _device(device)  # a script may be for another machine
     gpus = _gpus() if device == "cuda" and not dry_run else []
     at_a_time = at_a_time or max(len(gpus), min(2, usable_cores()) if fast and device == "cpu" else 1)
     n_processes = n_processes or max(1, min(8, usable_cores() // at_a_time))
     options = StudyOptions(
         source=None if source is None else Path(source).resolve(),
-        convert=_absolute(shlex.split(convert_options)),
+        convert=_convert_words(
+            shlex.split(convert_options), modalities, drawn=source is not None and not test_cases, fast=fast
+        ),
         test=tuple(test_cases),
         dataset_id=dataset_id,
         name=name,
         modalities=tuple(modalities),
         fewer=_fewer(modalities, fewer_images),
-        systems=tuple(systems),
+        systems=tuple(systems or (SLIDING if fast else OF_THE_STUDY)),
+        of_channels=SLIDING_OF_CHANNELS if fast else OF_CHANNELS,
         folds=tuple(folds) if folds else StudyOptions.folds,
         each_fold=each_fold,
         register=register and len(modalities) > 1,
@@ -183,6 +187,18 @@ def _fewer(modalities: Sequence[str], named: Sequence[str] | None) -> tuple[tupl
     if named is None:
         return tuple(images for images in StudyOptions.fewer if set(images) < set(modalities))
     return tuple(tuple(images.split("+")) for images in named)
+
+
+def _convert_words(words: Sequence[str], modalities: Sequence[str], *, drawn: bool, fast: bool) -> tuple[str, ...]:
+    """Options of `convert`: those given, and the study's split, window and range where they are not."""
+    more: tuple[str, ...] = ()
+    if drawn and "--test" not in words:
+        more += ("--test", *TEST_SPLIT)
+    if not fast and "--one-range" not in words:
+        if "--window-hu" not in words and "CT" in modalities:
+            more += ("--window-hu", *STUDY_WINDOW_HU)
+        more += ("--one-range",)
+    return (*more, *_absolute(words))
 
 
 def _absolute(words: Sequence[str]) -> tuple[str, ...]:

@@ -38,8 +38,9 @@ class StudyOptions:
         dataset_id: Of all images. The sets of fewer images have the numbers after it.
         name: Of the data set with all images.
         modalities: All images, in nnU-Net's order.
-        fewer: Sets of fewer images (Table 3.7), each trained at 32x96x96 too.
+        fewer: Sets of fewer images (Table 3.7).
         systems: Names of the systems.
+        of_channels: Name of the system that each set of fewer images is trained with.
         folds: Of the cross-validation.
         each_fold: Whether the models of single folds are scored beside their ensemble.
         register: Whether the MR is registered to the CT.
@@ -62,6 +63,7 @@ class StudyOptions:
     modalities: tuple[str, ...] = ("CT", "T1", "T2")
     fewer: tuple[tuple[str, ...], ...] = (("CT",), ("T1", "T2"))
     systems: tuple[str, ...] = OF_THE_STUDY
+    of_channels: str = OF_CHANNELS
     folds: tuple[int, ...] = (0, 1, 2, 3, 4)
     each_fold: bool = False
     register: bool = True
@@ -122,7 +124,7 @@ class _Study:
                     f"{'+'.join(modalities) or 'no image'} is no part of the images {'+'.join(options.modalities)}"
                 )
             name = f"{options.name}_{''.join(modalities)}"
-            experiment = {"+".join(modalities): system_of(OF_CHANNELS)}
+            experiment = {"+".join(modalities): system_of(options.of_channels)}
             self.fewer.append(_Images("".join(modalities), options.dataset_id + at, name, modalities, experiment))
         if len({images.key for images in self.fewer}) < len(self.fewer):
             raise ValueError("the same images are named twice")

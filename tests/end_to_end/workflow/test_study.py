@@ -28,7 +28,7 @@ def test_a_dry_run_prints_a_script_and_writes_nothing(tmp_path, capsys):
     assert lines[3] == "nnunet_ext phantom phantoms --cases 14 --seed 20 --size tiny -np 1"
     (convert,) = [line for line in lines if line.startswith("nnunet_ext convert")]
     assert len(re.findall(r"phantom_\d+", convert)) == FAST_TEST
-    assert lines[-1].startswith("nnunet_ext report whole=scores/whole localizer=scores/localizer 32x128x128=")
+    assert lines[-1].startswith("nnunet_ext report whole=scores/whole coarse-localizer=scores/coarse-localizer ")
     assert lines[-1].endswith("-o tables --reference-study --cases phantom_008 -np 1")
     assert sum(line.startswith("nnUNetv2_train ") for line in lines) == 9
 
@@ -49,10 +49,22 @@ def test_options_reach_the_steps(tmp_path, monkeypatch, capsys):
         dry_run=True,
     )
     said = capsys.readouterr().out
-    assert f"--test case_41 --register --labels {tmp_path / 'labels.toml'} --no-n4 -np " in said
+    window = "--window-hu -160 240 --one-range"
+    assert f"--test case_41 --register {window} --labels {tmp_path / 'labels.toml'} --no-n4 -np " in said
     assert "-overwrite_target_spacing 1.25 0.8 0.8" in said
     assert [line.split()[3] for line in said.splitlines() if line.startswith("nnUNetv2_train")] == ["3", "3"]
     assert "-tr CascadeOARTrainerReference -p CascadeOARPlans --c -device cuda" in said
+
+
+def test_a_quarter_of_the_patients_is_drawn_for_the_test_and_the_studys_range_can_be_refused(tmp_path, capsys):
+    (tmp_path / "patients").mkdir()
+    options = {"device": "cuda", "dry_run": True, "systems": ["whole"], "fewer_images": []}
+    study(tmp_path / "patients", tmp_path / "study", **options)
+    assert "--register --test 0.25 --seed 1 --window-hu -160 240 --one-range -np " in capsys.readouterr().out
+    study(tmp_path / "patients", tmp_path / "study", convert_options="--window-hu -200 300 --one-range", **options)
+    assert "--register --test 0.25 --seed 1 --window-hu -200 300 --one-range -np " in capsys.readouterr().out
+    study(tmp_path / "patients", tmp_path / "study", modalities=["T1", "T2"], **options)
+    assert "--register --test 0.25 --seed 1 --one-range -np " in capsys.readouterr().out
 
 
 def test_without_t2_only_the_ct_is_compared_with_all_images(tmp_path, capsys):
@@ -65,7 +77,6 @@ def test_without_t2_only_the_ct_is_compared_with_all_images(tmp_path, capsys):
     ("options", "said"),
     [
         ({}, "name the folder of the patients, or give --fast to make phantoms"),
-        ({"source": Path()}, "name the test cases, which no network is trained on"),
         ({"source": Path(), "test_cases": ["a"], "systems": ["eyes"]}, "there is no system 'eyes'"),
     ],
 )
@@ -100,7 +111,7 @@ class Study:
         self.out, self.log = out, out.with_suffix(".log")
         options = [
             "--systems",
-            "32x96x96",
+            "sliding-32x96x96",
             "--fewer-images",
             "CT",
             "--epochs",
@@ -151,7 +162,7 @@ def test_a_study_killed_at_three_steps_goes_on_and_its_tables_are_those_of_a_run
     killed = Study(tmp_path / "phantoms", tmp_path / "study")
     killed.killed_in("convert", "raw/*/imagesTr/*")
     killed.killed_in("train_all_3d_cascade_32x96x96_fold_0", r"Epoch 0\b")
-    killed.killed_in("predict_32x96x96", "predicted/32x96x96/*.nii.gz")
+    killed.killed_in("predict_sliding-32x96x96", "predicted/sliding-32x96x96/*.nii.gz")
     assert "steps were done before" in killed.run()
     tables = killed.tables()
     assert {"study_3_2.md", "study_3_3.md", "study_3_7.md"} <= set(tables)

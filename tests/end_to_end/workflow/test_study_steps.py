@@ -10,7 +10,7 @@ import pytest
 from nnunet_ext.cli.main import make_parser
 from nnunet_ext.end_to_end.workflow.step import Step, producers
 from nnunet_ext.end_to_end.workflow.study_steps import StudyOptions, study_steps
-from nnunet_ext.end_to_end.workflow.systems import OF_THE_STUDY, SYSTEMS
+from nnunet_ext.end_to_end.workflow.systems import OF_THE_STUDY, SLIDING, SYSTEMS
 from nnunet_ext.reporting.reference_study import CROPS, MODALITIES_CROP
 
 OPTIONS = StudyOptions(Path("/data/patients"), test=("case_41", "case_42"))
@@ -26,9 +26,11 @@ def trained(options: StudyOptions) -> list[str]:
 
 def test_one_fold_of_the_whole_study_trains_nine_networks_and_reports_seven():
     options = replace(OPTIONS, folds=(0,))
-    crops = [f"all_3d_cascade_{crop}_fold_0" for crop in CROPS]
-    both = [f"{images}_3d_{kind}_fold_0" for images in ("CT", "T1T2") for kind in ("lowres", "cascade_32x96x96")]
-    assert trained(options) == ["all_3d_fullres_80x256x256_fold_0", "all_3d_lowres_fold_0", *crops, *both]
+    crops = [f"all_3d_organ_crops_{crop}_fold_0" for crop in CROPS]
+    kinds = "localizer_80x256x256", "organ_crops_32x96x96"
+    both = [f"{images}_3d_{kind}_fold_0" for images in ("CT", "T1T2") for kind in kinds]
+    first = ["all_3d_fullres_80x256x256_fold_0", "all_3d_localizer_80x256x256_fold_0"]
+    assert trained(options) == [*first, *crops, *both]
     assert len(trained(OPTIONS)) == 5 * 9
     report = by_name(options)["report"].line
     names = ["whole", "localizer", "32x128x128", "32x96x96", "16x64x64", "CT", "T1+T2"]
@@ -38,14 +40,16 @@ def test_one_fold_of_the_whole_study_trains_nine_networks_and_reports_seven():
 
 def test_the_systems_are_those_of_the_published_tables():
     names = [system.name for system in SYSTEMS]
-    assert {*CROPS, MODALITIES_CROP} <= set(names)
-    assert [name for name in names if name not in OF_THE_STUDY] == ["ours"]
+    assert {*CROPS, MODALITIES_CROP} <= set(OF_THE_STUDY)
+    assert [name for name in names if name not in (*OF_THE_STUDY, *SLIDING)] == ["ours"]
+    sizes = [name.removeprefix("sliding-").removeprefix("coarse-") for name in SLIDING]
+    assert sizes == list(OF_THE_STUDY)
 
 
 def test_only_what_is_asked_for_is_trained_and_a_localizer_once():
-    options = replace(OPTIONS, systems=("32x96x96", "16x64x64"), fewer=(), folds=(2,))
+    options = replace(OPTIONS, systems=("sliding-32x96x96", "sliding-16x64x64"), fewer=(), folds=(2,))
     assert trained(options) == [f"all_3d_{name}_fold_2" for name in ("lowres", "cascade_32x96x96", "cascade_16x64x64")]
-    ours = replace(OPTIONS, systems=("32x96x96", "ours"), fewer=(), folds=(0,))
+    ours = replace(OPTIONS, systems=("sliding-32x96x96", "ours"), fewer=(), folds=(0,))
     steps = by_name(ours)
     assert "-tr CascadeOARTrainer " in steps["train_all_3d_cascade_fullres_CascadeOARTrainer_fold_0"].line
     assert "-tr CascadeOARTrainer " in steps["train_all_3d_lowres_CascadeOARTrainer_fold_0"].line
@@ -55,9 +59,9 @@ def test_only_what_is_asked_for_is_trained_and_a_localizer_once():
 def test_a_segmenter_waits_for_all_folds_of_its_localizer_and_a_prediction_for_both_stages():
     options = replace(OPTIONS, folds=(0, 3))
     before = producers(study_steps(options))
-    localizers = {"train_CT_3d_lowres_fold_0", "train_CT_3d_lowres_fold_3"}
-    assert localizers < set(before["train_CT_3d_cascade_32x96x96_fold_3"])
-    segmenters = {f"train_CT_3d_cascade_32x96x96_fold_{fold}" for fold in (0, 3)}
+    localizers = {"train_CT_3d_localizer_80x256x256_fold_0", "train_CT_3d_localizer_80x256x256_fold_3"}
+    assert localizers < set(before["train_CT_3d_organ_crops_32x96x96_fold_3"])
+    segmenters = {f"train_CT_3d_organ_crops_32x96x96_fold_{fold}" for fold in (0, 3)}
     assert localizers | segmenters | {"channels_CT"} == set(before["predict_CT"])
     assert set(before["train_all_3d_fullres_80x256x256_fold_0"]) == {"plan_all"}
     assert set(before["evaluate_T1_T2"]) == {"predict_T1_T2", "convert"}  # its references are those of all images
