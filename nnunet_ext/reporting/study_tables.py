@@ -171,9 +171,15 @@ def _our_cells(ours: Sequence[OurSystem], organ: str, metric: str) -> tuple[list
 
 
 def _best_of_crops(ours: Sequence[OurSystem]) -> list[OurSystem]:
-    """The crops that the best is taken of. Empty for fewer than two."""
+    """The crops that the best is taken of, those with the most images. Empty for fewer than two."""
     crops = [system for system in ours if system.is_crop and isinstance(system.head, str)]
+    most = max((_n_channels(system) for system in crops), default=0)
+    crops = [system for system in crops if _n_channels(system) == most]
     return crops if len({system.size for system in crops}) > 1 else []
+
+
+def _n_channels(system: OurSystem) -> int:
+    return len(system.channels.split("+"))
 
 
 def _best_text(crops: Sequence[OurSystem], organ: str, metric: str) -> str:

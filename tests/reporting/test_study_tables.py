@@ -85,6 +85,13 @@ def test_best_of_our_crops_is_chosen_per_organ():
     assert "ours: best of crops" not in map(str, tables_of(middle=MIDDLE)["study_3_5"].header)
 
 
+def test_the_best_of_our_crops_is_one_of_those_with_all_images():
+    ct = ("3d_cascade_16x64x64", "CT", {"Lens_L": [99.0, 99.0], "OpticChiasm": [99.0, 99.0]})
+    tables = tables_of(large=LARGE, middle=MIDDLE, ct=ct)
+    assert row_of(tables["study_3_5"], "Lens_L")["ours: best of crops"].text == "85.00 +- 7.07"
+    assert "ours: best of crops" not in map(str, tables_of(middle=MIDDLE, ct=ct)["study_3_5"].header)
+
+
 def test_what_mr_adds_has_both_changes_and_a_paired_p():
     ct = ("3d_cascade_32x96x96", "CT", {"OpticChiasm": [50.0, 51.0, 52.0, 53.0, 54.0, 55.0, 56.0]})
     mr = ("3d_cascade_32x96x96", "T1+T2", {"OpticChiasm": [60.0] * 7})
