@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ from nnunet_ext.nnunet_folders import (
     read_dataset_json,
     read_splits,
 )
-from nnunet_ext.plans.gpu_memory import expected_memory_gib
+from nnunet_ext.plans.gpu_memory import expected_memory_gib, written
 from nnunet_ext.plans.rival_configurations import plan_rivals
 from nnunet_ext.plans.study_configurations import (
     ORGAN_CROPS,
@@ -356,10 +357,9 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         return self.UNet_reference_val_3d * self.UNet_vram_target_GB / self.UNet_reference_val_corresp_GB
 
     @staticmethod
-    def static_estimate_VRAM_usage(*args: Any, **kwargs: Any) -> float:
+    def static_estimate_VRAM_usage(patch_size: Sequence[int], *network: Any, **options: Any) -> float:
         """nnU-Net's, on a device without memory. It builds a network for every patch size it tries."""
-        with torch.device("meta"):
-            return ResEncUNetPlanner.static_estimate_VRAM_usage(*args, **kwargs)
+        return _estimate(tuple(int(n) for n in patch_size), written([network, options]))
 
     def feature_map_size(self, patch_size: Sequence[int], architecture: Mapping) -> float:
         return self.static_estimate_VRAM_usage(
@@ -647,6 +647,14 @@ class CascadeOARPlanner(ResEncUNetPlanner):
         with written_whole(file) as temporary:
             save_json(plans, str(temporary), sort_keys=False)
         print(f"Plans were saved to {file}")
+
+
+@cache
+def _estimate(patch_size: tuple[int, ...], network: str) -> float:
+    """nnU-Net's measure of memory for a network whose arguments are JSON. Many configurations have the same."""
+    arguments, options = json.loads(network)
+    with torch.device("meta"):
+        return ResEncUNetPlanner.static_estimate_VRAM_usage(patch_size, *arguments, **options)
 
 
 def _holds(file: Path, content: object) -> bool:

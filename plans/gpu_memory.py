@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -44,7 +46,22 @@ def expected_memory_gib(
         n_channels, n_labels: Input channels, and labels with the background.
         deep_supervision: Whether the network gives logits at several resolutions.
     """
-    network = _network(architecture, n_channels, n_labels, deep_supervision=deep_supervision)
+    return _expected_gib(
+        written(architecture), tuple(map(int, patch_size)), batch_size, n_channels, n_labels, deep_supervision
+    )
+
+
+def written(value: Any) -> str:
+    """Names, numbers and lists of a plan as JSON, equal for equal ones."""
+    return json.dumps(value, sort_keys=True, default=lambda number: number.item())
+
+
+@cache
+def _expected_gib(
+    architecture: str, patch_size: tuple[int, ...], batch_size: int, n_channels: int, n_labels: int, deep: bool
+) -> float:
+    """`expected_memory_gib` of an architecture as JSON. Seconds for a large network, and many plans have the same."""
+    network = _network(json.loads(architecture), n_channels, n_labels, deep_supervision=deep)
     image = torch.empty((batch_size, n_channels, *patch_size), dtype=torch.half, device="meta")
     kept, largest = kept_for_backward(network.half(), image)
     n_weights = sum(parameter.numel() for parameter in network.parameters())
