@@ -48,7 +48,7 @@ def test_the_table_says_why_stock_nnunet_is_not_in_it():
     assert lines[-1].endswith("Stock nnU-Net was not measured: left out.")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_measures_every_step_of_a_phantom_and_stock_nnunet_on_the_same_case(tmp_path):
     command = [sys.executable, "-m", "nnunet_ext", "benchmark", "convert", "--cases", "1", "-o", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -71,7 +71,7 @@ def test_a_step_that_a_case_had_not_counts_as_nothing():
     assert mean_steps([{"steps": {"box": seconds(1.0)}}, {"steps": {}}]) == {"box": seconds(0.5)}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_whole_profile_measures_every_step_of_each_case(tmp_path, cascade_plans):
     starter = write_starter(tmp_path / "starter", cascade_plans)
     out = tmp_path / "profile"
