@@ -15,6 +15,7 @@ seconds. The packages:
 - `trainers`: the trainers that nnU-Net finds by name.
 - `cascade`: the ROI, and the other parts that nnU-Net plugs in.
 - `training`: recipe, schedule, augmentation, losses and checkpoints.
+- `rivals`: networks of other groups, for the same cases.
 - `postprocessing`: steps on organs' masks after the networks.
 - `prediction`: both stages over many cases.
 - `evaluation`: scores against references.

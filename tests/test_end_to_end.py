@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from planned_heads import RIVALS
 
 from nnunet_ext.end_to_end.learning.scoring import case_scores
 from nnunet_ext.evaluation.evaluating import evaluate
@@ -177,7 +178,8 @@ def test_plans_hold_our_configurations_and_nothing_stale(space):
         f"3d_{kind}_{size}" for kind in ("cascade", "organ_crops") for size in ("32x128x128", "32x96x96", "16x64x64")
     ]
     study = ["3d_fullres_80x256x256", "3d_localizer_80x256x256", *crops]
-    assert set(plans["configurations"]) == {"3d_lowres", "3d_fullres", "3d_cascade_fullres", *study}
+    ours = ["3d_lowres", "3d_fullres", "3d_cascade_fullres"]
+    assert set(plans["configurations"]) == {*ours, *study, *RIVALS}
     assert plans["configurations"]["3d_cascade_fullres"]["previous_stage"] == "3d_lowres"
     assert plans["configurations"]["3d_fullres"]["preprocessor_name"] == "CascadeOARPreprocessor"
     assert list(plans["plausibility"]["volume_ml"]) == list(ORGANS)

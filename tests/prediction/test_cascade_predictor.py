@@ -131,6 +131,7 @@ def test_the_steps_one_by_one_write_what_the_whole_writes(predictor, tmp_path):
     about = {
         "box",
         "crops",
+        "postprocessed",
         "fallback_whole_volume",
         "regrown",
         "missing",

@@ -559,6 +559,7 @@ def test_a_folder_of_cases_becomes_masks_labels_and_a_manifest(run, tmp_path):
         "missing": [],
         "channels": ["CT", "T1"],
         "precision": "bfloat16" if has_bfloat16() else "float32",
+        "crops": None,
         "postprocessed": {},
         "notes": [],
         "warnings": [],

@@ -1353,7 +1353,7 @@ def test_two_processes_hold_the_cases_once(processes, tmp_path):
     one = first["alone"]["mb"]
     assert one > 0.9 * first["alone"]["bytes"] / 1e6 > 40
     assert first["alone"]["mb"] + second["alone"]["mb"] > 1.8 * one  # the test can fail
-    assert first["together"]["mb"] + second["together"]["mb"] < 1.2 * one
+    assert first["together"]["mb"] + second["together"]["mb"] < 1.4 * one
     for rank in (first, second):
         assert rank["together"]["sums"] == rank["alone"]["sums"]
         assert len(rank["together"]["sums"]) == 20

@@ -32,11 +32,12 @@ Path(out).write_text(f"{name}({','.join(Path(i).read_text() for i in inputs)})")
 """
 #: In a process of its own, to be killed.
 RUNNER = """
-import json, os, sys
+import json, os, signal, sys
 from pathlib import Path
 from nnunet_ext.end_to_end.workflow.running import run_steps
 from nnunet_ext.end_to_end.workflow.step import Step
 steps = [Step(*(tuple(v) if isinstance(v, list) else v for v in words)) for words in json.loads(sys.argv[1])]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 run_steps(steps, Path(sys.argv[2]), environment=dict(os.environ))
 """
 OUTCOMES = {"convert": (), "train": ("convert",), "predict": ("train",), "tables": ("predict", "convert")}
