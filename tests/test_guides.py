@@ -23,6 +23,10 @@ import SimpleITK as sitk
 import torch
 
 from nnunet_ext.cli.main import make_parser
+from nnunet_ext.dicom.rasterising import rasterise
+from nnunet_ext.dicom.rtstruct_reader import read_rtstruct
+from nnunet_ext.dicom.series import find_series, read_series
+from nnunet_ext.phantom.torso import TORSO_ORGANS
 
 ROOT = Path(__file__).parents[1]
 if not (ROOT / "README.md").is_file():
@@ -31,7 +35,8 @@ NNUNET = "nnUNet_"  # of its environment variables
 README, CHINESE = "README.md", "README.zh.md"
 DICOM, TRAINING, STUDY = (f"docs/how-to/{name}.md" for name in ("dicom_to_rtstruct", "training", "reproduce_the_study"))
 API, COMMANDS = "docs/reference/python.md", "docs/reference/commands.md"
-DOCUMENTS = (README, DICOM, TRAINING, STUDY)
+SITES = "docs/how-to/other_sites.md"
+DOCUMENTS = (README, DICOM, TRAINING, STUDY, SITES)
 #: Documents whose commands are all among those that are not run.
 NOT_TYPED = ("CONTRIBUTING.md", "docs/how-to/heads_from_label_maps.md")
 
@@ -40,6 +45,9 @@ SUBSTITUTIONS = {
     r"CascadeOARPlan(ner|s)(?![A-Za-z])": r"CascadeOARPlan\1Small",
     r"for fold in 0 1 2 3 4": "for fold in 0",
     r"--cases 22\b": "--cases 3",  # phantoms: two to train with, one to test
+    r"--site torso --cases 8": "--site torso --cases 3",  # two to train with, one to test
+    r"(case|phantom)_007": r"\1_002",
+    r"-i torsos -o": "-i new_torso -o",
     r"--test phantom_020 phantom_021": "--test phantom_002",
     r"--test case_41 case_42": "--test phantom_002",
     r"(nnunet_ext convert patients .*)": r"\1 --no-n4 --no-preview",  # shown by the other conversions
@@ -180,6 +188,7 @@ def workspace(tmp_path_factory, shared_phantom, forked) -> Workspace:
     next((folder / "new_patients").rglob("RTSTRUCT.dcm")).unlink()
     (folder / "patients").symlink_to("phantoms")
     (folder / "imagesTs").symlink_to(Path("raw", "Dataset511_HeadOAR", "imagesTr"))
+    (folder / "new_torso").symlink_to(Path("torsos", "phantom_000"))
     (folder / "corrected").mkdir()
     (folder / "corrected" / "case_001.nii.gz").symlink_to(folder / "phantoms" / "phantom_001" / "label.nii.gz")
     return space
@@ -215,6 +224,26 @@ def test_guide_to_the_reference_study(workspace):
         in text
     )
     assert "| ours: CT | ours: T1+T2 | ours: CT+T1+T2 (32x96x96) |" in text  # from the channels of the scores
+
+
+def test_guide_to_other_sites_speaks_of_no_head_and_writes_exact_contours(workspace):
+    printed = workspace.type(SITES)
+    written = [workspace.folder / "report_torso" / "report.md", workspace.folder / "scores" / "evaluation.md"]
+    for text in (printed, *(file.read_text() for file in written)):
+        assert re.findall(r".*\b(?:heads?|crown|skull|orbits?)\b.*", text, flags=re.IGNORECASE) == []
+    assert "Bodies are seen whole" in printed
+    assert "3 written, 0 skipped (already there), 0 failed" in printed
+    for contours, mask, ct in (
+        ("contours_torsos/case_001.dcm", "contours_torsos/case_001.nii.gz", "torsos/phantom_000/CT"),
+        ("case_002_contours.dcm", "contours_test/case_002.nii.gz", "torsos/phantom_002/CT"),
+    ):
+        label_map = sitk.GetArrayFromImage(sitk.ReadImage(str(workspace.folder / mask)))
+        assert (label_map == TORSO_ORGANS.index("Duct") + 1).any()
+        (series,) = find_series(workspace.folder / ct).images
+        image = read_series(series)
+        found = {roi.name: rasterise(roi.contours, image) for roi in read_rtstruct(workspace.folder / contours).rois}
+        for value, organ in enumerate(TORSO_ORGANS, start=1):
+            np.testing.assert_array_equal(found.get(organ, np.zeros_like(label_map, bool)), label_map == value)
 
 
 def test_python_examples(workspace):
