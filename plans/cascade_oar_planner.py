@@ -109,6 +109,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
       slice there, as nnU-Net does.
     - Label maps are resampled by `resample_label_map`, from which small organs come back whole.
     - Bodies are cropped to the reach of the training organs below the crown. The grid does not depend on where a CT ends.
+      Trunks, which have no crown, are seen whole.
     - The localizer's spacing is chosen so that every training body, so cropped, fits into one patch.
     - The ROI's size is measured on the training labels (`cascade.roi_fitting.fit_roi`).
     - Left and right labels are paired by name, or as `left_right_pairs` in `dataset.json` says. The plan holds the pairs.
@@ -598,7 +599,13 @@ class CascadeOARPlanner(ResEncUNetPlanner):
                     f"more than {self.UNet_vram_target_GB:g} GB. Train it on a larger GPU, planned for with "
                     f"-gpu_memory_target {int(np.ceil(target_gb / factor))}, or leave it out."
                 )
-        print(f"Bodies are seen down to {self.plans[HEAD_CROP_KEY]['below_crown_mm']:g} mm below the crown")
+        below_mm = self.plans[HEAD_CROP_KEY]["below_crown_mm"]
+        if below_mm is None:
+            print(
+                "Bodies are seen whole: in most cases the image ends inside the body at the top, as that of a trunk does"
+            )
+        else:
+            print(f"Bodies are seen down to {below_mm:g} mm below the crown")
         size_mm = self.plans["configurations"][SEGMENTER]["roi"]["size_mm"]
         print(
             f"ROI: {millimetres(size_mm)} (organs of all training cases need {millimetres(fit.needed_mm)}; "

@@ -7,13 +7,12 @@ left-right. The cochleae lie 40 mm apart, too far for the reference study's smal
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from typed_commands import TypedCommands
 
 DATASET, PLANS = "Dataset602_Ear", "CascadeOARPlansSmall"
 CROP = "3d_cascade_16x64x64"
@@ -50,26 +49,7 @@ def write_case(folder: Path, seed: int, *, code: str) -> None:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, forked):
     """Runs a command in a folder of its own and returns what it printed; `run.folder` is the folder."""
-    folder = tmp_path_factory.mktemp("any_organs")
-    environment = {
-        **os.environ,
-        **{f"nnUNet_{n}": str(folder / n) for n in ("raw", "preprocessed", "results")},
-        "nnUNet_def_n_proc": "1",
-        "nnUNet_n_proc_DA": "1",
-        "nnUNet_compile": "f",
-    }
-
-    def command(*arguments: str) -> str:
-        line = [*forked, *arguments]
-        done = subprocess.run(
-            line, env=environment, cwd=folder, capture_output=True, text=True, timeout=600, check=False
-        )
-        output = done.stdout + done.stderr
-        assert done.returncode == 0, f"{arguments} returned {done.returncode}\n{output[-4000:]}"
-        return output
-
-    command.folder = folder
-    return command
+    return TypedCommands(tmp_path_factory.mktemp("any_organs"), forked)
 
 
 def test_a_data_set_of_other_organs_plans_trains_predicts_and_is_scored(run):

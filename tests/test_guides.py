@@ -23,6 +23,11 @@ import SimpleITK as sitk
 import torch
 
 from nnunet_ext.cli.main import make_parser
+from nnunet_ext.dicom.rasterising import rasterise
+from nnunet_ext.dicom.reading import read_series
+from nnunet_ext.dicom.rtstruct_reader import read_rtstruct
+from nnunet_ext.dicom.series import find_series
+from nnunet_ext.phantom.torso import TORSO_ORGANS
 
 ROOT = Path(__file__).parents[1]
 if not (ROOT / "README.md").is_file():
@@ -31,7 +36,8 @@ NNUNET = "nnUNet_"  # of its environment variables
 README, CHINESE = "README.md", "README.zh.md"
 DICOM, TRAINING, STUDY = (f"docs/how-to/{name}.md" for name in ("dicom_to_rtstruct", "training", "reproduce_the_study"))
 API, COMMANDS = "docs/reference/python.md", "docs/reference/commands.md"
-DOCUMENTS = (README, DICOM, TRAINING, STUDY)
+SITES = "docs/how-to/other_sites.md"
+DOCUMENTS = (README, DICOM, TRAINING, STUDY, SITES)
 #: Documents whose commands are all among those that are not run.
 NOT_TYPED = ("CONTRIBUTING.md", "docs/how-to/heads_from_label_maps.md")
 
@@ -40,6 +46,9 @@ SUBSTITUTIONS = {
     r"CascadeOARPlan(ner|s)(?![A-Za-z])": r"CascadeOARPlan\1Small",
     r"for fold in 0 1 2 3 4": "for fold in 0",
     r"--cases 22\b": "--cases 3",  # phantoms: two to train with, one to test
+    r"--site torso --cases 8": "--site torso --cases 3",  # two to train with, one to test
+    r"--test case_007": "--test case_002",
+    r"(nnunet_ext convert torsos .*)": r"\1 --no-n4 --no-preview",
     r"--test phantom_020 phantom_021": "--test phantom_002",
     r"--test case_41 case_42": "--test phantom_002",
     r"(nnunet_ext convert patients .*)": r"\1 --no-n4 --no-preview",  # shown by the other conversions
@@ -216,6 +225,24 @@ def test_guide_to_the_reference_study(workspace):
         in text
     )
     assert "| ours: CT | ours: T1+T2 | ours: CT+T1+T2 (32x96x96) |" in text  # from the channels of the scores
+
+
+def test_guide_to_other_sites_speaks_of_no_head_and_writes_exact_contours(workspace):
+    printed = workspace.type(SITES)
+    written = [workspace.folder / "report_torso" / "report.md", workspace.folder / "scores" / "evaluation.md"]
+    for text in (printed, *(file.read_text() for file in written)):
+        assert re.findall(r".*\b(?:heads?|crown|skull|orbits?)\b.*", text, flags=re.IGNORECASE) == []
+    assert "Bodies are seen whole" in printed
+    assert "3 written, 0 skipped (already there), 0 failed" in printed
+    label_map = sitk.GetArrayFromImage(sitk.ReadImage(str(workspace.folder / "contours_torso" / "case_001.nii.gz")))
+    assert (label_map == TORSO_ORGANS.index("Duct") + 1).any()
+    (series,) = find_series(workspace.folder / "new_torso" / "phantom_000" / "CT").images
+    for file in ("contours_torso/case_001.dcm", "corrected_torso.dcm"):
+        found = {roi.name: roi.contours for roi in read_rtstruct(workspace.folder / file).rois}
+        assert set(found) <= set(TORSO_ORGANS)
+        for value, organ in enumerate(TORSO_ORGANS, start=1):
+            mask = rasterise(found.get(organ, []), read_series(series))
+            np.testing.assert_array_equal(mask, label_map == value)
 
 
 def test_python_examples(workspace):

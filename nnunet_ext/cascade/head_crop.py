@@ -1,7 +1,8 @@
 """Which part of a body the networks see: down to the lowest organ of the training set, with a margin.
 
 A planning CT may go down to the shoulders or the diaphragm. Without a limit, the grid of the localizer, which holds a whole
-body, and the statistics of an image would depend on where a CT ends.
+body, and the statistics of an image would depend on where a CT ends. A trunk has no crown to measure from. If the images of
+most cases end inside the body at the top, bodies are seen whole.
 """
 
 from __future__ import annotations
@@ -27,22 +28,25 @@ class HeadCrop:
     """How far the networks' image reaches.
 
     Attributes:
-        below_crown_mm: From the crown down.
+        below_crown_mm: From the crown down. None if bodies are seen whole.
         beyond_head_mm: Beyond the first and last row of the head, and its first and last column. The head is the body's
-            uppermost 150 mm.
+            uppermost 150 mm. Empty if bodies are seen whole.
     """
 
-    below_crown_mm: float
+    below_crown_mm: float | None
     beyond_head_mm: tuple[tuple[float, float], ...]
 
     @classmethod
     def fit(cls, cases: Iterable[tuple[HeadPlace, Mapping[int, OrganExtent]]], room_mm: float = ROOM_MM) -> HeadCrop:
-        """The reach of all organs of all cases, with room.
+        """The reach of all organs of all cases, with room. The whole body if more than half of the cases have no crown.
 
         Args:
             cases: Head and organs, all along `(Z, Y, X)`.
             room_mm: Added on every side.
         """
+        cases = list(cases)
+        if sum(not place.has_crown for place, _ in cases) > len(cases) / 2:
+            return cls(None, ())
         below = HEAD_MM  # a head is seen whole, whatever its organs
         beyond = np.zeros((2, 2))
         for place, organs in cases:
@@ -58,6 +62,8 @@ class HeadCrop:
 
     def box(self, place: HeadPlace) -> Box:
         """Voxels of a volume that the networks see, along `(Z, Y, X)`."""
+        if self.below_crown_mm is None:
+            return place.whole_box(BODY_MARGIN_MM)
         return place.box(
             below_crown_mm=self.below_crown_mm, beyond_head_mm=self.beyond_head_mm, margin_mm=BODY_MARGIN_MM
         )
@@ -72,4 +78,6 @@ class HeadCrop:
         entry = plans.get(PLANS_KEY)
         if entry is None:
             return None
+        if entry["below_crown_mm"] is None:
+            return cls(None, ())
         return cls(float(entry["below_crown_mm"]), tuple((float(a), float(b)) for a, b in entry["beyond_head_mm"]))

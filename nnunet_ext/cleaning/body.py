@@ -10,12 +10,12 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
-from nnunet_ext.cleaning.ct_body import find_ct_body
+from nnunet_ext.cleaning.ct_body import PART_SHARE, find_ct_body
 from nnunet_ext.cleaning.morphology import (
     block_mean,
     close_mask,
     coarse_factors,
-    deepest,
+    deep_parts,
     enlarge,
     fill_slices,
     grown,
@@ -26,10 +26,10 @@ from nnunet_ext.images.channels import is_ct
 from nnunet_ext.images.checks import SMALLEST_BODY_ML, sampled
 from nnunet_ext.messages import Message
 
-#: Found on a grid of about this voxel size first, then refined in the head's box.
+#: Found on a grid of about this voxel size first, then refined in the body's box.
 COARSE_SEARCH_MM = 2.5
 
-#: One value in more than this share of the body: a mask of the head. Real images: 2 to 4 %, in 8 bits too.
+#: One value in more than this share of the body: a mask. Real images: 2 to 4 %, in 8 bits too.
 LARGEST_SHARE_OF_ONE_VALUE = 0.9
 #: More of the body at the highest value: cut off there. An image limited to its 99.5th percentile has about 2 %.
 LARGEST_SHARE_AT_THE_TOP = 0.05
@@ -61,7 +61,7 @@ def body_mask_array(volume: np.ndarray, *, spacing_mm: Sequence[float], is_ct: b
         return mask
     if not mask.any():
         return np.zeros(volume.shape, dtype=bool)
-    # The head's box on the fine grid, two coarse voxels wider.
+    # The body's box on the fine grid, two coarse voxels wider.
     wide = ndimage.binary_dilation(mask, iterations=2)
     box = tuple(
         slice(int(s.start * f), int(min(s.stop * f, n)))
@@ -70,7 +70,7 @@ def body_mask_array(volume: np.ndarray, *, spacing_mm: Sequence[float], is_ct: b
     result = np.zeros(volume.shape, dtype=bool)
     inner = enlarge(ndimage.binary_erosion(mask, iterations=2, border_value=1), factors, volume.shape)[box]
     close = enlarge(ndimage.binary_dilation(mask), factors, volume.shape)[box]
-    result[box] = fill_slices(deepest(open_mask((volume[box] > level) & close | inner, 3.0, spacing), spacing))
+    result[box] = fill_slices(_parts(open_mask((volume[box] > level) & close | inner, 3.0, spacing), spacing))
     return result
 
 
@@ -106,8 +106,12 @@ def _coarse(volume: np.ndarray, spacing: np.ndarray) -> tuple[np.ndarray, np.nda
 def _find_mr(volume: np.ndarray, level: float, spacing: np.ndarray) -> np.ndarray:
     tissue = volume > level
     closed = fill_slices(close_mask(tissue, 8.0, spacing))
-    head = deepest(open_mask(closed, 6.0, spacing), spacing)
-    return fill_slices(grown(head, tissue, SKIN_REACH_MM, spacing))
+    core = _parts(open_mask(closed, 6.0, spacing), spacing)
+    return fill_slices(grown(core, tissue, SKIN_REACH_MM, spacing))
+
+
+def _parts(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+    return deep_parts(mask, spacing, least_share=PART_SHARE)
 
 
 # ------------------------------------------------------------------------------------------- one case's channels

@@ -13,6 +13,7 @@ from nnunet_ext.cleaning.morphology import (
     box_widths,
     close_mask,
     coarse_factors,
+    deep_parts,
     deepest,
     enlarge,
     extreme_filter,
@@ -31,6 +32,8 @@ RISE_HU = 100.0
 FAINT_HU = -700.0
 #: Masks and couch shells are 1 to 3.5 mm thick: an opening of this width takes them off, and cuts their contacts.
 SHEET_MM = 4.0
+#: A second leg is about as deep as the first. No couch, rest or arm is so deep, beside a head or a trunk.
+PART_SHARE = 0.7
 #: What the opening takes off a rounded or folded skin is given back up to this far.
 SKIN_MM = 3.0
 #: A mask lies closer to the skin. What hangs together with the skin and stands off further is an ear or the nose.
@@ -45,7 +48,7 @@ MASK_EDGE_MM = 7.0
 LEAST_PIECE_VOXELS, LEAST_PIECE_ML = 200, 0.4
 #: Fine pixels are averaged two by two as long as they stay this small: a gap below a mask must be seen.
 LARGEST_WORKING_MM = 1.2
-#: The head is looked for on a grid of about this voxel size first.
+#: The body is looked for on a grid of about this voxel size first.
 COARSE_MM = 2.5
 
 
@@ -104,8 +107,11 @@ def _box_around(ct_hu: np.ndarray, spacing: np.ndarray) -> tuple[slice, ...] | N
 
 
 def _core(ct_hu: np.ndarray, spacing: np.ndarray) -> np.ndarray:
-    """The patient without skin folds, ears and tips: the deepest part after an opening wider than any mask is thick."""
-    core = deepest(open_mask(ct_hu > CORE_HU, SHEET_MM, spacing), spacing)
+    """The patient without skin folds, ears and tips: the deepest part after an opening wider than any mask is thick.
+
+    Others that are nearly as deep belong to it, such as the second of two legs.
+    """
+    core = deep_parts(open_mask(ct_hu > CORE_HU, SHEET_MM, spacing), spacing, least_share=PART_SHARE)
     return core if core.any() else deepest(ct_hu > TISSUE_HU, spacing)
 
 

@@ -15,6 +15,11 @@ Box = tuple[tuple[int, int], ...]
 HEAD_MM = 150.0
 #: A slice shows the crown if it holds so much of the body. A few voxels above it may be noise, or rests of a mask.
 CROWN_MM2 = 200.0
+#: A body has no crown if the uppermost slices of its image hold more than this share of its largest section near its top.
+#: Where an image cuts off a trunk, they hold nearly all of it.
+CUT_SHARE = 0.7
+#: The uppermost slices, for the outline is known to a few millimetres, and how far down the largest section is looked for.
+TOP_MM, SIZE_REACH_MM = 5.0, 120.0
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,8 @@ class HeadPlace:
         body: The body's box.
         top: Slice behind that of the crown.
         head: Rows and columns of the body's uppermost `HEAD_MM`.
+        has_crown: Whether the image shows the body's upper end. If it cuts the body there, as it cuts a trunk, the top says
+            nothing about where organs lie.
     """
 
     shape: tuple[int, ...]
@@ -34,6 +41,7 @@ class HeadPlace:
     body: Box
     top: int
     head: Box
+    has_crown: bool = True
 
     @classmethod
     def of(cls, body: np.ndarray, spacing_mm: Sequence[float]) -> HeadPlace | None:
@@ -53,7 +61,8 @@ class HeadPlace:
         slices = np.flatnonzero(area_mm2 >= min(CROWN_MM2, area_mm2.max()))
         top = int(slices[-1]) + 1
         upper = body[max(0, top - round(HEAD_MM / spacing_mm[0])) : top]
-        return cls(tuple(body.shape), spacing_mm, _box(body), top, _box(upper)[1:])
+        crown = has_crown(area_mm2, spacing_mm[0])
+        return cls(tuple(body.shape), spacing_mm, _box(body), top, _box(upper)[1:], crown)
 
     def box(self, *, below_crown_mm: float, beyond_head_mm: Sequence[Sequence[float]], margin_mm: float = 0.0) -> Box:
         """The part of the body near the head.
@@ -82,6 +91,17 @@ class HeadPlace:
             (max(0, first - int(np.ceil(margin_mm / mm))), min(n, end + int(np.ceil(margin_mm / mm))))
             for (first, end), mm, n in zip(self.body, self.spacing_mm, self.shape, strict=True)
         )
+
+
+def has_crown(area_mm2: np.ndarray, slice_mm: float) -> bool:
+    """Whether an image shows the upper end of a body.
+
+    Args:
+        area_mm2: Section of the body in each slice of the image, upwards.
+        slice_mm: Distance of the slices.
+    """
+    uppermost, near = (area_mm2[-max(1, round(mm / slice_mm)) :] for mm in (TOP_MM, SIZE_REACH_MM))
+    return bool(uppermost.min() <= CUT_SHARE * near.max())
 
 
 def image_region(image: np.ndarray) -> np.ndarray:

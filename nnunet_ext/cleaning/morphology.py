@@ -75,6 +75,19 @@ def close_mask(mask: np.ndarray, width_mm: float, spacing: np.ndarray) -> np.nda
 
 def deepest(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     """The connected component that contains the voxel furthest inside."""
+    return deep_parts(mask, spacing, least_share=1.0)
+
+
+def deep_parts(mask: np.ndarray, spacing: np.ndarray, *, least_share: float) -> np.ndarray:
+    """The deepest connected component, and others that are nearly as deep.
+
+    A body may lie in several parts, such as two legs.
+
+    Args:
+        mask: Bool.
+        spacing: Voxel size along each axis, mm.
+        least_share: Depth of another component, as a share of the depth of the deepest. With 1 there is no other.
+    """
     labels, count = ndimage.label(mask)
     if count <= 1:
         return mask
@@ -86,7 +99,12 @@ def deepest(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     view = tuple(slice(None, None, s) for s in step)
     depth = ndimage.distance_transform_edt(np.pad(mask[view], 1), sampling=spacing * step)[1:-1, 1:-1, 1:-1]
     depths = ndimage.maximum(depth, labels[view], index=large)
-    return labels == large[int(np.argmax(depths * volumes[large - 1] ** (1 / 3)))]
+    first = int(np.argmax(depths * volumes[large - 1] ** (1 / 3)))
+    if least_share >= 1:
+        return labels == large[first]
+    taken = depths >= least_share * depths[first]
+    taken[first] = True
+    return np.isin(labels, large[taken])
 
 
 def grown(seed: np.ndarray, within: np.ndarray, distance_mm: float, spacing: np.ndarray) -> np.ndarray:

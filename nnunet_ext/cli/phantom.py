@@ -1,4 +1,4 @@
-"""`nnunet_ext phantom`: synthetic heads with exact labels."""
+"""`nnunet_ext phantom`: synthetic heads, or a torso, with exact labels."""
 
 import argparse
 from pathlib import Path
@@ -17,8 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", metavar="S", type=natural_number, help="the same seed makes the same cases")
     parser.add_argument("--dicom", action="store_true", help="write DICOM series and an RTSTRUCT instead of NIfTI")
+    parser.add_argument(
+        "--site",
+        choices=("head", "torso"),
+        help="torso: CT and T2 of a trunk with two glands and a duct, to try other sites",
+    )
     add_processes(parser)
-    drawn = parser.add_argument_group("drawn heads")
+    drawn = parser.add_argument_group("drawn heads and torsos")
     drawn.add_argument(
         "--size", choices=("tiny", "small", "thin", "full"), help="full has the voxel sizes of a planning CT"
     )
@@ -56,8 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-#: Options that only one kind of head has.
-_DRAWN = {"size": "--size", "unregistered": "--unregistered"}
+#: Options that only one kind of phantom has.
+_DRAWN = {"site": "--site", "size": "--size", "unregistered": "--unregistered"}
 _REAL = {
     "labels_file": "--labels-file",
     "spacing_mm": "--spacing",

@@ -8,4 +8,6 @@ From a seed to files, the modules are used in this order:
 - `pose` and `grids` place it in the CT and in the MR.
 - `sampling`, `painting` and `organ_labels` make images and labels of it, `ct` and `mr` add noise and artefacts.
 - `one_case` makes one phantom in memory, `making` many as files.
+
+`torso` makes a case of another body site, from its shapes to its images.
 """

@@ -45,7 +45,8 @@ SIZES = {
 }
 
 
-def _draw(rng: np.random.Generator, choices: tuple[float, float] | list[float]) -> float:
+def draw_spacing(rng: np.random.Generator, choices: tuple[float, float] | list[float]) -> float:
+    """A voxel size from a range or a list, mm."""
     value = rng.choice(choices) if isinstance(choices, list) else rng.uniform(*choices)
     return round(float(value), 3)
 
@@ -58,7 +59,7 @@ def draw_ct_grid(sizes: SizeRange, extremes_mm: np.ndarray, rng: np.random.Gener
         extremes_mm: Outermost points of the head in the CT, `(N, 3)`.
         rng: Draws from the ranges, and the place of the head in the field of view.
     """
-    pixel, across = _draw(rng, sizes.pixel_mm), _draw(rng, sizes.slice_mm)
+    pixel, across = draw_spacing(rng, sizes.pixel_mm), draw_spacing(rng, sizes.slice_mm)
     nx, ny = (
         (512, 512)
         if sizes.field_of_view_mm is None
@@ -86,7 +87,7 @@ def draw_mr_grid(sizes: SizeRange, extremes_mm: np.ndarray, rng: np.random.Gener
         extremes_mm: Outermost points of the head in the MR, `(N, 3)`.
         rng: Draws from the ranges.
     """
-    pixel, across = _draw(rng, sizes.mr_pixel_mm), _draw(rng, sizes.mr_slice_mm)
+    pixel, across = draw_spacing(rng, sizes.mr_pixel_mm), draw_spacing(rng, sizes.mr_slice_mm)
     low, high = extremes_mm.min(axis=0), extremes_mm.max(axis=0)
     extent = np.array([*(high - low)[:2] + rng.uniform(8, 24, 2), rng.uniform(175, 200)])
     size = np.rint(extent / [pixel, pixel, across]).astype(int)

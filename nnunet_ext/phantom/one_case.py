@@ -9,6 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_ext.images.channels import AIR_HU
+from nnunet_ext.labels.organs import ORGANS
 from nnunet_ext.phantom.anatomy import Anatomy, build_anatomy
 from nnunet_ext.phantom.ct import acquire_ct, draw_background
 from nnunet_ext.phantom.grids import SIZES, Grid, draw_ct_grid, draw_mr_grid
@@ -61,6 +62,16 @@ class Phantom:
     record: dict
     mr_to_ct: sitk.Transform | None
     truth: PhantomTruth | None = None
+
+    @property
+    def images(self) -> dict[str, sitk.Image]:
+        """Channel -> image."""
+        return {"CT": self.ct, "T1": self.t1, "T2": self.t2}
+
+    @property
+    def organs(self) -> tuple[str, ...]:
+        """Names in the order of the label values."""
+        return tuple(ORGANS)
 
 
 def make_phantom(

@@ -11,10 +11,11 @@ from matplotlib.figure import Figure
 from scipy import ndimage
 
 from nnunet_ext.cleaning.body import body_mask_array
+from nnunet_ext.cleaning.head import image_region
 from nnunet_ext.images.geometry import to_canonical
 from nnunet_ext.pictures.views import PLANES, picture_spacing_mm, slice_picture
 from nnunet_ext.registration.result import HEADER, LEVEL_NAMES, RegistrationResult
-from nnunet_ext.registration.volumes import HEAD_MM
+from nnunet_ext.registration.volumes import HEAD_MM, trunk_part
 
 #: Squares of the checkerboard picture, the moving image's colour in it, and depths below the crown: what is shown, where
 #: the eyes are.
@@ -32,15 +33,20 @@ def draw_checkerboard(
     """Fixed (grey) and moving (amber) image in turn on a checkerboard: two rows per moving image, before and after.
 
     Columns: the axial slice near the eyes' height, the same around the orbits in smaller squares, the middle coronal and
-    sagittal slices. Radiological view: the patient's right is on the left of axial and coronal pictures. Titles give what
-    was kept (red where it is the header's alignment) and the numbers of the report.
+    sagittal slices. Of a trunk whose upper end no moving image shows, two axial slices, a coronal and a sagittal one through
+    the part that they show. Radiological view: the patient's right is on the left of axial and coronal pictures. Titles give
+    what was kept (red where it is the header's alignment) and the numbers of the report.
     """
     fixed_lps = to_canonical(fixed)
     array = sitk.GetArrayFromImage(fixed_lps).astype(np.float32)
     spacing = fixed_lps.GetSpacing()[::-1]
     body = body_mask_array(array, spacing_mm=spacing, is_ct=float(array.min()) <= -500)
     body = body if body.any() else np.ones_like(body)
-    views = _views(body, spacing)
+    seen = np.logical_or.reduce(
+        [image_region(sitk.GetArrayFromImage(to_canonical(one))) for one in registered.values()]
+    )
+    part = trunk_part(body, seen, np.asarray(spacing))
+    views = _views(body, spacing) if part is None else _trunk_views(part)
     rows = []
     for name, found in result.channels.items():
         rows += [(name, found, "before", before[name]), (name, found, "after", registered[name])]
@@ -109,6 +115,18 @@ def _views(body: np.ndarray, spacing: Sequence[float]) -> list[tuple[str, int, t
         ("axial", 0, orbits, SQUARE_MM / 2),
         ("coronal", middle[0] - rows.start, box, SQUARE_MM),
         ("sagittal", middle[1] - columns.start, box, SQUARE_MM),
+    ]
+
+
+def _trunk_views(part: np.ndarray) -> list[tuple[str, int, tuple[slice, slice, slice], float]]:
+    """As `_views`: two axial slices at thirds of the part, and the middle coronal and sagittal ones."""
+    box = ndimage.find_objects(part.view(np.uint8))[0]
+    z, y, x = (s.stop - s.start for s in box)
+    return [
+        ("axial", 2 * z // 3, box, SQUARE_MM),
+        ("axial", z // 3, box, SQUARE_MM),
+        ("coronal", y // 2, box, SQUARE_MM),
+        ("sagittal", x // 2, box, SQUARE_MM),
     ]
 
 

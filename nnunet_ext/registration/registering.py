@@ -1,9 +1,10 @@
 """MR brought onto CT: rigid, then elastic (B-spline), each kept only where it is better than what it started from.
 
 Transforms map points of the fixed image (the CT) to points of the moving image (an MR), LPS, mm: what `sitk.Resample`
-takes to bring the moving image onto the fixed grid. Similarity is mutual information inside the head; couch and
-fixation mask, which only a CT shows, are taken out of it first. The optimisers are SimpleITK's, run on one thread per
-image so that the same input gives the same transform (to 0.001 mm: N4 adds up on several threads).
+takes to bring the moving image onto the fixed grid. Similarity is mutual information inside the head, or inside the part
+of a trunk that the moving images show; couch and fixation mask, which only a CT shows, are taken out of it first. The
+optimisers are SimpleITK's, run on one thread per image so that the same input gives the same transform (to 0.001 mm: N4
+adds up on several threads).
 
 How a level is kept. Rigid against the header's alignment: the larger mutual information over voxels that both see.
 Elastic against rigid: a fifth of the head, in blocks, is hidden from the elastic fit, and the fit has to raise the
@@ -64,7 +65,7 @@ def register(
         image's field of view holds.
 
     Raises:
-        ValueError: If there is no moving image, an image holds nothing, no head is in it, or images cannot be
+        ValueError: If there is no moving image, an image holds nothing, no body is in it, or images cannot be
             brought to overlap.
     """
     started = time.perf_counter()
@@ -72,7 +73,13 @@ def register(
     if not moving:
         raise ValueError("no moving image: give at least one image to register")
     check_images({"the fixed image": fixed, **moving}, copies=True)
-    target = Target.of(to_canonical(fixed), is_ct=fixed_is_ct, bias_corrected=bias_corrected, body=fixed_body)
+    target = Target.of(
+        to_canonical(fixed),
+        is_ct=fixed_is_ct,
+        bias_corrected=bias_corrected,
+        body=fixed_body,
+        moving=moving.values(),
+    )
     with ThreadPoolExecutor(2) as pool:  # ITK leaves Python's lock, so two images use two cores
         found_bodies = bodies or {}
         made = pool.map(lambda m: Source.of(m[0], m[1], bias_corrected, found_bodies.get(m[0])), moving.items())

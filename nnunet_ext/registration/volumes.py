@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,9 +11,10 @@ from scipy import ndimage
 
 from nnunet_ext.cleaning.bias_field import n4
 from nnunet_ext.cleaning.body import body_mask_array
+from nnunet_ext.cleaning.head import has_crown
 from nnunet_ext.images.channels import AIR_HU, voxel_ml
 from nnunet_ext.images.checks import SMALLEST_BODY_ML
-from nnunet_ext.images.geometry import to_canonical
+from nnunet_ext.images.geometry import field_of_view, to_canonical
 
 #: CT values that tell tissues apart: fat to compact bone. Beyond, MR shows nothing more.
 CT_RANGE_HU = (-300.0, 1200.0)
@@ -27,6 +29,8 @@ BLOCK_MM, HIDDEN_SHARE = 12.0, 0.2
 #: Below the crown: head and upper neck. Shoulders, in a CT that goes so far down, lie otherwise in the MR scanner, and
 #: they cost 1.4 to 3.8 mm of error on three phantoms, 0.4 to 0.6 mm without. The head's width is that of its upper part.
 FIT_REACH_MM, HEAD_MM = 200.0, 150.0
+#: Share of the upper end of a trunk that the moving images have to show to be registered by it.
+LEAST_SEEN = 0.5
 COARSE_LEVEL_MM, MIDDLE_LEVEL_MM, FINE_LEVEL_MM, ELASTIC_MM = 6.0, 4.0, 2.5, 3.0
 
 
@@ -48,11 +52,30 @@ class Target:
 
     @classmethod
     def of(
-        cls, image: sitk.Image, *, is_ct: bool, bias_corrected: bool = False, body: np.ndarray | None = None
+        cls,
+        image: sitk.Image,
+        *,
+        is_ct: bool,
+        bias_corrected: bool = False,
+        body: np.ndarray | None = None,
+        moving: Iterable[sitk.Image] = (),
     ) -> Target:
+        """The fixed image.
+
+        Args:
+            image: Canonical.
+            is_ct: Whether it is a CT.
+            bias_corrected: It went through N4 already.
+            body: Bool `(Z, Y, X)`. Found if None.
+            moving: Images whose fields of view say where to look in a trunk.
+        """
         array, body = _values(image, "the fixed image", is_ct=is_ct, correct_bias=not bias_corrected, body=body)
         spacing = np.asarray(image.GetSpacing()[::-1])
-        body = _head_only(body, spacing)
+        seen = np.zeros_like(body)
+        for one in moving:
+            seen |= field_of_view(one, image)
+        part = trunk_part(body, seen, spacing)
+        body = _head_only(body, spacing) if part is None else part
         reach = _dilate(body, HEAD_MARGIN_MM, spacing)
         box = ndimage.find_objects(reach.view(np.uint8))[0]
         region = [s.stop - s.start for s in box[::-1]], [s.start for s in box[::-1]]
@@ -124,6 +147,27 @@ def _head_only(body: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     result = np.zeros_like(body)
     result[lowest:top, rows, columns] = body[lowest:top, rows, columns]
     return result
+
+
+def trunk_part(body: np.ndarray, seen: np.ndarray, spacing: np.ndarray) -> np.ndarray | None:
+    """The part of a trunk that the moving images show. None if the body's upper end serves.
+
+    In a trunk, the MR may lie anywhere below the upper end of a long CT. So this is the part if the image cuts the body at
+    the top, and the moving images show less than half of the part there.
+
+    Args:
+        body: Bool `(Z, Y, X)`.
+        seen: Bool, same shape: union of the fields of view of the moving images.
+        spacing: Voxel size along `(Z, Y, X)`, mm.
+    """
+    voxel_mm3 = float(np.prod(spacing))
+    if has_crown(np.count_nonzero(body, axis=(1, 2)) * spacing[1] * spacing[2], spacing[0]):
+        return None
+    upper = _head_only(body, spacing)
+    shown = body & seen
+    if np.count_nonzero(upper & shown) >= LEAST_SEEN * np.count_nonzero(upper):
+        return None
+    return shown if np.count_nonzero(shown) * voxel_mm3 >= SMALLEST_BODY_ML * 1000 else None
 
 
 def _middle_and_top(body: np.ndarray, image: sitk.Image) -> tuple[np.ndarray, np.ndarray]:

@@ -86,3 +86,25 @@ def test_a_plan_holds_the_crop_as_plain_numbers():
 @pytest.mark.parametrize("plan", [{}, {PLANS_KEY: None}])
 def test_an_older_plan_has_none(plan):
     assert HeadCrop.from_plan(plan) is None
+
+
+def trunk(below: int = 0):
+    """A body that goes through the whole volume but for `below` slices, and an organ in it."""
+    mask = np.zeros(SHAPE, bool)
+    mask[below:, 20:100, 25:125] = True
+    label_map = np.zeros(SHAPE, np.int16)
+    label_map[30:40, 50:60, 60:70] = 1
+    return HeadPlace.of(mask, SPACING_MM), roi.organ_extents(label_map, spacing_mm=SPACING_MM)
+
+
+def test_trunks_are_seen_whole_however_high_their_images_begin():
+    crop = HeadCrop.fit([trunk(), trunk(below=10), case({1: EYE})])
+    assert crop == HeadCrop(None, ())
+    assert crop.box(trunk(below=10)[0]) == ((6, 110), (15, 105), (21, 129))  # 10 mm around the body, within the volume
+    plan = json.loads(json.dumps({PLANS_KEY: crop.to_plan()}))
+    assert HeadCrop.from_plan(plan) == crop
+
+
+def test_one_cut_body_among_heads_is_measured_like_them():
+    crop = HeadCrop.fit([case({1: EYE}), case({1: EYE}, shoulders=False), trunk()])
+    assert crop.below_crown_mm == (110 - 30) * 3 + ROOM_MM

@@ -8,6 +8,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from nnunet_ext.cases.preparing import ChannelOptions, prepare_channels
+from nnunet_ext.cleaning.body import body_mask_array
 from nnunet_ext.cleaning.ct_body import find_ct_body
 from nnunet_ext.images.geometry import to_canonical
 
@@ -171,3 +172,23 @@ def test_rows_of_slices_without_a_body_and_empty_volumes_hold_none():
     empty = find_ct_body(np.full((20, 30, 40), -1000.0), spacing_mm=(2.5, 1.0, 1.0))
     assert not empty.body.any()
     assert not empty.kept.any()
+
+
+def two_legs() -> tuple[np.ndarray, np.ndarray]:
+    """Two thighs of unlike width that touch nowhere, bool `(Z, Y, X)` in voxels of 3 x 2 x 2 mm, and a couch behind."""
+    y, x = np.ogrid[:100, :140]
+    legs = (np.hypot(y - 45, x - 37) < 31) | (np.hypot(y - 45, x - 101) < 27)
+    couch = (y >= 80) & (y < 82) & (x >= 0)
+    return np.broadcast_to(legs, (20, 100, 140)).copy(), np.broadcast_to(couch, (20, 100, 140)).copy()
+
+
+def test_the_second_leg_stays_in_ct_and_mr_and_the_couch_goes():
+    legs, couch = two_legs()
+    rng = np.random.default_rng(0)
+    ct = np.where(legs, 40.0, np.where(couch, -20.0, -1000.0)) + rng.normal(0, 10, legs.shape)
+    found = find_ct_body(ct, spacing_mm=(3.0, 2.0, 2.0))
+    assert found.kept[legs].all()
+    assert not found.body[couch].any()
+    mr = np.where(legs, 400.0, 10.0) + rng.normal(0, 4, legs.shape)
+    body = body_mask_array(mr, spacing_mm=(3.0, 2.0, 2.0), is_ct=False)
+    assert np.count_nonzero(body & legs) > 0.97 * np.count_nonzero(legs)

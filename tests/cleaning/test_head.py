@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from nnunet_ext.cleaning.head import HEAD_MM, HeadPlace, image_region
+from nnunet_ext.cleaning.head import HEAD_MM, HeadPlace, has_crown, image_region
 
 SPACING_MM = (5.0, 2.0, 3.0)
 SHAPE = (60, 110, 130)  # 300 x 220 x 390 mm
@@ -82,3 +82,10 @@ def test_an_image_without_a_border_of_one_value_is_seen_everywhere():
     image = np.random.default_rng(0).uniform(1, 9, (7, 8, 9))
     image[3, 4, 5] = 0.0
     assert image_region(image).all()
+
+
+def test_a_body_that_the_image_cuts_has_no_crown():
+    assert has_crown(np.array([100.0, 100, 90, 60, 20, 0, 0]), 20.0)  # air above
+    assert has_crown(np.array([100.0, 100, 90, 70]), 20.0)  # cut, but near the end
+    assert not has_crown(np.array([100.0, 100, 90, 71]), 20.0)
+    assert not has_crown(np.array([400.0, 100, 90, 71]), 60.0)  # shoulders further down do not count
