@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from nnunet_ext._version import __version__
 from nnunet_ext.cli import (
+    atlas,
     benchmark,
     convert,
     demo,
@@ -44,6 +45,7 @@ VERBS: Mapping[str, Verb] = {
     "register": register,
     "finetune": finetune,
     "predict": predict,
+    "atlas": atlas,
     "rtstruct": rtstruct,
     "install": install,
     "evaluate": evaluate,

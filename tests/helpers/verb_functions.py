@@ -28,6 +28,7 @@ OTHER_FUNCTIONS = (("nnunet_ext.end_to_end.prediction_profile", "profile_predict
 FUNCTIONS = {
     **{verb: (nnunet_ext._MODULES[name], name) for verb, name in PUBLIC.items()},
     "finetune": ("nnunet_ext.end_to_end.finetuning", "finetune"),
+    "atlas": ("nnunet_ext.atlas.contouring", "contour_by_atlases"),
     "demo": ("nnunet_ext.end_to_end.demo", "demo"),
     "benchmark train": ("nnunet_ext.end_to_end.training_benchmark", "benchmark_train"),
     "benchmark predict": ("nnunet_ext.end_to_end.prediction_benchmark", "benchmark_predict"),
