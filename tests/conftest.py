@@ -26,6 +26,7 @@ SLOW = (
     "phantom/from_maps/test_one_case.py", "phantom/from_maps/test_real_maps.py", "prediction/test_predicting.py",
     "end_to_end/learning/test_trainers.py", "end_to_end/test_prediction_benchmark.py",
     "end_to_end/test_conversion_benchmark.py",
+    "registration/test_between_people.py",
     "registration/test_registering.py", "reporting/test_experiments.py", "reporting/test_figures.py",
     "reporting/test_page.py", "reporting/test_reporting.py",
 )  # fmt: skip

@@ -28,20 +28,22 @@ class TransformCache:
         folder: Of the case.
         image_sha256: Hash of the case's image.
         options: Of the fits.
+
+    Attributes:
+        computed: Files that were not there.
     """
 
     def __init__(self, folder: Path, image_sha256: str, options: RegistrationOptions) -> None:
         self.folder = folder
+        self.computed: list[Path] = []  # threads may add to it
         self._key = f"{VERSION} {image_sha256} {asdict(options)}"
 
     def file(self, atlas: str, atlas_sha256: str, level: str) -> Path:
         key = hashlib.sha256(f"{self._key} {atlas_sha256} {level}".encode()).hexdigest()
         return self.folder / f"{atlas}_{level}_{key[:16]}.tfm"
 
-    def get(
-        self, atlas: str, atlas_sha256: str, level: str, fit: Callable[[], sitk.Transform]
-    ) -> tuple[sitk.Transform, bool]:
-        """A transform, and whether it was there already. It is computed and written if it was not, or was damaged.
+    def get(self, atlas: str, atlas_sha256: str, level: str, fit: Callable[[], sitk.Transform]) -> sitk.Transform:
+        """A transform. It is computed and written if it is not there, or damaged.
 
         Args:
             atlas: Name of the atlas.
@@ -52,7 +54,7 @@ class TransformCache:
         file = self.file(atlas, atlas_sha256, level)
         if file.is_file():
             try:
-                return sitk.ReadTransform(str(file)), True
+                return sitk.ReadTransform(str(file))
             except RuntimeError:
                 log.warning("%s is damaged: computed again", file)
         transform = fit()
@@ -60,4 +62,5 @@ class TransformCache:
         with written_whole(file, ending=".tfm") as temporary:
             sitk.WriteTransform(transform, str(temporary))
         # As it is read the next time, so that the result is the same to the last digit.
-        return sitk.ReadTransform(str(file)), False
+        self.computed.append(file)
+        return sitk.ReadTransform(str(file))

@@ -330,7 +330,7 @@ class _Run:
         self.remove(case.name)  # of a run that was killed between two files
         try:
             prepared, prepare_s = timed(_prepare, case, self.settings)
-            contoured, segment_s = timed(self.segment, case, prepared)
+            (contoured, n_computed), segment_s = timed(self.segment, case, prepared)
             start = perf_counter()
             masks = {fusion: _mask(labels, prepared) for fusion, labels in contoured.label_maps.items()}
             for fusion, file in self.outputs(case.name).items():
@@ -339,10 +339,16 @@ class _Run:
             self.fail(case.name, case.public(in_one_line(error)))
             return 0
         seconds = {"prepare_s": prepare_s, "segment_s": segment_s, "write_s": perf_counter() - start}
-        self.tell(case, prepared, contoured, seconds)
-        return contoured.n_computed
+        effort = {
+            "transforms_computed": n_computed,
+            **{name: round(value, 2) for name, value in seconds.items()},
+            "device": f"{processor_name()}, {self.settings.n_threads} thread{'s' * (self.settings.n_threads != 1)}",
+            "peak_memory_mb": peak_memory_mb(),
+        }
+        self.tell(case, prepared, contoured, effort)
+        return n_computed
 
-    def tell(self, case: Case, prepared: _PreparedCase, contoured: Contoured, seconds: Mapping[str, float]) -> None:
+    def tell(self, case: Case, prepared: _PreparedCase, contoured: Contoured, effort: Mapping[str, Any]) -> None:
         """Write the case's entries of the manifests, and its warnings into the summary."""
         common = [message.changed(case.public) for message in (*prepared.warnings, *contoured.warnings)]
         said = list(common)
@@ -355,35 +361,34 @@ class _Run:
                 "missing": missing,
                 "channels": [self.settings.channel],
                 "atlases": {fit.atlas.name: fit.record() for fit in contoured.fits},
-                "transforms_computed": contoured.n_computed,
                 "warnings": in_english([*common, *lacking]),
                 "messages": [message.to_json() for message in (*common, *lacking)],
                 "notes": in_english(case.notes),
                 **({"left_over": list(case.ignored)} if case.ignored else {}),
-                **{name: round(value, 2) for name, value in seconds.items()},
-                "device": f"{processor_name()}, {self.settings.n_threads} thread{'s' * (self.settings.n_threads != 1)}",
-                "peak_memory_mb": peak_memory_mb(),
+                **effort,
             }
             self.record(fusion, case.name, record)
         self.summary.written.append(case.name)
         if said:
             self.summary.warnings[case.name] = said
 
-    def segment(self, case: Case, prepared: _PreparedCase) -> Contoured:
-        """The label maps of a prepared case."""
+    def segment(self, case: Case, prepared: _PreparedCase) -> tuple[Contoured, int]:
+        """The label maps of a prepared case, and how many transforms were not there already."""
         image_sha256 = sha256_of(prepared.image)
         allowed = [atlas for atlas in self.atlases if atlas.name not in self.own(case.name, image_sha256)]
         if not allowed:
             raise ValueError("all atlases are of its own person, or bear its name; it needs another one")
-        return contour_case(
+        cache = TransformCache(self.out / TRANSFORMS / case.name, image_sha256, OPTIONS)
+        contoured = contour_case(
             prepared.image,
             allowed,
-            TransformCache(self.out / TRANSFORMS / case.name, image_sha256, OPTIONS),
+            cache,
             channel=self.settings.channel,
             organs=self.settings.organs,
             n_atlases=self.settings.n_atlases,
             n_threads=self.settings.n_threads,
         )
+        return contoured, len(cache.computed)
 
     def own(self, case: str, image_sha256: str) -> set[str]:
         """Atlases that are the case itself, or of its person."""

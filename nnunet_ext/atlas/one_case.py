@@ -13,6 +13,7 @@ from nnunet_ext.atlas.atlases import Atlas, make_target
 from nnunet_ext.atlas.cache import TransformCache
 from nnunet_ext.atlas.fusing import staple, vote
 from nnunet_ext.atlas.placing import Placed, part_of, place, shares_on
+from nnunet_ext.files import in_one_line
 from nnunet_ext.messages import Message
 from nnunet_ext.registration.between_people import fit_between_people, fit_linear
 from nnunet_ext.registration.similarity import information_of
@@ -34,14 +35,12 @@ class Fit:
         transform: Points of the case -> points of the atlas, LPS, mm.
         information: Mutual information of the two images inside the head, nats.
         placed: Where the organs come to lie.
-        was_there: Whether the cache held the transform.
     """
 
     atlas: Atlas
     transform: sitk.Transform
     information: float
     placed: Placed
-    was_there: bool
 
     def record(self) -> dict:
         """Plain JSON."""
@@ -60,13 +59,11 @@ class Contoured:
         label_maps: Way to fuse -> label map `(Z, Y, X)` on the case's canonical grid.
         fits: Of the atlases that were fused, the nearest first.
         warnings: Whatever the way.
-        n_computed: Transforms that the cache did not hold.
     """
 
     label_maps: dict[str, np.ndarray]
     fits: list[Fit]
     warnings: list[Message] = field(default_factory=list)
-    n_computed: int = 0
 
 
 def contour_case(
@@ -99,12 +96,12 @@ def contour_case(
     target = make_target(image, channel=channel)
     warnings: list[Message] = []
 
-    def linear(atlas: Atlas) -> Fit | ValueError:
+    def linear(atlas: Atlas) -> Fit | str:
         try:
             found = cache.get(atlas.name, atlas.image_sha256, LINEAR, lambda: fit_linear(target, atlas.source))
-        except ValueError as error:  # of two heads that cannot be brought to overlap
-            return error
-        return _fit(target, image, atlas, organs, *found)
+        except (ValueError, RuntimeError) as error:  # two heads that cannot be brought to overlap, and what ITK refuses
+            return in_one_line(error)
+        return _fit(target, image, atlas, organs, found)
 
     def elastic(fit: Fit) -> Fit:
         start = sitk.AffineTransform(fit.transform.Downcast())
@@ -114,14 +111,14 @@ def contour_case(
             ELASTIC,
             lambda: fit_between_people(target, fit.atlas.source, start),
         )
-        further = _fit(target, image, fit.atlas, organs, *found)
+        further = _fit(target, image, fit.atlas, organs, found)
         # The check: a B-spline that takes an organ out of the field of view is not kept.
         return fit if set(further.placed.outside) - set(fit.placed.outside) else further
 
     fits: list[Fit] = []
     for atlas, found in zip(atlases, _in_threads(linear, atlases, n_threads), strict=True):
-        if isinstance(found, ValueError):
-            warnings.append(Message("atlas_not_brought_onto", {"atlas": atlas.name, "error": str(found)}))
+        if isinstance(found, str):
+            warnings.append(Message("atlas_not_brought_onto", {"atlas": atlas.name, "error": found}))
         else:
             fits.append(found)
     if not fits:
@@ -133,8 +130,7 @@ def contour_case(
         for fit in chosen
         if fit.placed.outside
     ]
-    n_computed = sum(not fit.was_there for fit in (*fits, *chosen))
-    return Contoured(_fused(image, chosen, organs), chosen, warnings, n_computed)
+    return Contoured(_fused(image, chosen, organs), chosen, warnings)
 
 
 def _fit(
@@ -143,12 +139,11 @@ def _fit(
     atlas: Atlas,
     organs: Mapping[str, int],
     transform: sitk.Transform,
-    was_there: bool,
 ) -> Fit:
     """An atlas judged at a transform. Files hold affine transforms and chains."""
     information = information_of(target, atlas.source, transform, target.head)
     placed = place(atlas.labels, {organ: organs[organ] for organ in atlas.organs}, image, transform)
-    return Fit(atlas, transform, information, placed, was_there)
+    return Fit(atlas, transform, information, placed)
 
 
 def _fused(image: sitk.Image, fits: Sequence[Fit], organs: Mapping[str, int]) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,8 @@ from reference_tables import check_file
 
 from nnunet_ext.atlas.atlases import make_atlas, organs_of, read_atlases, sha256_of
 from nnunet_ext.atlas.cache import TransformCache
-from nnunet_ext.atlas.contouring import _mask, _prepare, _Settings, contour_by_atlases
+from nnunet_ext.atlas.contouring import _cases_of_fold, _mask, _prepare, _Settings, contour_by_atlases
+from nnunet_ext.atlas.one_case import contour_case
 from nnunet_ext.cases.prediction_cases import find_cases
 from nnunet_ext.cases.training_form import recorded_options
 from nnunet_ext.evaluation.evaluating import evaluate
@@ -163,10 +165,27 @@ def test_a_training_case_that_is_no_atlas_is_named(tmp_path: Path):
         make_atlas("x", ct, labels * 0, channel="CT", organs=ORGANS)
 
 
-def test_only_the_training_cases_of_a_fold_are_atlases(tmp_path: Path):
+def test_only_the_training_cases_of_a_fold_are_atlases(tmp_path: Path, monkeypatch):
     raw = write_raw(tmp_path, people=(1, 2))
-    atlases, _ = read_atlases(raw, ["person_2"], channel="CT", channel_names={"0": "CT"}, organs=ORGANS)
+    splits = tmp_path / "preprocessed" / raw.name / "splits_final.json"
+    splits.parent.mkdir(parents=True)
+    splits.write_text(json.dumps([{"train": ["person_2"], "val": ["person_1"]}]))
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
+    names = _cases_of_fold(raw.name, 0)
+    atlases, _ = read_atlases(raw, names, channel="CT", channel_names={"0": "CT"}, organs=ORGANS)
     assert [atlas.name for atlas in atlases] == ["person_2"]
+    with pytest.raises(ValueError, match=r"holds the folds 0 to 0, and no fold 1"):
+        _cases_of_fold(raw.name, 1)
+
+
+def test_an_organ_that_the_image_does_not_reach_is_named(tmp_path: Path):
+    """A head that is scanned from below the eyes up has them on no atlas."""
+    ct, _ = head(0, low_mm=(-92.0, -96.0, 10.0))
+    atlas = make_atlas("person_1", *head(1), channel="CT", organs=ORGANS)
+    cache = TransformCache(tmp_path, sha256_of(ct), OPTIONS)
+    found = contour_case(ct, [atlas], cache, channel="CT", organs=ORGANS, n_atlases=1, n_threads=1)
+    (message,) = found.warnings
+    assert str(message) == "training case person_1 puts Eye_L, Eye_R, Brainstem beyond the image, wholly or in part"
 
 
 def test_a_transform_is_computed_once_for_the_same_inputs_and_again_if_it_is_damaged(tmp_path: Path):
@@ -176,15 +195,15 @@ def test_a_transform_is_computed_once_for_the_same_inputs_and_again_if_it_is_dam
         made.append(1)
         return sitk.TranslationTransform(3, (1.0, 2.0, 3.0))
 
-    cache = TransformCache(tmp_path, "image", OPTIONS)
-    assert cache.get("a", "atlas", "linear", fit)[1] is False
-    assert cache.get("a", "atlas", "linear", fit)[1] is True
-    assert cache.get("a", "another", "linear", fit)[1] is False
-    assert TransformCache(tmp_path, "other", OPTIONS).get("a", "atlas", "linear", fit)[1] is False
+    cache, other = (TransformCache(tmp_path, image, OPTIONS) for image in ("image", "other"))
+    for _ in range(2):
+        cache.get("a", "atlas", "linear", fit)
+    assert len(made) == 1
+    cache.get("a", "another", "linear", fit)
+    other.get("a", "atlas", "linear", fit)
+    assert (len(made), len(cache.computed), len(other.computed)) == (3, 2, 1)
     cache.file("a", "atlas", "linear").write_text("#Insight")
-    transform, was_there = cache.get("a", "atlas", "linear", fit)
-    assert not was_there
-    assert transform.TransformPoint((0, 0, 0)) == (1.0, 2.0, 3.0)
+    assert cache.get("a", "atlas", "linear", fit).TransformPoint((0, 0, 0)) == (1.0, 2.0, 3.0)
     assert len(made) == 4
 
 
