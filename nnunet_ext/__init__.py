@@ -15,9 +15,10 @@ seconds. The packages:
 - `trainers`: the trainers that nnU-Net finds by name.
 - `cascade`: the ROI, and the other parts that nnU-Net plugs in.
 - `training`: recipe, schedule, augmentation, losses and checkpoints.
-- `rivals`: networks of other groups, for the same cases.
+- `rivals`: networks of other groups, trained on the same cases.
 - `postprocessing`: steps on organs' masks after the networks.
 - `prediction`: both stages over many cases.
+- `atlas`: contours from those of the nearest training cases.
 - `evaluation`: scores against references.
 - `reporting`: experiments side by side, and the page to look at cases.
 - `phantom`: synthetic heads with exact labels.

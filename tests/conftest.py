@@ -17,6 +17,7 @@ N_LABELS = 4  # background and three organs
 
 #: Folders and files of tests that make phantoms, register, convert, train or build a wheel: `make check` leaves them out.
 SLOW = (
+    "atlas/test_contouring.py",
     "faults", "dataset_conversion", "cases/test_dicom_case.py", "cases/test_dicom_cases.py", "cases/test_folder_case.py",
     "cases/test_key_file.py", "cases/test_organ_masks.py", "cases/test_series_choice.py", "cases/test_series_rules.py",
     "cases/test_structures.py", "trainers", "plans", "cleaning/test_body.py", "test_end_to_end.py",
@@ -26,6 +27,7 @@ SLOW = (
     "phantom/from_maps/test_one_case.py", "phantom/from_maps/test_real_maps.py", "prediction/test_predicting.py",
     "end_to_end/learning/test_trainers.py", "end_to_end/test_prediction_benchmark.py",
     "end_to_end/test_conversion_benchmark.py",
+    "registration/test_between_people.py",
     "registration/test_registering.py", "reporting/test_experiments.py", "reporting/test_figures.py",
     "reporting/test_page.py", "reporting/test_reporting.py",
 )  # fmt: skip

@@ -3,7 +3,8 @@
 The bash blocks of a document are run as one script, in one folder, but for this: `SUBSTITUTIONS`; plans are cut to one
 iteration and their split to the few cases there are (`shorten`); and what a training leaves is replaced (`settle`), since
 the noise that a network of one iteration draws takes minutes to show. So the commands run, and their options, files and
-exit codes are what the guides say; that anything is learned is not shown. The study's guide takes long: `make long`.
+exit codes are what the guides say; that anything is learned is not shown. The guides to the study and to other methods
+take long: `make long`.
 
 The commands are the installed packages' console scripts, run in forks of one process (`forked_commands`).
 """
@@ -28,6 +29,7 @@ from nnunet_ext.dicom.reading import read_series
 from nnunet_ext.dicom.rtstruct_reader import read_rtstruct
 from nnunet_ext.dicom.series import find_series
 from nnunet_ext.phantom.torso import TORSO_ORGANS
+from nnunet_ext.rivals.deeplab import library_problem
 
 ROOT = Path(__file__).parents[1]
 if not (ROOT / "README.md").is_file():
@@ -36,8 +38,8 @@ NNUNET = "nnUNet_"  # of its environment variables
 README, CHINESE = "README.md", "README.zh.md"
 DICOM, TRAINING, STUDY = (f"docs/how-to/{name}.md" for name in ("dicom_to_rtstruct", "training", "reproduce_the_study"))
 API, COMMANDS = "docs/reference/python.md", "docs/reference/commands.md"
-SITES = "docs/how-to/other_sites.md"
-DOCUMENTS = (README, DICOM, TRAINING, STUDY, SITES)
+SITES, COMPARE = "docs/how-to/other_sites.md", "docs/how-to/compare_methods.md"
+DOCUMENTS = (README, DICOM, TRAINING, STUDY, SITES, COMPARE)
 #: Documents whose commands are all among those that are not run.
 NOT_TYPED = ("CONTRIBUTING.md", "docs/how-to/heads_from_label_maps.md")
 
@@ -59,6 +61,8 @@ SUBSTITUTIONS = {
     r"(whole|32x128x128|16x64x64)=scores/\S+ ": "",
     r"--folds (\S+)/fold_\*": r"--folds \1/fold_0 \1/fold_0",  # only fold 0 is trained
     r"(nnunet_ext finetune .*)": r"\1 -f 0 -device cpu",
+    r" (nnU-Net|mirrored|ResEnc)=scores/\S+": "",  # nnU-Net's own trainings are not run
+    r" --models +nnU-Net=.*": "",
     r" -num_gpus 2": "",
     r"(nnUNetv2_(?:train|predict) [^;]*)": r"\1 -device cpu",
     r"(nnunet_ext predict -[dm][^;]*)": r"\1 -device cpu -p CascadeOARPlansSmall",
@@ -66,6 +70,8 @@ SUBSTITUTIONS = {
     r"(nnunet_ext predict .* -p CascadeOARPlansFinetuned .*) -p CascadeOARPlansSmall": r"\1",
     r"(nnUNetv2_(?:export_model_to_zip|accumulate_crossval_results|find_best_configuration|predict) [^;]*)": r"\1 -f 0",
 }
+if library_problem() is not None:
+    SUBSTITUTIONS |= {r" 2d_deeplab": "", r" DeepLabv3\+=\S+": ""}
 #: Commands that are not run, and why; what is ours is at least known to the parser.
 NOT_RUN = {
     "pip install": "tests run against an installed package; test_packaging builds the wheel",
@@ -76,8 +82,16 @@ NOT_RUN = {
     "nnunet_ext phantom heads --from-maps": "label maps are no part of the package; see phantom/from_maps/test_making",
     "nnunet_ext convert heads -d 502": "converts these",
     "nnunet_ext study": "types the other commands; see end_to_end/workflow/test_study",
+    "nnUNetv2_plan_and_preprocess -c 3d_fullres -d 541": "for trainings by nnU-Net, of 45 CPU seconds an iteration",
+    "for fold in 0 1 2 3 4; do nnUNetv2_train 541 3d_fullres": "these",
+    "nnUNetv2_predict -d 541": "predicts with these; see test_costs",
+    "for method in nnunet nnunet_mirrored resenc; do": "scores these",
     "nnunet_ext benchmark": "minutes; see test_training_benchmark, test_prediction_benchmark, test_conversion_benchmark",
 }
+
+
+#: Configurations of other groups' networks, and what gives their logits.
+LAST_LAYERS = {"3d_anatomynet": "logits", "3d_focusnet": "snet.logits", "2d_deeplab": "network.segmentation_head.0"}
 
 
 def blocks(document: str, language: str = "bash") -> list[str]:
@@ -123,9 +137,12 @@ def settle() -> None:
     (folder,) = Path(os.environ[NNUNET + "results"]).glob(f"Dataset{dataset_id}_*/{model}/fold_{fold}")
     checkpoint = torch.load(folder / "checkpoint_final.pth", weights_only=False)
     weights = checkpoint["network_weights"]
-    last = max(int(m[1]) for key in weights if (m := re.match(r"decoder\.seg_layers\.(\d+)\.bias$", key)))
-    weights[f"decoder.seg_layers.{last}.weight"].zero_()
-    weights[f"decoder.seg_layers.{last}.bias"].zero_()[3] = 1
+    last = LAST_LAYERS.get(configuration)
+    if last is None:
+        numbers = (int(m[1]) for key in weights if (m := re.match(r"decoder\.seg_layers\.(\d+)\.bias$", key)))
+        last = f"decoder.seg_layers.{max(numbers)}"
+    weights[f"{last}.weight"].zero_()
+    weights[f"{last}.bias"].zero_()[3] = 1
     torch.save(checkpoint, folder / "checkpoint_final.pth")
     references = Path(os.environ[NNUNET + "raw"], folder.parents[1].name, "labelsTr")
     for file in (folder / "validation").glob("*.nii.gz"):
@@ -243,6 +260,17 @@ def test_guide_to_other_sites_speaks_of_no_head_and_writes_exact_contours(worksp
         for value, organ in enumerate(TORSO_ORGANS, start=1):
             mask = rasterise(found.get(organ, []), read_series(series))
             np.testing.assert_array_equal(mask, label_map == value)
+
+
+@pytest.mark.long
+def test_guide_to_comparing_methods(workspace, shared_phantom):
+    shared_phantom.write(workspace.folder / "phantoms", n_cases=3, size="tiny")  # as the README does
+    workspace.type(COMPARE)
+    text = (workspace.folder / "compared" / "report.md").read_text()
+    for method in ("cascade", "AnatomyNet", "FocusNet", "STAPLE", "voting"):
+        assert f"| {method} |" in text
+    costs = next(line for line in text.splitlines() if line.startswith("| AnatomyNet |") and "(x 0.25)" in line)
+    assert "(folds: 1)" in costs
 
 
 def test_python_examples(workspace):

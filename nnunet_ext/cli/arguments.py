@@ -138,6 +138,11 @@ def named_folder(text: str) -> tuple[str, Path]:
     return text[:at] or Path(text[at + 1 :]).name.rpartition("__")[2], Path(text[at + 1 :])
 
 
+def model_of_run(text: str) -> Path | tuple[str, Path]:
+    """A folder, or `NAME=FOLDER`, divided as by `named_folder`."""
+    return Path(text) if "=" not in text or Path(text).exists() else named_folder(text)
+
+
 def whole_number(least: int) -> Callable[[str], int]:
     """Reads a number of at least so much. argparse would name the function instead of the fault."""
 

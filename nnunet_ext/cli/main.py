@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from nnunet_ext._version import __version__
 from nnunet_ext.cli import (
+    atlas,
     benchmark,
     channels,
     convert,
@@ -51,6 +52,7 @@ VERBS: Mapping[str, Verb] = {
     "finetune": finetune,
     "postprocessing": postprocessing,
     "predict": predict,
+    "atlas": atlas,
     "rtstruct": rtstruct,
     "install": install,
     "evaluate": evaluate,

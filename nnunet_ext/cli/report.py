@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from nnunet_ext.cli.arguments import Options, add_processes, add_viewer_limit, named_folder
+from nnunet_ext.cli.arguments import Options, add_processes, add_viewer_limit, model_of_run, named_folder
 from nnunet_ext.cli.printing import report_failed
 
 SUMMARY = "compare experiments: tables with tests, box plots, overlays, 3D views, training curves"
@@ -26,7 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--images", metavar="IN", type=Path, help="images to draw on; without: those beside the references"
     )
     parser.add_argument(
-        "--models", nargs="+", metavar="MODEL", type=Path, help="trained models whose training curves to draw too"
+        "--models",
+        nargs="+",
+        metavar="MODEL",
+        type=model_of_run,
+        help="trained models whose training curves to draw too; NAME=MODEL: the model of the run NAME, for its row in the "
+        "table of costs",
     )
     parser.add_argument("--box-organ", metavar="ORGAN", help="organ of the box plots; without: the hardest")
     parser.add_argument(

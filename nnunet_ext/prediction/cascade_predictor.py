@@ -10,7 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -28,12 +28,13 @@ from nnunet_ext.cascade.preprocessor import PROPERTIES_KEY, CascadeOARPreprocess
 from nnunet_ext.cascade.resampling import label_map_of_logits
 from nnunet_ext.cases.prediction_cases import check_channels
 from nnunet_ext.cases.preparing import ChannelOptions, prepare_channels
-from nnunet_ext.cleaning.ct import HU_REMEDY_AT_PREDICTION, hu_problem
+from nnunet_ext.cases.training_form import check_one_grid, recorded_options, refuse_non_hu
+from nnunet_ext.cleaning.ct import HU_REMEDY_AT_PREDICTION
 from nnunet_ext.cleaning.head_checks import check_head
 from nnunet_ext.images.channels import is_ct, reference_channel
 from nnunet_ext.images.checks import check_arrays, check_images
 from nnunet_ext.images.file_names import ENDINGS, find_channel_files
-from nnunet_ext.images.geometry import CANONICAL, back_to_grid, grid_difference, same_grid, to_canonical
+from nnunet_ext.images.geometry import CANONICAL, back_to_grid, to_canonical
 from nnunet_ext.images.notes import collected_notes
 from nnunet_ext.images.reading import read_image
 from nnunet_ext.images.writing import write_image
@@ -525,13 +526,7 @@ class CascadePredictor:
         Raises:
             ValueError: If they were not made by `nnunet_ext convert`.
         """
-        recorded = self.dataset_json.get("nnunet_ext")
-        if recorded is None:
-            raise ValueError(
-                "the model's dataset.json holds no conversion options: its images were not made by nnunet_ext convert. "
-                "Bring yours to the same form and name them <case>_0000, <case>_0001, ..."
-            )
-        return ChannelOptions(**{f.name: recorded[f.name] for f in fields(ChannelOptions) if f.name in recorded})
+        return recorded_options(self.dataset_json)
 
     def prepare(
         self,
@@ -570,19 +565,15 @@ class CascadePredictor:
         else:
             with step("checks"):
                 check_images(read, optional=self.optional)
-                self._refuse_non_hu(read)
+                recorded = self.dataset_json.get("nnunet_ext", {} if self.check_heads else {"allow_non_hu": True})
+                refuse_non_hu(read, recorded, remedy=self._hu_remedy())
         if self.check_heads:
             channel = reference_channel(present)
             # A cleaned MR has no padding any more. A CT may have got a window that takes its bone.
             with step("checks"):
                 warnings = [*warnings, *check_head_in(channel, reference if is_ct(channel) else read[channel])]
-        for channel, image in read.items():
-            if not same_grid(image, read[present[0]]):
-                raise ValueError(
-                    f"{channel} and {present[0]} lie on different grids: {grid_difference(image, read[present[0]])}. "
-                    "Convert the case with nnunet_ext convert, or give it as a folder with one image per channel."
-                )
-        del images, image, reference  # so that each image is freed as soon as it is turned
+        check_one_grid(read)
+        del images, reference  # so that each image is freed as soon as it is turned
         for channel in present:
             read[channel] = sitk.DICOMOrient(read.pop(channel), self.orientation)
         first = read[present[0]]
@@ -595,15 +586,6 @@ class CascadePredictor:
     def _hu_remedy(self) -> str:
         left_out = ", or leave its file out" if any(map(is_ct, self.optional)) else ""
         return f"{HU_REMEDY_AT_PREDICTION}{left_out}"
-
-    def _refuse_non_hu(self, images: Mapping[str, sitk.Image]) -> None:
-        """ValueError for a CT that is not in HU, if those of the training images were and had no window."""
-        recorded = self.dataset_json.get("nnunet_ext", {} if self.check_heads else {"allow_non_hu": True})
-        if recorded.get("allow_non_hu") or recorded.get("window_hu") is not None:
-            return
-        for channel, image in images.items():
-            if is_ct(channel) and (problem := hu_problem(image)) is not None:
-                raise ValueError(f"{problem}; {self._hu_remedy()}")
 
     def _prepare_arrays(
         self,

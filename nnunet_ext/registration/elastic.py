@@ -22,9 +22,27 @@ FIRST_STEP_MM, LAST_STEP_MM = 0.05, 0.01
 
 
 def fit_elastic(
-    target: Target, mask: sitk.Image, source: Source, start: sitk.Transform, options: RegistrationOptions
+    target: Target,
+    mask: sitk.Image,
+    source: Source,
+    start: sitk.Transform,
+    options: RegistrationOptions,
+    *,
+    first_step_mm: float = FIRST_STEP_MM,
+    last_step_mm: float = LAST_STEP_MM,
+    smoothed_gradient: bool = True,
 ) -> sitk.BSplineTransform | None:
-    """A B-spline applied before `start`; None where the optimiser gives up."""
+    """A B-spline applied before `start`; None where the optimiser gives up.
+
+    Args:
+        target, mask: The fixed image, and where the metric looks.
+        source: The moving image.
+        start: Fixed points -> moving points.
+        options: Knots, samples, iterations and backend.
+        first_step_mm, last_step_mm: Root mean square change of the coefficients in the first and the last step. elastix
+            has steps of its own.
+        smoothed_gradient: See `new_method`.
+    """
     fixed, moving = shrunk_image(target, ELASTIC_MM), shrunk_image(source, ELASTIC_MM)
     if options.backend == "elastix":
         try:
@@ -35,18 +53,18 @@ def fit_elastic(
         except RuntimeError as error:
             log.debug("elastic fit of %s: %s", source.name, error)
             return None
-    method = new_method(fixed, mask, options.elastic_samples, options.seed)
+    method = new_method(fixed, mask, options.elastic_samples, options.seed, smoothed_gradient=smoothed_gradient)
     extent_mm = np.asarray(target.image.GetSize()) * target.image.GetSpacing()
     mesh = [max(1, round(float(mm) / options.knots_mm)) for mm in extent_mm]
     spline = sitk.BSplineTransformInitializer(target.image, mesh, 3)
     method.SetMovingInitialTransform(start)
     method.SetInitialTransform(spline, inPlace=True)
-    # Steps are lengths of the whole parameter vector in mm: each knot's displacement changes by `FIRST_STEP_MM` at first.
+    # Steps are lengths of the whole parameter vector in mm: each knot's displacement changes by `first_step_mm` at first.
     # LBFGSB was tried and stops at once on some images: the metric's gradient is only approximate.
     size = np.sqrt(spline.GetNumberOfParameters())
     method.SetOptimizerAsRegularStepGradientDescent(
-        learningRate=FIRST_STEP_MM * size,
-        minStep=LAST_STEP_MM * size,
+        learningRate=first_step_mm * size,
+        minStep=last_step_mm * size,
         numberOfIterations=options.elastic_iterations,
         relaxationFactor=0.6,
         gradientMagnitudeTolerance=1e-10,

@@ -111,9 +111,17 @@ class Source:
     shrunk: dict[float, sitk.Image] = field(default_factory=dict)  # voxel size -> `image`, see `shrunk_image`
 
     @classmethod
-    def of(cls, name: str, image: sitk.Image, bias_corrected: bool, body: np.ndarray | None = None) -> Source:
+    def of(
+        cls,
+        name: str,
+        image: sitk.Image,
+        bias_corrected: bool,
+        body: np.ndarray | None = None,
+        *,
+        is_ct: bool = False,
+    ) -> Source:
         image = to_canonical(image)
-        array, body = _values(image, name, is_ct=False, correct_bias=not bias_corrected, body=body)
+        array, body = _values(image, name, is_ct=is_ct, correct_bias=not bias_corrected, body=body)
         return cls(name, _like(array, image), body, *_middle_and_top(body, image), float(array.min()) - 1.0)
 
 

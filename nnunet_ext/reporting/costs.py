@@ -1,4 +1,4 @@
-"""What every experiment took: hours of training, seconds per case, device and memory.
+"""What every experiment took: weights, hours of training, seconds per case, device and memory.
 
 The study gives the same of its own. On a GTX 1070 Ti with 8 GB it trained its localizer for 20 h and each segmenter for 1 to
 4 h. 15 test cases took 30 s to locate and 31 to 37 s to segment.
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -36,6 +36,27 @@ _STUDY = (
     (", ".join(reference_study.CROPS), "-", "1-4", "2.1-2.5"),
 )
 _STUDY_DEVICE, _STUDY_MEMORY = "GTX 1070 Ti", "8 GB"
+
+
+#: A trained model that the user named, alone or with the name of the experiment that it predicted.
+NamedModel: TypeAlias = Path | tuple[str, Path]
+#: Weights that the newest fold with one of these holds, the best choice first.
+_CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth", "checkpoint_latest.pth")
+#: Ends of names of what a layer counts and no optimizer changes.
+_COUNTED = ("running_mean", "running_var", "num_batches_tracked")
+
+
+@dataclass(frozen=True)
+class NetworkSize:
+    """Of one network.
+
+    Attributes:
+        parameters: Weights that training changes.
+        narrowed: How its plan departs from the published width, empty if it does not.
+    """
+
+    parameters: int
+    narrowed: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,31 +90,36 @@ class PredictionCost:
 
 
 def costs_table(
-    experiments: Sequence[Experiment], models: Sequence[Path] = (), *, with_study: bool
+    experiments: Sequence[Experiment], models: Sequence[NamedModel] = (), *, with_study: bool
 ) -> tuple[Table, list[Message]]:
     """A row per experiment, and remarks on models whose files cannot be read.
 
     Args:
         experiments: Of the report.
-        models: Trained models that the user named. Others are looked for in nnU-Net's folder of results.
+        models: Trained models that the user named. One with the name of an experiment is that experiment's. Others are
+            looked for in nnU-Net's folder of results.
         with_study: Add the rows of the reference study.
     """
     rows: list[tuple[Cell, ...]] = []
     remarks = []
     for experiment in experiments:
         trained: dict[bool, TrainingCost] = {}
+        sizes: list[NetworkSize] = []
         for model in models_of(experiment, models):
             try:
-                cost = training_cost(model)
+                cost, size = training_cost(model), network_size(model)
             except (OSError, ValueError) as error:
                 remarks.append(Message("costs_not_read", {"name": experiment.name, "error": in_one_line(error)}))
                 continue
             if cost is not None:
                 trained[_is_localizer(model)] = cost
+            if size is not None:
+                sizes.append(size)
         predicted = prediction_cost(experiment)
         rows.append(
             (
                 Cell(experiment.name),
+                _size_cell(sizes),
                 _hours_cell(trained.get(True)),
                 _hours_cell(trained.get(False)),
                 Cell(_names(device for cost in trained.values() for device in cost.devices)),
@@ -110,10 +136,21 @@ def costs_table(
                 if system == reference_study.LOCALIZER
                 else Message("head_study", {"system": system})
             )
-            texts = (name, localizer_h, network_h, _STUDY_DEVICE, _STUDY_MEMORY, seconds, _STUDY_DEVICE, _STUDY_MEMORY)
+            texts = (
+                name,
+                "-",
+                localizer_h,
+                network_h,
+                _STUDY_DEVICE,
+                _STUDY_MEMORY,
+                seconds,
+                _STUDY_DEVICE,
+                _STUDY_MEMORY,
+            )
             rows.append(tuple(map(Cell, texts)))
     header = (
         Message("head_experiment"),
+        Message("head_parameters"),
         Message("head_localizer_hours"),
         Message("head_network_hours"),
         Message("head_trained_on"),
@@ -122,7 +159,12 @@ def costs_table(
         Message("head_predicted_on"),
         Message("head_prediction_memory"),
     )
-    notes = [Message("note_costs_training"), Message("note_costs_prediction"), Message("note_costs_memory")]
+    notes = [
+        Message("note_costs_parameters"),
+        Message("note_costs_training"),
+        Message("note_costs_prediction"),
+        Message("note_costs_memory"),
+    ]
     if with_study:
         notes.append(Message("note_costs_study"))
     return Table("costs", Message("title_costs"), header, tuple(rows), tuple(notes)), remarks
@@ -131,19 +173,22 @@ def costs_table(
 # Models ---------------------------------------------------------------------------------------------------------------
 
 
-def models_of(experiment: Experiment, named: Sequence[Path] = ()) -> list[Path]:
+def models_of(experiment: Experiment, named: Sequence[NamedModel] = ()) -> list[Path]:
     """The trained models of an experiment that are there, the localizer first.
 
-    Those of a cross-validation are known. Those of predictions have the names in `predictions.json`, and belong to the data
-    set that the `dataset.json` beside the predictions names.
+    A model named as the experiment is the one. Predictions of other programs have no other. Those of a cross-validation are
+    known. Those of predictions have the names in `predictions.json`, and belong to the data set that the `dataset.json`
+    beside the predictions names.
     """
-    model = experiment.scores.model
+    own = [Path(one[1]) for one in named if not isinstance(one, Path) and one[0] == experiment.name]
+    model = own[0] if own else experiment.scores.model
     if model is not None:
         return [stage for stage in (localizer_of(model), model) if stage is not None] if is_model(model) else []
     for folder in _prediction_folders(experiment):
         if (file := folder / "predictions.json").is_file():
             dataset = dataset_json_of(folder).get("name", "")
-            found = (_model(name, dataset, named) for name in read_predictions_json(file).get("models", ()))
+            others = [one for one in named if isinstance(one, Path)]
+            found = (_model(name, dataset, others) for name in read_predictions_json(file).get("models", ()))
             return [model for model in found if model is not None]
     return []
 
@@ -184,6 +229,35 @@ def training_cost(model: Path) -> TrainingCost | None:
     return TrainingCost(hours, tuple(dict.fromkeys(devices)), _highest(memory_mb))
 
 
+def network_size(model: Path) -> NetworkSize | None:
+    """Weights of a model's network, of one fold. None if no fold has a checkpoint.
+
+    Raises:
+        OSError, ValueError: If a file is damaged, or holds more than weights.
+    """
+    files = [fold / name for fold in sorted(model.glob("fold_*")) for name in _CHECKPOINTS]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        return None
+    from nnunet_ext.training.foreign_models import read_weights  # imports torch, which few reports need
+
+    # nnU-Net's networks hold some layers under several names. These share their memory.
+    weights = read_weights(file)["network_weights"]
+    once = {value.data_ptr(): value.numel() for name, value in weights.items() if not name.endswith(_COUNTED)}
+    return NetworkSize(sum(once.values()), _narrowed(model))
+
+
+def _narrowed(model: Path) -> str:
+    """How a model's plan departs from the published width of its network, in a word or two."""
+    configurations = read_json(model / "plans.json", {"configurations": {str: dict}})["configurations"]
+    entry = configurations.get(model.name.rpartition("__")[2], {})
+    options = entry.get("architecture", {}).get("arch_kwargs", {})
+    if "encoder" in options:  # of DeepLabv3+
+        return "" if options["encoder"] == "resnet101" else str(options["encoder"])
+    width = options.get("width", 1.0)
+    return "" if width == 1.0 else f"x {width:g}"
+
+
 def _nnunets_device(fold: Path) -> dict[str, Any]:
     """The device of a training of an earlier version, from what nnU-Net writes to find errors."""
     file = fold / "debug.json"
@@ -221,6 +295,12 @@ def _prediction_folders(experiment: Experiment) -> list[Path]:
 def _highest(values: Iterable[float]) -> float:
     known = [value for value in values if not np.isnan(value)]
     return max(known, default=float("nan"))
+
+
+def _size_cell(sizes: Sequence[NetworkSize]) -> Cell:
+    """`12,345` for one network, `1,234 + 5,678` for localizer and network, `46,000 (x 0.25)` at a quarter of its width."""
+    texts = [f"{size.parameters:,}" + (f" ({size.narrowed})" if size.narrowed else "") for size in sizes]
+    return Cell(" + ".join(texts) or "-")
 
 
 def _hours_cell(cost: TrainingCost | None) -> Cell:

@@ -23,7 +23,7 @@ from nnunet_ext.pictures.resampling import Resampled, draw_resampling
 from nnunet_ext.pictures.surfaces import draw_organ_surfaces, draw_surfaces
 from nnunet_ext.pictures.volumes import box_around, display_window, read_case
 from nnunet_ext.reporting.content import Experiment, Picture, Report, Text
-from nnunet_ext.reporting.costs import models_of
+from nnunet_ext.reporting.costs import NamedModel, models_of
 from nnunet_ext.reporting.plots import draw_all_organs, draw_box_plots, draw_training_curves
 from nnunet_ext.reporting.reference_study import CHIASM
 from nnunet_ext.reporting.table_text import file_stem
@@ -41,7 +41,7 @@ PREPROCESSING_STEPS = {
 
 
 def draw_figures(
-    report: Report, models: Sequence[Path] = (), *, with_study: bool, show_progress: bool
+    report: Report, models: Sequence[NamedModel] = (), *, with_study: bool, show_progress: bool
 ) -> tuple[list[Picture], list[Message]]:
     """Draw all figures into the report's folder. `models` are trained models that the user named.
 
@@ -184,7 +184,7 @@ def _crop(report: Report, case: str, experiment: Experiment) -> Iterator[Picture
     yield _save(figure, report.out, stem, "preprocessing", title, case=case, experiment=experiment.name)
 
 
-def _resampling(report: Report, case: str, models: Sequence[Path]) -> Iterator[Picture]:
+def _resampling(report: Report, case: str, models: Sequence[NamedModel]) -> Iterator[Picture]:
     """Every channel before and after resampling to the network's grid, of the first experiment whose model is there."""
     for experiment in report.experiments:
         trained = models_of(experiment, models)

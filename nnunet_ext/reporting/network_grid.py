@@ -51,7 +51,7 @@ def network_grid(model: Path) -> NetworkGrid:
             (float(values[str(n)]["percentile_00_5"]), float(values[str(n)]["percentile_99_5"])) if clipped else None
             for n, clipped in enumerate(scheme == "CTNormalization" for scheme in configuration.normalization_schemes)
         )
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, IndexError, RuntimeError) as error:  # IndexError: of slices, which nnU-Net's `2d` sees
         raise ValueError(f"{path} says not how the configuration {name} resamples: {error}") from error
     return NetworkGrid((z, y, x), separate_z, ranges)
 

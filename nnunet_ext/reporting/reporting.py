@@ -33,7 +33,7 @@ def report(
     *,
     references: Path | None = None,
     images: Path | None = None,
-    models: Sequence[Path] = (),
+    models: Sequence[Path | tuple[str, Path]] = (),
     box_organ: str | None = None,
     cases: Sequence[str] | None = None,
     reference_study: bool = False,
@@ -51,7 +51,8 @@ def report(
         images: nnU-Net's `imagesTr` or `imagesTs` to draw on. None stands for the one beside the references (`labelsTs` ->
             `imagesTs`, `labelsTr` and `gt_segmentations` -> `imagesTr`).
         models: Trained models whose training curves are drawn, besides those of cross-validations and their localizers. The
-            table of costs looks for the models of predictions among these and in `$nnUNet_results`.
+            table of costs looks for the models of predictions among these and in `$nnUNet_results`. With the name of a
+            run, a model is that run's. Predictions by `nnUNetv2_predict` have no other.
         box_organ: Organ of the box plots. None stands for the one with the lowest mean DSC over all experiments. With
             `reference_study` the chiasm has box plots too, and None stands for it.
         cases: Cases with overlays and surfaces. None stands for the worst, the median and the best by mean DSC.
@@ -69,8 +70,13 @@ def report(
     for folder, called in ((references, "references folder"), (images, "images folder")):
         if folder is not None:
             check_folder(folder, called)
-    for model in models:
-        read_training_curves(Path(model))  # before hours of scoring
+    models = [model if isinstance(model, tuple) else Path(model) for model in models]
+    folders = [model if isinstance(model, Path) else Path(model[1]) for model in models]
+    names = [name for name, _ in runs]
+    if stray := [model[0] for model in models if isinstance(model, tuple) and model[0] not in names]:
+        raise ValueError(f"a model is named as that of '{stray[0]}', and no run is: the runs are {', '.join(names)}")
+    for folder in folders:
+        read_training_curves(folder)  # before hours of scoring
     experiments = load_experiments(runs, out, references, images, n_processes=n_processes, show_progress=show_progress)
     common, remarks = common_cases(experiments)
     compared = [experiment.scores.only(common) for experiment in experiments]
@@ -92,7 +98,7 @@ def report(
         cases=common,
         shown_cases=tuple(cases or _worst_median_best(compared, common)),
         box_organ=box_organ,
-        curves=tuple(curves_of(experiments, models)),
+        curves=tuple(curves_of(experiments, folders)),
     )
     tables, more = make_tables(experiments, common, organs, box_organ=box_organ, with_study=reference_study)
     remarks += more

@@ -7,14 +7,14 @@ from verb_functions import run
 def test_report_names_its_runs_and_passes_its_options_on(calls, capsys):
     content = {"out": Path("out"), "experiments": [1, 2, 3], "cases": ["a"], "tables": [], "pictures": [1]}
     calls.summary = SimpleNamespace(**content, remarks=["No p-value."], failed={})
-    options = "--references ref --images in --models m1 m2 --box-organ Lens_L --cases a --reference-study -np 2"
+    options = "--references ref --images in --models m1 crop=m2 --box-organ Lens_L --cases a --reference-study -np 2"
     assert run(f"report CT=eval/ct a/T__P__3d_lowres 'a=b=c' -o out {options}") == 0
     runs = [("CT", Path("eval/ct")), ("3d_lowres", Path("a/T__P__3d_lowres")), ("a=b", Path("c"))]
     assert calls.args == (runs, Path("out"))
     assert calls.kwargs == {
         "references": Path("ref"),
         "images": Path("in"),
-        "models": [Path("m1"), Path("m2")],
+        "models": [Path("m1"), ("crop", Path("m2"))],
         "box_organ": "Lens_L",
         "cases": ["a"],
         "reference_study": True,

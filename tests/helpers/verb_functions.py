@@ -29,6 +29,7 @@ OTHER_FUNCTIONS = (("nnunet_ext.end_to_end.prediction_profile", "profile_predict
 FUNCTIONS = {
     **{verb: (nnunet_ext._MODULES[name], name) for verb, name in PUBLIC.items()},
     "finetune": ("nnunet_ext.end_to_end.finetuning", "finetune"),
+    "atlas": ("nnunet_ext.atlas.contouring", "contour_by_atlases"),
     "channels": ("nnunet_ext.dataset_conversion.channels", "select_channels"),
     "schedule": ("nnunet_ext.end_to_end.plan_schedule", "set_schedule"),
     "demo": ("nnunet_ext.end_to_end.demo", "demo"),

@@ -7,10 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from made_summaries import summary
 
 from nnunet_ext.reporting.content import Experiment
-from nnunet_ext.reporting.costs import costs_table, models_of, prediction_cost, training_cost
+from nnunet_ext.reporting.costs import (
+    NetworkSize,
+    costs_table,
+    models_of,
+    network_size,
+    prediction_cost,
+    training_cost,
+)
 
 EPOCH = """
 2026-01-01 10:00:00.000000: Epoch {epoch}
@@ -92,9 +100,19 @@ def test_the_table_has_a_row_per_experiment_and_those_of_the_study(tmp_path, mon
     unknown = Experiment("other", tmp_path, summary({"Lens_L": [80.0]}))
     table, remarks = costs_table([known, unknown], with_study=True)
     rows = [[str(cell.text) for cell in row] for row in table.rows]
-    assert rows[0] == ["crops", "3.0 (folds: 2)", "0.50 (folds: 1)", "Card", "6.0 GB", "4.5 +- 1.4", "Card", "6.0 GB"]
-    assert rows[1] == ["other", *["-"] * 7]
-    assert rows[2] == ["study: localizer", "20", "-", "GTX 1070 Ti", "8 GB", "2.0", "GTX 1070 Ti", "8 GB"]
+    assert rows[0] == [
+        "crops",
+        "-",
+        "3.0 (folds: 2)",
+        "0.50 (folds: 1)",
+        "Card",
+        "6.0 GB",
+        "4.5 +- 1.4",
+        "Card",
+        "6.0 GB",
+    ]
+    assert rows[1] == ["other", *["-"] * 8]
+    assert rows[2] == ["study: localizer", "-", "20", "-", "GTX 1070 Ti", "8 GB", "2.0", "GTX 1070 Ti", "8 GB"]
     assert remarks == []
     assert len(costs_table([known], with_study=False)[0].rows) == 1
 
@@ -104,5 +122,45 @@ def test_a_damaged_file_costs_no_report_and_is_named(tmp_path, monkeypatch):
     model = write_model(tmp_path / "results" / "Dataset521_Head" / "T__P__3d_lowres", {"fold_0": [7200.0]})
     (model / "fold_0" / "training_device.json").write_text('{"device": 7}')
     table, (remark,) = costs_table([predicted(tmp_path / "a", {})], with_study=False)
-    assert table.rows[0][1].text == "-"
+    assert table.rows[0][2].text == "-"
     assert "training_device.json" in str(remark)
+
+
+def write_weights(model: Path, configuration: dict) -> None:
+    """A checkpoint of 30 weights and a bias under two names each, as nnU-Net's networks have them, and a BatchNorm."""
+    layer, norm = torch.nn.Linear(10, 3), torch.nn.BatchNorm1d(3)
+    weights = {"encoder.weight": layer.weight.data, "encoder.bias": layer.bias.data}
+    weights |= {f"decoder.{name}": value for name, value in weights.items()}
+    weights |= {f"norm.{name}": value for name, value in norm.state_dict().items()}
+    checkpoint = {"network_weights": weights, "trainer_name": "T", "init_args": {}}
+    torch.save(checkpoint, model / "fold_0" / "checkpoint_final.pth")
+    plans = {"configurations": {model.name.rpartition("__")[2]: configuration}}
+    (model / "plans.json").write_text(json.dumps(plans))
+
+
+@pytest.mark.parametrize(
+    ("options", "narrowed"),
+    [({}, ""), ({"width": 1.0}, ""), ({"width": 0.25}, "x 0.25"), ({"encoder": "resnet18"}, "resnet18")],
+)
+def test_weights_are_those_that_training_changes_each_once(tmp_path, options, narrowed):
+    model = write_model(tmp_path / "T__P__3d_anatomynet", {"fold_0": [36.0]})
+    assert network_size(model) is None
+    write_weights(model, {"architecture": {"arch_kwargs": options}})
+    assert network_size(model) == NetworkSize(30 + 3 + 3 + 3, narrowed)
+
+
+def test_predictions_of_another_program_have_the_model_that_is_named_theirs(tmp_path):
+    models = {}
+    for trainer in ("nnUNetTrainer", "nnUNetTrainerNoMirroring"):
+        models[trainer] = write_model(tmp_path / f"{trainer}__nnUNetPlans__3d_fullres", {"fold_0": [3600.0]})
+        write_weights(models[trainer], {})
+    runs = [Experiment(name, tmp_path / name, summary({"Lens_L": [80.0]})) for name in ("mirrored", "not", "atlas")]
+    named = [("mirrored", models["nnUNetTrainer"]), ("not", models["nnUNetTrainerNoMirroring"])]
+    assert [models_of(run, named) for run in runs] == [[folder] for folder in models.values()] + [[]]
+    table, remarks = costs_table(runs, named, with_study=False)
+    assert [[str(cell.text) for cell in row[:4]] for row in table.rows] == [
+        ["mirrored", "39", "-", "1.0 (folds: 1)"],
+        ["not", "39", "-", "1.0 (folds: 1)"],
+        ["atlas", "-", "-", "-"],
+    ]
+    assert remarks == []

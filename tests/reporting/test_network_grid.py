@@ -78,3 +78,14 @@ def test_the_grid_is_that_of_the_configuration_turned_back_from_the_plans_axes(t
     other = model.rename(tmp_path / "T__P__3d_other")
     with pytest.raises(ValueError, match="says not how the configuration 3d_other resamples"):
         network_grid(other)
+
+
+def test_a_plan_of_slices_is_refused_in_words(tmp_path: Path):
+    """nnU-Net's `2d` has two numbers where 3D has three."""
+    model = tmp_path / "nnUNetTrainer__nnUNetPlans__2d"
+    model.mkdir()
+    configuration = {"spacing": [0.8, 0.7], "normalization_schemes": ["CTNormalization"]}
+    plans = {"transpose_forward": [0, 1, 2], "configurations": {"2d": configuration}}
+    (model / "plans.json").write_text(json.dumps(plans))
+    with pytest.raises(ValueError, match="says not how the configuration 2d resamples"):
+        network_grid(model)
