@@ -29,7 +29,7 @@ from nnunetv2.preprocessing.resampling.default_resampling import compute_new_sha
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
 from nnunet_ext.cascade.head_crop import PLANS_KEY as HEAD_CROP_KEY
-from nnunet_ext.cascade.head_crop import ROOM_MM, HeadCrop
+from nnunet_ext.cascade.head_crop import ROOM_MM, WHOLE_KEY, HeadCrop
 from nnunet_ext.cascade.plausibility import PLANS_KEY, fit_ranges
 from nnunet_ext.cascade.resampling import resample_image, resample_label_map
 from nnunet_ext.cascade.roi_fitting import RoiFit, fit_roi
@@ -558,7 +558,7 @@ class CascadeOARPlanner(ResEncUNetPlanner):
             # Arrays are read as (Z, Y, X) in a canonical orientation, so X is the patient's left-right axis.
             "left_right_axis": forward.index(2),
             PAIRS_KEY: [list(pair) for pair in self.pairs],
-            HEAD_CROP_KEY: self.head_crop.to_plan(),
+            **self.head_crop.to_plan(),
             "configurations": configurations,
             PLANS_KEY: fit_ranges(
                 [c.organs for c in cases.values()],
@@ -599,13 +599,12 @@ class CascadeOARPlanner(ResEncUNetPlanner):
                     f"more than {self.UNet_vram_target_GB:g} GB. Train it on a larger GPU, planned for with "
                     f"-gpu_memory_target {int(np.ceil(target_gb / factor))}, or leave it out."
                 )
-        below_mm = self.plans[HEAD_CROP_KEY]["below_crown_mm"]
-        if below_mm is None:
+        if self.plans.get(WHOLE_KEY):
             print(
                 "Bodies are seen whole: in most cases the image ends inside the body at the top, as that of a trunk does"
             )
         else:
-            print(f"Bodies are seen down to {below_mm:g} mm below the crown")
+            print(f"Bodies are seen down to {self.plans[HEAD_CROP_KEY]['below_crown_mm']:g} mm below the crown")
         size_mm = self.plans["configurations"][SEGMENTER]["roi"]["size_mm"]
         print(
             f"ROI: {millimetres(size_mm)} (organs of all training cases need {millimetres(fit.needed_mm)}; "

@@ -17,6 +17,8 @@ from nnunet_ext.cleaning.head import HEAD_MM, HeadPlace
 
 #: Key of a plan. Without it the whole body is kept, as in plans of version 0.1.
 PLANS_KEY = "head_crop"
+#: Key of the plan of trunks, true if bodies are seen whole. It stands instead of `PLANS_KEY`.
+WHOLE_KEY = "whole_body"
 #: Room for a patient whose organs lie lower below the crown, or further out, than in the training set.
 ROOM_MM = 30.0
 #: Kept around the body, for partial volume at the skin and for a cleaning that removed a little too much.
@@ -69,15 +71,18 @@ class HeadCrop:
         )
 
     def to_plan(self) -> dict:
-        """Plain JSON."""
-        return {"below_crown_mm": self.below_crown_mm, "beyond_head_mm": [list(pair) for pair in self.beyond_head_mm]}
+        """Its entry in a plan, plain JSON."""
+        if self.below_crown_mm is None:
+            return {WHOLE_KEY: True}
+        beyond = [list(pair) for pair in self.beyond_head_mm]
+        return {PLANS_KEY: {"below_crown_mm": self.below_crown_mm, "beyond_head_mm": beyond}}
 
     @classmethod
     def from_plan(cls, plans: Mapping) -> HeadCrop | None:
         """Of a plan; None if it has none."""
+        if plans.get(WHOLE_KEY):
+            return cls(None, ())
         entry = plans.get(PLANS_KEY)
         if entry is None:
             return None
-        if entry["below_crown_mm"] is None:
-            return cls(None, ())
         return cls(float(entry["below_crown_mm"]), tuple((float(a), float(b)) for a, b in entry["beyond_head_mm"]))

@@ -79,7 +79,8 @@ def test_every_training_organ_inside_the_body_lies_inside_the_crop(starts, shoul
 
 def test_a_plan_holds_the_crop_as_plain_numbers():
     crop = HeadCrop(181.0, ((10.0, 12.0), (40.0, 10.0)))
-    plan = json.loads(json.dumps({PLANS_KEY: crop.to_plan()}))
+    plan = json.loads(json.dumps(crop.to_plan()))
+    assert plan == {"head_crop": {"below_crown_mm": 181.0, "beyond_head_mm": [[10.0, 12.0], [40.0, 10.0]]}}
     assert HeadCrop.from_plan(plan) == crop
 
 
@@ -101,7 +102,8 @@ def test_trunks_are_seen_whole_however_high_their_images_begin():
     crop = HeadCrop.fit([trunk(), trunk(below=10), case({1: EYE})])
     assert crop == HeadCrop(None, ())
     assert crop.box(trunk(below=10)[0]) == ((6, 110), (15, 105), (21, 129))  # 10 mm around the body, within the volume
-    plan = json.loads(json.dumps({PLANS_KEY: crop.to_plan()}))
+    plan = json.loads(json.dumps(crop.to_plan()))
+    assert plan == {"whole_body": True}
     assert HeadCrop.from_plan(plan) == crop
 
 

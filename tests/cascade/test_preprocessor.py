@@ -18,7 +18,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ext.cascade import preprocessor, roi
-from nnunet_ext.cascade.head_crop import PLANS_KEY, HeadCrop
+from nnunet_ext.cascade.head_crop import HeadCrop
 from nnunet_ext.cascade.preprocessor import (
     BODY_MARGIN_MM,
     PROPERTIES_KEY,
@@ -206,7 +206,7 @@ def test_with_a_head_crop_the_networks_see_the_same_however_far_the_images_go_do
 ):
     monkeypatch.setattr(head, "HEAD_MM", 30.0)  # as small as this head
     plans, configuration = managers(cascade_plans, "3d_fullres", forward=forward)
-    plans.plans[PLANS_KEY] = REACH.to_plan()
+    plans.plans.update(REACH.to_plan())
     seen, boxes = [], []
     for slices in (0, 9, 40):
         data = with_neck(images()) if slices == 0 else with_torso(images(), slices, in_mr=in_mr)
