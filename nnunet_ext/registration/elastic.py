@@ -28,8 +28,8 @@ def fit_elastic(
     start: sitk.Transform,
     options: RegistrationOptions,
     *,
-    first_step_mm: float = FIRST_STEP_MM,
-    last_step_mm: float = LAST_STEP_MM,
+    first_step_mm: float | None = None,
+    last_step_mm: float | None = None,
     smoothed_gradient: bool = True,
 ) -> sitk.BSplineTransform | None:
     """A B-spline applied before `start`; None where the optimiser gives up.
@@ -39,8 +39,8 @@ def fit_elastic(
         source: The moving image.
         start: Fixed points -> moving points.
         options: Knots, samples, iterations and backend.
-        first_step_mm, last_step_mm: Root mean square change of the coefficients in the first and the last step. elastix
-            has steps of its own.
+        first_step_mm, last_step_mm: Root mean square change of the coefficients in the first and the last step. None are
+            those within a patient. elastix has steps of its own.
         smoothed_gradient: See `new_method`.
     """
     fixed, moving = shrunk_image(target, ELASTIC_MM), shrunk_image(source, ELASTIC_MM)
@@ -63,8 +63,8 @@ def fit_elastic(
     # LBFGSB was tried and stops at once on some images: the metric's gradient is only approximate.
     size = np.sqrt(spline.GetNumberOfParameters())
     method.SetOptimizerAsRegularStepGradientDescent(
-        learningRate=first_step_mm * size,
-        minStep=last_step_mm * size,
+        learningRate=(FIRST_STEP_MM if first_step_mm is None else first_step_mm) * size,
+        minStep=(LAST_STEP_MM if last_step_mm is None else last_step_mm) * size,
         numberOfIterations=options.elastic_iterations,
         relaxationFactor=0.6,
         gradientMagnitudeTolerance=1e-10,
