@@ -244,6 +244,7 @@ def test_guide_to_the_reference_study(workspace):
     assert "| ours: CT | ours: T1+T2 | ours: CT+T1+T2 (32x96x96) |" in text  # from the channels of the scores
 
 
+@pytest.mark.long
 def test_guide_to_other_sites_speaks_of_no_head_and_writes_exact_contours(workspace):
     printed = workspace.type(SITES)
     written = [workspace.folder / "report_torso" / "report.md", workspace.folder / "scores" / "evaluation.md"]

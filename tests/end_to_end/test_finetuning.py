@@ -132,7 +132,7 @@ def test_another_model_takes_the_place_of_the_first_only_before_a_training(raw, 
     other.copy_model()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_training_from_a_model_is_killed_goes_on_and_is_not_repeated(tmp_path, model, shared_phantom, forked):
     phantoms = tmp_path / "phantoms"
     shared_phantom.write(phantoms, n_cases=2, size="tiny")
