@@ -3,8 +3,8 @@
 The bash blocks of a document are run as one script, in one folder, but for this: `SUBSTITUTIONS`; plans are cut to one
 iteration and their split to the few cases there are (`shorten`); and what a training leaves is replaced (`settle`), since
 the noise that a network of one iteration draws takes minutes to show. So the commands run, and their options, files and
-exit codes are what the guides say; that anything is learned is not shown. The guides to the study and to other methods
-take long: `make long`.
+exit codes are what the guides say; that anything is learned is not shown. The guides to the study, to other
+methods and to other sites take long: `make long`.
 
 The commands are the installed packages' console scripts, run in forks of one process (`forked_commands`).
 """
