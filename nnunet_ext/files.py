@@ -230,7 +230,10 @@ def misfit(content: object, shape: Shape, place: str = "") -> str:
     """The first place at which content has not the given shape, with its value, in words; empty if it fits."""
     if isinstance(shape, tuple):
         fitting = [one for one in shape if _fits_kind(content, one)]
-        return misfit(content, fitting[0], place) if fitting else _is(content, place, " or ".join(map(_kind, shape)))
+        if not fitting:
+            return _is(content, place, " or ".join(map(_kind, shape)))
+        wrong = [misfit(content, one, place) for one in fitting]
+        return wrong[0] if all(wrong) else ""
     if not _fits_kind(content, shape):
         return _is(content, place, _kind(shape))
     if isinstance(shape, list) and isinstance(content, list):

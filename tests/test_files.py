@@ -255,3 +255,10 @@ def test_what_a_shell_hands_over_as_a_pipe_is_read():
         assert read_json(Path(f"/dev/fd/{there}")) == {"a": 1}
     finally:
         os.close(there)
+
+
+def test_one_of_several_shapes_of_a_kind_is_enough():
+    shape = {"patch_size": ([int] * 3, [int] * 2)}
+    assert misfit({"patch_size": [1, 2, 3]}, shape) == misfit({"patch_size": [1, 2]}, shape) == ""
+    assert misfit({"patch_size": [1]}, shape) == "patch_size is [1], where a list of 3 is needed"
+    assert "patch_size[1] is 2.5" in misfit({"patch_size": [1, 2.5]}, {"patch_size": ([int] * 2, None)})
