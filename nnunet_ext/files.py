@@ -232,8 +232,8 @@ def misfit(content: object, shape: Shape, place: str = "") -> str:
         fitting = [one for one in shape if _fits_kind(content, one)]
         if not fitting:
             return _is(content, place, " or ".join(map(_kind, shape)))
-        wrong = [misfit(content, one, place) for one in fitting]
-        return wrong[0] if all(wrong) else ""
+        misfits = [misfit(content, one, place) for one in fitting]
+        return misfits[0] if all(misfits) else ""
     if not _fits_kind(content, shape):
         return _is(content, place, _kind(shape))
     if isinstance(shape, list) and isinstance(content, list):
