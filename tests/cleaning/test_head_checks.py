@@ -10,6 +10,7 @@ from case_folders import DATA
 from nnunet_ext.cleaning.head_checks import check_head, lacks_head
 from nnunet_ext.images.geometry import to_canonical
 from nnunet_ext.images.reading import read_image
+from nnunet_ext.phantom.torso import make_torso
 
 #: Half the height, length and breadth of a head in mm.
 ADULT, CHILD, INFANT = (115.0, 98.0, 78.0), (98.0, 85.0, 66.0), (72.0, 64.0, 52.0)
@@ -166,3 +167,12 @@ def test_a_real_brain_without_skull_is_told():
     image[:, letters] = 0
     image[image < 8] = 0  # its background is one value that is not 0, and the letters were
     assert found(image, spacing_mm=spacing_mm) == [("skull_stripped", [])]
+
+
+@pytest.mark.parametrize("channel", ["CT", "T2"])
+def test_a_torso_is_told_and_another_model_named(channel: str):
+    image = make_torso(0, 0, size="tiny").images[channel]
+    array, spacing_mm = sitk.GetArrayFromImage(image), image.GetSpacing()[::-1]
+    (message,) = check_head(channel, array, spacing_mm=spacing_mm, is_ct=channel == "CT")
+    assert "cuts off a part of the head at the top" in str(message)
+    assert "name a model of this body site with -d or -m" in str(message)
