@@ -50,6 +50,7 @@ SUBSTITUTIONS = {
     r"--cases 22\b": "--cases 3",  # phantoms: two to train with, one to test
     r"--site torso --cases 8": "--site torso --cases 3",  # two to train with, one to test
     r"--test case_007": "--test case_002",
+    r"evaluate contours_test (raw/\S+)": r"evaluate \1 \1",  # a mask that fills the box takes a minute to draw
     r"(nnunet_ext convert torsos .*)": r"\1 --no-n4 --no-preview",
     r"--test phantom_020 phantom_021": "--test phantom_002",
     r"--test case_41 case_42": "--test phantom_002",
