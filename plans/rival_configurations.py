@@ -25,7 +25,7 @@ ANATOMYNET_PHASES = (
     TrainingPhase(150, RMSPROP, initial_lr=5e-4),
     TrainingPhase(50, SGD, initial_lr=1e-4, momentum=0.9),
 )
-#: Epochs of nnU-Net's 250 batches, as the paper counts iterations, 30,000.
+#: 30,000 iterations, in epochs of nnU-Net's 250.
 DEEPLAB_PHASES = (TrainingPhase(120, SGD, initial_lr=0.007, momentum=0.9, weight_decay=4e-5, decay=POLY),)
 DEEPLAB_BATCH_SIZE = 16
 FOCUSNET_PHASES = (
@@ -130,11 +130,11 @@ def _no_slices(forward: Sequence[int]) -> str | None:
 
 
 def _deeplab(planner: CascadeOARPlanner, largest_body: np.ndarray) -> dict:
-    """The paper's: SGD with polynomial decay from 0.007, momentum 0.9, and weight decay 4e-5.
+    """The paper's: SGD whose learning rate decays polynomially from 0.007.
 
-    Ours are random weights at the beginning, whole slices, and nnU-Net's Dice with cross entropy instead of cross entropy
-    alone, which leaves organs of a few voxels to the background. A narrower network has a ResNet-18 as encoder. It sees
-    slices around organs as often as the cascade does.
+    Ours are momentum, weight decay and length, as usual for such networks, random weights at first, and whole slices.
+    Dice with cross entropy is nnU-Net's. The paper's cross entropy alone leaves organs of a few voxels to the background. A
+    narrower network has a ResNet-18 as encoder. It sees slices around organs as often as the cascade does.
     """
     patch = [int(n + -n % OUTPUT_STRIDE) for n in largest_body[1:]]
     narrow = planner.rival_width < 1

@@ -176,6 +176,7 @@ class CascadeOARTrainer(nnUNetTrainer):
     output_folder_base: str
     is_cascaded: bool
     configuration_manager: ConfigurationManager
+    _best_ema: float | None
     folder_with_segs_from_previous_stage: str | None
     dataset_class: type[nnUNetBaseDataset] | RoiDatasets | None
 
@@ -210,6 +211,7 @@ class CascadeOARTrainer(nnUNetTrainer):
         self.last_epoch_end: float | None = None  # in this run
         self.last_latest_s: float | None = None  # when this run last wrote `checkpoint_latest`
         self.average: WeightsAverage | None = None
+        self.part_of_best: str | None = None  # of the network, which the best epoch trained alone
         self.steps_done: set[str] = set()  # kinds of steps of which this run has done the first
         #: Of a patch. A slice has no first axis. -1 is an axis that it has not.
         self.left_right_axis = int(self.plans_manager.plans["left_right_axis"]) - self.n_sliced_axes()
@@ -419,6 +421,10 @@ class CascadeOARTrainer(nnUNetTrainer):
             transforms, self.device_transforms = split_after_the_cut(transforms)
         return transforms
 
+    def _part_in_training(self) -> str | None:
+        """Part of the network that the present phase trains alone. None is all of it."""
+        return self.phases[self.optimizer.number].part if self.phases else None
+
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """nnU-Net's, which knows networks with a decoder that can be told so. Those without have one output."""
         if hasattr(getattr(self._bare_network(), "decoder", None), "deep_supervision"):
@@ -459,6 +465,9 @@ class CascadeOARTrainer(nnUNetTrainer):
 
     def train_step(self, batch: dict) -> dict:
         self.lr_scheduler.step()
+        if (part := self._part_in_training()) != self.part_of_best:
+            # Else the last part would be thrown away wherever an earlier one had the better pseudo Dice.
+            self._best_ema, self.optimizer.first_epoch, self.part_of_best = None, self.current_epoch, part
         if self.device_transforms is not None:
             with torch.no_grad():
                 batch = augment_batch(batch, self.device_transforms, self.device)
@@ -562,7 +571,9 @@ class CascadeOARTrainer(nnUNetTrainer):
         if file == self._checkpoint("best") and not self.optimizer.state:
             self.print_to_log_file("checkpoint_best holds no state of the optimizer: its moments begin anew.")
         self._average_weights()  # with those of the checkpoint, which are averages
-        self._best_ema = max((score for score in self.scores() if not np.isnan(score)), default=None)
+        begun = self.optimizer.first_epoch if self.phases else 0
+        self.part_of_best = self._part_in_training()
+        self._best_ema = max((score for score in self.scores()[begun:] if not np.isnan(score)), default=None)
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """nnU-Net's validation. The segmenter's is end to end, with boxes from the localizer's out-of-fold label maps.

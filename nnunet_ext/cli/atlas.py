@@ -1,11 +1,10 @@
 """`nnunet_ext atlas`: contours of new cases from those of the training cases."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from nnunet_ext.cli.arguments import Options, add_dicom_files, natural_number, positive_int
-from nnunet_ext.cli.printing import counts, report_failed
+from nnunet_ext.cli.printing import report_cases
 
 SUMMARY = "contour new cases by multi-atlas segmentation, without any training: the floor to compare with"
 EXAMPLE = "nnunet_ext atlas -d 501 -i imagesTs -o atlas"
@@ -51,11 +50,4 @@ def run(options: Options) -> int:
     from nnunet_ext.atlas.contouring import contour_by_atlases
 
     summary = contour_by_atlases(**options)
-    for message in summary.of_atlases:
-        print(f"warning: {message}", file=sys.stderr)
-    for case, messages in summary.warnings.items():
-        for message in messages:
-            print(f"warning: case '{case}': {message}", file=sys.stderr)
-    print(f"{options['out']}: {counts(summary)}")
-    print(summary.files)
-    return report_failed("atlas", summary.failed)
+    return report_cases("atlas", options["out"], summary.of_atlases, summary)

@@ -1,11 +1,10 @@
 """`nnunet_ext predict`: contours of new cases."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from nnunet_ext.cli.arguments import Options, add_dicom_files, natural_number, positive_int
-from nnunet_ext.cli.printing import counts, report_failed
+from nnunet_ext.cli.printing import report_cases
 
 SUMMARY = "contour new cases: localizer, ROI crop and segmenter in one process"
 EXAMPLE = "nnunet_ext predict -d 501 -i imagesTs -o contours -f 0 1 2 3 4"
@@ -88,11 +87,4 @@ def run(options: Options) -> int:
     from nnunet_ext import predict
 
     summary = predict(**options)
-    for message in summary.of_models:
-        print(f"warning: {message}", file=sys.stderr)
-    for case, messages in summary.warnings.items():
-        for message in messages:
-            print(f"warning: case '{case}': {message}", file=sys.stderr)
-    print(f"{options['out']}: {counts(summary)}")
-    print(summary.files)
-    return report_failed("predict", summary.failed)
+    return report_cases("predict", options["out"], summary.of_models, summary)

@@ -116,6 +116,8 @@ class PhasedOptimizer:
                 f"{type(network).__name__} has no parts, but a phase of the plan names one: remove it there."
             )
         self.phases, self.network = list(phases), network
+        #: Epoch in which the part in training was begun. Scores before it are those of another network.
+        self.first_epoch = 0
         self.begin(0)
 
     def begin(self, number: int) -> None:
@@ -148,12 +150,13 @@ class PhasedOptimizer:
         self.optimizer.step()
 
     def state_dict(self) -> dict:
-        """As `torch.optim.Optimizer.state_dict`, with the number of the phase."""
-        return {**self.optimizer.state_dict(), "phase": self.number}
+        """As `torch.optim.Optimizer.state_dict`, with the number of the phase, and when its part was begun."""
+        return {**self.optimizer.state_dict(), "phase": self.number, "first_epoch": self.first_epoch}
 
     def load_state_dict(self, state: Mapping) -> None:
         """Go into the phase of the state, and take it."""
         state = dict(state)
+        self.first_epoch = int(state.pop("first_epoch"))
         self.begin(int(state.pop("phase")))
         self.optimizer.load_state_dict(state)
 

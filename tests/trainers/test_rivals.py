@@ -10,6 +10,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from tiny_cases import DATASET, PATCH, SHAPE, SPACING_MM, rule
 
 from nnunet_ext.rivals.anatomynet import AnatomyNet
+from nnunet_ext.rivals.focusnet import PARTS
 from nnunet_ext.training.phases import PhasedOptimizer, TrainingPhase
 
 ENTRIES = {
@@ -72,6 +73,39 @@ def test_a_wrong_phase_names_the_configuration(make):
     entries = {**ENTRIES, "phases": [{"num_epochs": 1, "optimizer": "lion", "initial_lr": 1.0}]}
     with pytest.raises(ValueError, match=r"configuration '3d_fullres': phases\[0\].optimizer is 'lion'"):
         make(**{**OPTIONS, "entries": entries})
+
+
+# ------------------------------------------------------------------------------------------------ parts
+
+PARTED = {
+    "architecture": {
+        "network_class_name": "nnunet_ext.rivals.focusnet.FocusNet",
+        "arch_kwargs": {"width": 0.1, "small_labels": [3]},
+        "_kw_requires_import": [],
+    },
+    "phases": [TrainingPhase(1, "adam", 1e-3, part=part).to_plan() for part in PARTS],
+    "deep_supervision": False,
+}
+
+
+def test_the_best_epoch_is_one_of_the_last_part_however_good_an_earlier_one_was(make, monkeypatch):
+    options = {**OPTIONS, "entries": PARTED, "iterations_per_epoch": 1}
+    trainer = make(num_epochs=3, **options)
+    end = trainer.on_epoch_end
+
+    def on_epoch_end() -> None:
+        end()
+        if trainer.current_epoch == 1:
+            trainer._best_ema = 2.0  # better than any can be
+
+    monkeypatch.setattr(trainer, "on_epoch_end", on_epoch_end)
+    trainer.run_training()
+    assert PARTS[int(trainer.network.part)] == PARTS[-1]
+    assert trainer.optimizer.first_epoch == 2
+
+    resumed = make(num_epochs=3, **options)
+    resumed.load_checkpoint(str(Path(trainer.output_folder, "checkpoint_final.pth")))
+    assert resumed._best_ema == resumed.scores()[2]
 
 
 # ------------------------------------------------------------------------------------------------ slices
