@@ -88,11 +88,12 @@ def label_map_of_logits(
 ) -> np.ndarray:
     """Label map on another grid as nnU-Net's export makes it, computed only at voxels that can be an organ.
 
-    nnU-Net interpolates the logits linearly and takes the largest. If background is the largest at all neighbours of a
-    voxel, it is the largest in any weighted mean of them, too.
+    nnU-Net interpolates the logits linearly, rounds them to the precision they came in (16 bits) and takes the largest, of
+    equal ones the first. If background is the largest at all neighbours of a voxel, it is the largest in any weighted mean
+    of them, too.
 
     Args:
-        logits: Shape `(labels, *axes)`.
+        logits: Shape `(labels, *axes)`, in the precision of nnU-Net's predictor.
         to_labels: Logits -> labels `(*axes)`.
         new_shape, current_spacing, new_spacing: See `resample_label_map`.
         force_separate_z: As in the plan's `resampling_fn_probabilities_kwargs`.
@@ -121,7 +122,8 @@ def label_map_of_logits(
     step = max(1, LAYER_BYTES // (found[0].size * near.shape[0] * near.itemsize))
     for start in range(0, len(found), step):
         layers = slice(start, start + step)
-        found[layers] = to_labels(interpolate(near, [tuple(w[layers] for w in weights[0]), *weights[1:]]))
+        rounded = interpolate(near, [tuple(w[layers] for w in weights[0]), *weights[1:]]).astype(logits.dtype)
+        found[layers] = to_labels(rounded.astype(np.float32))  # the largest of 32 bits is found several times faster
     return result
 
 

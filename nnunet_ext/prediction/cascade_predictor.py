@@ -320,7 +320,7 @@ class CascadePredictor:
         configuration = self.localizer.configuration_manager
         with step("box"):
             return label_map_of_logits(
-                logits.numpy(),
+                logits.half().numpy(),  # nnU-Net's precision, so that the box is the one that its commands crop to
                 self.localizer.label_manager.convert_logits_to_segmentation,
                 prepared.images.shape[1:],
                 configuration.spacing,

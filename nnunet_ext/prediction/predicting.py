@@ -260,6 +260,8 @@ class _Run:
         #: Of the starter, which is named by its version. Other models are named by their folders.
         self.starter_name = None if starter is None else starter.named(self.model_sha256)
         self.summary = PredictionSummary(out, of_models=predictor.messages)
+        #: What the manifest says of the models, once `begin` has run.
+        self.header: dict = {}
 
     # --- the output folder --------------------------------------------------------------------------------------------
 
@@ -271,7 +273,7 @@ class _Run:
     def begin(self, *, overwrite: bool, register: bool) -> None:
         """Begin the manifest before the first case. Refuse to mix with the predictions of another model."""
         brings = self.predictor.postprocessing
-        header = {
+        self.header = header = {
             "versions": {
                 "nnunet_ext": __version__,
                 **{package: version(package) for package in ("nnunetv2", "torch")},
@@ -347,7 +349,7 @@ class _Run:
             self.summary.files = found.count([case for case, record in cases.items() if "failed" in record])
             return {"files": self.summary.files.as_dict()}
 
-        merge_records(self.out, counted)
+        merge_records(self.out, self.header, counted)
 
     def prepare(self, case: Case) -> PreparedCase:
         """Read a case and do all that needs no network."""

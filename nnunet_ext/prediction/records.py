@@ -29,16 +29,20 @@ def read_manifest(out: Path) -> dict[str, Any]:
     return read_predictions_json(file) if file.is_file() else {"cases": with_records({}, out)}
 
 
-def merge_records(out: Path, more: Callable[[Mapping[str, Mapping]], Mapping[str, Any]]) -> None:
+def merge_records(
+    out: Path, header: Mapping[str, Any], more: Callable[[Mapping[str, Mapping]], Mapping[str, Any]]
+) -> None:
     """Put the records of all cases into the manifest.
 
     The records stay, because another process may merge at the same time, and may not see all of them yet.
 
     Args:
         out: Folder of the predictions.
+        header: What this run said of the model at its beginning. The manifest may not be seen, if another machine has just
+            written it.
         more: Case -> record of all cases to further entries of the manifest.
     """
     merged = None
     while (manifest := read_manifest(out))["cases"].keys() != merged:  # until none came meanwhile
         merged = manifest["cases"].keys()
-        write_json({**manifest, **more(manifest["cases"])}, out / MANIFEST, ensure_ascii=False)
+        write_json({**manifest, **header, **more(manifest["cases"])}, out / MANIFEST, ensure_ascii=False)

@@ -25,7 +25,7 @@ while len(os.listdir(together)) < 2:
 write_json({"model": "m", "cases": read_manifest(out)["cases"]}, out / MANIFEST)
 for number in range(40):
     write_record(out, f"{part}_{number}", {"warnings": [part]})
-merge_records(out, lambda cases: {"files": len(cases)})
+merge_records(out, {"model": "m"}, lambda cases: {"files": len(cases)})
 print(sum(not case.startswith(part) for case in read_manifest(out)["cases"]))
 """
 
@@ -50,7 +50,8 @@ def test_where_locks_keep_nobody_out_and_files_are_seen_late_no_record_is_lost(t
     assert len(merged) < 80
     found = read_predictions_json(out / "predictions.json")
     assert found["cases"] == {f"{part}_{number}": {"warnings": [part]} for part in "ab" for number in range(40)}
-    merge_records(out, lambda cases: {"files": len(cases)})
+    assert json.loads((out / "predictions.json").read_text())["model"] == "m"
+    merge_records(out, {}, lambda cases: {"files": len(cases)})
     content = json.loads((out / "predictions.json").read_text())
     assert (content["model"], content["files"], len(content["cases"])) == ("m", 80, 80)
 
