@@ -35,6 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "beside the ensemble",
     )
     parser.add_argument(
+        "--without-postprocessing",
+        metavar="FOLDER",
+        type=Path,
+        help="label maps of the same cases by `predict --no-postprocessing`, to stand beside; for a trained model, without: "
+        "its own postprocessing stands beside its cross-validation",
+    )
+    parser.add_argument(
         "--tolerance-mm",
         nargs="+",
         metavar="X",

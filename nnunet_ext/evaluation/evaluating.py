@@ -24,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
@@ -39,6 +40,9 @@ from nnunet_ext.labels.pairs import dataset_pairs
 from nnunet_ext.labels.values import organ_values, values_of
 from nnunet_ext.nnunet_folders import dataset_json_of, labels_from_dataset_json, organs_not_segmented
 
+if TYPE_CHECKING:
+    from nnunet_ext.postprocessing.choice import Postprocessing
+
 logger = logging.getLogger(__name__)
 
 
@@ -50,6 +54,7 @@ def evaluate(
     *,
     localizer: Path | None = None,
     folds: Sequence[Path] = (),
+    without_postprocessing: Path | None = None,
     labels: Mapping[str, int] | None = None,
     tolerance_mm: float | Mapping[str, float] | None = None,
     n_processes: int = 2,
@@ -69,6 +74,9 @@ def evaluate(
             `out/localizer`. For a trained model, None stands for the stage before, if it is there.
         folds: Label maps of the same cases, a folder for the model of each single fold, to hold against the ensemble. The
             mean over folds is taken per case, then mean and SD over cases. Their scores go to `out/folds/1`, ...
+        without_postprocessing: Label maps of the same cases, predicted with `--no-postprocessing`, to hold against. Their
+            scores go to `out/without_postprocessing`. For a trained model, the postprocessing that it brings is put on the
+            label maps of its cross-validation, and the scores with it go to `out/with_postprocessing`.
         labels: Organ -> label value, or a list of values for a region. None stands for `labels` of the `dataset.json` in
             `predictions`, `references` or the folder above `references`. `background` is skipped. Voxels that the
             reference marks `ignore` count as background in both.
@@ -83,7 +91,8 @@ def evaluate(
     Raises:
         FileNotFoundError: If a folder does not exist, no case has both files, or no `dataset.json` names the labels.
         ValueError: If two files of a folder are the same case, or a label or tolerance is unusable. If folds are given for a
-            trained model, whose cross-validation has one model per case, or one fold alone.
+            trained model, whose cross-validation has one model per case, or one fold alone. If predictions without
+            postprocessing are given for a trained model.
     """
     if n_processes < 1:
         raise ValueError(f"n_processes is {n_processes}; give 1 or more.")
@@ -92,6 +101,11 @@ def evaluate(
     if folds and (folders.model is not None or len(folds) == 1):
         wrong = "one folder: a mean needs two or more" if len(folds) == 1 else "given for a trained model"
         raise ValueError(f"folds is {wrong}. Name the predictions of each fold's model on the same test cases.")
+    if without_postprocessing is not None and folders.model is not None:
+        raise ValueError(
+            "without_postprocessing is given for a trained model, whose cross-validation is without. Leave it out: the "
+            "scores with the model's postprocessing are added if it has one."
+        )
     of_folds = [find_folders(Path(fold), folders.references) for fold in folds]
     labels = dict(labels) if labels is not None else labels_from_dataset_json(folders.dataset, folders.references)
     score = partial(
@@ -114,8 +128,28 @@ def evaluate(
         n_folds = len(of_folds)
         scores = (score(one, title=f"Scoring fold {n + 1} of {n_folds}") for n, one in enumerate(of_folds))
         summary = replace(summary, of_folds=tuple(scores))
+    if without_postprocessing is not None:
+        without = find_folders(Path(without_postprocessing), folders.references)
+        summary = replace(summary, with_other_postprocessing=score(without, title="Scoring without postprocessing"))
+    elif (brings := _postprocessing_of(folders)) is not None:
+        with_it = score(folders, title="Scoring with postprocessing", postprocessing=brings)
+        summary = replace(summary, with_other_postprocessing=with_it)
     write_evaluation(summary, Path(out))
     return summary
+
+
+def _postprocessing_of(folders: Folders) -> Postprocessing | None:
+    """What a trained model brings, if it does anything. A file that is damaged costs the comparison, not the scores."""
+    if folders.model is None:
+        return None
+    from nnunet_ext.postprocessing.choice import read_postprocessing  # it asks nnU-Net for its folders
+
+    try:
+        found = read_postprocessing(folders.model, dataset_json_of(folders.model))
+    except ValueError as error:
+        logger.warning("Not scored with postprocessing: %s", error)
+        return None
+    return found if found is not None and (found.steps or found.largest_of) else None
 
 
 def _score(
@@ -126,6 +160,7 @@ def _score(
     n_processes: int,
     show_progress: bool,
     title: str,
+    postprocessing: Postprocessing | None = None,
 ) -> EvaluationSummary:
     organs = organ_values(labels)
     tolerances_mm = _tolerances(organs, tolerance_mm)
@@ -146,6 +181,7 @@ def _score(
             tolerances_mm,
             folders.boxes.get(case),
             not_segmented,
+            postprocessing,
         )
         for case, reference in sorted(folders.reference_of.items())
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import SimpleITK as sitk
@@ -19,6 +20,9 @@ from nnunet_ext.images.geometry import back_to_grid, grid_difference, orientatio
 from nnunet_ext.images.label_maps import label_map_of, shown_values
 from nnunet_ext.images.reading import read_image
 from nnunet_ext.processes import KILLED, run_in_processes
+
+if TYPE_CHECKING:
+    from nnunet_ext.postprocessing.choice import Postprocessing
 
 KILLED_REASON = (
     "a scoring process ended (out of memory? a script without `if __name__ == '__main__'`?); use n_processes=1"
@@ -50,6 +54,7 @@ class Job:
     tolerances_mm: Mapping[str, float]
     box: PlacedBox | None
     not_segmented: tuple[str, ...]
+    postprocessing: Postprocessing | None = None
 
 
 @dataclass(frozen=True)
@@ -90,10 +95,14 @@ def _score_case(job: Job) -> Result:
     except Exception as error:  # one case must not stop the others
         return failed_case(job, in_one_line(error))
 
+    spacing_mm = reference_image.GetSpacing()[::-1]
+    if job.postprocessing is not None:
+        labels = {organ: values[0] for organ, values in job.organs.items() if len(values) == 1}
+        prediction, _ = job.postprocessing.apply(prediction, labels, spacing_mm=spacing_mm)
+        prediction_boxes = _label_boxes(prediction)
     if any(value in reference_boxes for value in job.ignore):
         ignored = np.isin(reference, job.ignore)
         reference, prediction = np.where(ignored, 0, reference), np.where(ignored, 0, prediction)
-    spacing_mm = reference_image.GetSpacing()[::-1]
     worst_mm = image_diagonal_mm(reference.shape, spacing_mm)
     rows = []
     for organ, values in job.organs.items():

@@ -37,19 +37,23 @@ _EVALUATION_JSON = {
     "folds": [str],
     "localizer": bool,
     "fold_models?": int,
+    "by_postprocessing?": bool,
 }
 
 
 def write_evaluation(summary: EvaluationSummary, out: Path) -> None:
     """Write `evaluation.csv`, `.json` and `.md`, each complete or not at all.
 
-    The localizer's go to `localizer/`, those of single folds to `folds/1/`, `folds/2/`, ...
+    The localizer's go to `localizer/`, those of single folds to `folds/1/`, `folds/2/`, ... Those of a model with its
+    postprocessing go to `with_postprocessing/`, those of predictions without it to `without_postprocessing/`.
     """
     out.mkdir(parents=True, exist_ok=True)
     for number, scores in enumerate(summary.of_folds, start=1):
         write_evaluation(scores, out / "folds" / str(number))
     if summary.localizer is not None:
         write_evaluation(summary.localizer, out / "localizer")
+    if summary.with_other_postprocessing is not None:
+        write_evaluation(summary.with_other_postprocessing, out / _other_folder(summary.model))
     write_text(_csv(summary.rows), out / "evaluation.csv")
     write_text(_json(summary), out / "evaluation.json")
     write_text(summary.table_markdown, out / "evaluation.md")
@@ -68,6 +72,8 @@ def read_evaluation(folder: Path) -> EvaluationSummary:
     content = read_json(path, remedy="run `nnunet_ext evaluate` again")
     if wrong := misfit(content, _EVALUATION_JSON):
         raise ValueError(f"{path} is damaged or of an older version ({wrong}). Run `nnunet_ext evaluate` again.")
+    model = content["model"] and Path(content["model"])
+    other = read_evaluation(Path(folder) / _other_folder(model)) if content.get("by_postprocessing") else None
     rows = [
         _score(case, organ, values) for case, organs in content["per_case"].items() for organ, values in organs.items()
     ]
@@ -85,14 +91,20 @@ def read_evaluation(folder: Path) -> EvaluationSummary:
         not_segmented=tuple(content["not_segmented"]),
         pass_rates=content["label_crop_pass_rate"]["cases"],
         channels=tuple(content["channels"]),
-        model=content["model"] and Path(content["model"]),
+        model=model,
         folds=tuple(content["folds"]),
         localizer=read_evaluation(Path(folder) / "localizer") if content["localizer"] else None,
         of_folds=tuple(
             read_evaluation(Path(folder) / "folds" / str(number + 1)) for number in range(content.get("fold_models", 0))
         ),
         left_right_pairs=content.get(PAIRS_KEY) and [(left, right) for left, right in content[PAIRS_KEY]],
+        with_other_postprocessing=other,
     )
+
+
+def _other_folder(model: Path | None) -> str:
+    """Of the scores with a model's postprocessing, or of those of predictions without."""
+    return "without_postprocessing" if model is None else "with_postprocessing"
 
 
 def _score(case: str, organ: str, values: Mapping) -> Score:
@@ -146,6 +158,7 @@ def _json(summary: EvaluationSummary) -> str:
         },
         "localizer": summary.localizer is not None,
         "fold_models": len(summary.of_folds),
+        "by_postprocessing": summary.with_other_postprocessing is not None,
         "files": {case: [path and str(path) for path in files] for case, files in summary.files.items()},
         "per_case": per_case,
     }

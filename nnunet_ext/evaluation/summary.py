@@ -75,6 +75,8 @@ class EvaluationSummary:
         localizer: The localizer's scores on the same cases, or None.
         of_folds: The same cases as the model of each single fold predicts them, where these were scored beside the ensemble.
         left_right_pairs: Left and right organs, for pictures. None if they are not known.
+        with_other_postprocessing: The same cases with the model's postprocessing, for a cross-validation, which is without.
+            Without it, for predictions. None if they were not scored.
     """
 
     labels: dict[str, int]
@@ -92,6 +94,7 @@ class EvaluationSummary:
     localizer: EvaluationSummary | None = field(default=None, repr=False)
     of_folds: tuple[EvaluationSummary, ...] = field(default=(), repr=False)
     left_right_pairs: list[tuple[str, str]] | None = None
+    with_other_postprocessing: EvaluationSummary | None = field(default=None, repr=False)
 
     @property
     def ok(self) -> bool:
@@ -134,7 +137,18 @@ class EvaluationSummary:
         if not self.of_folds:
             return None
         rows = mean_over_folds([scores.rows for scores in self.of_folds])
-        return replace(self, rows=rows, failed={}, pass_rates={}, localizer=None, of_folds=())
+        return replace(
+            self, rows=rows, failed={}, pass_rates={}, localizer=None, of_folds=(), with_other_postprocessing=None
+        )
+
+    @property
+    def by_postprocessing(self) -> dict[str, EvaluationSummary]:
+        """`without` and `with` -> scores of the cases of both. Empty if only one of them was scored."""
+        if self.with_other_postprocessing is None:
+            return {}
+        both = [case for case in self.with_other_postprocessing.cases if case in self.cases]
+        pair = [self.only(both), self.with_other_postprocessing.only(both)]
+        return dict(zip(("without", "with"), pair if self.model is not None else reversed(pair), strict=True))
 
     @property
     def missed(self) -> Pairs:
@@ -177,6 +191,7 @@ class EvaluationSummary:
             pass_rates={case: rate for case, rate in self.pass_rates.items() if case in cases},
             localizer=self.localizer and self.localizer.only(cases),
             of_folds=tuple(scores.only(cases) for scores in self.of_folds),
+            with_other_postprocessing=self.with_other_postprocessing and self.with_other_postprocessing.only(cases),
         )
 
     def _flagged(self, flag: Flag) -> Pairs:

@@ -50,7 +50,7 @@ tolerance of the other. Volume difference: prediction minus reference.
 - Predictions without a reference (ignored): {", ".join(summary.ignored) or "none"}
 - Files and folders that are no label map (not compared): {", ".join(summary.not_compared) or "none"}
 - Label crop pass rate: {_pass_rates(summary.pass_rates)}
-{_localizer_markdown(summary)}{_folds_markdown(summary)}"""
+{_localizer_markdown(summary)}{_folds_markdown(summary)}{_postprocessing_markdown(summary)}"""
 
 
 def _localizer_markdown(summary: EvaluationSummary) -> str:
@@ -78,6 +78,22 @@ mean +- SD over the {len(mean.cases)} cases:
 {_side_by_side({"ensemble": summary, "folds": mean}, ("dsc_percent", "hd95_mm", "plain_hd95_mm"))}
 
 - Failed cases of single folds (every organ counted as missed): {"; ".join(failed) or "none"}
+"""
+
+
+def _postprocessing_markdown(summary: EvaluationSummary) -> str:
+    if not (both := summary.by_postprocessing):
+        return ""
+    optimistic = (
+        " It was chosen on these cases, so what it gains is an upper bound." if summary.model is not None else ""
+    )
+    return f"""
+Without and with the model's postprocessing, mean +- SD over the {len(both["with"].cases)} cases of both.{optimistic}
+
+{_side_by_side(both, ("dsc_percent", "hd95_mm", "plain_hd95_mm"))}
+
+- Missed only with postprocessing: {_pairs([p for p in both["with"].missed if p not in both["without"].missed])}
+- Invented only without postprocessing: {_pairs([p for p in both["without"].invented if p not in both["with"].invented])}
 """
 
 

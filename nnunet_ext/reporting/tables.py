@@ -47,6 +47,7 @@ def make_tables(
     tables += [
         _folds_table(name, s, s.mean_over_folds) for name, s in compared.items() if s.mean_over_folds is not None
     ]
+    tables += [_postprocessing_table(name, s) for name, s in compared.items() if s.by_postprocessing]
     tables.append(_organ_table(compared, box_organ))
     if with_study:
         tables += study_tables(experiments, compared)
@@ -202,6 +203,23 @@ def _folds_table(name: str, ensemble: EvaluationSummary, mean: EvaluationSummary
         tuple(header),
         _side_by_side({"ensemble": ensemble, "folds": mean}, ensemble.organs, metrics),
         (Message("note_mean_over_folds", {"n": len(mean.cases)}), Message("note_better_of_two")),
+    )
+
+
+def _postprocessing_table(name: str, summary: EvaluationSummary) -> Table:
+    both = summary.by_postprocessing
+    header = [Message("head_organ")]
+    metrics = ("dsc_percent", "hd95_mm", "plain_hd95_mm")
+    for metric in metrics:
+        header.append(Message("head_metric_without_postprocessing", {"metric": HEADS[metric]}))
+        header.append(Message("head_metric_with_postprocessing", {"metric": HEADS[metric]}))
+    chosen = (Message("note_chosen_on_these_cases"),) if summary.model is not None else ()
+    return Table(
+        f"postprocessing_{file_stem(name)}",
+        Message("title_postprocessing", {"name": name}),
+        tuple(header),
+        _side_by_side(both, summary.organs, metrics),
+        (Message("note_means_of_stages", {"n": len(both["with"].cases)}), *chosen),
     )
 
 

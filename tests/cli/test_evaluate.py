@@ -5,9 +5,9 @@ from verb_functions import run
 
 
 def test_evaluate_passes_its_options_on_and_prints_the_table(calls, capsys):
-    assert run("evaluate pred ref -o out --tolerance-mm 1.5 -np 2") == 0
+    assert run("evaluate pred ref -o out --tolerance-mm 1.5 -np 2 --without-postprocessing raw") == 0
     assert calls.args == (Path("pred"), Path("ref"), Path("out"))
-    assert calls.kwargs == {"tolerance_mm": 1.5, "n_processes": 2}
+    assert calls.kwargs == {"tolerance_mm": 1.5, "n_processes": 2, "without_postprocessing": Path("raw")}
     assert "| organ | DSC |" in capsys.readouterr().out
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scored_label_maps import HALF_LENS, LABELS, LENS, REFERENCE, label_map, write
+from scored_label_maps import CHIASM, HALF_LENS, LABELS, LENS, REFERENCE, label_map, write
 
 from nnunet_ext.evaluation.evaluating import evaluate
 from nnunet_ext.evaluation.score_files import read_evaluation
@@ -75,6 +75,51 @@ def test_cross_validation_of_a_model_is_scored_with_its_localizer(trained, tmp_p
     assert "| Lens_L | 100.00 +- 0.00 | 88.89 +- 19.25 |" in text  # localizer, segmenter
     assert "Missed by the localizer: case_1: OpticChiasm; case_2: OpticChiasm; case_3: OpticChiasm" in text
     assert read_evaluation(out / "localizer").missed == summary.localizer.missed
+
+
+SPECK = label_map((LENS, 1), (CHIASM, 2), (np.s_[4, 0, 10], 1))  # one voxel of 1.7 mm3 far from the lens
+
+
+def test_cross_validation_stands_beside_what_the_models_postprocessing_makes_of_it(trained, tmp_path):
+    results, _, _ = trained
+    maps = {"case_1": SPECK, "case_2": HALF_LENS, "case_3": REFERENCE}
+    model = validated_model(results / "T__P__3d_fullres", maps, {})
+    chosen = {"organs": {"Lens_L": [{"step": "largest_component"}], "OpticChiasm": []}}
+    (model / "organ_postprocessing.json").write_text(json.dumps(chosen))
+    out = tmp_path / "out"
+    summary = evaluate(model, None, out, n_processes=1, show_progress=False)
+    assert summary.scores("case_1")["Lens_L"] == pytest.approx(100 * 16 / 17)
+    both = read_evaluation(out).by_postprocessing
+    assert list(both) == ["without", "with"]
+    assert both["without"].scores("case_1") == summary.scores("case_1")
+    assert both["with"].scores("case_1") == {"Lens_L": 100.0, "OpticChiasm": 100.0}
+    assert both["with"].scores("case_2") == summary.scores("case_2")
+    text = (out / "evaluation.md").read_text()
+    assert "| Lens_L | 86.93 +- 17.79 | 88.89 +- 19.25 |" in text
+    assert "It was chosen on these cases, so what it gains is an upper bound." in text
+    assert read_evaluation(out / "with_postprocessing").by_postprocessing == {}
+
+
+def test_postprocessing_that_removes_an_organ_is_named_beside_the_scores(trained, tmp_path):
+    results, _, _ = trained
+    model = validated_model(results / "T__P__3d_fullres", dict.fromkeys(("case_1", "case_2", "case_3"), REFERENCE), {})
+    removes = {"organs": {"Lens_L": [{"step": "small_pieces", "least_ml": 1.0}]}}
+    (model / "organ_postprocessing.json").write_text(json.dumps(removes))
+    summary = evaluate(model, None, tmp_path / "out", n_processes=1, show_progress=False)
+    assert summary.missed == []
+    assert "Missed only with postprocessing: case_1: Lens_L; case_2: Lens_L; case_3: Lens_L" in summary.table_markdown
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", '{"organs": {"Lens_L": [{"step": "os.system"}]}}', '{"organs": {"Lens_L": []}}']
+)
+def test_postprocessing_that_is_damaged_or_does_nothing_costs_no_score(trained, tmp_path, caplog, content):
+    results, _, _ = trained
+    model = validated_model(results / "T__P__3d_fullres", dict.fromkeys(("case_1", "case_2", "case_3"), REFERENCE), {})
+    (model / "organ_postprocessing.json").write_text(content)
+    summary = evaluate(model, None, tmp_path / "out", n_processes=1, show_progress=False)
+    assert (summary.all_organs["dsc_percent"].value, summary.by_postprocessing) == (100.0, {})
+    assert ("Not scored with postprocessing" in caplog.text) == ("[]" not in content)
 
 
 def test_case_that_the_validation_lost_counts_as_failed(trained, tmp_path):

@@ -46,6 +46,19 @@ def test_csv_and_json_hold_the_same_numbers(folders):
     assert content["versions"]["surface-distance"]
 
 
+def test_predictions_stand_beside_those_without_postprocessing(folders, tmp_path):
+    predictions, references, out = folders
+    write(references, "case_1", REFERENCE)
+    write(predictions, "case_1", REFERENCE)
+    write(tmp_path / "raw", "case_1", HALF_LENS)
+    summary = score(folders, without_postprocessing=tmp_path / "raw")
+    both = read_evaluation(out).by_postprocessing
+    assert [scores.scores("case_1")["Lens_L"] for scores in both.values()] == [pytest.approx(200 / 3), 100.0]
+    assert "upper bound" not in summary.table_markdown
+    assert (out / "without_postprocessing" / "evaluation.csv").is_file()
+    check_file(json.loads((out / "evaluation.json").read_text()), "evaluation.json")
+
+
 def test_evaluation_is_read_back_as_it_was_written(folders):
     predictions, references, out = folders
     write(references, "case_1", REFERENCE)

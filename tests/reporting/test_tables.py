@@ -75,6 +75,21 @@ def test_mean_over_folds_has_a_table_beside_the_ensemble():
     assert [cell.text for cell in table.rows[0][1:3]] == ["85.00 +- 7.07", "80.00 +- 14.14"]
 
 
+def test_scores_without_and_with_postprocessing_have_a_table():
+    without, with_it = summary({"Lens_L": [60.0, 80.0]}), summary({"Lens_L": [70.0, 90.0]})
+    predicted = replace(with_it, with_other_postprocessing=without)
+    validated = replace(without, with_other_postprocessing=with_it, model=Path("T__P__3d_fullres"))
+    tables, _ = tables_of({"test": predicted, "folds": validated})
+    for name, chosen_here in {"test": False, "folds": True}.items():
+        table = tables[f"postprocessing_{name}"]
+        assert [str(head) for head in table.header[:3]] == ["organ", "without DSC %", "with DSC %"]
+        assert [(cell.text, cell.best) for cell in table.rows[0][1:3]] == [
+            ("70.00 +- 14.14", False),
+            ("80.00 +- 14.14", True),
+        ]
+        assert ("upper bound" in " ".join(map(str, table.notes))) == chosen_here
+
+
 def test_failed_and_missed_are_counted_in_the_overview():
     found = summary({"Lens_L": [0.0, 80.0]})
     found.rows[0] = replace(found.rows[0], flag="missed")
