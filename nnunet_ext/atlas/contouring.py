@@ -27,7 +27,7 @@ from nnunet_ext.cases.preparing import ChannelOptions, prepare_channels
 from nnunet_ext.cases.training_form import check_one_grid, recorded_options, refuse_non_hu
 from nnunet_ext.cleaning.ct import HU_REMEDY_AT_PREDICTION
 from nnunet_ext.files import check_folder, check_output_folder, in_one_line, write_json
-from nnunet_ext.folder_lock import holding, owned_folder
+from nnunet_ext.folder_lock import holding, owned_part
 from nnunet_ext.images.channels import image_like, reference_channel
 from nnunet_ext.images.checks import check_images
 from nnunet_ext.images.file_names import ENDINGS
@@ -40,15 +40,14 @@ from nnunet_ext.nnunet_folders import (
     find_dataset,
     need,
     read_dataset_json,
-    read_predictions_json,
     read_splits,
 )
+from nnunet_ext.prediction.records import MANIFEST, merge_records, read_manifest, write_record
 from nnunet_ext.processes import peak_memory_mb, processor_name, timed, usable_cores
 from nnunet_ext.registration.between_people import OPTIONS
 
 log = logging.getLogger(__name__)
 
-MANIFEST = "predictions.json"
 #: Folder of the transforms below the output.
 TRANSFORMS = "transforms"
 #: What a registration took on one core of a desktop, for the announcement before the first case.
@@ -71,7 +70,7 @@ class AtlasSummary:
     files: FileCount = field(default_factory=FileCount)
 
 
-@holding(owned_folder, "out")
+@holding(owned_part, "out", "num_parts", "part_id")
 def contour_by_atlases(
     *,
     images: Path,
@@ -84,6 +83,9 @@ def contour_by_atlases(
     series_file: Path | None = None,
     key_file: Path | None = None,
     n_threads: int | None = None,
+    strict: bool = False,
+    num_parts: int = 1,
+    part_id: int = 0,
     overwrite: bool = False,
     show_progress: bool = True,
 ) -> AtlasSummary:
@@ -109,6 +111,9 @@ def contour_by_atlases(
         series_file: TOML file that says which series is which channel. For DICOM only.
         key_file: Private file that says which patient each case is, `<out>.key.csv` beside `out` if None. For DICOM only.
         n_threads: Registrations at a time. As many as there are cores if None.
+        strict: A case with a warning fails.
+        num_parts, part_id: Take every `num_parts`-th case from the `part_id`-th on, so that several processes share the
+            work. They may share `out`, too.
         overwrite: Contour cases again that are there already. Transforms are kept.
         show_progress: Show progress bars.
 
@@ -118,6 +123,8 @@ def contour_by_atlases(
             by other atlases.
     """
     images, out = Path(images), Path(out)
+    if not 0 <= part_id < num_parts:
+        raise ValueError(f"part_id is {part_id}; with num_parts {num_parts} it is 0 to {num_parts - 1}")
     check_folder(images, "images folder")
     check_output_folder(out)
     if images.resolve() in (out.resolve(), *(out.resolve() / fusion for fusion in FUSIONS)):
@@ -151,11 +158,11 @@ def contour_by_atlases(
         raw, _cases_of_fold(raw.name, fold), channel=chosen, channel_names=channel_names, organs=organs
     )
     settings = _Settings(
-        dataset_json, needed, chosen, organs, options, n_atlases, n_threads or usable_cores(), messages
+        dataset_json, needed, chosen, organs, options, n_atlases, n_threads or usable_cores(), messages, strict
     )
     run = _Run(settings, atlases, out)
     run.begin(overwrite=overwrite)
-    run.contour(found, overwrite=overwrite, show_progress=show_progress)
+    run.contour(found, slice(part_id, None, num_parts), overwrite=overwrite, show_progress=show_progress)
     return run.summary
 
 
@@ -182,6 +189,7 @@ class _Settings:
         n_atlases: How many are fused.
         n_threads: Registrations at a time.
         messages: About the atlases.
+        strict: Whether a case with a warning fails.
     """
 
     dataset_json: dict[str, Any]
@@ -192,6 +200,7 @@ class _Settings:
     n_atlases: int
     n_threads: int
     messages: list[Message]
+    strict: bool = False
 
     @property
     def ending(self) -> str:
@@ -250,13 +259,15 @@ class _Run:
         self.settings, self.atlases, self.out = settings, atlases, out
         self.persons = read_persons(settings.dataset_json, SAME_PERSON_KEY)
         self.summary = AtlasSummary(out, of_atlases=settings.messages)
+        #: What the manifests say of the atlases, once `begin` has run.
+        self.header: dict[str, Any] = {}
 
     def outputs(self, case: str) -> dict[str, Path]:
         return {fusion: self.out / fusion / f"{case}{self.settings.ending}" for fusion in FUSIONS}
 
     def begin(self, *, overwrite: bool) -> None:
         """Begin the manifests before the first case. Refuse to mix with contours by other atlases."""
-        header = {
+        self.header = header = {
             "versions": {
                 "nnunet_ext": __version__,
                 **{package: version(package) for package in ("SimpleITK", "numpy")},
@@ -272,7 +283,7 @@ class _Run:
         decides = ("atlases_sha256", "n_atlases", "channels")
         for fusion in FUSIONS:
             folder = self.out / fusion
-            manifest = _read_manifest(folder)
+            manifest = read_manifest(folder)
             other = [key for key in decides if key in manifest and manifest[key] != header[key]]
             kept = [case for case, record in manifest["cases"].items() if "failed" not in record]
             if other and kept and not overwrite:
@@ -284,15 +295,24 @@ class _Run:
             write_json(self.settings.dataset_json, folder / "dataset.json", ensure_ascii=False)
             write_json({**header, "fusion": fusion, "cases": manifest["cases"]}, folder / MANIFEST, ensure_ascii=False)
 
-    def contour(self, found: FoundCases, *, overwrite: bool, show_progress: bool) -> None:
-        """All cases, one by one. The registrations of a case are done in threads."""
+    def contour(self, found: FoundCases, part: slice, *, overwrite: bool, show_progress: bool) -> None:
+        """All cases of this part, one by one. The registrations of a case are done in threads."""
         for file, reason in found.others.items():
-            self.summary.warnings[file] = [Message("file_left_out", {"reason": reason})]
+            message = Message("file_left_out", {"reason": reason})
+            if self.settings.strict:
+                self.summary.failed[file] = str(message)
+            else:
+                self.summary.warnings[file] = [message]
+        earlier = {fusion: read_manifest(self.out / fusion)["cases"] for fusion in FUSIONS}
         todo: list[Case] = []
-        for name in sorted({*found.cases, *found.failed}):
+        for name in sorted({*found.cases, *found.failed})[part]:
             if overwrite:
                 self.remove(name)
-            if all(file.is_file() for file in self.outputs(name).values()):
+                for fusion in FUSIONS:
+                    if name in earlier[fusion]:
+                        write_record(self.out / fusion, name, None)
+            refused = self.settings.strict and any(of.get(name, {}).get("warnings") for of in earlier.values())
+            if all(file.is_file() for file in self.outputs(name).values()) and not refused:
                 self.summary.skipped.append(name)
             elif name in found.failed:
                 self.fail(name, found.failed[name])
@@ -349,15 +369,16 @@ class _Run:
         return n_computed
 
     def tell(self, case: Case, prepared: _PreparedCase, contoured: Contoured, effort: Mapping[str, Any]) -> None:
-        """Write the case's entries of the manifests, and its warnings into the summary."""
+        """Write the case's records, and its warnings into the summary."""
         common = [message.changed(case.public) for message in (*prepared.warnings, *contoured.warnings)]
         said = list(common)
+        records = {}
         for fusion in FUSIONS:
             there = set(np.unique(contoured.label_maps[fusion]).tolist())
             missing = [organ for organ, value in self.settings.organs.items() if value not in there]
             lacking = [Message("no_voxel", {"organs": missing})] if missing else []
             said += [Message("of_fusion", {"fusion": fusion, "message": message}) for message in lacking]
-            record = {
+            records[fusion] = {
                 "missing": missing,
                 "channels": [self.settings.channel],
                 "atlases": {fit.atlas.name: fit.record() for fit in contoured.fits},
@@ -367,7 +388,11 @@ class _Run:
                 **({"left_over": list(case.ignored)} if case.ignored else {}),
                 **effort,
             }
-            self.record(fusion, case.name, record)
+        if self.settings.strict and said:
+            self.fail(case.name, f"strict: {'; '.join(in_english(said))}", records)
+            return
+        for fusion, record in records.items():
+            write_record(self.out / fusion, case.name, record)
         self.summary.written.append(case.name)
         if said:
             self.summary.warnings[case.name] = said
@@ -395,33 +420,25 @@ class _Run:
         same = {atlas.name for atlas in self.atlases if atlas.name == case or atlas.image_sha256 == image_sha256}
         return same.union(*(self.persons.get(name, frozenset()) for name in same))
 
-    def record(self, fusion: str, case: str, record: Mapping | None) -> None:
-        """Put a case into a manifest, or take it out."""
-        manifest = _read_manifest(self.out / fusion)
-        manifest["cases"].pop(case, None)
-        if record is not None:
-            manifest["cases"][case] = record
-        write_json(manifest, self.out / fusion / MANIFEST, ensure_ascii=False)
-
-    def fail(self, case: str, reason: str) -> None:
+    def fail(self, case: str, reason: str, records: Mapping[str, Mapping] | None = None) -> None:
         self.remove(case)
         self.summary.failed[case] = reason
         for fusion in FUSIONS:
-            self.record(fusion, case, {"failed": reason})
+            write_record(self.out / fusion, case, {"failed": reason, **(records or {}).get(fusion, {})})
 
     def remove(self, case: str) -> None:
-        for fusion, file in self.outputs(case).items():
+        for file in self.outputs(case).values():
             file.unlink(missing_ok=True)
-            self.record(fusion, case, None)
 
     def count_files(self, found: FoundCases) -> None:
-        """Count the files of the images folder, by the outcome of the cases in this and other runs."""
+        """Count the files of the images folder in the manifests, by the outcome of the cases in this and other runs."""
+
+        def counted(cases: Mapping[str, Mapping]) -> dict:
+            self.summary.files = found.count([case for case, record in cases.items() if "failed" in record])
+            return {"files": self.summary.files.as_dict()}
+
         for fusion in FUSIONS:
-            manifest = _read_manifest(self.out / fusion)
-            failed = [case for case, record in manifest["cases"].items() if "failed" in record]
-            self.summary.files = found.count(failed)
-            manifest["files"] = self.summary.files.as_dict()
-            write_json(manifest, self.out / fusion / MANIFEST, ensure_ascii=False)
+            merge_records(self.out / fusion, {**self.header, "fusion": fusion}, counted)
 
 
 def _mask(labels: np.ndarray, prepared: _PreparedCase) -> sitk.Image:
@@ -433,12 +450,6 @@ def _mask(labels: np.ndarray, prepared: _PreparedCase) -> sitk.Image:
 def _sha256_of_all(atlases: Sequence[Atlas]) -> str:
     named = {atlas.name: atlas.sha256 for atlas in atlases}
     return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of an earlier run into the same folder, or a new one."""
-    file = folder / MANIFEST
-    return read_predictions_json(file) if file.is_file() else {"cases": {}}
 
 
 def _span(seconds: float) -> str:

@@ -69,6 +69,16 @@ def add_viewer_limit(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_parts(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-num_parts",
+        metavar="N",
+        type=positive_int,
+        help="share the cases among N processes; this one takes part -part_id",
+    )
+    parser.add_argument("-part_id", metavar="K", type=natural_number, help="0 to N - 1")
+
+
 def add_dicom_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--series",

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from nnunet_ext.cli.arguments import Options, add_dicom_files, natural_number, positive_int
+from nnunet_ext.cli.arguments import Options, add_dicom_files, add_parts, natural_number, positive_int
 from nnunet_ext.cli.printing import report_cases
 
 SUMMARY = "contour new cases by multi-atlas segmentation, without any training: the floor to compare with"
@@ -41,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-np", dest="n_threads", metavar="N", type=positive_int, help="registrations at a time; without: one per core"
     )
+    parser.add_argument("--strict", action="store_true", help="a case with a warning fails")
+    add_parts(parser)
     parser.add_argument(
         "--overwrite", action="store_true", help="redo cases that are there already; transforms are kept"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -60,8 +61,12 @@ def again(world, monkeypatch):
     return lambda **changes: contour_by_atlases(**{**world.options, **changes}, show_progress=False)
 
 
+def records_in(out: Path, fusion: str = "staple") -> dict:
+    return read_json(out / fusion / "predictions.json")["cases"]
+
+
 def records(world, fusion: str) -> dict:
-    return read_json(world.root / "out" / fusion / "predictions.json")["cases"]
+    return records_in(world.root / "out", fusion)
 
 
 @pytest.mark.parametrize("fusion", ["staple", "voting"])
@@ -121,6 +126,46 @@ def test_a_run_goes_on_from_the_transforms_that_are_there(world, again, caplog):
     assert mask.read_bytes() == before
     assert records(world, "staple")["new"]["transforms_computed"] == 0
     assert "3 affine and 2 elastic registrations, 1 at a time: about" in caplog.text
+
+
+def test_parts_share_the_cases_and_the_folder(world, again, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(world.root / "out" / "transforms", out / "transforms")  # so that nothing is registered again
+    first = again(out=out, num_parts=2, part_id=0)
+    assert (first.written, list(first.failed)) == (["new"], ["damaged"])
+    second = again(out=out, num_parts=2, part_id=1)
+    assert (second.written, list(second.failed)) == (["known"], [])
+    for fusion in ("staple", "voting"):
+        manifest = read_json(out / fusion / "predictions.json")
+        assert list(manifest["cases"]) == ["damaged", "known", "new"]
+        assert manifest["files"] == read_json(world.root / "out" / fusion / "predictions.json")["files"]
+        for case in ("known", "new"):
+            file = f"{fusion}/{case}.nii.gz"
+            assert (out / file).read_bytes() == (world.root / "out" / file).read_bytes()
+            kept = read_json(out / fusion / "records" / f"{case}.json")
+            assert kept == manifest["cases"][case]
+    with pytest.raises(ValueError, match="part_id is 2; with num_parts 2 it is 0 to 1"):
+        again(out=out, num_parts=2, part_id=2)
+
+
+def test_strict_leaves_no_contours_of_a_case_with_a_warning(world, tmp_path, monkeypatch):
+    """No atlas has the brainstem, so none is found. Nothing is registered again."""
+    out = tmp_path / "out"
+    shutil.copytree(world.root / "out" / "transforms", out / "transforms")
+    shutil.copytree(world.root / "raw", tmp_path / "raw")
+    for file in (tmp_path / "raw").glob("*/labelsTr/*"):
+        sitk.WriteImage(without(sitk.ReadImage(str(file)), LABELS["Brainstem"]), str(file), True)
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    options = {**world.options, "out": out, "show_progress": False}
+    assert contour_by_atlases(**options).written == ["known", "new"]
+    summary = contour_by_atlases(**options, strict=True)
+    assert sorted(summary.failed) == ["damaged", "known", "new"]
+    assert summary.failed["new"].startswith("strict: ")
+    assert "Brainstem" in summary.failed["new"]
+    assert not list(out.glob("*/*.nii.gz"))
+    assert records_in(out)["new"]["failed"] == summary.failed["new"]
+    assert records_in(out)["new"]["missing"] == ["Brainstem"]
+    assert contour_by_atlases(**options).written == ["known", "new"]
 
 
 def test_contours_by_other_atlases_are_not_mixed_in(again):
