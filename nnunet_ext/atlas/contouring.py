@@ -24,6 +24,7 @@ from nnunet_ext.cases.case import Case
 from nnunet_ext.cases.key_file import check_key, write_key
 from nnunet_ext.cases.prediction_cases import FoundCases, find_cases
 from nnunet_ext.cases.preparing import ChannelOptions, prepare_channels
+from nnunet_ext.cases.records import MANIFEST, merge_records, read_manifest, write_record
 from nnunet_ext.cases.training_form import check_one_grid, recorded_options, refuse_non_hu
 from nnunet_ext.cleaning.ct import HU_REMEDY_AT_PREDICTION
 from nnunet_ext.files import check_folder, check_output_folder, in_one_line, write_json
@@ -42,7 +43,6 @@ from nnunet_ext.nnunet_folders import (
     read_dataset_json,
     read_splits,
 )
-from nnunet_ext.prediction.records import MANIFEST, merge_records, read_manifest, write_record
 from nnunet_ext.processes import peak_memory_mb, processor_name, timed, usable_cores
 from nnunet_ext.registration.between_people import OPTIONS
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from nnunet_ext.cli import benchmark_convert, benchmark_learning, benchmark_predict, benchmark_train
+from nnunet_ext.cli import benchmark_convert, benchmark_learning, benchmark_methods, benchmark_predict, benchmark_train
 from nnunet_ext.cli.arguments import Options, add_verbs
 
 SUMMARY = "measure how fast something is"
@@ -13,6 +13,7 @@ KINDS = {
     "predict": benchmark_predict,
     "convert": benchmark_convert,
     "learning": benchmark_learning,
+    "methods": benchmark_methods,
 }
 
 

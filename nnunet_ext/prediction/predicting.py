@@ -21,6 +21,7 @@ from nnunet_ext.cases.dicom_case import DicomCase
 from nnunet_ext.cases.key_file import check_key, write_key
 from nnunet_ext.cases.prediction_cases import FoundCases, find_cases
 from nnunet_ext.cases.preparing import ChannelOptions
+from nnunet_ext.cases.records import MANIFEST, merge_records, read_manifest, write_record
 from nnunet_ext.files import check_folder, check_output_folder, in_one_line, write_json
 from nnunet_ext.folder_lock import holding, owned_part
 from nnunet_ext.images.source_files import FileCount
@@ -29,7 +30,6 @@ from nnunet_ext.messages import Message, in_english
 from nnunet_ext.prediction.cascade_predictor import CascadePredictor, CaseInSteps, CasePrediction, PreparedCase
 from nnunet_ext.prediction.chosen_model import choose_model
 from nnunet_ext.prediction.loading import choose_device
-from nnunet_ext.prediction.records import MANIFEST, merge_records, read_manifest, write_record
 from nnunet_ext.processes import in_background, timed
 from nnunet_ext.starter.shipped import Starter
 from nnunet_ext.training.compute_device import device_use

@@ -65,6 +65,25 @@ def test_benchmark_predict_refuses_options_of_the_other_kind(calls, capsys, opti
     assert message in capsys.readouterr().err
 
 
+def test_benchmark_methods_passes_its_options_on_and_prints_the_table(calls, capsys):
+    calls.summary = "| method | weights |"
+    people = "--train-people 01..07 --test-people 08 09 --name n --device cuda"
+    assert run(f"benchmark methods -i heads {people} --only AnatomyNet --seeds 0 1 --marks 10 40 -np 2 -o out") == 0
+    assert calls.kwargs == {
+        "cases": Path("heads"),
+        "train_people": ["01..07"],
+        "test_people": ["08", "09"],
+        "name": "n",
+        "device": "cuda",
+        "only": ["AnatomyNet"],
+        "seeds": [0, 1],
+        "marks_min": [10.0, 40.0],
+        "n_processes": 2,
+        "out": Path("out"),
+    }
+    assert capsys.readouterr().out == "| method | weights |\n"
+
+
 def test_benchmark_convert_passes_its_options_on_and_prints_the_table(calls, capsys):
     calls.summary = "| step | CPU s |"
     options = "-i in --modalities CT T1 --size full --cases 3 --unregistered --register --no-preview -o out --no-stock"

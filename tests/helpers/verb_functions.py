@@ -38,6 +38,7 @@ FUNCTIONS = {
     "benchmark predict": ("nnunet_ext.end_to_end.prediction_benchmark", "benchmark_predict"),
     "benchmark convert": ("nnunet_ext.end_to_end.conversion_benchmark", "benchmark_convert"),
     "benchmark learning": ("nnunet_ext.end_to_end.learning.benchmark", "benchmark_learning"),
+    "benchmark methods": ("nnunet_ext.end_to_end.learning.methods", "benchmark_methods"),
 }
 
 

@@ -102,7 +102,8 @@ def benchmark_learning(
         name = study.data
         _run(study, only, seeds, marks_min, true_boxes=true_boxes, costs_only=costs_only, n_processes=n_processes)
     runs = Path(runs)
-    records = read_records(runs, name) if runs.is_dir() else []
+    every = read_records(runs, name) if runs.is_dir() else []
+    records = [record for record in every if record.system in SYSTEMS]
     costs_file = runs / f"costs_{slug(name)}.json"
     costs = Costs.read(costs_file) if costs_file.is_file() else None
     text = table(

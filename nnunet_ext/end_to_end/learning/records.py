@@ -23,6 +23,8 @@ _SHAPE = {
     "clock_s?": {str: float},
     "device?": str,
     "boxes?": (str, None),
+    "weights?": {str: int},
+    "predict_cpu_s_per_case?": float,
     "cases": {str: {str: {"dsc_percent": (float, None), "hd95_mm": (float, None), "flag": str}}},
 }
 
@@ -42,6 +44,8 @@ class RunRecord:
         machine: Processor and cores.
         device: `cpu`, or the name of the GPU.
         data_sha256: Of the data.
+        weights: By stage, what training changes. Empty in records of earlier versions.
+        predict_s: CPU seconds of contouring, per case. None in records of earlier versions.
     """
 
     system: str
@@ -58,6 +62,8 @@ class RunRecord:
     machine: str
     device: str
     data_sha256: str
+    weights: dict[str, int]
+    predict_s: float | None
 
     @property
     def n_cases(self) -> int:
@@ -131,6 +137,8 @@ def _read(file: Path) -> RunRecord:
         content["machine"],
         device,
         content["data_sha256"],
+        content.get("weights", {}),
+        content.get("predict_cpu_s_per_case"),
     )
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import SimpleITK as sitk
@@ -29,6 +32,9 @@ from nnunet_ext.images.reading import read_image
 from nnunet_ext.images.writing import write_image
 from nnunet_ext.nnunet_folders import channel_files, read_dataset_json
 from nnunet_ext.prediction.predicting import predict
+from nnunet_ext.reporting.costs import network_size
+
+Found = TypeVar("Found")
 
 
 def score(
@@ -52,16 +58,22 @@ def score(
     model = model_folder(study, system, training)
     images, device = study.raw() / "imagesTs", study.settings.device
     out = predictions / "merged" if system.merged else predictions
-    if system.stock_prediction:
-        predict_stock(study, name, seed, minutes, out)
-    elif true_boxes:
-        predict_in_true_boxes(model, images, study.raw() / "labelsTs", out, merged=system.merged, device=device)
-    else:
-        done = predict(images=images, out=out, model=model, folds=(0,), device=device, show_progress=False)
-        if done.failed:
-            raise RuntimeError(f"cases without contours: {done.failed}")
-    if system.merged:
-        split_predictions(study, out, predictions)
+
+    def contour() -> None:
+        if system.stock_prediction:
+            predict_stock(study, name, seed, minutes, out)
+        elif true_boxes:
+            predict_in_true_boxes(model, images, study.raw() / "labelsTs", out, merged=system.merged, device=device)
+        else:
+            done = predict(
+                images=images, out=out, model=model, folds=(0,), device=device, overwrite=True, show_progress=False
+            )
+            if done.failed:
+                raise RuntimeError(f"cases without contours: {done.failed}")
+        if system.merged:
+            split_predictions(study, out, predictions)
+
+    _, spent_s = spent_by(contour)
     labels = read_dataset_json(study.raw() / "dataset.json")["labels"]
     summary = evaluate(
         predictions, study.raw() / "labelsTs", predictions / "scores", labels=labels, show_progress=False
@@ -69,10 +81,18 @@ def score(
     if summary.failed:
         raise RuntimeError(f"cases that could not be scored: {summary.failed}")
     record = _about(study, name, seed, minutes, commit) | {
+        "predict_cpu_s_per_case": round(spent_s / len(summary.cases), 2),
         "boxes": ("true" if true_boxes else "localizer") if system.localizer else None,
         "cases": case_scores(summary),
     }
     write_json(record, study.record_file(name, minutes, seed, true_boxes=true_boxes), indent=1)
+
+
+def spent_by(function: Callable[[], Found]) -> tuple[Found, float]:
+    """What a function returns, and the CPU seconds of this process and its ended children."""
+    before = sum(os.times()[:4])
+    found = function()
+    return found, sum(os.times()[:4]) - before
 
 
 def case_scores(summary: EvaluationSummary) -> dict[str, dict[str, dict[str, float | str | None]]]:
@@ -131,17 +151,27 @@ def _about(study: Study, name: str, seed: int, minutes: float, commit: str | Non
     }
     plans = read_json(folders["segmenter"].parent / "plans.json")["configurations"][system.configuration]
     return {
-        "system": name,
-        "data": study.data,
-        "data_sha256": study.data_sha256(),
-        "seed": seed,
-        "mark_min": minutes,
+        **about(study, name, seed=seed, minutes=minutes, commit=commit),
+        "weights": {
+            stage: size.parameters for stage, folder in folders.items() if (size := network_size(folder.parent))
+        },
         "iterations": {stage: course(system_of(of), costs.of(of), minutes).iterations for stage, of in stages.items()},
         "clock_s" if study.on_gpu else "cpu_s": {
             stage: round(sum(epoch_seconds(folder)), 1) for stage, folder in folders.items()
         },
         "patch_size": plans["patch_size"],
         "batch_size": plans["batch_size"],
+    }
+
+
+def about(study: Study, name: str, *, seed: int, minutes: float, commit: str | None) -> dict[str, Any]:
+    """What the record of every method holds."""
+    return {
+        "system": name,
+        "data": study.data,
+        "data_sha256": study.data_sha256(),
+        "seed": seed,
+        "mark_min": minutes,
         "machine": machine(),
         "device": device_name(study.settings.device),
         "threads": 1,

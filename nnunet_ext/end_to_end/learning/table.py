@@ -33,14 +33,13 @@ def table(
     organs = records[0].organs
     on_cpu = records[0].device == CPU
     measure = "CPU" if on_cpu else "clock"
-    names = [name.replace("OpticNrv", "Nrv").replace("OpticChiasm", "Chiasm") for name in organs]
     heads = [
         "system",
         "min",
         "seed",
         "iterations",
         f"{measure} min",
-        *names,
+        *organ_heads(organs),
         "mean DSC %",
         "SD",
         "HD95 mm",
@@ -70,6 +69,11 @@ def table(
     return "\n".join([*lines, *_not_run(records, systems, marks_min, not_built)])
 
 
+def organ_heads(organs: Sequence[str]) -> list[str]:
+    """Short heads of columns."""
+    return [name.replace("OpticNrv", "Nrv").replace("OpticChiasm", "Chiasm") for name in organs]
+
+
 def line_of(record: RunRecord) -> Line:
     """Records with the same are points of one curve."""
     return record.system, record.true_boxes, record.seed
@@ -80,9 +84,6 @@ def title_of(line: Line) -> str:
 
 
 def _row(record: RunRecord, curve: Sequence[RunRecord]) -> str:
-    is_last = record.mark_min == max(r.mark_min for r in curve)
-    gain = last_gain(curve)
-    end = _end(record.dsc, gain) if is_last else ""
     iterations = " + ".join(str(record.iterations[s]) for s in ("localizer", "segmenter") if s in record.iterations)
     sd = "" if np.isnan(record.dsc_sd) else f"{record.dsc_sd:.1f}"
     cells = [
@@ -96,15 +97,23 @@ def _row(record: RunRecord, curve: Sequence[RunRecord]) -> str:
         sd,
         f"{record.hd95:.2f}",
         str(record.missed),
-        end,
+        end_of(record, curve),
     ]
     return f"| {' | '.join(cells)} |"
 
 
-def _end(dsc: float, gain: float | None) -> str:
-    """Whether a system is at its end, with the gain of the last doubling. One that knows no organ yet is not."""
-    if dsc < END_GAIN:
+def end_of(record: RunRecord, curve: Sequence[RunRecord]) -> str:
+    """Whether a system is at its end, with the gain of the last doubling. One that knows no organ yet is not.
+
+    Args:
+        record: A run.
+        curve: All runs of its line. Nothing is said of a run that another one is longer than.
+    """
+    if record.mark_min < max(r.mark_min for r in curve):
+        return ""
+    if record.dsc < END_GAIN:
         return "nothing learned yet"
+    gain = last_gain(curve)
     if gain is None:
         return "one mark"
     return f"{'yes' if gain < END_GAIN else 'not at its end'} ({gain:+.1f})"

@@ -9,11 +9,18 @@ from pathlib import Path
 
 from nnunet_ext.end_to_end.learning.costs import measure
 from nnunet_ext.end_to_end.learning.data import plan_stock
+from nnunet_ext.end_to_end.learning.methods import score_atlases
 from nnunet_ext.end_to_end.learning.scoring import score
 from nnunet_ext.end_to_end.learning.study import Study
 from nnunet_ext.end_to_end.learning.training import train
 
-TASKS: dict[str, Callable] = {"plan_stock": plan_stock, "costs": measure, "train": train, "score": score}
+TASKS: dict[str, Callable] = {
+    "plan_stock": plan_stock,
+    "costs": measure,
+    "train": train,
+    "score": score,
+    "atlas": score_atlases,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

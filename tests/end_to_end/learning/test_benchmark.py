@@ -28,9 +28,9 @@ NAMES = [
 DATA = ["--name", "tiny", "--train", "4", "--test", "1"]
 
 
-def command(folder: Path, *options: str) -> str:
+def command(folder: Path, *options: str, verb: str = "learning") -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "nnunet_ext", "benchmark", "learning", "-o", "out", "--runs", "runs", *options],
+        [sys.executable, "-m", "nnunet_ext", "benchmark", verb, "-o", "out", "--runs", "runs", *options],
         cwd=folder,
         env={**os.environ, "nnUNet_n_proc_DA": "1"},
         capture_output=True,
@@ -73,6 +73,14 @@ def test_systems_are_trained_scored_and_tabled_and_a_repeated_command_does_what_
     assert all(after[file] == stamp for file, stamp in before.items() if "costs" not in file.name)
     trunks = (tmp_path / "out" / "nnUNet_results").glob("*/*default_seed0_trunk*/fold_0/branch_*.pth")
     assert len(list(trunks)) == 2
+    said = command(tmp_path, "--only", "default", "atlas, voting", "--marks", "0.05", verb="methods")
+    assert "default, 0.05 min, seed 0: done before" in said
+    found = {record.system: record for record in read_records(runs, "tiny")}
+    assert found["atlas, voting"].predict_s > 1
+    assert (found["atlas, voting"].weights, found["atlas, voting"].n_cases) == ({}, 1)
+    assert found["default"].weights.keys() == {"localizer", "segmenter"}
+    check_file(json.loads((runs / "tiny_atlas_voting_0_seed0.json").read_text()), "DATA_SYSTEM_MARK_seedS.json")
+    assert "| atlas, voting | none | not trained |" in said
 
 
 def test_the_systems_are_listed_without_a_study():

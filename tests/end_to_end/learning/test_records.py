@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from nnunet_ext.end_to_end.learning.curves import draw_curves
+from nnunet_ext.end_to_end.learning.methods import benchmark_methods, methods_table
 from nnunet_ext.end_to_end.learning.records import last_gain, read_records
 from nnunet_ext.end_to_end.learning.table import table
 
@@ -11,7 +12,9 @@ from nnunet_ext.end_to_end.learning.table import table
 CASES = {"a": {"Eye_L": 90.0, "OpticChiasm": 50.0}, "b": {"Eye_L": 80.0, "OpticChiasm": None}}
 
 
-def write(folder, system="default", mark=10, seed=0, gain=0.0, *, missed=False, boxes="localizer", sha="1", gpu=None):
+def write(
+    folder, system="default", mark=10, seed=0, gain=0.0, *, missed=False, boxes="localizer", sha="1", gpu=None, **more
+):
     cases = {
         case: {
             organ: {
@@ -30,7 +33,7 @@ def write(folder, system="default", mark=10, seed=0, gain=0.0, *, missed=False, 
     }
     content |= {"device": gpu} if gpu else {}
     name = f"heads_{system}_{mark}_seed{seed}{'_true_boxes' if boxes == 'true' else ''}.json"
-    (folder / name).write_text(json.dumps({**content, "machine": "M", "cases": cases}))
+    (folder / name).write_text(json.dumps({**content, "machine": "M", "cases": cases, **more}))
 
 
 def rows(text: str) -> list[list[str]]:
@@ -117,3 +120,41 @@ def test_curves_are_drawn(tmp_path):
             write(tmp_path, mark=mark, seed=seed)
     draw_curves(read_records(tmp_path), tmp_path / "pictures" / "curves.png", systems=["default"])
     assert (tmp_path / "pictures" / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+# Methods --------------------------------------------------------------------------------------------------------------
+
+
+def test_methods_stand_side_by_side_with_their_weights_and_what_was_not_run(tmp_path):
+    write(tmp_path, mark=10, weights={"segmenter": 2000, "localizer": 1000}, predict_cpu_s_per_case=1.25)
+    write(tmp_path, mark=40, gain=5.0, weights={"segmenter": 2000, "localizer": 1000})
+    write(tmp_path, mark=40, boxes="true")
+    write(tmp_path, "atlas, voting", 0, gain=-30.0, boxes=None, iterations={}, cpu_s={}, predict_cpu_s_per_case=80.0)
+    write(tmp_path, "16 features")  # a system, and no method
+    text = benchmark_methods(runs=tmp_path, table_file=tmp_path / "table.md")
+    assert (tmp_path / "table.md").read_text() == text + "\n"
+    heads, _, *lines = rows(text)
+    by_head = [dict(zip(heads, line, strict=True)) for line in lines]
+    assert [(row["method"], row["trained min"], row["mean DSC %"]) for row in by_head] == [
+        ("default", "10", "75.0"),
+        ("default", "40", "80.0"),
+        ("atlas, voting", "not trained", "45.0"),
+    ]
+    assert [row["weights"] for row in by_head] == ["1,000 + 2,000", "1,000 + 2,000", "none"]
+    assert [row["CPU s per case"] for row in by_head] == ["1.2", "", "80.0"]
+    assert [row["at its end"] for row in by_head] == ["", "not at its end (+2.5)", ""]
+    assert "- AnatomyNet: not run" in text
+    assert "- atlas, staple: not run" in text
+
+
+def test_a_method_that_cannot_be_trained_here_is_named_with_the_reason(tmp_path):
+    write(tmp_path)
+    text = methods_table(read_records(tmp_path), not_built={"DeepLabv3+": "no library"})
+    assert "- DeepLabv3+: not built (no library)" in text
+
+
+def test_an_unknown_method_is_refused(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"no method 'U-Net'; known: default, AnatomyNet, .*, atlas, staple, atlas, voting"
+    ):
+        benchmark_methods(runs=tmp_path, only=["U-Net"])

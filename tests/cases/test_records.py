@@ -9,15 +9,15 @@ from pathlib import Path
 
 from late_files import late_files
 
+from nnunet_ext.cases.records import merge_records, read_manifest, write_record
 from nnunet_ext.nnunet_folders import read_predictions_json
-from nnunet_ext.prediction.records import merge_records, read_manifest, write_record
 
 #: One of two parts: a header, a record per case, and all of them merged. Says how many of the other's it saw by then.
 PART = """
 import os, sys, time
 from pathlib import Path
 from nnunet_ext.files import write_json
-from nnunet_ext.prediction.records import MANIFEST, merge_records, read_manifest, write_record
+from nnunet_ext.cases.records import MANIFEST, merge_records, read_manifest, write_record
 out, part, together = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
 (together / part).touch()
 while len(os.listdir(together)) < 2:
