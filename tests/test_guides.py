@@ -227,6 +227,7 @@ def test_guide_from_dicom_to_rtstruct(workspace):
     assert "contours: 1 written" in printed
 
 
+@pytest.mark.long
 def test_guide_to_training(workspace):
     workspace.type(README)
     workspace.type(DICOM)  # whose data set it goes on with
