@@ -39,11 +39,12 @@ def split_of(case: SourceCase) -> str:
 
 @dataclass(frozen=True)
 class Job:
-    """One case to convert, as a worker process gets it."""
+    """One case to convert, as a worker process gets it. `partial` is the folder for what is not complete yet."""
 
     case: SourceCase
     settings: Settings
     dataset: Path
+    partial: Path
     preview: bool = False
     source: str = ""  # `hashed_source`
 
@@ -92,7 +93,7 @@ def run_jobs(
 def _convert_case(job: Job) -> Failed | list[Message] | None:
     """Convert one case if needed. The files of an earlier run stay until the new ones are complete."""
     case, dataset = job.case, job.dataset
-    partial = dataset / ".partial" / case.identifier
+    partial = job.partial / case.identifier
     earlier = read_record(dataset / "provenance" / f"{case.identifier}.json") or {}
     hashes: dict[str, str] = {}
     try:

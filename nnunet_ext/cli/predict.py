@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from nnunet_ext.cli.arguments import Options, add_dicom_files, natural_number, positive_int
+from nnunet_ext.cli.arguments import Options, add_dicom_files, add_parts, positive_int
 from nnunet_ext.cli.printing import report_cases
 
 SUMMARY = "contour new cases: localizer, ROI crop and segmenter in one process"
@@ -73,13 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --rtstruct: round the steps of the voxels off, within half a voxel and at the same area",
     )
     parser.add_argument("--strict", action="store_true", help="a case with a warning fails")
-    parser.add_argument(
-        "-num_parts",
-        metavar="N",
-        type=positive_int,
-        help="share the cases among N processes; this one takes part -part_id",
-    )
-    parser.add_argument("-part_id", metavar="K", type=natural_number, help="0 to N - 1")
+    add_parts(parser)
     parser.add_argument("--overwrite", action="store_true", help="redo cases whose label map is there already")
 
 
