@@ -341,9 +341,9 @@ def _convert_part(
             write_outcome(folder, found, job.case.identifier, kept)
             summary.files.add(job.case.files.of_failed() if isinstance(outcome, Failed) else job.case.files)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        with contextlib.suppress(OSError):  # other parts have theirs in it
-            partial.parent.rmdir()
+        shutil.rmtree(
+            partial, ignore_errors=True
+        )  # and not the folder it lies in, in which others may just make theirs
     return _told(summary)
 
 
