@@ -68,9 +68,10 @@ def run_jobs(
     """Each job as it finishes, with the reason if it failed, None if nothing was to do, else its warnings."""
     from tqdm import tqdm
 
+    convert_one = _convert_in_step if n_processes == 1 else _convert_case  # only steps of this process are recorded
     with (
         tqdm(total=len(jobs), desc="convert", unit="case", disable=not show_progress) as bar,
-        contextlib.closing(run_each(_convert_in_step, jobs, n_processes)) as outcomes,
+        contextlib.closing(run_each(convert_one, jobs, n_processes)) as outcomes,
     ):
         for job, outcome in outcomes:
             if outcome is KILLED:
