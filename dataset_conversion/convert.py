@@ -9,13 +9,28 @@ import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nnunet_ext.cases.case import SourceCase
 from nnunet_ext.cases.key_file import check_key, write_key
 from nnunet_ext.cases.preparing import ChannelOptions
+from nnunet_ext.dataset_conversion.case_list import (
+    SKIPPED,
+    WRITTEN,
+    CaseList,
+    layout_of_list,
+    list_folder,
+    read_case_list,
+    read_cases,
+    read_outcomes,
+    remove_case_list,
+    write_case_list,
+    write_outcome,
+)
 from nnunet_ext.dataset_conversion.dataset import (
+    PARTIAL,
     check_other_cases,
     check_writable,
     dataset_folder_of,
@@ -32,7 +47,8 @@ from nnunet_ext.dataset_conversion.dataset import (
 from nnunet_ext.dataset_conversion.listing import list_cases
 from nnunet_ext.dataset_conversion.one_case import Failed, Job, hashed_source, run_jobs
 from nnunet_ext.dataset_conversion.persons import persons_of, read_group_file
-from nnunet_ext.dataset_conversion.random_split import DrawnShare, checked_test_share, with_test_cases
+from nnunet_ext.dataset_conversion.random_split import checked_test_share, with_test_cases
+from nnunet_ext.dataset_conversion.request import Request
 from nnunet_ext.dataset_conversion.settings import (
     Settings,
     checked_modalities,
@@ -41,7 +57,8 @@ from nnunet_ext.dataset_conversion.settings import (
     label_table_of,
 )
 from nnunet_ext.dataset_conversion.sources import find_layout, gather
-from nnunet_ext.folder_lock import holding, owned_folder
+from nnunet_ext.files import process_mark
+from nnunet_ext.folder_lock import holding, owned_part
 from nnunet_ext.images.channels import is_ct
 from nnunet_ext.images.source_files import FileCount, total
 from nnunet_ext.messages import Message
@@ -90,6 +107,10 @@ def convert(
     unlabelled: bool = False,
     group_file: Path | None = None,
     dry_run: bool = False,
+    scan: bool = False,
+    num_parts: int | None = None,
+    part_id: int | None = None,
+    finish: bool = False,
     n_processes: int = 2,
     allow_non_hu: bool = False,
     window_hu: tuple[float, float] | None = None,
@@ -108,6 +129,10 @@ def convert(
     channel if there is no CT, are resampled onto it by cubic B-splines. Label maps must lie on the grid of that
     channel, or of another channel of the case. Then each label is resampled on its own. A case that fails is left out
     as a whole and the others are finished. Running again converts only cases that are new, changed or failed.
+
+    Many processes on many machines share a conversion in three steps with the same arguments. One process with `scan`
+    finds the cases, numbers patients and writes the case list. Then each part, with `num_parts` and `part_id`, converts its
+    cases. After all parts, one process with `finish` writes what concerns all cases. The files are those of one process.
 
     Args:
         source: Folder with one folder per case, or a DICOM tree of any nesting.
@@ -130,6 +155,9 @@ def convert(
             fold. Of synthetic heads, `phantom.json` says whose they are.
         dry_run: Only list the file or series of every channel and organ (`list_cases`). Nothing is written, and
             `raw_folder` need not be set.
+        scan: Only find the cases and write their list for the parts, a hidden folder beside the key file.
+        num_parts, part_id: Only convert every `num_parts`-th case of that list, from the `part_id`-th on.
+        finish: Only write `dataset.json` and `conversion.html`, once all cases of the list are converted or have failed.
         n_processes: Cases converted at the same time. More than one starts new Python processes, so a script needs
             `if __name__ == "__main__":`.
         allow_non_hu: Accept a CT whose values are not HU.
@@ -151,10 +179,14 @@ def convert(
 
     Raises:
         ValueError: If an argument is wrong, before anything is written.
-        FileNotFoundError: If `source` or the label table does not exist.
+        FileNotFoundError: If `source` or the label table does not exist, or a part finds no case list.
         OSError: If the output folder cannot be written, or another run works in it (`folder_lock.FolderInUse`).
     """
     source = Path(source)
+    in_parts = _checked_parts(num_parts, part_id, dry_run=dry_run, scan=scan, finish=finish)
+    if in_parts and not scan and layout == "auto":  # a part reads its cases only
+        found_in = dataset_folder_of(raw_folder, dataset_id, name)
+        layout = layout_of_list(list_folder(found_in, _key_file_of(found_in, key_file)))
     layout = find_layout(source, modalities) if layout == "auto" else layout
     settings = Settings(
         checked_modalities(default_modalities(layout) if modalities is None else modalities),
@@ -187,7 +219,7 @@ def convert(
     if dry_run:
         if key_file is None and (raw_folder is not None or os.environ.get("nnUNet_raw")):  # noqa: SIM112 nnU-Net's spelling
             dataset = dataset_folder_of(raw_folder, dataset_id, name)
-            key_file = dataset.with_name(f"{dataset.name}.key.csv")
+            key_file = _key_file_of(dataset, None)
         listing = list_cases(
             source,
             modalities=settings.modalities,
@@ -211,96 +243,233 @@ def convert(
     dataset = dataset_folder_of(raw_folder, dataset_id, name)
     if n_processes < 1:
         raise ValueError(f"n_processes is {n_processes}; at least 1 is needed")
-    if key_file is None:
-        key_file = dataset.with_name(f"{dataset.name}.key.csv")
-    return _convert_into(
+    request = Request(
         dataset,
-        source,
+        source.absolute() if in_parts else source,  # a part may run in another folder
         name,
         layout,
         settings,
-        test_cases,
+        _key_file_of(dataset, key_file),
+        tuple(test_cases),
         drawn,
         series_file,
-        key_file,
-        unlabelled,
         group_file,
-        n_processes,
-        show_progress,
+        unlabelled,
         preview,
     )
+    if scan:
+        return _scan_for_parts(dataset, 1, 0, request, show_progress)
+    if finish:
+        return _finish_parts(dataset, 1, 0, request)
+    if num_parts is not None:
+        return _convert_part(dataset, num_parts, part_id or 0, request, n_processes, show_progress)
+    return _convert_whole(dataset, 1, 0, request, n_processes, show_progress)
 
 
-@holding(owned_folder, "dataset")
-def _convert_into(
-    dataset: Path,
-    source: Path,
-    name: str,
-    layout: str,
-    settings: Settings,
-    test_cases: Sequence[str],
-    drawn: DrawnShare | None,
-    series_file: Path | None,
-    key_file: Path,
-    unlabelled: bool,
-    group_file: Path | None,
-    n_processes: int,
-    show_progress: bool,
-    preview: bool,
+def _checked_parts(num_parts: int | None, part_id: int | None, *, dry_run: bool, scan: bool, finish: bool) -> bool:
+    """Whether one of the steps of a conversion in parts is asked for. ValueError if it is not clear which."""
+    if (num_parts is None) != (part_id is None):
+        raise ValueError("give both, -num_parts N and -part_id K")
+    if num_parts is not None and not 0 <= (part_id or 0) < num_parts:
+        raise ValueError(f"part_id is {part_id}; with num_parts {num_parts} it is 0 to {num_parts - 1}")
+    steps = {"--list": dry_run, "--scan": scan, "-num_parts": num_parts is not None, "--finish": finish}
+    if len(asked := [step for step, wanted in steps.items() if wanted]) > 1:
+        raise ValueError(f"{' and '.join(asked)} are steps of their own; give one of them")
+    return scan or finish or num_parts is not None
+
+
+def _key_file_of(dataset: Path, key_file: Path | None) -> Path:
+    return dataset.with_name(f"{dataset.name}.key.csv") if key_file is None else Path(key_file)
+
+
+# Whatever writes what concerns all cases owns the whole dataset, and a part owns its part. So no scan takes the list away
+# from parts at work.
+
+
+@holding(owned_part, "dataset", "num_parts", "part_id")
+def _convert_whole(
+    dataset: Path, num_parts: int, part_id: int, request: Request, n_processes: int, show_progress: bool
 ) -> ConversionSummary:
-    """`convert` with checked arguments. Nobody else writes to the dataset meanwhile."""
-    if layout == "dicom":
-        numbered = any((dataset / "provenance").glob("case_*.json"))
-        check_key(Path(key_file), dataset, numbered=numbered)
-    gathered = gather(source, layout, settings, test_cases, series_file, Path(key_file), unlabelled, show_progress)
+    """The whole conversion in this process and its workers."""
+    found = _found_cases(request, show_progress)
+    remove_case_list(list_folder(dataset, request.key_file))  # its outcomes will no longer be those of the cases
+    summary = ConversionSummary(dataset)
+    failed: dict[str, Failed] = {}
+    try:
+        jobs = _jobs(request, found.gathered.cases, found.source, dataset / PARTIAL)
+        for job, outcome in _outcomes(jobs, n_processes, show_progress, summary):
+            if isinstance(outcome, Failed):
+                failed[job.case.name] = outcome
+        _finish(request, found, failed, summary)
+    finally:
+        _clean_up(dataset)
+    return _told(summary)
 
-    persons = persons_of(source, gathered.identifiers, group_file)
-    if drawn is not None:
-        gathered = with_test_cases(gathered, persons, drawn)
-    summary = ConversionSummary(dataset, failed=dict(gathered.failed))
+
+@holding(owned_part, "dataset", "num_parts", "part_id")
+def _scan_for_parts(
+    dataset: Path, num_parts: int, part_id: int, request: Request, show_progress: bool
+) -> ConversionSummary:
+    """Only the cases, and the list of them."""
+    try:
+        found = _found_cases(request, show_progress)
+        write_case_list(list_folder(dataset, request.key_file), found, request)
+    finally:
+        _clean_up(dataset)
+    gathered = found.gathered
+    listing = [f"{name} -> nothing: {reason}" for name, reason in sorted(gathered.failed.items())]
+    n = len(gathered.cases) + len(gathered.failed)
+    listing.append(f"{n} cases ({request.layout}): {len(gathered.cases)} to convert, {len(gathered.failed)} not")
+    files = total(gathered.counts, gathered.beside, gathered.failed)
+    return ConversionSummary(dataset, failed=dict(sorted(gathered.failed.items())), listing=listing, files=files)
+
+
+@holding(owned_part, "dataset", "num_parts", "part_id")
+def _convert_part(
+    dataset: Path, num_parts: int, part_id: int, request: Request, n_processes: int, show_progress: bool
+) -> ConversionSummary:
+    """Only the cases of one part."""
+    folder = list_folder(dataset, request.key_file)
+    found = read_case_list(folder, request, hashed_source(request.source, dataset))
+    cases = read_cases(folder, found.names[part_id::num_parts])
+    summary = ConversionSummary(dataset)
+    partial = dataset / PARTIAL / process_mark()  # whoever should work on the same part has another one
+    try:
+        jobs = _jobs(request, cases, found.source, partial)
+        for job, outcome in _outcomes(jobs, n_processes, show_progress, summary):
+            kept = outcome if isinstance(outcome, Failed) else SKIPPED if outcome is None else WRITTEN
+            write_outcome(folder, found, job.case.identifier, kept)
+            summary.files.add(job.case.files.of_failed() if isinstance(outcome, Failed) else job.case.files)
+    finally:
+        shutil.rmtree(
+            partial, ignore_errors=True
+        )  # and not the folder it lies in, in which others may just make theirs
+    return _told(summary)
+
+
+@holding(owned_part, "dataset", "num_parts", "part_id")
+def _finish_parts(dataset: Path, num_parts: int, part_id: int, request: Request) -> ConversionSummary:
+    """Only what concerns all cases, after all parts."""
+    folder = list_folder(dataset, request.key_file)
+    found = read_case_list(folder, request, hashed_source(request.source, dataset))
+    outcomes = read_outcomes(folder, found)
+    cases = {identifier: case for case, identifier in found.gathered.identifiers.items()}
+    failed = {cases[name]: outcome for name, outcome in outcomes.items() if isinstance(outcome, Failed)}
+    missing = [
+        name
+        for name in found.names
+        if cases[name] not in failed and not (name in outcomes and (dataset / "provenance" / f"{name}.json").is_file())
+    ]
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise ValueError(
+            f"{len(missing)} of {len(found.names)} cases are not converted yet: {', '.join(missing[:3])}{more}; run the "
+            "parts that have not ended (-num_parts N -part_id K), then --finish again"
+        )
+    summary = ConversionSummary(
+        dataset,
+        written=[cases[name] for name, outcome in outcomes.items() if outcome == WRITTEN],
+        skipped=[cases[name] for name, outcome in outcomes.items() if outcome == SKIPPED],
+        failed={name: outcome.reason for name, outcome in failed.items()},
+    )
+    try:
+        _finish(request, found, failed, summary)
+    finally:
+        _clean_up(dataset)
+    return _told(summary)
+
+
+# --- what they share --------------------------------------------------------------------------------------------------
+
+
+def _found_cases(request: Request, show_progress: bool) -> CaseList:
+    """All cases of the source, checked against those that the dataset holds. Patients have their numbers from now on."""
+    dataset, source, settings = request.dataset, request.source, request.settings
+    if request.layout == "dicom":
+        check_key(request.key_file, dataset, numbered=any((dataset / "provenance").glob("case_*.json")))
+    gathered = gather(
+        source,
+        request.layout,
+        settings,
+        request.test_cases,
+        request.series_file,
+        request.key_file,
+        request.unlabelled,
+        show_progress,
+    )
+    persons = persons_of(source, gathered.identifiers, request.group_file)
+    if request.drawn is not None:
+        gathered = with_test_cases(gathered, persons, request.drawn)
     hashed = hashed_source(source, dataset)
     check_other_cases(dataset, set(gathered.identifiers.values()), settings, hashed)
     check_writable(dataset)
     remove_renamed(dataset, gathered.identifiers)
-    if layout == "dicom":
-        write_key(gathered.key_rows, Path(key_file))
-    jobs = [Job(case, settings, dataset, preview, hashed) for case in gathered.cases]
+    if request.layout == "dicom":
+        write_key(gathered.key_rows, request.key_file)
     for line in gathered.leftover:
         log.info(line)
     for line in side_warnings(settings.table, dataset):
         log.warning(line)
+    return CaseList(gathered, persons, hashed)
 
-    outdated = outdated_cases(dataset, gathered, hashed)
-    try:
-        with contextlib.closing(run_jobs(jobs, n_processes, show_progress)) as outcomes:
-            for job, outcome in outcomes:
-                case_name = job.case.name
-                if isinstance(outcome, Failed):
-                    summary.failed[case_name] = outcome.reason
-                    outdated |= {case_name} if outcome.outdated else set()
-                elif outcome is None:
-                    summary.skipped.append(case_name)
-                else:
-                    summary.written.append(case_name)
-                    if outcome:
-                        summary.warnings[case_name] = outcome
-        for failed, reason in summary.failed.items():
-            identifier = gathered.identifiers.get(failed)
-            if identifier is None:
-                continue
-            earlier = read_record(dataset / "provenance" / f"{identifier}.json")
-            take_out = failed in outdated or earlier is None or not is_of_kind(earlier, settings)
-            if earlier is not None:
-                done = "was taken out" if take_out else "is kept"
-                summary.failed[failed] = f"{reason}; its earlier conversion {done}"
-            if take_out:  # without a record at most half a case, of a run that was killed
-                remove_case(dataset, identifier)
-        write_dataset_json(dataset, name, settings, persons, gathered.identifiers)
-        summary.files = total(gathered.counts, gathered.beside, summary.failed)
-        write_page(dataset, summary.failed, settings, summary.files)
-    finally:
-        shutil.rmtree(dataset / ".partial", ignore_errors=True)
-        remove_empty_folders(dataset)
+
+def _jobs(request: Request, cases: Sequence[SourceCase], source: str, partial: Path) -> list[Job]:
+    return [Job(case, request.settings, request.dataset, partial, request.preview, source) for case in cases]
+
+
+def _outcomes(
+    jobs: Sequence[Job], n_processes: int, show_progress: bool, summary: ConversionSummary
+) -> Iterator[tuple[Job, Failed | list[Message] | None]]:
+    """Each job as it finishes, once the summary has it."""
+    with contextlib.closing(run_jobs(jobs, n_processes, show_progress)) as outcomes:
+        for job, outcome in outcomes:
+            name = job.case.name
+            if isinstance(outcome, Failed):
+                summary.failed[name] = outcome.reason
+            elif outcome is None:
+                summary.skipped.append(name)
+            else:
+                summary.written.append(name)
+                if outcome:
+                    summary.warnings[name] = outcome
+            yield job, outcome
+
+
+def _finish(request: Request, found: CaseList, failed: Mapping[str, Failed], summary: ConversionSummary) -> None:
+    """Take out what failed cases had left, and write what concerns all cases.
+
+    Args:
+        request: Of the conversion.
+        found: Its cases.
+        failed: Cases that failed when they were converted. Those of `found` failed before.
+        summary: It gets both, and the count of all files.
+    """
+    dataset, settings, gathered = request.dataset, request.settings, found.gathered
+    summary.failed = {**gathered.failed, **summary.failed}
+    outdated = outdated_cases(dataset, gathered, found.source)
+    outdated |= {name for name, outcome in failed.items() if outcome.outdated}
+    for name, reason in summary.failed.items():
+        identifier = gathered.identifiers.get(name)
+        if identifier is None:
+            continue
+        earlier = read_record(dataset / "provenance" / f"{identifier}.json")
+        take_out = name in outdated or earlier is None or not is_of_kind(earlier, settings)
+        if earlier is not None:
+            summary.failed[name] = f"{reason}; its earlier conversion {'was taken out' if take_out else 'is kept'}"
+        if take_out:  # without a record at most half a case, of a run that was killed
+            remove_case(dataset, identifier)
+    write_dataset_json(dataset, request.name, settings, found.persons, gathered.identifiers)
+    summary.files = total(gathered.counts, gathered.beside, summary.failed)
+    write_page(dataset, summary.failed, settings, summary.files)
+
+
+def _clean_up(dataset: Path) -> None:
+    shutil.rmtree(dataset / PARTIAL, ignore_errors=True)
+    remove_empty_folders(dataset)
+
+
+def _told(summary: ConversionSummary) -> ConversionSummary:
+    """The summary in order, its warnings logged."""
     summary.written.sort()
     summary.skipped.sort()
     summary.failed = dict(sorted(summary.failed.items()))

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 #: nnU-Net's reader that turns any image to RAS on reading and writes the result back on the image's own grid.
 READER = "NibabelIOWithReorient"
+#: Folder for what is not complete yet.
+PARTIAL = ".partial"
 #: What the page and a second run need of a provenance file.
 _RECORD = {
     "identifier": str,
@@ -138,7 +140,7 @@ def outdated_cases(dataset: Path, gathered: Gathered, source: str) -> set[str]:
 def check_writable(dataset: Path) -> None:
     """Make the folder for unfinished cases. OSError in one line if that is impossible."""
     try:
-        partial = dataset / ".partial"
+        partial = dataset / PARTIAL
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         (partial / "probe").write_bytes(b"")
@@ -195,7 +197,7 @@ def write_dataset_json(
         if training & set(group) and test & set(group):
             shown = ", ".join(group[:4]) + (" ..." if len(group) > 4 else "")
             log.warning("%s are of one person, and some are training cases, others test cases", shown)
-    partial = dataset / ".partial"
+    partial = dataset / PARTIAL
     partial.mkdir(exist_ok=True)
     generate_dataset_json(
         str(partial),

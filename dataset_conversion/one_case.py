@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -25,7 +26,7 @@ from nnunet_ext.images.checks import check_images
 from nnunet_ext.images.geometry import orientation_code, to_canonical
 from nnunet_ext.images.writing import write_image
 from nnunet_ext.messages import Message, in_english
-from nnunet_ext.processes import KILLED, run_in_processes
+from nnunet_ext.processes import KILLED, run_each
 from nnunet_ext.steps import OTHER, step
 
 #: Raised when the same input and options give other files than before: cases are then converted again.
@@ -39,11 +40,12 @@ def split_of(case: SourceCase) -> str:
 
 @dataclass(frozen=True)
 class Job:
-    """One case to convert, as a worker process gets it."""
+    """One case to convert, as a worker process gets it. `partial` is the folder for what is not complete yet."""
 
     case: SourceCase
     settings: Settings
     dataset: Path
+    partial: Path
     preview: bool = False
     source: str = ""  # `hashed_source`
 
@@ -66,33 +68,27 @@ def run_jobs(
     """Each job as it finishes, with the reason if it failed, None if nothing was to do, else its warnings."""
     from tqdm import tqdm
 
-    with tqdm(total=len(jobs), desc="convert", unit="case", disable=not show_progress) as bar:
-        if n_processes == 1 or not jobs:
-            for job in jobs:
-                with step(OTHER, case=job.case.identifier):
-                    outcome = _convert_case(job)
-                yield job, outcome
-                bar.update()
-            return
-        lost = []
-        for job, outcome in run_in_processes(_convert_case, jobs, n_processes):
-            if outcome is KILLED:
-                lost.append(job)
-                continue
-            yield job, outcome
-            bar.update()
-        for job in lost:  # a killed process takes its neighbours along; alone, each shows whose fault it was
-            ((_, outcome),) = run_in_processes(_convert_case, [job], 1)
+    convert_one = _convert_in_step if n_processes == 1 else _convert_case  # only steps of this process are recorded
+    with (
+        tqdm(total=len(jobs), desc="convert", unit="case", disable=not show_progress) as bar,
+        contextlib.closing(run_each(convert_one, jobs, n_processes)) as outcomes,
+    ):
+        for job, outcome in outcomes:
             if outcome is KILLED:
                 outcome = Failed("its process was killed, probably out of memory; convert with -np 1 or more memory")
             yield job, outcome
             bar.update()
 
 
+def _convert_in_step(job: Job) -> Failed | list[Message] | None:
+    with step(OTHER, case=job.case.identifier):
+        return _convert_case(job)
+
+
 def _convert_case(job: Job) -> Failed | list[Message] | None:
     """Convert one case if needed. The files of an earlier run stay until the new ones are complete."""
     case, dataset = job.case, job.dataset
-    partial = dataset / ".partial" / case.identifier
+    partial = job.partial / case.identifier
     earlier = read_record(dataset / "provenance" / f"{case.identifier}.json") or {}
     hashes: dict[str, str] = {}
     try:

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection, wait
@@ -45,7 +45,7 @@ def start_method() -> str:
 
 def run_in_processes(
     function: Callable[[Job], Any], jobs: Sequence[Job], n_processes: int
-) -> Iterator[tuple[Job, Any]]:
+) -> Generator[tuple[Job, Any], None, None]:
     """Each job with its result, in the order they finish; `KILLED` for jobs whose process was killed.
 
     The processes end with this one, also when it is killed, and when the iterator is closed or fails.
@@ -79,6 +79,28 @@ def run_in_processes(
         pool.shutdown(wait=True, cancel_futures=True)
         mine.close()
         watched.close()
+
+
+def run_each(
+    function: Callable[[Job], Any], jobs: Sequence[Job], n_processes: int
+) -> Generator[tuple[Job, Any], None, None]:
+    """As `run_in_processes`, but `KILLED` is a job only whose process was killed while it ran alone.
+
+    With one process, all jobs run in this one.
+    """
+    if n_processes == 1 or not jobs:
+        for job in jobs:
+            yield job, function(job)
+        return
+    lost = []
+    with contextlib.closing(run_in_processes(function, jobs, n_processes)) as outcomes:
+        for job, outcome in outcomes:
+            if outcome is KILLED:
+                lost.append(job)
+            else:
+                yield job, outcome
+    for job in lost:  # a killed process takes its neighbours along; alone, each shows whose fault it was
+        yield from run_in_processes(function, [job], 1)
 
 
 @contextlib.contextmanager

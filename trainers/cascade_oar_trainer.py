@@ -30,7 +30,8 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
-from nnunet_ext.cascade.boxes import box_report, measure_box, measured_errors_mm, measured_organ_errors_mm
+from nnunet_ext.cascade.box_jitter import JITTER_FILE, BoxJitter, contradiction
+from nnunet_ext.cascade.boxes import box_report, measure_box, measured_folds
 from nnunet_ext.cascade.building import build_network
 from nnunet_ext.cascade.localizers import check_localizer, stage_of_maps, stages_located_by
 from nnunet_ext.cascade.organ_crop_dataset import OrganCropDatasets
@@ -60,7 +61,7 @@ from nnunet_ext.training.checkpoints import (
 )
 from nnunet_ext.training.checks import check_split, listed, missing_files, odd_split, preprocessed_cases
 from nnunet_ext.training.compute_device import device_use
-from nnunet_ext.training.job import OUT_OF_TIME, TrainingJob, write_progress
+from nnunet_ext.training.job import JITTER, OUT_OF_TIME, TrainingJob, write_progress
 from nnunet_ext.training.losses import PartLoss, weigh_organs
 from nnunet_ext.training.mirroring import LeftRightMirrorTransform
 from nnunet_ext.training.modality_dropout import ModalityDropoutTransform, optional_channels
@@ -74,6 +75,7 @@ from nnunet_ext.training.recipe import (
     DICE_FOCAL,
     MEASURED,
     OFF,
+    PLANNED,
     TRAINED_WITH_KEY,
     TrainingRecipe,
 )
@@ -264,7 +266,7 @@ class CascadeOARTrainer(nnUNetTrainer):
             # without a case of its own would be waited for there. SyncBatchNorm keeps them equal anyway.
             self.network.broadcast_buffers = False
         if self.is_segmenter:
-            self.dataset_class = self._roi_datasets(from_localizer=False)
+            self.dataset_class = self._roi_datasets(self._jitter_to_be_had())
             if self.recipe.guidance:
                 train, val = self.do_split()
                 self.folder_with_segs_from_previous_stage = str(self._localizer_maps([*train, *val], for_guidance=True))
@@ -612,6 +614,8 @@ class CascadeOARTrainer(nnUNetTrainer):
             self.print_to_log_file(f"This training has ended before: {reason}. The validation follows.")
             return
         self.check_before_training()
+        if self.is_segmenter:
+            self.settle_jitter()
         self.on_train_start()
         if self.current_epoch == 0:
             self._begin_with_model()
@@ -786,32 +790,105 @@ class CascadeOARTrainer(nnUNetTrainer):
         rule = RoiRule.from_plan(c.configuration["roi"])
         return all(n * mm >= size - mm / 2 for n, mm, size in zip(c.patch_size, c.spacing, rule.size_mm, strict=True))
 
-    def _roi_datasets(self, *, from_localizer: bool) -> RoiDatasets:
+    def _roi_datasets(self, jitter: BoxJitter | None) -> RoiDatasets:
+        """Of the training, with its jitter. Of the final validation without, for the localizer places its boxes."""
         rule = RoiRule.from_plan(self.configuration_manager.configuration["roi"])
-        errors_mm: list[list[float]] = []
-        organ_errors_mm: dict[int, list[list[float]]] = {}
         if self.recipe.box_jitter == OFF:
             rule = replace(rule, jitter_mm=0.0)
-        elif self.recipe.box_jitter == MEASURED and not from_localizer:
-            if self.crop_size is None:
-                errors_mm, said = measured_errors_mm(self._localizer_folder())
-            else:
-                organ_errors_mm, said = measured_organ_errors_mm(self._localizer_folder())
-            self.print_to_log_file(said)
         datasets = RoiDatasets(
             rule=rule,
             spacing_mm=tuple(self.configuration_manager.spacing),
             transpose_forward=tuple(self.plans_manager.transpose_forward),
-            from_localizer=from_localizer,
+            from_localizer=jitter is None,
             guidance=self.recipe.guidance,
             force_separate_z=self.configuration_manager.configuration["resampling_fn_data_kwargs"].get(
                 "force_separate_z"
             ),
-            errors_mm=errors_mm,
+            errors_mm=() if jitter is None else jitter.errors_mm,
         )
         if self.crop_size is None:
             return datasets
+        organ_errors_mm = {} if jitter is None else jitter.organ_errors_mm
         return OrganCropDatasets(**vars(datasets), crop_size=self.crop_size, organ_errors_mm=organ_errors_mm)
+
+    # --- jitter ------------------------------------------------------------------------------------------------------
+
+    def _jitter_to_be_had(self) -> BoxJitter:
+        """The jitter of a training that begins now."""
+        asked = self.recipe.box_jitter
+        return BoxJitter.of_localizer(
+            self._localizer_folder(),
+            asked,
+            wanted=PLANNED if self.job.jitter == PLANNED and asked == MEASURED else asked,
+            per_organ=self.crop_size is not None,
+            folds=self.job.jitter_folds or None,
+        )
+
+    def settle_jitter(self) -> None:
+        """Decide how the box is moved in this training, and record it. All jobs of a training move it alike.
+
+        Raises:
+            FileNotFoundError: If the job asks for `measured`, and folds of the localizer have not been validated.
+            ValueError: If the job asks for what the recipe or an earlier job of this training excludes.
+        """
+        file = Path(self.output_folder, JITTER_FILE)
+        if self.local_rank == 0:
+            jitter = self._decided_jitter(file)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            jitter.write(file)
+        if self.is_ddp:
+            dist.barrier()
+        self.dataset_class = self._roi_datasets(BoxJitter.read(file))
+
+    def _decided_jitter(self, file: Path) -> BoxJitter:
+        """The jitter of the record if this training goes on, else one to be had now."""
+        job, recipe = self.job, self.recipe.box_jitter
+        if wrong := contradiction(job.jitter, recipe):
+            raise ValueError(f"{wrong}: change {JITTER}, or the plan {self.plans_manager.plans_name}")
+        if self.current_epoch > 0 and file.is_file():
+            earlier = BoxJitter.read(file)
+            if job.jitter not in (None, earlier.used):
+                raise ValueError(
+                    f"this training began with the jitter {earlier.used}, and {JITTER} says {job.jitter}: go on with "
+                    f"{JITTER}={earlier.used}, or train anew, without --c"
+                )
+            if recipe == earlier.asked:
+                self.print_to_log_file(
+                    f"The jitter of the box is {earlier.used}, as {file.name} says of this training."
+                )
+                return earlier
+        if job.jitter == MEASURED:
+            self._check_measured()
+        jitter = self._jitter_to_be_had()
+        if job.jitter not in (None, jitter.used):
+            raise ValueError(f"{JITTER} is {job.jitter}, but: {jitter.said} Pass {JITTER}={PLANNED}.")
+        if jitter.said:
+            self.print_to_log_file(jitter.said)
+        return jitter
+
+    def _check_measured(self) -> None:
+        """FileNotFoundError if the out-of-fold boxes of a localizer's fold have not been measured yet."""
+        splits = Path(self.preprocessed_dataset_folder_base, "splits_final.json")
+        n_folds = len(read_splits(splits)) if splits.is_file() else N_FOLDS
+        there = measured_folds(self._localizer_folder())
+        if missing := [k for k in self.job.jitter_folds or range(n_folds) if k not in there]:
+            raise FileNotFoundError(
+                f"{JITTER}={MEASURED} needs the errors of the localizer's boxes in all folds, and of "
+                f"{', '.join(f'fold {k}' for k in missing)} there are none in {self._localizer_folder()}. First: "
+                f"{'; '.join(map(self._localizer_command, missing))}. Or pass {JITTER}={PLANNED}."
+            )
+
+    def _localizer_command(self, fold: int | str) -> str:
+        """The command after which a fold of the localizer is validated, by what there is of it."""
+        folder = self._localizer_folder() / f"fold_{fold}"
+        if checkpoint_file(folder, "final").is_file():
+            option = " --val"
+        else:
+            option = " --c" if any(checkpoint_file(folder, name).is_file() for name in ("latest", "best")) else ""
+        return (
+            f"nnUNetv2_train {self.plans_manager.dataset_name} {self.configuration_manager.previous_stage_name} {fold} "
+            f"-tr {self.__class__.__name__} -p {self.plans_manager.plans_name}{option}"
+        )
 
     def _maps_folder(self) -> Path:
         """Folder of the localizer's label maps, which a segmenter has."""
@@ -820,6 +897,12 @@ class CascadeOARTrainer(nnUNetTrainer):
 
     def _localizer_folder(self) -> Path:
         return self._maps_folder().parents[1]
+
+    def _folds_of(self, cases: Sequence[str]) -> list[int | str]:
+        """Folds in which these cases are validated, this one if the splits do not say."""
+        splits = Path(self.preprocessed_dataset_folder_base, "splits_final.json")
+        listed = read_splits(splits) if self.fold != "all" and splits.is_file() else []
+        return [k for k, split in enumerate(listed) if not set(cases).isdisjoint(split["val"])] or [self.fold]
 
     def _localizer_maps(self, cases: Sequence[str], *, for_guidance: bool = False) -> Path:
         """Folder with the localizer's out-of-fold label maps of these cases.
@@ -839,17 +922,12 @@ class CascadeOARTrainer(nnUNetTrainer):
                 )
                 return fitted
         if missing:
-            previous = self.configuration_manager.previous_stage_name
-            fold, name = self.fold, self.__class__.__name__
-            dataset, plans = self.plans_manager.dataset_name, self.plans_manager.plans_name
-            if for_guidance:
-                state, folds, repeat = "The recipe asks for guidance. ", "of all folds", ""
-            else:
-                state, folds, repeat = "The segmenter itself is trained. ", "of this fold", " --val"
+            lacking = self._folds_of(missing)
+            state = "The recipe asks for guidance" if for_guidance else "The segmenter itself is trained"
             raise FileNotFoundError(
-                f"The localizer's label maps of {len(missing)} cases are missing, e.g. '{missing[0]}', in {folder}. {state}"
-                f"Train the localizer {folds} first (nnUNetv2_train {dataset} {previous} {fold} -tr {name} -p {plans}), "
-                f"then repeat: nnUNetv2_train {dataset} {self.configuration_name} {fold} -tr {name} -p {plans}{repeat}"
+                f"The localizer's label maps of {len(missing)} cases are missing, e.g. '{missing[0]}', in {folder}. "
+                f"{state}. First: {'; '.join(map(self._localizer_command, lacking))}. Then repeat: {self._command()}"
+                f"{'' if for_guidance else ' --val'}"
             )
         return folder
 
@@ -1040,7 +1118,7 @@ class CascadeOARTrainer(nnUNetTrainer):
 
     def _validate_segmenter(self, save_probabilities: bool) -> None:
         self.folder_with_segs_from_previous_stage = str(self._localizer_maps(self.do_split()[1]))
-        datasets = self._roi_datasets(from_localizer=True)
+        datasets = self._roi_datasets(None)
         # NCCL gives up after ten minutes, while rank 0 computes the scores of all cases.
         patient = dist.new_group(backend="gloo", timeout=SCORING_AT_MOST) if self.is_ddp else None
         in_training = self.dataset_class, self.configuration_manager, self.is_cascaded

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -125,18 +125,29 @@ def box_report(
     return {"mean": mean, **organs, "missed": missed, "cases": records}, lines
 
 
-def measured_errors_mm(localizer: Path) -> tuple[list[list[float]], str]:
+def measured_folds(localizer: Path) -> list[int]:
+    """The folds of a trained localizer that have been validated, so that their out-of-fold boxes are measured."""
+    found = (file.parents[1].name.removeprefix("fold_") for file in localizer.glob(f"fold_*/validation/{BOXES_FILE}"))
+    return sorted(int(fold) for fold in found if fold.isdecimal())
+
+
+def _boxes_of(localizer: Path, folds: Sequence[int]) -> list[dict]:
+    """Records of all cases of these folds."""
+    files = (localizer / f"fold_{fold}" / "validation" / BOXES_FILE for fold in folds)
+    return [record for file in files for record in read_boxes(file).values()]
+
+
+def measured_errors_mm(localizer: Path, folds: Sequence[int]) -> tuple[list[list[float]], str]:
     """Errors of the localizer's out-of-fold boxes along each axis, and a line for the log.
 
     Missed cases are not counted. The list is empty if fewer than `LEAST_MEASURED_BOXES` errors are known.
 
     Args:
         localizer: Folder of the trained localizer, with its folds.
+        folds: Some of `measured_folds`.
     """
-    errors = []
-    for file in sorted(localizer.glob(f"fold_[0-9]*/validation/{BOXES_FILE}")):
-        records = read_boxes(file).values()
-        errors += [r["error_mm"] for r in records if r.get("error_mm") is not None and not is_missed(r)]
+    records = _boxes_of(localizer, folds)
+    errors = [r["error_mm"] for r in records if r.get("error_mm") is not None and not is_missed(r)]
     if len(errors) < LEAST_MEASURED_BOXES:
         n = len(errors)
         return [], f"The localizer has been validated on {n} cases so far: the box is moved about as planned."
@@ -145,20 +156,20 @@ def measured_errors_mm(localizer: Path) -> tuple[list[list[float]], str]:
     return errors, said
 
 
-def measured_organ_errors_mm(localizer: Path) -> tuple[dict[int, list[list[float]]], str]:
+def measured_organ_errors_mm(localizer: Path, folds: Sequence[int]) -> tuple[dict[int, list[list[float]]], str]:
     """Errors of the middles of the localizer's out-of-fold organs along each axis, and a line for the log.
 
     Args:
         localizer: Folder of the trained localizer, with its folds.
+        folds: Some of `measured_folds`.
 
     Returns:
         Label value -> errors. An organ that the localizer missed has none in that case.
     """
     errors: dict[int, list[list[float]]] = {}
-    for file in sorted(localizer.glob(f"fold_[0-9]*/validation/{BOXES_FILE}")):
-        for record in read_boxes(file).values():
-            for value, error_mm in record.get("organ_error_mm", {}).items():
-                errors.setdefault(int(value), []).append(error_mm)
+    for record in _boxes_of(localizer, folds):
+        for value, error_mm in record.get("organ_error_mm", {}).items():
+            errors.setdefault(int(value), []).append(error_mm)
     every = [error for of_organ in errors.values() for error in of_organ]
     if len(every) < LEAST_MEASURED_BOXES:
         n = len(every)

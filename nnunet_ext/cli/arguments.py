@@ -60,15 +60,6 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-np", dest="n_processes", metavar="N", type=positive_int, help="processes to run at a time")
 
 
-def add_viewer_limit(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--viewer-limit-mb",
-        metavar="MB",
-        type=megabytes,
-        help="size of the images in the page, worst cases first; 0 for none, without: 400",
-    )
-
-
 def add_parts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-num_parts",
@@ -77,6 +68,15 @@ def add_parts(parser: argparse.ArgumentParser) -> None:
         help="share the cases among N processes; this one takes part -part_id",
     )
     parser.add_argument("-part_id", metavar="K", type=natural_number, help="0 to N - 1")
+
+
+def add_viewer_limit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--viewer-limit-mb",
+        metavar="MB",
+        type=megabytes,
+        help="size of the images in the page, worst cases first; 0 for none, without: 400",
+    )
 
 
 def add_dicom_files(parser: argparse.ArgumentParser) -> None:

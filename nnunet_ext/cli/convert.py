@@ -8,6 +8,7 @@ from nnunet_ext.cli.arguments import (
     PairAction,
     TestAction,
     add_dicom_files,
+    add_parts,
     add_processes,
     natural_number,
     positive_int,
@@ -51,6 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--list", dest="dry_run", action="store_true", help="say what would be taken for what, and write nothing"
     )
     parser.add_argument(
+        "--scan", action="store_true", help="for parts: only find and number the cases, and write their list"
+    )
+    add_parts(parser)
+    parser.add_argument(
+        "--finish", action="store_true", help="after all parts: only write dataset.json and the page of all cases"
+    )
+    parser.add_argument(
         "--layout", choices=("auto", "folders", "dicom", "hanseg"), help="kind of SRC; without: look what is there"
     )
     add_dicom_files(parser)
@@ -80,6 +88,9 @@ def run(options: Options) -> int:
     if options.get("dry_run"):
         print("\n".join(summary.listing))
         return 1 if summary.failed else 0
+    if options.get("scan"):  # cases that can't be converted are reported at the end, and hold nobody up until then
+        print("\n".join([*summary.listing, str(summary.files)]))
+        return 0
     print(f"{summary.dataset_folder}: {counts(summary)}")
     print(summary.files)
     return report_failed("convert", summary.failed)

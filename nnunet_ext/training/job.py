@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_ext.files import write_json
+from nnunet_ext.training.recipe import MEASURED, PLANNED
 
 #: Environment variables. nnU-Net's command passes no options of ours.
-DEADLINE, VALIDATION = "nnunet_ext_deadline", "nnunet_ext_validation"
+DEADLINE, VALIDATION, JITTER = "nnunet_ext_deadline", "nnunet_ext_validation", "nnunet_ext_jitter"
 #: Exit code of a training that its deadline ended, and that goes on with `--c`. It is sysexits' for "try again".
 OUT_OF_TIME = 75
 #: File in a fold's folder.
@@ -26,17 +27,22 @@ class TrainingJob:
     Attributes:
         deadline_s: Time since the epoch of 1970 at which the job is ended. None is no limit.
         validates: Whether the final validation follows the training. `--val` makes up for it.
+        jitter: `measured` if the segmenter's box must be moved by the localizer's errors, `planned` if it must not. None
+            takes `measured` of the recipe for "if enough are known when the training begins".
+        jitter_folds: Of the localizer, whose errors `measured` takes. Empty for all of the cross-validation.
     """
 
     deadline_s: float | None = None
     validates: bool = True
+    jitter: str | None = None
+    jitter_folds: tuple[int, ...] = ()
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> TrainingJob:
         """Read the variables. Missing and empty ones say nothing.
 
         Raises:
-            ValueError: If one holds something else than a time, or `on` or `off`.
+            ValueError: If one holds something else than a time, `on` or `off`, or `planned` or `measured` with folds.
         """
         environment = os.environ if environment is None else environment
         deadline, validation = (environment.get(name, "").strip() for name in (DEADLINE, VALIDATION))
@@ -51,7 +57,13 @@ class TrainingJob:
                 f"the environment variable {DEADLINE} is {deadline!r}; it must be a time in seconds since 1970, "
                 "such as $(date -d '+50 minutes' +%s)"
             )
-        return cls(deadline_s, validation != "off")
+        jitter, *folds = environment.get(JITTER, "").split() or [""]
+        if jitter not in ("", PLANNED, MEASURED) or not all(map(str.isdecimal, folds)) or (folds and jitter == PLANNED):
+            raise ValueError(
+                f"the environment variable {JITTER} is {environment[JITTER]!r}; it must be {PLANNED}, {MEASURED}, or "
+                f"{MEASURED} and the localizer's folds, such as '{MEASURED} 0 1'"
+            )
+        return cls(deadline_s, validation != "off", jitter or None, tuple(int(fold) for fold in folds))
 
     def passed_by_next(self, epochs_s: Sequence[float], *, now_s: float) -> bool:
         """Whether the next epoch would end after the deadline, if it takes as long as the longest of this run.

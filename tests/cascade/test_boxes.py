@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 from roi_heads import EYE_L, EYE_R, SPACING_MM, fitted, head
 
-from nnunet_ext.cascade.boxes import LEAST_MEASURED_BOXES, box_report, is_missed, measure_box, measured_errors_mm
+from nnunet_ext.cascade.boxes import (
+    LEAST_MEASURED_BOXES,
+    box_report,
+    is_missed,
+    measure_box,
+    measured_errors_mm,
+    measured_folds,
+)
 from nnunet_ext.cascade.roi import organ_extents
 from nnunet_ext.nnunet_folders import BOXES_FILE
 
@@ -91,7 +98,8 @@ def test_errors_are_those_of_the_folds_of_the_cross_validation_without_missed_ca
     write_fold(tmp_path, 1, [[-4.0, 0.0, 0.0]])
     write_fold(tmp_path, 2, [[90.0, 90.0, 90.0]], label_crop_pass_rate=0.2)
     write_fold(tmp_path, "all", [[7.0, 7.0, 7.0]])
-    errors_mm, said = measured_errors_mm(tmp_path)
+    assert measured_folds(tmp_path) == [0, 1, 2]
+    errors_mm, said = measured_errors_mm(tmp_path, [0, 1, 2])
     assert errors_mm == [[1.0, 2.0, -3.0], [0.0, 0.5, 0.0], [-4.0, 0.0, 0.0]]
     # Root mean squares of 1, 0, 4 and of 2, 0.5, 0 and of 3, 0, 0.
     assert said.endswith("by the localizer's errors in 3 out-of-fold cases (RMS 2.4, 1.2, 1.7 mm).")
@@ -100,6 +108,6 @@ def test_errors_are_those_of_the_folds_of_the_cross_validation_without_missed_ca
 def test_with_too_few_measured_boxes_there_are_no_errors(tmp_path):
     n = LEAST_MEASURED_BOXES - 1
     write_fold(tmp_path, 0, [[30.0, 30.0, 30.0]] * n)
-    errors_mm, said = measured_errors_mm(tmp_path)
+    errors_mm, said = measured_errors_mm(tmp_path, measured_folds(tmp_path))
     assert errors_mm == []
     assert said == f"The localizer has been validated on {n} cases so far: the box is moved about as planned."

@@ -55,3 +55,15 @@ def test_a_share_for_the_test_set_is_no_case(calls):
     assert calls.kwargs == {"dataset_id": 501, "name": "Head", "test_share": 0.25, "seed": 1}
     assert run("convert src -d 501 -n Head --test 25") == 0
     assert calls.kwargs == {"dataset_id": 501, "name": "Head", "test_cases": ["25"]}
+
+
+def test_convert_in_parts_scans_converts_and_finishes(calls, capsys):
+    assert run("convert src -d 501 -n Head -num_parts 4 -part_id 3") == 0
+    assert calls.kwargs == {"dataset_id": 501, "name": "Head", "num_parts": 4, "part_id": 3}
+    assert run("convert src -d 501 -n Head --finish") == 0
+    assert calls.kwargs == {"dataset_id": 501, "name": "Head", "finish": True}
+    capsys.readouterr()
+    calls.summary = SimpleNamespace(listing=["c -> nothing: no CT", "2 cases"], failed={"c": "no CT"}, files="9 files")
+    assert run("convert src -d 501 -n Head --scan") == 0  # what failed is reported in the end
+    assert calls.kwargs == {"dataset_id": 501, "name": "Head", "scan": True}
+    assert capsys.readouterr() == ("c -> nothing: no CT\n2 cases\n9 files\n", "")

@@ -31,6 +31,7 @@ FUNCTIONS = {
     "finetune": ("nnunet_ext.end_to_end.finetuning", "finetune"),
     "atlas": ("nnunet_ext.atlas.contouring", "contour_by_atlases"),
     "channels": ("nnunet_ext.dataset_conversion.channels", "select_channels"),
+    "preprocess": ("nnunet_ext.end_to_end.preprocessing", "preprocess"),
     "schedule": ("nnunet_ext.end_to_end.plan_schedule", "set_schedule"),
     "demo": ("nnunet_ext.end_to_end.demo", "demo"),
     "study": ("nnunet_ext.end_to_end.workflow.study", "study"),

@@ -520,7 +520,7 @@ def test_a_guided_segmenter_sees_the_localizers_organs(make):
 
 def test_guidance_without_maps_names_a_case_before_the_training(make):
     with pytest.raises(
-        FileNotFoundError, match=r"maps of 4 cases.*The recipe asks for guidance. Train the localizer of all folds"
+        FileNotFoundError, match=r"maps of 4 cases.*The recipe asks for guidance. First: nnUNetv2_train"
     ):
         make(recipe={"guidance": True}).initialize()
 
@@ -551,6 +551,9 @@ def test_crops_are_moved_by_the_localizers_out_of_fold_errors_of_each_organ(make
     write_boxes(trainer, "all", [[9.0, 9.0, 9.0]], organ_error_mm={"1": [7.0, 7.0, 7.0]})
     trainer.initialize()
     assert trainer.dataset_class.organ_errors_mm == {1: [[1.0, 2.0, 2.0]] * 2, 3: [[0.0, 0.0, -2.0]] * 2}
+    trainer.settle_jitter()
+    assert trainer.dataset_class.organ_errors_mm == {1: [[1.0, 2.0, 2.0]] * 2, 3: [[0.0, 0.0, -2.0]] * 2}
+    check_file(json.loads(Path(trainer.output_folder, "box_jitter.json").read_text()), "box_jitter.json")
     assert "4 out-of-fold organs (RMS 0.7, 1.4, 2.0 mm)" in Path(trainer.log_file).read_text()
 
 

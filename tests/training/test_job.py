@@ -18,6 +18,8 @@ def test_without_variables_a_training_has_no_deadline_and_validates():
 def test_the_variables_are_read():
     environment = {"nnunet_ext_deadline": "1700000000", "nnunet_ext_validation": "off"}
     assert TrainingJob.from_environment(environment) == TrainingJob(1.7e9, False)
+    assert TrainingJob.from_environment({"nnunet_ext_jitter": "planned"}).jitter == "planned"
+    assert TrainingJob.from_environment({"nnunet_ext_jitter": "measured 0 3"}).jitter_folds == (0, 3)
 
 
 @pytest.mark.parametrize(
@@ -27,6 +29,9 @@ def test_the_variables_are_read():
         ("nnunet_ext_deadline", "nan", "seconds since 1970"),
         ("nnunet_ext_deadline", "inf", "seconds since 1970"),
         ("nnunet_ext_validation", "no", "on or off"),
+        ("nnunet_ext_jitter", "off", "it must be planned, measured, or measured and the localizer's folds"),
+        ("nnunet_ext_jitter", "planned 0", "such as 'measured 0 1'"),
+        ("nnunet_ext_jitter", "measured all", "such as 'measured 0 1'"),
     ],
 )
 def test_what_can_not_be_meant_is_refused_with_the_remedy(variable, value, said):
