@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -24,6 +25,9 @@ OUT_OF_MEMORY = (
     "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
 )
 CPU = torch.device("cpu")
+#: A network of whole volumes sees a body in one window if it has at most so many times the voxels of the planned patch,
+#: which holds the bodies of the training. The memory grows alike.
+MOST_TIMES_PATCH = 3.0
 
 
 class Place(IntEnum):
@@ -40,6 +44,9 @@ class StagePredictor(nnUNetPredictor):
     - nnU-Net copies the weights of every fold onto the device for every case. Here they stay there if they fit.
     - nnU-Net feeds the network from a thread. If the network fails, this thread waits for ever and holds the images.
     - nnU-Net tries again while the error still holds the values of all layers on the device.
+
+    A network that says `sees_whole_volumes` is shown a body that is a little larger than its patch in one window, too, where
+    nnU-Net would cut it. A method that looks for an organ in every window would find it in each.
 
     Args:
         device: Device of the network.
@@ -127,6 +134,14 @@ class StagePredictor(nnUNetPredictor):
                 raise
             return None
 
+    def _internal_get_sliding_window_slicers(self, image_size: Sequence[int]) -> list:
+        network: Any = getattr(self.network, "_orig_mod", self.network)
+        patch = self.configuration_manager.patch_size
+        at_once = getattr(network, "sees_whole_volumes", False) and self._place is not Place.PATCHES
+        if at_once and math.prod(image_size) <= MOST_TIMES_PATCH * math.prod(patch):
+            return [(slice(None), *(slice(0, n) for n in image_size))]
+        return super()._internal_get_sliding_window_slicers(image_size)
+
     @torch.inference_mode()
     def _internal_predict_sliding_window_return_logits(
         self, data: torch.Tensor, slicers: list, do_on_device: bool = True
@@ -141,7 +156,7 @@ class StagePredictor(nnUNetPredictor):
         logits = torch.zeros((self.label_manager.num_segmentation_heads, *data.shape[1:]), **half)
         weights = torch.zeros(data.shape[1:], **half)
         gaussian: torch.Tensor | int = 1
-        if self.use_gaussian:
+        if self.use_gaussian and len(slicers) > 1:
             size = tuple(self.configuration_manager.patch_size)
             gaussian = compute_gaussian(size, sigma_scale=1.0 / 8, value_scaling_factor=10, device=results_device)
         for window in slicers:

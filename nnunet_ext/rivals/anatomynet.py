@@ -37,6 +37,9 @@ class AnatomyNet(nn.Module):
         Zhu et al. 2019, AnatomyNet, doi:10.1002/mp.13300.
     """
 
+    #: As the paper does. Prediction does not cut a body then.
+    sees_whole_volumes = True
+
     def __init__(
         self, input_channels: int, num_classes: int, *, width: float = 1.0, deep_supervision: bool = False
     ) -> None:

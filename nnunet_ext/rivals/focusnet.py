@@ -100,6 +100,8 @@ class FocusNet(nn.Module):
     """
 
     part: torch.Tensor
+    #: As the paper does. Prediction does not cut a body then, in whose windows each small organ would be searched for.
+    sees_whole_volumes = True
 
     def __init__(
         self,

@@ -64,6 +64,40 @@ def test_the_logits_are_those_of_nnunets_predictor_bit_by_bit(plans, configurati
     assert torch.equal(ours[1], stock[1])
 
 
+class CountingNetwork(torch.nn.Module):
+    """Logits are the image, and the sizes of the windows are kept."""
+
+    sees_whole_volumes = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.windows: list[tuple[int, ...]] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.windows.append(tuple(x.shape[2:]))
+        return torch.cat([x, -x], dim=1)
+
+
+@pytest.mark.parametrize(("size", "whole"), [((16, 24, 30), True), ((20, 20, 24), True), ((24, 40, 40), False)])
+def test_a_network_of_whole_volumes_sees_a_somewhat_larger_body_at_once(plans, size, whole):
+    manager = PlansManager(plans)
+    configuration = manager.get_configuration("3d_lowres")
+    assert list(configuration.patch_size) == [16, 16, 16]
+    stage, network = StagePredictor(torch.device("cpu")), CountingNetwork()
+    stage.manual_initialization(network, manager, configuration, [{}], DATASET, "CascadeOARTrainer", None)
+    body = torch.randn(1, *size)
+    logits = stage.predict_logits_from_preprocessed_data(body)
+    assert (network.windows == [size]) == whole
+    assert set(network.windows) == ({size} if whole else {(16, 16, 16)})
+    if whole:  # at the corners nnU-Net's weights of windows have few bits
+        torch.testing.assert_close(logits.float(), torch.cat([body, -body]), atol=0.002, rtol=0.001)
+    network.windows.clear()
+    stage.place = Place.PATCHES  # as after running out of memory; for a CPU the next is the CPU
+    network.sees_whole_volumes = False
+    stage.predict_logits_from_preprocessed_data(body)
+    assert set(network.windows) == {(16, 16, 16)}
+
+
 @pytest.mark.parametrize(("scales", "copies"), [([1.0], 1), ([1.0, 2.0, 4.0], 4)])
 def test_weights_that_fit_are_copied_to_the_device_once(gpu, plans, scales, copies):
     """One fold lies in the network. Of several, each lies beside the network."""
