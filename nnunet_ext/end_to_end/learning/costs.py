@@ -157,7 +157,7 @@ def problem_of(study: Study, name: str, memory_gb: float | None) -> str | None:
                 len(content["channel_names"]),
                 len(content["labels"]),
                 allow_init=False,
-                deep_supervision=True,
+                deep_supervision=bool(entry.get("deep_supervision", True)),  # as the trainer does
             )
     except (TypeError, ValueError, KeyError) as error:
         return first_line(error)

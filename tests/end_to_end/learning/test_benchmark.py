@@ -22,6 +22,7 @@ NAMES = [
     "default",
     "merged sides",
     "finer grid",
+    "FocusNet",
     "stock, small patches, mirrored",
     "stock's plan, our recipe",
 ]
@@ -53,6 +54,7 @@ def test_systems_are_trained_scored_and_tabled_and_a_repeated_command_does_what_
     runs = tmp_path / "runs"
     records = read_records(runs, "tiny")
     assert sorted((r.system, r.true_boxes) for r in records) == [
+        ("FocusNet", False),
         ("default", False),
         ("finer grid", False),
         ("merged sides", False),

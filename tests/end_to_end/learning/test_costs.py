@@ -1,5 +1,6 @@
 """Timing in turns, with trainers that take as long as they say."""
 
+import json
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,7 +8,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from nnunet_ext.end_to_end.learning.costs import TIMED_GPU, costs_of, in_turns, write_stand_ins
+from nnunet_ext.end_to_end.learning.costs import TIMED_GPU, costs_of, in_turns, problem_of, write_stand_ins
+from nnunet_ext.end_to_end.learning.study import Settings, Study
+from nnunet_ext.training.recipe import TrainingRecipe
+from nnunet_ext.training.schedule import TrainingSchedule
 
 
 class Clock:
@@ -70,3 +74,36 @@ def test_guidance_is_timed_with_references_for_the_localizers_maps(make):
     assert target.max() == len(guide[0]) == 3
     for channel in range(3):
         assert torch.equal(guide[:, channel] > 0, target == channel + 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "network", "problem"),
+    [
+        ("default", "nnunet_ext.CascadeUNet", None),
+        ("AnatomyNet", "nnunet_ext.rivals.anatomynet.AnatomyNet", None),
+        ("FocusNet", "nnunet_ext.rivals.focusnet.FocusNet", None),
+        ("FocusNet", "nnunet_ext.rivals.anatomynet.AnatomyNet", "unexpected keyword argument 'small_labels'"),
+    ],
+)
+def test_a_system_can_be_trained_if_its_network_and_its_entries_can_be_made(
+    tmp_path, cascade_plans, name, network, problem
+):
+    """Networks of other groups have no deep supervision, which others have."""
+    study = Study(tmp_path / "out", tmp_path / "runs", Settings("heads", "/cases", n_train=2, n_test=1))
+    plans = cascade_plans(roi={}, channels=("CT",))
+    for entry in plans["configurations"].values():
+        if "training" in entry:
+            entry |= {"recipe": vars(TrainingRecipe()), "training": vars(TrainingSchedule())}
+    for configuration, options in (("3d_anatomynet", {}), ("3d_focusnet", {"small_labels": [1]})):
+        architecture = {"network_class_name": network, "arch_kwargs": options, "_kw_requires_import": []}
+        plans["configurations"][configuration] = {
+            "inherits_from": "3d_fullres",
+            "deep_supervision": False,
+            "architecture": architecture,
+        }
+    study.preprocessed().mkdir(parents=True)
+    (study.preprocessed() / f"{study.plans_name}.json").write_text(json.dumps(plans))
+    dataset = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "Eye_L": 1, "Eye_R": 2}}
+    (study.preprocessed() / "dataset.json").write_text(json.dumps(dataset))
+    found = problem_of(study, name, None)
+    assert found is None if problem is None else problem in found
