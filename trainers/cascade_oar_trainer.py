@@ -772,11 +772,13 @@ class CascadeOARTrainer(nnUNetTrainer):
         number = convert_dataset_name_to_id(self.plans_manager.dataset_name)  # this command takes no name
         return f"nnUNetv2_preprocess -d {number} -plans_name {plans} -c {shared}"
 
-    def _command(self) -> str:
+    def _command(self, configuration: str | None = None, fold: int | str | None = None) -> str:
+        """The command of this training, or as this one that of another configuration and fold."""
         options = "" if self.device.type == "cuda" else f" -device {self.device.type}"
         options += f" -num_gpus {dist.get_world_size()}" if self.is_ddp else ""
         return (
-            f"nnUNetv2_train {self.plans_manager.dataset_name} {self.configuration_name} {self.fold} "
+            f"nnUNetv2_train {self.plans_manager.dataset_name} {configuration or self.configuration_name} "
+            f"{self.fold if fold is None else fold} "
             f"-tr {self.__class__.__name__} -p {self.plans_manager.plans_name}{options}"
         )
 
@@ -885,10 +887,7 @@ class CascadeOARTrainer(nnUNetTrainer):
             option = " --val"
         else:
             option = " --c" if any(checkpoint_file(folder, name).is_file() for name in ("latest", "best")) else ""
-        return (
-            f"nnUNetv2_train {self.plans_manager.dataset_name} {self.configuration_manager.previous_stage_name} {fold} "
-            f"-tr {self.__class__.__name__} -p {self.plans_manager.plans_name}{option}"
-        )
+        return f"{self._command(str(self.configuration_manager.previous_stage_name), fold)}{option}"
 
     def _maps_folder(self) -> Path:
         """Folder of the localizer's label maps, which a segmenter has."""

@@ -162,7 +162,7 @@ def test_an_experiment_that_says_measured_waits_for_its_folds_and_takes_no_other
     validate_localizer(trainer, 2, error_mm=50.0)
     trained = trainer._localizer_folder() / "fold_1"
     trained.mkdir()
-    command = r"nnUNetv2_train Dataset501_Test 3d_lowres 1 -tr CascadeOARTrainer -p CascadeOARPlans"
+    command = r"nnUNetv2_train Dataset501_Test 3d_lowres 1 -tr CascadeOARTrainer -p CascadeOARPlans -device cpu"
     for checkpoint, option in ((None, ""), ("checkpoint_latest.pth", " --c"), ("checkpoint_final.pth", " --val")):
         if checkpoint:
             (trained / checkpoint).touch()
@@ -207,6 +207,6 @@ def test_a_validation_of_its_own_says_which_step_of_the_localizer_is_missing(mak
     folder.mkdir(parents=True)
     (folder / "checkpoint_final.pth").touch()  # trained without its final validation
     with pytest.raises(
-        FileNotFoundError, match=rf"3d_lowres 0 -tr CascadeOARTrainer -p CascadeOARPlans --val\. {again}"
+        FileNotFoundError, match=rf"3d_lowres 0 -tr CascadeOARTrainer -p CascadeOARPlans -device cpu --val\. {again}"
     ):
         trainer.perform_actual_validation()
