@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,7 @@ from nnunet_ext.dataset_conversion.dataset import (
     remove_empty_folders,
     remove_renamed,
     side_warnings,
+    wait_until_listed,
     write_dataset_json,
     write_page,
 )
@@ -65,6 +67,9 @@ from nnunet_ext.messages import Message
 from nnunet_ext.registration.options import RegistrationOptions
 
 log = logging.getLogger(__name__)
+
+#: How long what other machines have just written may not be seen. Names that nobody asked for before are seen at once.
+UNSEEN_S = 4.0
 
 
 @dataclass
@@ -352,20 +357,9 @@ def _finish_parts(dataset: Path, num_parts: int, part_id: int, request: Request)
     """Only what concerns all cases, after all parts."""
     folder = list_folder(dataset, request.key_file)
     found = read_case_list(folder, request, hashed_source(request.source, dataset))
-    outcomes = read_outcomes(folder, found)
     cases = {identifier: case for case, identifier in found.gathered.identifiers.items()}
+    outcomes = _outcomes_of_parts(dataset, folder, found)
     failed = {cases[name]: outcome for name, outcome in outcomes.items() if isinstance(outcome, Failed)}
-    missing = [
-        name
-        for name in found.names
-        if cases[name] not in failed and not (name in outcomes and (dataset / "provenance" / f"{name}.json").is_file())
-    ]
-    if missing:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise ValueError(
-            f"{len(missing)} of {len(found.names)} cases are not converted yet: {', '.join(missing[:3])}{more}; run the "
-            "parts that have not ended (-num_parts N -part_id K), then --finish again"
-        )
     summary = ConversionSummary(
         dataset,
         written=[cases[name] for name, outcome in outcomes.items() if outcome == WRITTEN],
@@ -377,6 +371,40 @@ def _finish_parts(dataset: Path, num_parts: int, part_id: int, request: Request)
     finally:
         _clean_up(dataset)
     return _told(summary)
+
+
+def _outcomes_of_parts(dataset: Path, folder: Path, found: CaseList) -> dict[str, Failed | str]:
+    """nnU-Net's name of each case -> what became of it, once all that the parts wrote is seen here.
+
+    Raises:
+        OSError: If the folders do not list files that are there.
+        ValueError: If a case is not converted yet.
+    """
+    until_s = time.monotonic() + UNSEEN_S
+    while True:
+        outcomes = read_outcomes(folder, found)
+        outputs: dict[str, list[str]] = {}
+        for name, outcome in outcomes.items():
+            if not isinstance(outcome, Failed):
+                record = f"provenance/{name}.json"
+                files = (read_record(dataset / record) or {}).get("outputs", ["missing"])
+                outputs[name] = [record, *files]
+        missing = [
+            name
+            for name in found.names
+            if name not in outcomes or not all((dataset / file).is_file() for file in outputs.get(name, ()))
+        ]
+        if not missing or time.monotonic() > until_s:
+            break
+        time.sleep(1.0)
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise ValueError(
+            f"{len(missing)} of {len(found.names)} cases are not converted yet: {', '.join(missing[:3])}{more}; run the "
+            "parts that have not ended (-num_parts N -part_id K), then --finish again"
+        )
+    wait_until_listed(dataset, [file for files in outputs.values() for file in files])
+    return outcomes
 
 
 # --- what they share --------------------------------------------------------------------------------------------------
