@@ -46,7 +46,7 @@ from nnunet_ext.files import check_whole, read_json, write_json, written_whole
 from nnunet_ext.labels.pairs import old_plan_warning, plan_pairs
 from nnunet_ext.labels.table import LEFT_OUT_KEY
 from nnunet_ext.labels.values import pair_values
-from nnunet_ext.nnunet_folders import BOXES_FILE, DEVICE_FILE, check_labels, read_splits
+from nnunet_ext.nnunet_folders import BOXES_FILE, DEVICE_FILE, PREPROCESSED_PARTS, check_labels, read_splits
 from nnunet_ext.processes import start_method
 from nnunet_ext.training.augmentation import augment_batch, replace_transforms, split_after_the_cut
 from nnunet_ext.training.checkpoints import (
@@ -755,6 +755,7 @@ class CascadeOARTrainer(nnUNetTrainer):
 
         Raises:
             FileNotFoundError: If there is none, with the command that preprocesses them.
+            ValueError: If parts of them are still to be preprocessed.
         """
         identifier = self.plans_manager.get_configuration(configuration).data_identifier
         folder = Path(self.preprocessed_dataset_folder_base, identifier)
@@ -762,6 +763,12 @@ class CascadeOARTrainer(nnUNetTrainer):
             raise FileNotFoundError(
                 f"no case is preprocessed for {configuration} in {folder}; "
                 f"first: {self._preprocess_command(configuration)}"
+            )
+        n_cases = self.dataset_json.get("numTraining", 0)
+        if len(cases) < n_cases and (folder / PREPROCESSED_PARTS).is_dir():
+            raise ValueError(
+                f"{len(cases)} of {n_cases} training cases are preprocessed for {configuration} in {folder}; first: the "
+                "other parts of nnunet_ext preprocess"
             )
         return cases
 

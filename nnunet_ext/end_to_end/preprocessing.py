@@ -23,14 +23,15 @@ from tqdm import tqdm
 from nnunet_ext.cascade.start_model import START_KEY
 from nnunet_ext.files import in_one_line, process_mark, read_json, write_json, written_whole
 from nnunet_ext.folder_lock import owned_part
+from nnunet_ext.nnunet_folders import PREPROCESSED_PARTS as PARTS
 from nnunet_ext.nnunet_folders import find_dataset, read_dataset_json
 from nnunet_ext.processes import KILLED, run_each
 from nnunet_ext.training.schedule import REFERENCE_KEY, TRAINING_KEY
 
 log = logging.getLogger(__name__)
 
-#: Folder in that of the preprocessed cases with a record per case, and its folder of files that are not complete.
-PARTS, NEW = ".parts", "new"
+#: Folder in `PARTS` of files that are not complete.
+NEW = "new"
 REFERENCES = "gt_segmentations"
 #: Raised when the same images and plans give other files than before. Cases are then preprocessed again.
 FORMAT = 1
