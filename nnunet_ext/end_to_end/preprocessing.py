@@ -7,6 +7,7 @@ the hidden folder `.parts` says what they were made from. A case without a recor
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -231,8 +232,11 @@ def fingerprint_of(
 def _run(
     jobs: Sequence[_Job], summary: PreprocessingSummary, n_processes: int, show_progress: bool
 ) -> PreprocessingSummary:
-    with tqdm(total=len(jobs), desc=summary.configuration, unit="case", disable=not show_progress) as bar:
-        for job, outcome in run_each(_preprocess_case, jobs, n_processes):
+    with (
+        tqdm(total=len(jobs), desc=summary.configuration, unit="case", disable=not show_progress) as bar,
+        contextlib.closing(run_each(_preprocess_case, jobs, n_processes)) as outcomes,
+    ):
+        for job, outcome in outcomes:
             if outcome is KILLED:
                 outcome = "its process was killed, probably out of memory; preprocess with -np 1 or more memory"
             if outcome is None:
