@@ -344,7 +344,8 @@ def _convert_part(
         for job, outcome in _outcomes(jobs, n_processes, show_progress, summary):
             kept = outcome if isinstance(outcome, Failed) else SKIPPED if outcome is None else WRITTEN
             write_outcome(folder, found, job.case.identifier, kept)
-            summary.files.add(job.case.files.of_failed() if isinstance(outcome, Failed) else job.case.files)
+            count = job.case.files.of_failed() if isinstance(outcome, Failed) else job.case.files
+            summary.files.add(count, below=f"{job.case.name}/")
     finally:
         shutil.rmtree(
             partial, ignore_errors=True

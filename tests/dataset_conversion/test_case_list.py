@@ -73,8 +73,9 @@ def test_a_part_that_is_repeated_does_what_is_missing(tmp_path: Path):
     source = tmp_path / "src"
     for seed, name in enumerate("abc"):
         write_case(source / name, seed=seed)
+    (source / "b" / "note.txt").write_text("fine")
     run(source, scan=True)
-    run(source, num_parts=2, part_id=1)
+    assert "[b/note.txt]" in str(run(source, num_parts=2, part_id=1).files)
     with pytest.raises(ValueError, match=r"2 of 3 cases are not converted yet: a, c; run the parts"):
         run(source, finish=True)
     dataset = run(source, num_parts=2, part_id=0).dataset_folder
