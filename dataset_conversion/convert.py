@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_ext.cases.case import SourceCase
+from nnunet_ext.cases.case_list import list_folder, read_cases, remove_list
 from nnunet_ext.cases.key_file import check_key, write_key
 from nnunet_ext.cases.preparing import ChannelOptions
 from nnunet_ext.dataset_conversion.case_list import (
@@ -22,11 +23,8 @@ from nnunet_ext.dataset_conversion.case_list import (
     WRITTEN,
     CaseList,
     layout_of_list,
-    list_folder,
     read_case_list,
-    read_cases,
     read_outcomes,
-    remove_case_list,
     write_case_list,
     write_outcome,
 )
@@ -297,7 +295,7 @@ def _convert_whole(
 ) -> ConversionSummary:
     """The whole conversion in this process and its workers."""
     found = _found_cases(request, show_progress)
-    remove_case_list(list_folder(dataset, request.key_file))  # its outcomes will no longer be those of the cases
+    remove_list(list_folder(dataset, request.key_file))  # its outcomes will no longer be those of the cases
     summary = ConversionSummary(dataset)
     failed: dict[str, Failed] = {}
     try:
@@ -383,6 +381,7 @@ def _outcomes_of_parts(dataset: Path, folder: Path, found: CaseList) -> dict[str
     """
     until_s = time.monotonic() + UNSEEN_S
     while True:
+        last = time.monotonic() > until_s  # before they are read, which may take as long
         outcomes = read_outcomes(folder, found)
         outputs: dict[str, list[str]] = {}
         for name, outcome in outcomes.items():
@@ -395,7 +394,7 @@ def _outcomes_of_parts(dataset: Path, folder: Path, found: CaseList) -> dict[str
             for name in found.names
             if name not in outcomes or not all((dataset / file).is_file() for file in outputs.get(name, ()))
         ]
-        if not missing or time.monotonic() > until_s:
+        if last or not missing:
             break
         time.sleep(1.0)
     if missing:

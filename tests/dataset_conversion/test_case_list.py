@@ -16,8 +16,8 @@ from dicom_patients import PERSONAL, ct_files, write_patient
 from late_files import late_files
 from reference_tables import check_file
 
+from nnunet_ext.cases import case_list
 from nnunet_ext.cases.key_file import read_key
-from nnunet_ext.dataset_conversion import case_list
 
 
 def contents(dataset: Path) -> dict[str, bytes]:
