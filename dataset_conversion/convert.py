@@ -9,11 +9,13 @@ import contextlib
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_ext.cases.case import SourceCase
+from nnunet_ext.cases.case_list import list_folder, read_cases, remove_list
 from nnunet_ext.cases.key_file import check_key, write_key
 from nnunet_ext.cases.preparing import ChannelOptions
 from nnunet_ext.dataset_conversion.case_list import (
@@ -21,11 +23,8 @@ from nnunet_ext.dataset_conversion.case_list import (
     WRITTEN,
     CaseList,
     layout_of_list,
-    list_folder,
     read_case_list,
-    read_cases,
     read_outcomes,
-    remove_case_list,
     write_case_list,
     write_outcome,
 )
@@ -41,6 +40,7 @@ from nnunet_ext.dataset_conversion.dataset import (
     remove_empty_folders,
     remove_renamed,
     side_warnings,
+    wait_until_listed,
     write_dataset_json,
     write_page,
 )
@@ -65,6 +65,9 @@ from nnunet_ext.messages import Message
 from nnunet_ext.registration.options import RegistrationOptions
 
 log = logging.getLogger(__name__)
+
+#: How long what other machines have just written may not be seen. Names that nobody asked for before are seen at once.
+UNSEEN_S = 4.0
 
 
 @dataclass
@@ -292,7 +295,7 @@ def _convert_whole(
 ) -> ConversionSummary:
     """The whole conversion in this process and its workers."""
     found = _found_cases(request, show_progress)
-    remove_case_list(list_folder(dataset, request.key_file))  # its outcomes will no longer be those of the cases
+    remove_list(list_folder(dataset, request.key_file))  # its outcomes will no longer be those of the cases
     summary = ConversionSummary(dataset)
     failed: dict[str, Failed] = {}
     try:
@@ -339,7 +342,8 @@ def _convert_part(
         for job, outcome in _outcomes(jobs, n_processes, show_progress, summary):
             kept = outcome if isinstance(outcome, Failed) else SKIPPED if outcome is None else WRITTEN
             write_outcome(folder, found, job.case.identifier, kept)
-            summary.files.add(job.case.files.of_failed() if isinstance(outcome, Failed) else job.case.files)
+            count = job.case.files.of_failed() if isinstance(outcome, Failed) else job.case.files
+            summary.files.add(count, below=f"{job.case.name}/")
     finally:
         shutil.rmtree(
             partial, ignore_errors=True
@@ -352,20 +356,9 @@ def _finish_parts(dataset: Path, num_parts: int, part_id: int, request: Request)
     """Only what concerns all cases, after all parts."""
     folder = list_folder(dataset, request.key_file)
     found = read_case_list(folder, request, hashed_source(request.source, dataset))
-    outcomes = read_outcomes(folder, found)
     cases = {identifier: case for case, identifier in found.gathered.identifiers.items()}
+    outcomes = _outcomes_of_parts(dataset, folder, found)
     failed = {cases[name]: outcome for name, outcome in outcomes.items() if isinstance(outcome, Failed)}
-    missing = [
-        name
-        for name in found.names
-        if cases[name] not in failed and not (name in outcomes and (dataset / "provenance" / f"{name}.json").is_file())
-    ]
-    if missing:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise ValueError(
-            f"{len(missing)} of {len(found.names)} cases are not converted yet: {', '.join(missing[:3])}{more}; run the "
-            "parts that have not ended (-num_parts N -part_id K), then --finish again"
-        )
     summary = ConversionSummary(
         dataset,
         written=[cases[name] for name, outcome in outcomes.items() if outcome == WRITTEN],
@@ -377,6 +370,41 @@ def _finish_parts(dataset: Path, num_parts: int, part_id: int, request: Request)
     finally:
         _clean_up(dataset)
     return _told(summary)
+
+
+def _outcomes_of_parts(dataset: Path, folder: Path, found: CaseList) -> dict[str, Failed | str]:
+    """nnU-Net's name of each case -> what became of it, once all that the parts wrote is seen here.
+
+    Raises:
+        OSError: If the folders do not list files that are there.
+        ValueError: If a case is not converted yet.
+    """
+    until_s = time.monotonic() + UNSEEN_S
+    while True:
+        last = time.monotonic() > until_s  # before they are read, which may take as long
+        outcomes = read_outcomes(folder, found)
+        outputs: dict[str, list[str]] = {}
+        for name, outcome in outcomes.items():
+            if not isinstance(outcome, Failed):
+                record = f"provenance/{name}.json"
+                files = (read_record(dataset / record) or {}).get("outputs", ["missing"])
+                outputs[name] = [record, *files]
+        missing = [
+            name
+            for name in found.names
+            if name not in outcomes or not all((dataset / file).is_file() for file in outputs.get(name, ()))
+        ]
+        if last or not missing:
+            break
+        time.sleep(1.0)
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise ValueError(
+            f"{len(missing)} of {len(found.names)} cases are not converted yet: {', '.join(missing[:3])}{more}; run the "
+            "parts that have not ended (-num_parts N -part_id K), then --finish again"
+        )
+    wait_until_listed(dataset, [file for files in outputs.values() for file in files])
+    return outcomes
 
 
 # --- what they share --------------------------------------------------------------------------------------------------

@@ -8,8 +8,9 @@ import logging
 import os
 import re
 import shutil
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 READER = "NibabelIOWithReorient"
 #: Folder for what is not complete yet.
 PARTIAL = ".partial"
+#: How long to wait for a list of a folder to be a new one.
+LISTED_S = 90.0
 #: What the page and a second run need of a provenance file.
 _RECORD = {
     "identifier": str,
@@ -167,6 +170,23 @@ def remove_empty_folders(dataset: Path) -> None:
     for folder in [path for path in dataset.iterdir() if path.is_dir()]:
         if not any(folder.iterdir()):
             folder.rmdir()
+
+
+def wait_until_listed(dataset: Path, files: Collection[str]) -> None:
+    """Wait until the folders of a dataset list files that are there. A network file system keeps an old list for a minute.
+
+    Raises:
+        OSError: If they do not after `LISTED_S`.
+    """
+    wanted = {str(Path(file).parent): set[str]() for file in files}
+    for file in files:
+        wanted[str(Path(file).parent)].add(Path(file).name)
+    until_s = time.monotonic() + LISTED_S
+    while unlisted := [f"{place}/{name}" for place, names in wanted.items()
+                       for name in names.difference(os.listdir(dataset / place))]:  # fmt: skip
+        if time.monotonic() > until_s:
+            raise OSError(f"{dataset} does not list {unlisted[0]}, which is there; run the same command again")
+        time.sleep(1.0)
 
 
 def write_dataset_json(

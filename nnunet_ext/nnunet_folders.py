@@ -54,6 +54,8 @@ PREDICTIONS_JSON: Shape = {
 }
 #: Folder beside `predictions.json` with a file per case, which counts instead of the case's entry there.
 RECORDS = "records"
+#: Folder in that of preprocessed cases with a record per case. Cases preprocessed by nnU-Net's own command have none.
+PREPROCESSED_PARTS = ".parts"
 PREDICTIONS_REMEDY = "it is not what nnunet_ext predict writes: move it away to go on without it, or predict again"
 #: Key of `dataset.json` with lists of cases of one person, which planning keeps in one fold.
 SAME_PERSON_KEY = "same_person"

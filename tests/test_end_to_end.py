@@ -52,9 +52,10 @@ class Workspace:
         """A process of its own, to be killed or interrupted."""
         return [str(Path(sys.executable).parent / arguments[0]), *arguments[1:]]
 
-    def run(self, *arguments: str, ok: bool = True) -> str:
+    def run(self, *arguments: str, ok: bool = True, **variables: str) -> str:
+        environment = {**self.environment, **variables}
         done = subprocess.run(
-            [*self.forked, *arguments], env=self.environment, capture_output=True, text=True, timeout=900, check=False
+            [*self.forked, *arguments], env=environment, capture_output=True, text=True, timeout=900, check=False
         )
         output = done.stdout + done.stderr
         assert (done.returncode == 0) == ok, f"{arguments} returned {done.returncode}\n{output[-4000:]}"
@@ -136,9 +137,19 @@ def segmenter(space, localizer) -> Path:
 
 
 @pytest.fixture(scope="module")
-def second_fold(space, segmenter) -> None:
-    for configuration in ("3d_lowres", "3d_cascade_fullres"):
-        space.run("nnUNetv2_train", "601", configuration, "1", *MODEL, "--npz")
+def second_fold(space, segmenter) -> dict[str, str]:
+    """Fold 1 in jobs, each training without its final validation, which is a job too. What they said."""
+    localizer, cascade = (
+        ["nnUNetv2_train", "601", stage, "1", *MODEL] for stage in ("3d_lowres", "3d_cascade_fullres")
+    )
+    alone = {"nnunet_ext_validation": "off"}
+    said = {"localizer": space.run(*localizer, **alone)}
+    said["refused"] = space.run(*cascade, ok=False, nnunet_ext_jitter="measured 0 1", **alone)
+    said["segmenter"] = space.run(*cascade, nnunet_ext_jitter="planned", **alone)
+    said["too early"] = space.run(*cascade, "--val", ok=False)
+    said["localizer --val"] = space.run(*localizer, "--val", "--npz")
+    said["segmenter --val"] = space.run(*cascade, "--val", "--npz")
+    return said
 
 
 def validated(space: Workspace, *folds: int) -> list[str]:
@@ -242,6 +253,20 @@ def test_segmenter_validation_without_localizer_maps_names_the_command(space, se
     finally:
         hidden.rename(maps)
     assert f"nnUNetv2_train {DATASET} 3d_lowres 0 -tr {TRAINER} -p {PLANS}" in output
+
+
+def test_trainings_and_validations_as_jobs_name_the_job_that_is_missing(space, second_fold):
+    validate = f"nnUNetv2_train {DATASET} 3d_lowres 1 -tr {TRAINER} -p {PLANS} -device cpu --val"
+    assert f"The final validation is left to: nnUNetv2_train {DATASET} 3d_lowres 1" in second_fold["localizer"]
+    assert (
+        f"of fold 1 there are none in {space.model('3d_lowres')}. First: {validate}. Or pass" in second_fold["refused"]
+    )
+    assert (
+        f"The segmenter itself is trained. First: {validate}. Then repeat: nnUNetv2_train" in second_fold["too early"]
+    )
+    assert "Label crop pass rate" in second_fold["segmenter --val"]
+    jitter = json.loads((space.model("3d_cascade_fullres") / "fold_1" / "box_jitter.json").read_text())
+    assert (jitter["box_jitter"], jitter["asked"], jitter["folds"]) == ("planned", "measured", [])
 
 
 def test_nnunets_cross_validation_commands_work_on_both_stages(space, second_fold):

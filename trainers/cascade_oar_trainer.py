@@ -46,7 +46,7 @@ from nnunet_ext.files import check_whole, read_json, write_json, written_whole
 from nnunet_ext.labels.pairs import old_plan_warning, plan_pairs
 from nnunet_ext.labels.table import LEFT_OUT_KEY
 from nnunet_ext.labels.values import pair_values
-from nnunet_ext.nnunet_folders import BOXES_FILE, DEVICE_FILE, check_labels, read_splits
+from nnunet_ext.nnunet_folders import BOXES_FILE, DEVICE_FILE, PREPROCESSED_PARTS, check_labels, read_splits
 from nnunet_ext.processes import start_method
 from nnunet_ext.training.augmentation import augment_batch, replace_transforms, split_after_the_cut
 from nnunet_ext.training.checkpoints import (
@@ -755,6 +755,7 @@ class CascadeOARTrainer(nnUNetTrainer):
 
         Raises:
             FileNotFoundError: If there is none, with the command that preprocesses them.
+            ValueError: If parts of them are still to be preprocessed.
         """
         identifier = self.plans_manager.get_configuration(configuration).data_identifier
         folder = Path(self.preprocessed_dataset_folder_base, identifier)
@@ -762,6 +763,12 @@ class CascadeOARTrainer(nnUNetTrainer):
             raise FileNotFoundError(
                 f"no case is preprocessed for {configuration} in {folder}; "
                 f"first: {self._preprocess_command(configuration)}"
+            )
+        n_cases = self.dataset_json.get("numTraining", 0)
+        if len(cases) < n_cases and (folder / PREPROCESSED_PARTS).is_dir():
+            raise ValueError(
+                f"{len(cases)} of {n_cases} training cases are preprocessed for {configuration} in {folder}; first: the "
+                "other parts of nnunet_ext preprocess"
             )
         return cases
 
@@ -772,11 +779,13 @@ class CascadeOARTrainer(nnUNetTrainer):
         number = convert_dataset_name_to_id(self.plans_manager.dataset_name)  # this command takes no name
         return f"nnUNetv2_preprocess -d {number} -plans_name {plans} -c {shared}"
 
-    def _command(self) -> str:
+    def _command(self, configuration: str | None = None, fold: int | str | None = None) -> str:
+        """The command of this training, or as this one that of another configuration and fold."""
         options = "" if self.device.type == "cuda" else f" -device {self.device.type}"
         options += f" -num_gpus {dist.get_world_size()}" if self.is_ddp else ""
         return (
-            f"nnUNetv2_train {self.plans_manager.dataset_name} {self.configuration_name} {self.fold} "
+            f"nnUNetv2_train {self.plans_manager.dataset_name} {configuration or self.configuration_name} "
+            f"{self.fold if fold is None else fold} "
             f"-tr {self.__class__.__name__} -p {self.plans_manager.plans_name}{options}"
         )
 
@@ -885,10 +894,7 @@ class CascadeOARTrainer(nnUNetTrainer):
             option = " --val"
         else:
             option = " --c" if any(checkpoint_file(folder, name).is_file() for name in ("latest", "best")) else ""
-        return (
-            f"nnUNetv2_train {self.plans_manager.dataset_name} {self.configuration_manager.previous_stage_name} {fold} "
-            f"-tr {self.__class__.__name__} -p {self.plans_manager.plans_name}{option}"
-        )
+        return f"{self._command(str(self.configuration_manager.previous_stage_name), fold)}{option}"
 
     def _maps_folder(self) -> Path:
         """Folder of the localizer's label maps, which a segmenter has."""

@@ -13,15 +13,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from nnunet_ext.cases.case import SourceCase
+from nnunet_ext.cases.case import Case
 from nnunet_ext.cases.dicom_case import DicomCase
 from nnunet_ext.cases.folder_case import FolderCase
+from nnunet_ext.cases.prediction_cases import FilesCase
 from nnunet_ext.messages import Message
 
-_KINDS: dict[str, type] = {kind.__name__: kind for kind in (DicomCase, FolderCase)}
+_KINDS: dict[str, type] = {kind.__name__: kind for kind in (DicomCase, FolderCase, FilesCase)}
 
 
-def case_to_json(case: SourceCase) -> dict[str, Any]:
+def case_to_json(case: Case) -> dict[str, Any]:
     """Plain JSON that `case_from_json` reads. Values that are the field's default are left out."""
     return {"kind": type(case).__name__, "case": to_json(case)}
 

@@ -73,6 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --rtstruct: round the steps of the voxels off, within half a voxel and at the same area",
     )
     parser.add_argument("--strict", action="store_true", help="a case with a warning fails")
+    parser.add_argument(
+        "--scan", action="store_true", help="for parts: only find and number the cases, and write their list"
+    )
     add_parts(parser)
     parser.add_argument("--overwrite", action="store_true", help="redo cases whose label map is there already")
 
@@ -81,4 +84,8 @@ def run(options: Options) -> int:
     from nnunet_ext import predict
 
     summary = predict(**options)
+    if options.get("scan"):  # cases that can't be contoured are reported by their parts
+        lines = [f"{name} -> nothing: {reason}" for name, reason in sorted(summary.failed.items())]
+        print("\n".join([*lines, f"{len(summary.listed)} cases to contour, {len(lines)} not", str(summary.files)]))
+        return 0
     return report_cases("predict", options["out"], summary.of_models, summary)

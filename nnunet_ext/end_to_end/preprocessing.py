@@ -7,6 +7,7 @@ the hidden folder `.parts` says what they were made from. A case without a recor
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -23,14 +24,15 @@ from tqdm import tqdm
 from nnunet_ext.cascade.start_model import START_KEY
 from nnunet_ext.files import in_one_line, process_mark, read_json, write_json, written_whole
 from nnunet_ext.folder_lock import owned_part
+from nnunet_ext.nnunet_folders import PREPROCESSED_PARTS as PARTS
 from nnunet_ext.nnunet_folders import find_dataset, read_dataset_json
 from nnunet_ext.processes import KILLED, run_each
 from nnunet_ext.training.schedule import REFERENCE_KEY, TRAINING_KEY
 
 log = logging.getLogger(__name__)
 
-#: Folder in that of the preprocessed cases with a record per case, and its folder of files that are not complete.
-PARTS, NEW = ".parts", "new"
+#: Folder in `PARTS` of files that are not complete.
+NEW = "new"
 REFERENCES = "gt_segmentations"
 #: Raised when the same images and plans give other files than before. Cases are then preprocessed again.
 FORMAT = 1
@@ -230,8 +232,11 @@ def fingerprint_of(
 def _run(
     jobs: Sequence[_Job], summary: PreprocessingSummary, n_processes: int, show_progress: bool
 ) -> PreprocessingSummary:
-    with tqdm(total=len(jobs), desc=summary.configuration, unit="case", disable=not show_progress) as bar:
-        for job, outcome in run_each(_preprocess_case, jobs, n_processes):
+    with (
+        tqdm(total=len(jobs), desc=summary.configuration, unit="case", disable=not show_progress) as bar,
+        contextlib.closing(run_each(_preprocess_case, jobs, n_processes)) as outcomes,
+    ):
+        for job, outcome in outcomes:
             if outcome is KILLED:
                 outcome = "its process was killed, probably out of memory; preprocess with -np 1 or more memory"
             if outcome is None:

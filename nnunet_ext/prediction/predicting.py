@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from nnunet_ext._version import __version__
 from nnunet_ext.cases.case import Case
+from nnunet_ext.cases.case_list import LIST, list_folder, remove_list
 from nnunet_ext.cases.dicom_case import DicomCase
 from nnunet_ext.cases.key_file import check_key, write_key
 from nnunet_ext.cases.prediction_cases import FoundCases, find_cases
@@ -28,6 +29,7 @@ from nnunet_ext.images.source_files import FileCount
 from nnunet_ext.images.writing import write_image
 from nnunet_ext.messages import Message, in_english
 from nnunet_ext.prediction.cascade_predictor import CascadePredictor, CaseInSteps, CasePrediction, PreparedCase
+from nnunet_ext.prediction.case_list import options_of, read_part, write_found
 from nnunet_ext.prediction.chosen_model import choose_model
 from nnunet_ext.prediction.loading import choose_device
 from nnunet_ext.processes import in_background, timed
@@ -42,7 +44,7 @@ class PredictionSummary:
     """Case names written, kept from an earlier run and failed (with reason), and warnings per case.
 
     `of_models` holds messages about the models, whatever the case. `files` counts the files of the images folder by their
-    use.
+    use. `listed` names the cases that a scan has listed.
     """
 
     out: Path
@@ -52,6 +54,7 @@ class PredictionSummary:
     warnings: dict[str, list[Message]] = field(default_factory=dict)
     of_models: list[Message] = field(default_factory=list)
     files: FileCount = field(default_factory=FileCount)
+    listed: list[str] = field(default_factory=list)
 
 
 @holding(owned_part, "out", "num_parts", "part_id")
@@ -79,6 +82,7 @@ def predict(
     rtstruct: bool = False,
     smooth_contours: bool = False,
     strict: bool = False,
+    scan: bool = False,
     num_parts: int = 1,
     part_id: int = 0,
     overwrite: bool = False,
@@ -124,8 +128,10 @@ def predict(
         rtstruct: Write an RTSTRUCT for each case. For DICOM only.
         smooth_contours: Of the RTSTRUCT, see `write_rtstruct`.
         strict: A case with a warning fails.
+        scan: Only find the cases, number those of a DICOM tree, and write their list, a hidden folder beside the key file.
+            The parts take their cases from it and read no others.
         num_parts, part_id: Take every `num_parts`-th case from the `part_id`-th on, so that several processes share the
-            work. They may share `out`, too.
+            work. They may share `out`, too. Without a list of `scan`, each looks for all cases.
         overwrite: Delete earlier predictions and predict their cases again.
         show_progress: Show progress bars.
 
@@ -136,6 +142,8 @@ def predict(
     images, out = Path(images), Path(out)
     if not 0 <= part_id < num_parts:
         raise ValueError(f"part_id is {part_id}; with num_parts {num_parts} it is 0 to {num_parts - 1}")
+    if scan and num_parts > 1:
+        raise ValueError("--scan and -num_parts are steps of their own; give one of them")
     if smooth_contours and not rtstruct:
         raise ValueError("--smooth-contours is about the contours of an RTSTRUCT: give --rtstruct too, or leave it out")
     check_folder(images, "images folder")
@@ -168,15 +176,23 @@ def predict(
         use_postprocessing=use_postprocessing,
     )
     key_file = out.resolve().with_name(f"{out.resolve().name}.key.csv") if key_file is None else Path(key_file)
-    found = find_cases(
-        images,
-        channels=predictor.channels,
-        optional=predictor.optional,
-        layout=layout,
-        series_file=series_file,
-        key_file=key_file,
-        show_progress=show_progress,
-    )
+    channels = {"channels": predictor.channels, "optional": predictor.optional}
+    listed = list_folder(out.resolve(), key_file)
+    if num_parts > 1 and (listed / LIST).is_file():
+        wanted = options_of(images, **channels, layout=layout, series_file=series_file)
+        found, names = read_part(listed, wanted, num_parts, part_id)
+    else:
+        found = find_cases(
+            images.absolute() if scan else images,  # a part may run in another folder
+            **channels,
+            layout=layout,
+            series_file=series_file,
+            key_file=key_file,
+            show_progress=show_progress,
+        )
+        names = sorted({*found.cases, *found.failed})[part_id::num_parts]
+        if num_parts == 1:
+            remove_list(listed)
     options = preparation(predictor, found.kind, register=register, of_starter=chosen.starter is not None)
     if rtstruct and found.kind != "dicom":
         raise ValueError(
@@ -185,7 +201,13 @@ def predict(
         )
     if found.kind == "dicom":
         check_key(key_file, out, numbered=any(out.glob("case_*")))
-        write_key(found.key_rows, key_file)
+        if found.key_rows:  # a part with a list has none
+            write_key(found.key_rows, key_file)
+    if scan:
+        write_found(listed, found, options_of(images, **channels, layout=layout, series_file=series_file))
+        return PredictionSummary(
+            out, failed=found.failed, of_models=predictor.messages, files=found.count(), listed=sorted(found.cases)
+        )
     if predictor.ranges is None:
         log.warning("the model's plans hold no ranges of its training labels: volumes and positions are not checked")
     out.mkdir(parents=True, exist_ok=True)
@@ -199,7 +221,7 @@ def predict(
         strict=strict,
     )
     run.begin(overwrite=overwrite, register=register)
-    run.predict(found, slice(part_id, None, num_parts), overwrite=overwrite, show_progress=show_progress)
+    run.predict(found, names, overwrite=overwrite, show_progress=show_progress)
     return run.summary
 
 
@@ -302,8 +324,8 @@ class _Run:
 
     # --- the cases ---------------------------------------------------------------------------------------------------
 
-    def predict(self, found: FoundCases, part: slice, *, overwrite: bool, show_progress: bool) -> None:
-        """All cases of this part, each in three steps. At most one case is ahead of the networks, and one behind them."""
+    def predict(self, found: FoundCases, names: Sequence[str], *, overwrite: bool, show_progress: bool) -> None:
+        """The cases of these names, each in three steps. At most one case is ahead of the networks, and one behind them."""
         for file, reason in found.others.items():
             message = Message("file_left_out", {"reason": reason})
             if self.strict:
@@ -312,7 +334,7 @@ class _Run:
                 self.summary.warnings[file] = [message]
         earlier = read_manifest(self.out)["cases"]
         todo: list[Case] = []
-        for name in sorted({*found.cases, *found.failed})[part]:
+        for name in names:
             if overwrite:
                 self.remove(name)
                 if name in earlier:

@@ -12,6 +12,7 @@ from nnunet_ext.cases.case_records import case_from_json, case_to_json, from_jso
 from nnunet_ext.cases.dicom_case import DicomCase
 from nnunet_ext.cases.dicom_cases import find_cases
 from nnunet_ext.cases.folder_case import FolderCase
+from nnunet_ext.cases.prediction_cases import FilesCase
 from nnunet_ext.images.source_files import FileCount
 from nnunet_ext.labels.table import default_label_table
 from nnunet_ext.messages import Message
@@ -52,6 +53,11 @@ def test_a_folder_case_comes_back_as_it_was():
     case.files.leave("empty files", "note.txt")
     assert through_json(case) == case
     assert through_json(case).label_files[None][0].parent == folder
+
+
+def test_a_case_of_numbered_files_comes_back_as_it_was():
+    case = FilesCase("head", (Path("/in/head_0000.nrrd"), Path("/in/head_0001.nrrd")), ("CT", "T1"), ("T1",))
+    assert through_json(case) == case
 
 
 def test_values_that_are_the_fields_default_are_left_out():

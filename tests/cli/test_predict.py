@@ -54,3 +54,10 @@ def test_predict_needs_no_model_and_can_refuse_the_starter(calls):
     assert calls.kwargs == {**folders, "starter": Path("S")}
     assert run("predict -d 501 -i in -o out --no-starter") == 0
     assert calls.kwargs == {**folders, "dataset_id": 501, "use_starter": False}
+
+
+def test_a_scan_lists_the_cases_and_leaves_what_failed_to_the_parts(calls, capsys):
+    calls.summary.listed, calls.summary.failed = ["a", "b"], {"c": "no CT"}
+    assert run("predict -d 501 -i in -o out --scan") == 0
+    assert calls.kwargs == {"dataset_id": 501, "images": Path("in"), "out": Path("out"), "scan": True}
+    assert capsys.readouterr() == (f"c -> nothing: no CT\n2 cases to contour, 1 not\n{calls.summary.files}\n", "")

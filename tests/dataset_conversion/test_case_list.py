@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import dicom_patients
 import pytest
 from case_folders import run, truncate, write_case
 from dicom_patients import PERSONAL, ct_files, write_patient
+from late_files import late_files
 from reference_tables import check_file
 
+from nnunet_ext.cases import case_list
 from nnunet_ext.cases.key_file import read_key
-from nnunet_ext.dataset_conversion import case_list
 
 
 def contents(dataset: Path) -> dict[str, bytes]:
@@ -70,8 +73,9 @@ def test_a_part_that_is_repeated_does_what_is_missing(tmp_path: Path):
     source = tmp_path / "src"
     for seed, name in enumerate("abc"):
         write_case(source / name, seed=seed)
+    (source / "b" / "note.txt").write_text("fine")
     run(source, scan=True)
-    run(source, num_parts=2, part_id=1)
+    assert "[b/note.txt]" in str(run(source, num_parts=2, part_id=1).files)
     with pytest.raises(ValueError, match=r"2 of 3 cases are not converted yet: a, c; run the parts"):
         run(source, finish=True)
     dataset = run(source, num_parts=2, part_id=0).dataset_folder
@@ -196,3 +200,38 @@ def test_parts_of_a_dicom_tree_take_their_numbers_from_the_scan(tmp_path: Path):
     part = dicom_patients.run(source, num_parts=2, part_id=0)
     assert list(part.failed) == ["case_001"]
     dicom_patients.assert_nothing_personal(texts=part.failed.values())
+
+
+#: A part, or the end if there is no part.
+STEP = """
+import sys
+from pathlib import Path
+from nnunet_ext import convert
+part = {"num_parts": 2, "part_id": int(sys.argv[2])} if len(sys.argv) > 2 else {"finish": True}
+quick = {"n4": False, "preview": False, "n_processes": 1, "show_progress": False}
+source = Path(sys.argv[1])
+summary = convert(source, dataset_id=501, name="Heads", raw_folder=source.parent / "raw", **quick, **part)
+print(*sorted(summary.written))
+"""
+
+
+def test_where_locks_keep_nobody_out_and_files_are_seen_late_the_end_counts_all_cases(tmp_path: Path):
+    source = tmp_path / "src"
+    for seed, name in enumerate("abcd"):
+        write_case(source / name, seed=seed)
+    run(source, scan=True)
+    there = {"env": late_files(tmp_path / "raw", tmp_path), "cwd": tmp_path, "text": True}
+    command = [sys.executable, "-c", STEP, str(source)]
+    # The second of them works on the same part, as after a node that was thought dead.
+    parts = [
+        subprocess.Popen([*command, part], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, **there)
+        for part in ("0", "0", "1")
+    ]
+    said = [part.communicate(timeout=120)[0].split() for part in parts]
+    assert said[2] == ["b", "d"]
+    assert ["a", "c"] in said[:2]
+    end = subprocess.run(command, capture_output=True, check=True, **there)
+    assert end.stdout.split() == ["a", "b", "c", "d"]
+    dataset = tmp_path / "raw" / "Dataset501_Heads"
+    assert json.loads((dataset / "dataset.json").read_text())["numTraining"] == 4
+    assert len(list((dataset / "imagesTr").iterdir())) == 12

@@ -15,7 +15,8 @@ import SimpleITK as sitk
 from planned_heads import NAME, make_raw, set_paths
 from reference_tables import check_file
 
-from nnunet_ext.end_to_end.preprocessing import PARTS, preprocess
+from nnunet_ext.end_to_end.preprocessing import preprocess
+from nnunet_ext.nnunet_folders import PREPROCESSED_PARTS as PARTS
 
 PLANS = "CascadeOARPlans"
 BOTH = ["3d_lowres", "3d_fullres"]

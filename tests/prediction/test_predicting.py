@@ -1103,6 +1103,41 @@ def test_parts_share_the_cases_and_one_manifest(run, tmp_path):
         run(num_parts=2, part_id=2)
 
 
+def test_parts_of_a_dicom_tree_take_their_cases_and_numbers_from_the_scan(run, recorded, tmp_path):
+    for number in (1, 2, 3):
+        write_patient(tmp_path / "in", tmp_path / "files", number=number, skip="T1" if number == 3 else "")
+    scanned = run(scan=True)
+    assert scanned.listed == ["case_001", "case_002"]
+    assert list(scanned.failed) == ["case_003"]
+    assert not (tmp_path / "out").exists()
+    key, listed = (tmp_path / "out.key.csv").read_text(), tmp_path / ".out.parts"
+    assert stat.S_IMODE(listed.stat().st_mode) == 0o700
+    check_file(json.loads((listed / "list.json").read_text()), "list.json of a prediction")
+    write_patient(tmp_path / "in", tmp_path / "files", number=0)  # came after the scan, and would come first
+    parts = [run(num_parts=2, part_id=k, rtstruct=True) for k in (1, 0)]
+    assert [part.written for part in parts] == [["case_002"], ["case_001"]]
+    assert [list(part.failed) for part in parts] == [[], ["case_003"]]
+    assert (tmp_path / "out.key.csv").read_text() == key
+    assert pydicom.dcmread(tmp_path / "out" / "case_002.dcm").PatientID == f"{ID}2"
+    assert manifest(tmp_path)["files"] == scanned.files.as_dict()
+    with pytest.raises(ValueError, match=r"--layout: not as when the case list was written; .*scan again"):
+        run(num_parts=2, part_id=0, layout="dicom")
+    assert run().skipped == ["case_001", "case_002"]  # a run of its own looks again
+    assert f"case_004,{ID}0" in (tmp_path / "out.key.csv").read_text().replace('"', "")
+    assert not listed.exists()
+    with pytest.raises(ValueError, match="--scan and -num_parts are steps of their own"):
+        run(scan=True, num_parts=2, part_id=0)
+
+
+def test_parts_of_a_scanned_folder_of_files_contour_the_same(run, tmp_path):
+    for name in ("head_a", "head_b", "head_c"):
+        write_case(tmp_path / "in", name)
+    run(scan=True)
+    write_case(tmp_path / "in", "head_aa")
+    assert [run(num_parts=2, part_id=k).written for k in range(2)] == [["head_a", "head_c"], ["head_b"]]
+    assert run().written == ["head_aa"]
+
+
 def test_a_run_of_its_own_and_a_run_in_parts_are_not_mixed(run, stages, tmp_path):
     for name in ("head_a", "head_b"):
         write_case(tmp_path / "in", name)

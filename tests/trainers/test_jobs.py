@@ -11,6 +11,7 @@ import torch
 from reference_tables import check_file
 
 from nnunet_ext.cascade.box_jitter import JITTER_FILE
+from nnunet_ext.nnunet_folders import PREPROCESSED_PARTS
 from nnunet_ext.trainers import cascade_oar_trainer
 from nnunet_ext.trainers.cascade_oar_trainer import CascadeOARTrainer
 from nnunet_ext.training.job import OUT_OF_TIME, PROGRESS_FILE
@@ -79,6 +80,17 @@ def test_the_final_validation_can_be_left_to_a_step_of_its_own(make, monkeypatch
     again = make(**OPTIONS)  # as `--val`, which does not train
     again.perform_actual_validation()
     assert validated == [again]
+
+
+def test_a_training_is_refused_while_parts_of_its_cases_are_to_be_preprocessed(make):
+    trainer = make(**OPTIONS)
+    trainer.dataset_json["numTraining"] = 5
+    assert len(trainer.do_split()[0]) == 3  # preprocessed by nnU-Net, which makes all or none
+    Path(trainer.preprocessed_dataset_folder, PREPROCESSED_PARTS).mkdir()
+    with pytest.raises(
+        ValueError, match=r"4 of 5 training cases are preprocessed for 3d_cascade_fullres in .*other parts"
+    ):
+        trainer.run_training()
 
 
 # ------------------------------------------------------------------------------------------------ the next job
@@ -162,7 +174,7 @@ def test_an_experiment_that_says_measured_waits_for_its_folds_and_takes_no_other
     validate_localizer(trainer, 2, error_mm=50.0)
     trained = trainer._localizer_folder() / "fold_1"
     trained.mkdir()
-    command = r"nnUNetv2_train Dataset501_Test 3d_lowres 1 -tr CascadeOARTrainer -p CascadeOARPlans"
+    command = r"nnUNetv2_train Dataset501_Test 3d_lowres 1 -tr CascadeOARTrainer -p CascadeOARPlans -device cpu"
     for checkpoint, option in ((None, ""), ("checkpoint_latest.pth", " --c"), ("checkpoint_final.pth", " --val")):
         if checkpoint:
             (trained / checkpoint).touch()
@@ -207,6 +219,6 @@ def test_a_validation_of_its_own_says_which_step_of_the_localizer_is_missing(mak
     folder.mkdir(parents=True)
     (folder / "checkpoint_final.pth").touch()  # trained without its final validation
     with pytest.raises(
-        FileNotFoundError, match=rf"3d_lowres 0 -tr CascadeOARTrainer -p CascadeOARPlans --val\. {again}"
+        FileNotFoundError, match=rf"3d_lowres 0 -tr CascadeOARTrainer -p CascadeOARPlans -device cpu --val\. {again}"
     ):
         trainer.perform_actual_validation()
