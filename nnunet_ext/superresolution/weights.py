@@ -84,7 +84,7 @@ def write_learned_resampling(
     """
     content = io.BytesIO()
     np.savez(content, **{name: value.cpu().numpy() for name, value in network.state_dict().items()})
-    with written_whole(weights, flush=True) as temporary:
+    with written_whole(weights) as temporary:
         temporary.write_bytes(content.getvalue())
     needed = {
         "format": FORMAT,
@@ -93,7 +93,7 @@ def write_learned_resampling(
         "features": network.first.out_channels,
         "hidden_layers": 1 + len(network.hidden),
     }
-    write_json({**needed, **record}, record_file(weights), ensure_ascii=False, flush=True)
+    write_json({**needed, **record}, record_file(weights), ensure_ascii=False)
 
 
 def read_learned_resampling(weights: Path) -> LearnedResampling:
