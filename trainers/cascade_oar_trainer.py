@@ -47,7 +47,7 @@ from nnunet_ext.labels.table import LEFT_OUT_KEY
 from nnunet_ext.labels.values import pair_values
 from nnunet_ext.nnunet_folders import BOXES_FILE, DEVICE_FILE, check_labels, read_splits
 from nnunet_ext.processes import start_method
-from nnunet_ext.training.augmentation import augment_batch, replace_transforms, split_after_the_cut
+from nnunet_ext.training.augmentation import augment_batch, replace_transforms, split_after_the_cut, with_low_resolution
 from nnunet_ext.training.checkpoints import (
     checkpoint_file,
     explain,
@@ -69,10 +69,13 @@ from nnunet_ext.training.phases import PhasedLR, PhasedOptimizer, phases_from_pl
 from nnunet_ext.training.recipe import (
     ANY,
     AUTO,
+    BOTH,
     DEVICE,
     DICE,
     DICE_FOCAL,
+    LEARNED,
     MEASURED,
+    NNUNET,
     OFF,
     TRAINED_WITH_KEY,
     TrainingRecipe,
@@ -119,8 +122,8 @@ def __getattr__(name: str) -> Any:
 class CascadeOARTrainer(nnUNetTrainer):
     """The recipe for small organs: batch Dice + weighted cross entropy, AdamW with warm-up, left/right-aware mirroring.
 
-    **Recipe.** Loss, optimizer, mirroring, guidance, sampling and modality dropout come from the configuration's `recipe`
-    entry in the plan (`nnunet_ext.training.recipe`). So recipes are compared by editing the plan.
+    **Recipe.** Loss, optimizer, mirroring, guidance, sampling, low resolution and modality dropout come from the
+    configuration's `recipe` entry in the plan (`nnunet_ext.training.recipe`). So recipes are compared by editing the plan.
 
     **Schedule.** Epochs, iterations, patience and time budget come from the configuration's `training` entry in the plan
     (`nnunet_ext.training.schedule`). The learning rate warms up over `warmup_iterations`. It then decays polynomially over
@@ -684,6 +687,7 @@ class CascadeOARTrainer(nnUNetTrainer):
 
         Raises:
             FileNotFoundError: If preprocessed data are missing, or those of the next stage, for which this one is validated.
+                Or the learned resampling that the recipe asks for.
             ValueError: See `do_split`.
         """
         train, val = self.do_split()
@@ -699,6 +703,7 @@ class CascadeOARTrainer(nnUNetTrainer):
                 f"{self._preprocess_command(self.configuration_name)}"
             )
         self._check_next_stages(val)
+        self.other_thickness()
         if self.current_epoch == 0 and (model := self._start_model()) is not None:
             model.network_weights()
         references = Path(self.preprocessed_dataset_folder_base, "gt_segmentations")
@@ -866,9 +871,41 @@ class CascadeOARTrainer(nnUNetTrainer):
         transforms = nnUNetTrainer.get_training_transforms(*args, **kwargs)
         if not any(kwargs.get("use_mask_for_norm") or ()):  # else the -1 outside the label map has a meaning
             transforms = replace_transforms(transforms)
+        if (chosen := self.recipe.low_resolution) != NNUNET:
+            transforms = with_low_resolution(transforms, keep=chosen == BOTH, ours=self.other_thickness())
         transforms.transforms[:0] = [self.mirror_transform()]
         transforms.transforms += self.modality_dropout()
         return transforms
+
+    def other_thickness(self) -> BasicTransform | None:
+        """The data set's learned resampling as an augmentation, if the recipe asks for it.
+
+        Raises:
+            FileNotFoundError: If the data set has none.
+            ValueError: If it is damaged, or does not fit the channels or the grid.
+        """
+        if self.recipe.low_resolution not in (LEARNED, BOTH):
+            return None
+        from nnunet_ext.superresolution.other_thickness import other_thickness
+        from nnunet_ext.superresolution.weights import WEIGHTS_FILE, read_learned_resampling
+
+        where = f"configuration '{self.configuration_name}' with recipe.low_resolution '{self.recipe.low_resolution}'"
+        folder = Path(self.preprocessed_dataset_folder_base)
+        if not (folder / WEIGHTS_FILE).is_file():
+            number = convert_dataset_name_to_id(self.plans_manager.dataset_name)
+            raise FileNotFoundError(
+                f"{where}: there is no {WEIGHTS_FILE} in {folder}. Make it with nnunet_ext learn-resampling -d {number}, or "
+                f"set low_resolution to '{NNUNET}' in {self.plans_manager.plans_name}.json."
+            )
+        names = self.dataset_json["channel_names"]
+        n_sliced = self.n_sliced_axes()
+        return other_thickness(
+            read_learned_resampling(folder / WEIGHTS_FILE),
+            [names[key] for key in sorted(names, key=int)],
+            spacing_mm=self.configuration_manager.spacing[n_sliced:],
+            through_plane=list(self.plans_manager.plans["transpose_forward"]).index(0) - n_sliced,
+            where=where,
+        )
 
     def n_sliced_axes(self) -> int:
         """First axes of the plan along which the network sees slices, none of a network in three dimensions."""
