@@ -6,10 +6,11 @@ Each case is written as a whole or not at all, and again only when its files or 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,13 +42,16 @@ from nnunet_ext.dataset_conversion.settings import (
     label_table_of,
 )
 from nnunet_ext.dataset_conversion.sources import find_layout, gather
+from nnunet_ext.files import written_whole
 from nnunet_ext.folder_lock import holding, owned_folder
-from nnunet_ext.images.channels import is_ct
+from nnunet_ext.images.channels import is_ct, reference_channel
 from nnunet_ext.images.source_files import FileCount, total
 from nnunet_ext.messages import Message
 from nnunet_ext.registration.options import RegistrationOptions
 
 log = logging.getLogger(__name__)
+#: In a dataset's folder if a learned resampling brought its images onto one grid.
+LEARNED_FILES = ("learned_resampling.npz", "learned_resampling.json")
 
 
 @dataclass
@@ -98,6 +102,7 @@ def convert(
     n4: bool = True,
     register: bool = False,
     register_backend: str = "simpleitk",
+    learned_resampling: Path | None = None,
     raw_folder: Path | None = None,
     show_progress: bool = True,
     preview: bool = True,
@@ -142,6 +147,8 @@ def convert(
         register: Register the other channels to the CT, or to the first channel if there is no CT. Warnings name the
             channels whose elastic registration was not kept.
         register_backend: Library of the registration, `simpleitk` or `elastix` (the package `itk-elastix`).
+        learned_resampling: Weights that `nnunet_ext learn-resampling` wrote. Channels of thick slices get thin ones by them
+            before they are resampled. They are copied into the dataset's folder, and trainings copy them into the model's.
         raw_folder: nnU-Net's raw folder. The environment variable `nnUNet_raw` if None.
         show_progress: Show a progress bar.
         preview: Draw a picture of every step of every case, and `conversion.html` that shows them.
@@ -156,8 +163,10 @@ def convert(
     """
     source = Path(source)
     layout = find_layout(source, modalities) if layout == "auto" else layout
+    channels = checked_modalities(default_modalities(layout) if modalities is None else modalities)
+    learned_files = _learned_files(learned_resampling, channels)
     settings = Settings(
-        checked_modalities(default_modalities(layout) if modalities is None else modalities),
+        channels,
         label_table_of(layout, labels_file),
         ChannelOptions(
             clean_ct,
@@ -166,6 +175,7 @@ def convert(
             allow_non_hu,
             register,
             register_backend,
+            hashlib.sha256(next(iter(learned_files.values()))).hexdigest() if learned_files else None,
         ),
         one_range,
     )
@@ -219,6 +229,7 @@ def convert(
         name,
         layout,
         settings,
+        learned_files,
         test_cases,
         drawn,
         series_file,
@@ -231,6 +242,34 @@ def convert(
     )
 
 
+def _learned_files(weights: Path | None, modalities: Sequence[str]) -> dict[str, bytes]:
+    """Name -> content of the two files of a learned resampling, the weights first. Empty without one.
+
+    Raises:
+        OSError: If one is not there.
+        ValueError: If they are damaged, or do not know a channel that is to be resampled.
+    """
+    if weights is None:
+        return {}
+    from nnunet_ext.superresolution.weights import RECORD_FILE, WEIGHTS_FILE, read_learned_resampling, record_file
+
+    learned = read_learned_resampling(Path(weights))
+    for channel in modalities:
+        if channel != reference_channel(modalities):
+            learned.index(channel)
+    return {WEIGHTS_FILE: Path(weights).read_bytes(), RECORD_FILE: record_file(Path(weights)).read_bytes()}
+
+
+def _keep_learned(dataset: Path, files: Mapping[str, bytes]) -> None:
+    """Write the files of the learned resampling into a dataset. Those of an earlier conversion go."""
+    for name in LEARNED_FILES:
+        if name in files:
+            with written_whole(dataset / name) as temporary:
+                temporary.write_bytes(files[name])
+        else:
+            (dataset / name).unlink(missing_ok=True)
+
+
 @holding(owned_folder, "dataset")
 def _convert_into(
     dataset: Path,
@@ -238,6 +277,7 @@ def _convert_into(
     name: str,
     layout: str,
     settings: Settings,
+    learned_files: Mapping[str, bytes],
     test_cases: Sequence[str],
     drawn: DrawnShare | None,
     series_file: Path | None,
@@ -262,6 +302,7 @@ def _convert_into(
     check_other_cases(dataset, set(gathered.identifiers.values()), settings, hashed)
     check_writable(dataset)
     remove_renamed(dataset, gathered.identifiers)
+    _keep_learned(dataset, learned_files)
     if layout == "dicom":
         write_key(gathered.key_rows, Path(key_file))
     jobs = [Job(case, settings, dataset, preview, hashed) for case in gathered.cases]
@@ -300,6 +341,8 @@ def _convert_into(
         write_page(dataset, summary.failed, settings, summary.files)
     finally:
         shutil.rmtree(dataset / ".partial", ignore_errors=True)
+        if not (dataset / "dataset.json").exists():
+            _keep_learned(dataset, {})
         remove_empty_folders(dataset)
     summary.written.sort()
     summary.skipped.sort()

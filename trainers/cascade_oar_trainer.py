@@ -45,7 +45,7 @@ from nnunet_ext.files import check_whole, read_json, write_json, written_whole
 from nnunet_ext.labels.pairs import old_plan_warning, plan_pairs
 from nnunet_ext.labels.table import LEFT_OUT_KEY
 from nnunet_ext.labels.values import pair_values
-from nnunet_ext.nnunet_folders import BOXES_FILE, DEVICE_FILE, check_labels, read_splits
+from nnunet_ext.nnunet_folders import BOXES_FILE, DEVICE_FILE, check_labels, dataset_folder, read_splits
 from nnunet_ext.processes import start_method
 from nnunet_ext.training.augmentation import augment_batch, replace_transforms, split_after_the_cut, with_low_resolution
 from nnunet_ext.training.checkpoints import (
@@ -439,6 +439,8 @@ class CascadeOARTrainer(nnUNetTrainer):
             self.initialize()
         self.dataset_json = {**self.dataset_json, TRAINED_WITH_KEY: self.trained_with()}
         super().on_train_start()
+        if self.local_rank == 0:
+            self._copy_learned_resampling()
 
     def on_train_end(self) -> None:
         """Put the best epoch's weights back, then finish as nnU-Net does."""
@@ -876,6 +878,20 @@ class CascadeOARTrainer(nnUNetTrainer):
         transforms.transforms[:0] = [self.mirror_transform()]
         transforms.transforms += self.modality_dropout()
         return transforms
+
+    def _copy_learned_resampling(self) -> None:
+        """Put what brought the training images onto one grid beside the model, which needs it for new cases."""
+        sha256 = self.dataset_json.get("nnunet_ext", {}).get("learned_resampling")
+        if sha256 is None:
+            return
+        from nnunet_ext.superresolution.weights import copy_learned_resampling
+
+        raw = dataset_folder("nnUNet_raw", self.plans_manager.dataset_name)
+        if raw is None or not copy_learned_resampling(sha256, raw, Path(self.output_folder_base)):
+            self.print_to_log_file(
+                f"WARNING: the learned resampling of the training images (SHA-256 {sha256[:12]}...) is not in {raw}. To "
+                f"predict cases that lie on several grids, copy it into {self.output_folder_base}."
+            )
 
     def other_thickness(self) -> BasicTransform | None:
         """The data set's learned resampling as an augmentation, if the recipe asks for it.

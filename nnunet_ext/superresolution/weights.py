@@ -96,6 +96,20 @@ def write_learned_resampling(
     write_json({**needed, **record}, record_file(weights), ensure_ascii=False)
 
 
+def copy_learned_resampling(sha256: str, source: Path, target: Path) -> bool:
+    """Copy the pair of files of a hash from one folder to another. False if it is not there."""
+    weights = source / WEIGHTS_FILE
+    if not (weights.is_file() and record_file(weights).is_file()):
+        return False
+    contents = {file.name: file.read_bytes() for file in (weights, record_file(weights))}
+    if hashlib.sha256(contents[WEIGHTS_FILE]).hexdigest() != sha256:
+        return False
+    for name, content in contents.items():
+        with written_whole(target / name) as temporary:
+            temporary.write_bytes(content)
+    return True
+
+
 def read_learned_resampling(weights: Path) -> LearnedResampling:
     """The pair of files, read so that nothing in them can run.
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from learned_files import write_sharpening
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
@@ -518,6 +519,23 @@ def test_a_learned_resampling_that_is_missing_is_said_with_the_command_before_th
         r"ing.npz in .*Dataset501_Test. Make it with nnunet_ext learn-resampling -d 501, or set",
     ):
         trainer.check_before_training()
+
+
+def test_what_brought_the_training_images_onto_one_grid_is_copied_beside_the_model(make, folders):
+    raw = folders / "raw" / "Dataset501_Test"
+    learned = write_sharpening(raw)
+    trainer = make(CascadeOARTrainer, "3d_lowres")
+    trainer.dataset_json = {**trainer.dataset_json, "nnunet_ext": {"learned_resampling": learned.sha256}}
+    trainer.on_train_start()
+    model = Path(trainer.output_folder_base)
+    for name in ("learned_resampling.npz", "learned_resampling.json"):
+        assert (model / name).read_bytes() == (raw / name).read_bytes()
+        (model / name).unlink()
+    write_sharpening(raw, seed=5)
+    trainer._copy_learned_resampling()
+    said = Path(trainer.log_file).read_text()
+    assert f"WARNING: the learned resampling of the training images (SHA-256 {learned.sha256[:12]}" in said
+    assert not (model / "learned_resampling.npz").exists()
 
 
 def test_patches_smaller_than_the_roi_are_centred_on_organs_each_as_often(make):
