@@ -34,7 +34,7 @@ from nnunet_ext.superresolution.learning import (
     thickness_range_mm,
 )
 from nnunet_ext.superresolution.slice_profiles import LEAST_RATIO
-from nnunet_ext.superresolution.thinning import slice_axis
+from nnunet_ext.superresolution.thinning import EQUAL, slice_axis
 from nnunet_ext.superresolution.weights import WEIGHTS_FILE, write_learned_resampling
 from nnunet_ext.training.person_splits import persons_among
 
@@ -46,8 +46,6 @@ MOST_CASES, MOST_HELD_OUT = 24, 4
 HELD_OUT_SHARE = 0.2
 #: Slices of an image, to learn from and to judge on, and the size of the latter in pixels.
 SLICES, HELD_OUT_SLICES, HELD_OUT_PIXELS = 8, 3, 160
-#: Voxels that differ by less than this factor in length are equally long.
-EQUAL = 1.1
 
 
 @dataclass(frozen=True)

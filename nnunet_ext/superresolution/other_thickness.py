@@ -12,13 +12,11 @@ from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from nnunet_ext.superresolution.learning import THICKNESS_MM, thickness_range_mm
 from nnunet_ext.superresolution.network import SliceNetwork
 from nnunet_ext.superresolution.slice_profiles import PROFILES, interpolating_matrix, slices_of, thickening_matrix
-from nnunet_ext.superresolution.thinning import lost, slice_axis
+from nnunet_ext.superresolution.thinning import EQUAL, lost, slice_axis
 from nnunet_ext.superresolution.weights import LearnedResampling
 
 #: Of a sample, and of each of its channels. Those of nnU-Net's simulation of low resolution.
 PROBABILITY, PER_CHANNEL = 0.25, 0.5
-#: Voxels that differ by less than this factor in length are equally long.
-EQUAL = 1.1
 
 
 class OtherThicknessTransform(ImageOnlyTransform):

@@ -15,6 +15,8 @@ from nnunet_ext.superresolution.weights import LearnedResampling
 
 #: Pixels that the network sees at a time. A layer of them takes 32 MB.
 PIXELS_AT_A_TIME = 1 << 19
+#: Voxels whose sides differ by less than this factor are equally long.
+EQUAL = 1.1
 
 
 def thin_slices(
