@@ -6,6 +6,7 @@ Each case is written as a whole or not at all, and again only when its files or 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import shutil
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_ext.cases.case import SourceCase
-from nnunet_ext.cases.case_list import list_folder, read_cases, remove_list
+from nnunet_ext.cases.case_list import UNSEEN_S, list_folder, read_cases, remove_list
 from nnunet_ext.cases.key_file import check_key, write_key
 from nnunet_ext.cases.preparing import ChannelOptions
 from nnunet_ext.dataset_conversion.case_list import (
@@ -57,17 +58,16 @@ from nnunet_ext.dataset_conversion.settings import (
     label_table_of,
 )
 from nnunet_ext.dataset_conversion.sources import find_layout, gather
-from nnunet_ext.files import process_mark
+from nnunet_ext.files import process_mark, written_whole
 from nnunet_ext.folder_lock import holding, owned_part
-from nnunet_ext.images.channels import is_ct
+from nnunet_ext.images.channels import is_ct, reference_channel
 from nnunet_ext.images.source_files import FileCount, total
 from nnunet_ext.messages import Message
 from nnunet_ext.registration.options import RegistrationOptions
 
 log = logging.getLogger(__name__)
-
-#: How long what other machines have just written may not be seen. Names that nobody asked for before are seen at once.
-UNSEEN_S = 4.0
+#: In a dataset's folder if a learned resampling brought its images onto one grid.
+LEARNED_FILES = ("learned_resampling.npz", "learned_resampling.json")
 
 
 @dataclass
@@ -122,6 +122,7 @@ def convert(
     n4: bool = True,
     register: bool = False,
     register_backend: str = "simpleitk",
+    learned_resampling: Path | None = None,
     raw_folder: Path | None = None,
     show_progress: bool = True,
     preview: bool = True,
@@ -173,6 +174,8 @@ def convert(
         register: Register the other channels to the CT, or to the first channel if there is no CT. Warnings name the
             channels whose elastic registration was not kept.
         register_backend: Library of the registration, `simpleitk` or `elastix` (the package `itk-elastix`).
+        learned_resampling: Weights that `nnunet_ext learn-resampling` wrote. Channels of thick slices get thin ones by them
+            before they are resampled. They are copied into the dataset's folder, and trainings copy them into the model's.
         raw_folder: nnU-Net's raw folder. The environment variable `nnUNet_raw` if None.
         show_progress: Show a progress bar.
         preview: Draw a picture of every step of every case, and `conversion.html` that shows them.
@@ -191,8 +194,10 @@ def convert(
         found_in = dataset_folder_of(raw_folder, dataset_id, name)
         layout = layout_of_list(list_folder(found_in, _key_file_of(found_in, key_file)))
     layout = find_layout(source, modalities) if layout == "auto" else layout
+    channels = checked_modalities(default_modalities(layout) if modalities is None else modalities)
+    learned_files = _learned_files(learned_resampling, channels)
     settings = Settings(
-        checked_modalities(default_modalities(layout) if modalities is None else modalities),
+        channels,
         label_table_of(layout, labels_file),
         ChannelOptions(
             clean_ct,
@@ -201,6 +206,7 @@ def convert(
             allow_non_hu,
             register,
             register_backend,
+            hashlib.sha256(next(iter(learned_files.values()))).hexdigest() if learned_files else None,
         ),
         one_range,
     )
@@ -259,6 +265,7 @@ def convert(
         group_file,
         unlabelled,
         preview,
+        learned_files,
     )
     if scan:
         return _scan_for_parts(dataset, 1, 0, request, show_progress)
@@ -267,6 +274,34 @@ def convert(
     if num_parts is not None:
         return _convert_part(dataset, num_parts, part_id or 0, request, n_processes, show_progress)
     return _convert_whole(dataset, 1, 0, request, n_processes, show_progress)
+
+
+def _learned_files(weights: Path | None, modalities: Sequence[str]) -> dict[str, bytes]:
+    """Name -> content of the two files of a learned resampling, the weights first. Empty without one.
+
+    Raises:
+        OSError: If one is not there.
+        ValueError: If they are damaged, or do not know a channel that is to be resampled.
+    """
+    if weights is None:
+        return {}
+    from nnunet_ext.superresolution.weights import RECORD_FILE, WEIGHTS_FILE, read_learned_resampling, record_file
+
+    learned = read_learned_resampling(Path(weights))
+    for channel in modalities:
+        if channel != reference_channel(modalities):
+            learned.index(channel)
+    return {WEIGHTS_FILE: Path(weights).read_bytes(), RECORD_FILE: record_file(Path(weights)).read_bytes()}
+
+
+def _keep_learned(dataset: Path, files: Mapping[str, bytes]) -> None:
+    """Write the files of the learned resampling into a dataset. Those of an earlier conversion go."""
+    for name in LEARNED_FILES:
+        if name in files:
+            with written_whole(dataset / name) as temporary:
+                temporary.write_bytes(files[name])
+        else:
+            (dataset / name).unlink(missing_ok=True)
 
 
 def _checked_parts(num_parts: int | None, part_id: int | None, *, dry_run: bool, scan: bool, finish: bool) -> bool:
@@ -318,7 +353,7 @@ def _scan_for_parts(
         found = _found_cases(request, show_progress)
         write_case_list(list_folder(dataset, request.key_file), found, request)
     finally:
-        _clean_up(dataset)
+        _clean_up(dataset, begun=True)
     gathered = found.gathered
     listing = [f"{name} -> nothing: {reason}" for name, reason in sorted(gathered.failed.items())]
     n = len(gathered.cases) + len(gathered.failed)
@@ -432,6 +467,7 @@ def _found_cases(request: Request, show_progress: bool) -> CaseList:
     check_other_cases(dataset, set(gathered.identifiers.values()), settings, hashed)
     check_writable(dataset)
     remove_renamed(dataset, gathered.identifiers)
+    _keep_learned(dataset, request.learned_files)
     if request.layout == "dicom":
         write_key(gathered.key_rows, request.key_file)
     for line in gathered.leftover:
@@ -491,8 +527,11 @@ def _finish(request: Request, found: CaseList, failed: Mapping[str, Failed], sum
     write_page(dataset, summary.failed, settings, summary.files)
 
 
-def _clean_up(dataset: Path) -> None:
+def _clean_up(dataset: Path, *, begun: bool = False) -> None:
+    """Remove what is not complete. `begun` keeps what parts need that come later."""
     shutil.rmtree(dataset / PARTIAL, ignore_errors=True)
+    if not begun and not (dataset / "dataset.json").exists():
+        _keep_learned(dataset, {})
     remove_empty_folders(dataset)
 
 

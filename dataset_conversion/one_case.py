@@ -15,6 +15,7 @@ import SimpleITK as sitk
 
 from nnunet_ext.cases.case import SourceCase
 from nnunet_ext.cases.preparing import prepare_channels
+from nnunet_ext.cases.training_form import learned_resampling
 from nnunet_ext.dataset_conversion.conversion_page import FOLDER as PREVIEWS
 from nnunet_ext.dataset_conversion.dataset import read_record, remove_case, versions
 from nnunet_ext.dataset_conversion.finding import HEADERS
@@ -194,6 +195,7 @@ def _build(job: Job, partial: Path) -> tuple[list[str], dict, list[Message]]:
         keep=None if organs is None else organs > 0,
         same_frame=read.same_frame,
         keep_steps=job.preview,
+        learned=learned_resampling(settings.channels, [job.dataset]),
     )
     warnings += channels.warnings
     if organs is not None:

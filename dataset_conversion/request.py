@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ class Request:
         test_cases: Names of the cases that go to the test set.
         drawn: Share of the cases to draw for it instead.
         series_file, group_file, unlabelled, preview: As given.
+        learned_files: Name -> content of the files of a learned resampling, which go into the dataset.
     """
 
     dataset: Path
@@ -39,6 +41,7 @@ class Request:
     group_file: Path | None = None
     unlabelled: bool = False
     preview: bool = True
+    learned_files: Mapping[str, bytes] = field(default_factory=dict)
 
     def options(self, source: str) -> dict[str, Any]:
         """Option of the command -> value, as plain JSON, of all that decides which cases there are and what they become.
@@ -63,6 +66,7 @@ class Request:
             "--no-n4": not channels.n4,
             "--register": channels.register,
             "--register-backend": channels.register_backend,
+            "--learned-resampling": channels.learned_resampling,
             "--no-preview": not self.preview,
         }
 

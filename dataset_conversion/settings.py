@@ -29,9 +29,12 @@ class Settings:
 
     def as_dict(self) -> dict:
         """Plain JSON, for the record of each case."""
+        channels = asdict(self.channels)
+        if channels["learned_resampling"] is None:  # so that cases of earlier versions need not be converted again
+            del channels["learned_resampling"]
         return {
             "modalities": list(self.modalities),
-            **asdict(self.channels),
+            **channels,
             "orientation": CANONICAL,
             "label_table": self.table.as_dict(),
         }

@@ -17,6 +17,7 @@ seconds. The packages:
 - `training`: recipe, schedule, augmentation, losses and checkpoints.
 - `rivals`: networks of other groups, trained on the same cases.
 - `postprocessing`: steps on organs' masks after the networks.
+- `superresolution`: thin slices of thick ones, by a network that learns from the slices' own plane.
 - `prediction`: both stages over many cases.
 - `atlas`: contours from those of the nearest training cases.
 - `evaluation`: scores against references.

@@ -25,7 +25,7 @@ DATASET_JSON: Shape = {
     "left_out_organs?": [str],
     "trained_with?": {"recipe": dict},
     "file_ending?": str,
-    "nnunet_ext?": dict,
+    "nnunet_ext?": {"learned_resampling?": (str, None)},
     "one_intensity_range?": bool,
     "overwrite_image_reader_writer?": (str, None),
 }

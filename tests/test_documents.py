@@ -45,10 +45,10 @@ def test_paths_of_the_repository_are_there(document: str):
 def test_both_readmes_list_the_verbs_of_the_command_line(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
-    verbs = re.findall(r"^ {4}([a-z]\w*)\b", capsys.readouterr().out, flags=re.MULTILINE)
+    verbs = re.findall(r"^ {4}([a-z][\w-]*)", capsys.readouterr().out, flags=re.MULTILINE)
     assert len(verbs) > 10
     for readme in ("README.md", "README.zh.md"):
-        assert sorted(first_cells(read(readme), r"`nnunet_ext (\w+)`")) == sorted(verbs)
+        assert sorted(first_cells(read(readme), r"`nnunet_ext ([\w-]+)`")) == sorted(verbs)
 
 
 def test_every_change_is_a_matter_of_one_to_three_files():

@@ -61,6 +61,7 @@ SUBSTITUTIONS = {
     r"3d_organ_crops_32x128x128 (3d_organ_crops_32x96x96) 3d_organ_crops_16x64x64": r"\1",
     r"(whole|32x128x128|16x64x64)=scores/\S+ ": "",
     r"--folds (\S+)/fold_\*": r"--folds \1/fold_0 \1/fold_0",  # only fold 0 is trained
+    r"(nnunet_ext learn-resampling .*)": r"\1 --iterations 1",
     r"(nnunet_ext finetune .*)": r"\1 -f 0 -device cpu",
     r" (nnU-Net|mirrored|ResEnc)=scores/\S+": "",  # nnU-Net's own trainings are not run
     r" --models +nnU-Net=.*": "",

@@ -46,9 +46,16 @@ from nnunet_ext.files import check_whole, read_json, write_json, written_whole
 from nnunet_ext.labels.pairs import old_plan_warning, plan_pairs
 from nnunet_ext.labels.table import LEFT_OUT_KEY
 from nnunet_ext.labels.values import pair_values
-from nnunet_ext.nnunet_folders import BOXES_FILE, DEVICE_FILE, PREPROCESSED_PARTS, check_labels, read_splits
+from nnunet_ext.nnunet_folders import (
+    BOXES_FILE,
+    DEVICE_FILE,
+    PREPROCESSED_PARTS,
+    check_labels,
+    dataset_folder,
+    read_splits,
+)
 from nnunet_ext.processes import start_method
-from nnunet_ext.training.augmentation import augment_batch, replace_transforms, split_after_the_cut
+from nnunet_ext.training.augmentation import augment_batch, replace_transforms, split_after_the_cut, with_low_resolution
 from nnunet_ext.training.checkpoints import (
     checkpoint_file,
     explain,
@@ -70,10 +77,13 @@ from nnunet_ext.training.phases import PhasedLR, PhasedOptimizer, phases_from_pl
 from nnunet_ext.training.recipe import (
     ANY,
     AUTO,
+    BOTH,
     DEVICE,
     DICE,
     DICE_FOCAL,
+    LEARNED,
     MEASURED,
+    NNUNET,
     OFF,
     PLANNED,
     TRAINED_WITH_KEY,
@@ -121,8 +131,8 @@ def __getattr__(name: str) -> Any:
 class CascadeOARTrainer(nnUNetTrainer):
     """The recipe for small organs: batch Dice + weighted cross entropy, AdamW with warm-up, left/right-aware mirroring.
 
-    **Recipe.** Loss, optimizer, mirroring, guidance, sampling and modality dropout come from the configuration's `recipe`
-    entry in the plan (`nnunet_ext.training.recipe`). So recipes are compared by editing the plan.
+    **Recipe.** Loss, optimizer, mirroring, guidance, sampling, low resolution and modality dropout come from the
+    configuration's `recipe` entry in the plan (`nnunet_ext.training.recipe`). So recipes are compared by editing the plan.
 
     **Schedule.** Epochs, iterations, patience and time budget come from the configuration's `training` entry in the plan
     (`nnunet_ext.training.schedule`). The learning rate warms up over `warmup_iterations`. It then decays polynomially over
@@ -438,6 +448,8 @@ class CascadeOARTrainer(nnUNetTrainer):
             self.initialize()
         self.dataset_json = {**self.dataset_json, TRAINED_WITH_KEY: self.trained_with()}
         super().on_train_start()
+        if self.local_rank == 0:
+            self._copy_learned_resampling()
 
     def on_train_end(self) -> None:
         """Put the best epoch's weights back, then finish as nnU-Net does."""
@@ -688,6 +700,7 @@ class CascadeOARTrainer(nnUNetTrainer):
 
         Raises:
             FileNotFoundError: If preprocessed data are missing, or those of the next stage, for which this one is validated.
+                Or the learned resampling that the recipe asks for.
             ValueError: See `do_split`.
         """
         train, val = self.do_split()
@@ -703,6 +716,7 @@ class CascadeOARTrainer(nnUNetTrainer):
                 f"{self._preprocess_command(self.configuration_name)}"
             )
         self._check_next_stages(val)
+        self.other_thickness()
         if self.current_epoch == 0 and (model := self._start_model()) is not None:
             model.network_weights()
         references = Path(self.preprocessed_dataset_folder_base, "gt_segmentations")
@@ -950,9 +964,55 @@ class CascadeOARTrainer(nnUNetTrainer):
         transforms = nnUNetTrainer.get_training_transforms(*args, **kwargs)
         if not any(kwargs.get("use_mask_for_norm") or ()):  # else the -1 outside the label map has a meaning
             transforms = replace_transforms(transforms)
+        if (chosen := self.recipe.low_resolution) != NNUNET:
+            transforms = with_low_resolution(transforms, keep=chosen == BOTH, ours=self.other_thickness())
         transforms.transforms[:0] = [self.mirror_transform()]
         transforms.transforms += self.modality_dropout()
         return transforms
+
+    def _copy_learned_resampling(self) -> None:
+        """Put what brought the training images onto one grid beside the model, which needs it for new cases."""
+        sha256 = self.dataset_json.get("nnunet_ext", {}).get("learned_resampling")
+        if sha256 is None:
+            return
+        from nnunet_ext.superresolution.weights import copy_learned_resampling
+
+        raw = dataset_folder("nnUNet_raw", self.plans_manager.dataset_name)
+        if raw is None or not copy_learned_resampling(sha256, raw, Path(self.output_folder_base)):
+            self.print_to_log_file(
+                f"WARNING: the learned resampling of the training images (SHA-256 {sha256[:12]}...) is not in {raw}. To "
+                f"predict cases that lie on several grids, copy it into {self.output_folder_base}."
+            )
+
+    def other_thickness(self) -> BasicTransform | None:
+        """The data set's learned resampling as an augmentation, if the recipe asks for it.
+
+        Raises:
+            FileNotFoundError: If the data set has none.
+            ValueError: If it is damaged, or does not fit the channels or the grid.
+        """
+        if self.recipe.low_resolution not in (LEARNED, BOTH):
+            return None
+        from nnunet_ext.superresolution.other_thickness import other_thickness
+        from nnunet_ext.superresolution.weights import WEIGHTS_FILE, read_learned_resampling
+
+        where = f"configuration '{self.configuration_name}' with recipe.low_resolution '{self.recipe.low_resolution}'"
+        folder = Path(self.preprocessed_dataset_folder_base)
+        if not (folder / WEIGHTS_FILE).is_file():
+            number = convert_dataset_name_to_id(self.plans_manager.dataset_name)
+            raise FileNotFoundError(
+                f"{where}: there is no {WEIGHTS_FILE} in {folder}. Make it with nnunet_ext learn-resampling -d {number}, or "
+                f"set low_resolution to '{NNUNET}' in {self.plans_manager.plans_name}.json."
+            )
+        names = self.dataset_json["channel_names"]
+        n_sliced = self.n_sliced_axes()
+        return other_thickness(
+            read_learned_resampling(folder / WEIGHTS_FILE),
+            [names[key] for key in sorted(names, key=int)],
+            spacing_mm=self.configuration_manager.spacing[n_sliced:],
+            through_plane=list(self.plans_manager.plans["transpose_forward"]).index(0) - n_sliced,
+            where=where,
+        )
 
     def n_sliced_axes(self) -> int:
         """First axes of the plan along which the network sees slices, none of a network in three dimensions."""

@@ -18,7 +18,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_ext.cascade.preprocessor import RESCALED
 from nnunet_ext.nnunet_folders import planned
 from nnunet_ext.trainers.cascade_oar_trainer import CascadeOARTrainer
-from nnunet_ext.training.recipe import ADAM, DICE
+from nnunet_ext.training.recipe import ADAM, DICE, OFF
 from nnunet_ext.training.schedule import REFERENCE_KEY, TRAINING_KEY, wind_down_start
 
 
@@ -37,7 +37,7 @@ class CascadeOARTrainerReference(CascadeOARTrainer):
     initial_lr_default = 2e-4
     weight_decay_default = 0.0
     mirror_all_axes = True
-    recipe_overrides = MappingProxyType({"loss": DICE, "optimizer": ADAM})
+    recipe_overrides = MappingProxyType({"loss": DICE, "optimizer": ADAM, "low_resolution": OFF})
     #: The plan's entry of this trainer, else that of all trainers.
     schedule_keys: tuple[str, ...] = (REFERENCE_KEY, TRAINING_KEY)
     #: Variance of the added noise, on z-scores and on intensities from 0 to 1. The study does not say how much it added.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -25,7 +25,7 @@ from nnunet_ext.cases.key_file import check_key, write_key
 from nnunet_ext.cases.prediction_cases import FoundCases, find_cases
 from nnunet_ext.cases.preparing import ChannelOptions, prepare_channels
 from nnunet_ext.cases.records import MANIFEST, merge_records, read_manifest, write_record
-from nnunet_ext.cases.training_form import check_one_grid, recorded_options, refuse_non_hu
+from nnunet_ext.cases.training_form import check_one_grid, learned_resampling, recorded_options, refuse_non_hu
 from nnunet_ext.cleaning.ct import HU_REMEDY_AT_PREDICTION
 from nnunet_ext.files import check_folder, check_output_folder, in_one_line, write_json
 from nnunet_ext.folder_lock import holding, owned_part
@@ -45,6 +45,9 @@ from nnunet_ext.nnunet_folders import (
 )
 from nnunet_ext.processes import peak_memory_mb, processor_name, timed, usable_cores
 from nnunet_ext.registration.between_people import OPTIONS
+
+if TYPE_CHECKING:
+    from nnunet_ext.superresolution.weights import LearnedResampling
 
 log = logging.getLogger(__name__)
 
@@ -150,6 +153,7 @@ def contour_by_atlases(
         show_progress=show_progress,
     )
     options = None if found.kind == "files" else recorded_options(dataset_json)
+    learned = learned_resampling(options, [raw])
     if found.kind == "dicom":
         check_key(key_file, out, numbered=any((out / FUSIONS[0]).glob("case_*")))
         write_key(found.key_rows, key_file)
@@ -158,7 +162,7 @@ def contour_by_atlases(
         raw, _cases_of_fold(raw.name, fold), channel=chosen, channel_names=channel_names, organs=organs
     )
     settings = _Settings(
-        dataset_json, needed, chosen, organs, options, n_atlases, n_threads or usable_cores(), messages, strict
+        dataset_json, needed, chosen, organs, options, n_atlases, n_threads or usable_cores(), messages, strict, learned
     )
     run = _Run(settings, atlases, out)
     run.begin(overwrite=overwrite)
@@ -190,6 +194,7 @@ class _Settings:
         n_threads: Registrations at a time.
         messages: About the atlases.
         strict: Whether a case with a warning fails.
+        learned: The learned resampling that the options name.
     """
 
     dataset_json: dict[str, Any]
@@ -201,6 +206,7 @@ class _Settings:
     n_threads: int
     messages: list[Message]
     strict: bool = False
+    learned: LearnedResampling | None = None
 
     @property
     def ending(self) -> str:
@@ -246,7 +252,11 @@ def _prepare(case: Case, settings: _Settings) -> _PreparedCase:
         check_one_grid(images)
     else:
         prepared = prepare_channels(
-            images, settings.options, same_frame=read.same_frame, hu_remedy=HU_REMEDY_AT_PREDICTION
+            images,
+            settings.options,
+            same_frame=read.same_frame,
+            hu_remedy=HU_REMEDY_AT_PREDICTION,
+            learned=settings.learned,
         )
         images, warnings = prepared.images, [*warnings, *prepared.warnings]
     return _PreparedCase(to_canonical(images[settings.channel]), grid, warnings)

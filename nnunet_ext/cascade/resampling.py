@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from nnunetv2.preprocessing.resampling.default_resampling import determine_do_sep_z_and_axis
 from scipy import ndimage
-from skimage.transform import resize
+
+from nnunet_ext.images.splines import along, spline_matrix
 
 #: Rounds of back-projection; most label maps need two or three, and the best round is kept.
 MAX_ROUNDS = 12
@@ -59,23 +60,6 @@ def resample_image(
         )
         data = data.take(np.where(weight, upper, lower), coarse + 1)
     return data
-
-
-def along(data: np.ndarray, axis: int, matrix: np.ndarray) -> np.ndarray:
-    """`matrix` `(new_n, n)` applied along one axis of size `n`. The result is contiguous."""
-    before, n, after = int(np.prod(data.shape[:axis])), data.shape[axis], int(np.prod(data.shape[axis + 1 :]))
-    result = np.matmul(matrix, np.ascontiguousarray(data).reshape(before, n, after))
-    return result.reshape(*data.shape[:axis], len(matrix), *data.shape[axis + 1 :])
-
-
-def spline_matrix(n: int, new_n: int) -> np.ndarray:
-    """Cubic spline interpolation of `n` values at `new_n` positions, edges kept in place, as `(new_n, n)` float32.
-
-    Its columns are unit vectors resampled by skimage, which nnU-Net uses.
-    """
-    if n == new_n:
-        return np.eye(n, dtype=np.float32)
-    return resize(np.eye(n), (new_n, n), 3, mode="edge", anti_aliasing=False, clip=False).astype(np.float32)
 
 
 def label_map_of_logits(

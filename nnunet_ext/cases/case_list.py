@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from nnunet_ext.files import Shape, read_json, write_text
 
 LIST, CASES = "list.json", "cases"
 REMEDY = "write it again: the same command with --scan instead of the options of a part"
+#: How long what another machine has just written may not be seen. A part may begin at once after the scan.
+UNSEEN_S = 4.0
 _OF_ALL = {"version": str, "options": dict}
 
 
@@ -71,6 +74,9 @@ def read_list(folder: Path, shape: Mapping[str, Shape]) -> dict[str, Any]:
         ValueError: If it is damaged or of another version. With the remedy.
     """
     file = folder / LIST
+    until_s = time.monotonic() + UNSEEN_S
+    while not file.is_file() and time.monotonic() < until_s:
+        time.sleep(0.25)
     if not file.is_file():
         raise FileNotFoundError(
             f"there is no case list in {folder}; first, in one process: the same command with --scan instead of the options "

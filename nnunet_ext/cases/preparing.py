@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -26,6 +26,9 @@ from nnunet_ext.registration.options import RegistrationOptions
 from nnunet_ext.registration.registering import register
 from nnunet_ext.registration.result import HEADER
 from nnunet_ext.steps import step
+
+if TYPE_CHECKING:  # it needs torch, which few cases do
+    from nnunet_ext.superresolution.weights import LearnedResampling
 
 #: Two images are not of one patient if the MR shows less than this share of the reference's body, and the reference's body
 #: holds less than this share of the MR's body.
@@ -50,6 +53,8 @@ class ChannelOptions:
         allow_non_hu: Accept a CT whose values are not HU.
         register: Register the other channels to the reference channel before they are resampled.
         register_backend: Whose optimiser, `simpleitk` or `elastix` (the package `itk-elastix`).
+        learned_resampling: SHA-256 of the weights that make thin slices of thick ones before other channels are placed on
+            the reference's grid. None is cubic splines alone.
     """
 
     clean_ct: bool = True
@@ -58,6 +63,7 @@ class ChannelOptions:
     allow_non_hu: bool = False
     register: bool = False
     register_backend: str = "simpleitk"
+    learned_resampling: str | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +149,7 @@ def prepare_channels(
     optional: Sequence[str] = (),
     hu_remedy: str = HU_REMEDY,
     keep_steps: bool = False,
+    learned: LearnedResampling | None = None,
 ) -> Channels:
     """Channels as read -> channels as nnU-Net gets them: one canonical grid, clean CT, MR without bias field.
 
@@ -157,11 +164,16 @@ def prepare_channels(
         optional: Channels that a case may lack, for the message where one is blank.
         hu_remedy: What helps where a CT is not in HU, for the message.
         keep_steps: Whether the result holds every step of every channel. Pictures need them.
+        learned: What `options.learned_resampling` names (`training_form.learned_resampling`).
 
     Raises:
         ValueError: If a channel holds nothing or is the copy of another, a CT is not in HU, or a channel lies elsewhere
             in space than the reference.
     """
+    if options.learned_resampling != (None if learned is None else learned.sha256):
+        raise ValueError(
+            "the options name another learned resampling than the one given; read it with training_form.learned_resampling"
+        )
     check_images(images, optional=optional)
     images, padding = _without_padding(images)
     name = reference_channel(list(images))
@@ -179,7 +191,9 @@ def prepare_channels(
             fixed = images[name] if is_ct(name) else reference.image  # a window would take the CT's bone
             moves = _register(name, fixed, reference, {c: found[c][-1] for c in others}, options, same_frame)
     for channel in others:
-        found[channel].append(_place(channel, found[channel][-1], name, reference, moves.transforms.get(channel)))
+        found[channel].append(
+            _place(channel, found[channel][-1], name, reference, moves.transforms.get(channel), learned)
+        )
         if not keep_steps:
             found[channel] = _without_earlier_images(found[channel])
 
@@ -354,8 +368,15 @@ def _register(
     return _Moves(transforms, record, list(result.warnings))
 
 
-def _place(channel: str, own: Step, reference_name: str, reference: Step, transform: sitk.Transform | None) -> Step:
-    """A channel on the grid of the reference.
+def _place(
+    channel: str,
+    own: Step,
+    reference_name: str,
+    reference: Step,
+    transform: sitk.Transform | None,
+    learned: LearnedResampling | None,
+) -> Step:
+    """A channel on the grid of the reference. Thick slices become thin ones first, if that was learned.
 
     Raises:
         ValueError: If it does not lie where the reference lies.
@@ -370,9 +391,27 @@ def _place(channel: str, own: Step, reference_name: str, reference: Step, transf
     coverage, warnings = _overlap(channel, own, reference_name, reference, inside, (seen & _IN_BODY) > 0)
     if own.view is not None:
         inside &= (seen & _IN_VIEW) > 0
+    record: dict[str, Any] = {"resampled": True, "coverage": coverage}
     with step("resample"):
-        image = resample_to(own.image, reference.image, interpolation="bspline", transform=transform)
-    return Step(PLACED, image, reference.body, inside, {"resampled": True, "coverage": coverage}, warnings)
+        thin = own.image if learned is None else _with_thin_slices(channel, own.image, reference.image, learned)
+        if thin is not own.image:
+            sides = zip(thin.GetSpacing(), own.image.GetSpacing(), strict=True)
+            record["thin_slices_mm"] = next(round(new, 6) for new, old in sides if new != old)
+        image = resample_to(thin, reference.image, interpolation="bspline", transform=transform)
+    return Step(PLACED, image, reference.body, inside, record, warnings)
+
+
+def _with_thin_slices(channel: str, image: sitk.Image, reference: sitk.Image, learned: LearnedResampling) -> sitk.Image:
+    """An image with slices half as thick as the reference's voxels are long in that direction.
+
+    They are placed on its grid by a spline afterwards, which blurs what is as short as the voxels.
+    """
+    from nnunet_ext.superresolution.thinning import slice_axis, thin_image
+
+    column = 2 - slice_axis(image.GetSpacing()[::-1])
+    across = np.reshape(image.GetDirection(), (3, 3))[:, column]
+    along = int(np.argmax(np.abs(np.reshape(reference.GetDirection(), (3, 3)).T @ across)))
+    return thin_image(image, learned, channel, thinnest_mm=reference.GetSpacing()[along] / 2)
 
 
 def _on_reference(

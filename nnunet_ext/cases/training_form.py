@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
-from typing import Any
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import SimpleITK as sitk
 
@@ -12,6 +15,9 @@ from nnunet_ext.cases.preparing import ChannelOptions
 from nnunet_ext.cleaning.ct import hu_problem
 from nnunet_ext.images.channels import is_ct
 from nnunet_ext.images.geometry import grid_difference, same_grid
+
+if TYPE_CHECKING:  # it needs torch, which few cases do
+    from nnunet_ext.superresolution.weights import LearnedResampling
 
 
 def recorded_options(dataset_json: Mapping[str, Any]) -> ChannelOptions:
@@ -27,6 +33,41 @@ def recorded_options(dataset_json: Mapping[str, Any]) -> ChannelOptions:
             "Bring yours to the same form and name them <case>_0000, <case>_0001, ..."
         )
     return ChannelOptions(**{f.name: recorded[f.name] for f in fields(ChannelOptions) if f.name in recorded})
+
+
+def learned_resampling(options: ChannelOptions | None, folders: Iterable[Path]) -> LearnedResampling | None:
+    """The learned resampling that the options name, or None if they name none.
+
+    Args:
+        options: Of the training images.
+        folders: Where it may lie: the data set's raw folder, and the model's.
+
+    Raises:
+        FileNotFoundError: If it lies in none of them. The message names them.
+        ValueError: If it is damaged.
+    """
+    if options is None or options.learned_resampling is None:
+        return None
+    from nnunet_ext.superresolution.weights import RECORD_FILE, WEIGHTS_FILE
+
+    looked = []
+    for folder in folders:
+        file = folder / WEIGHTS_FILE
+        looked.append(str(folder))
+        if file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == options.learned_resampling:
+            return _read_learned(file, options.learned_resampling)
+    raise FileNotFoundError(
+        f"the training images got thin slices by a learned resampling, whose weights (SHA-256 "
+        f"{options.learned_resampling[:12]}...) are not in {', '.join(looked)}. Copy {WEIGHTS_FILE} and {RECORD_FILE} "
+        f"from the data set's folder in nnUNet_raw to {looked[0]}"
+    )
+
+
+@lru_cache(maxsize=2)
+def _read_learned(file: Path, _sha256: str) -> LearnedResampling:
+    from nnunet_ext.superresolution.weights import read_learned_resampling
+
+    return read_learned_resampling(file)
 
 
 def refuse_non_hu(images: Mapping[str, sitk.Image], recorded: Mapping[str, Any], *, remedy: str) -> None:

@@ -77,6 +77,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--register-backend", choices=("simpleitk", "elastix"), help="elastix needs the package itk-elastix"
     )
+    parser.add_argument(
+        "--learned-resampling",
+        metavar="FILE",
+        type=Path,
+        help="weights of learn-resampling: give thick T1 and T2 thin slices before they go onto the CT's grid",
+    )
     parser.add_argument("--no-preview", dest="preview", action="store_false", help="draw no pictures of the steps")
     add_processes(parser)
 

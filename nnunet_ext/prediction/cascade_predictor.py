@@ -28,7 +28,7 @@ from nnunet_ext.cascade.preprocessor import PROPERTIES_KEY, CascadeOARPreprocess
 from nnunet_ext.cascade.resampling import label_map_of_logits
 from nnunet_ext.cases.prediction_cases import check_channels
 from nnunet_ext.cases.preparing import ChannelOptions, prepare_channels
-from nnunet_ext.cases.training_form import check_one_grid, recorded_options, refuse_non_hu
+from nnunet_ext.cases.training_form import check_one_grid, learned_resampling, recorded_options, refuse_non_hu
 from nnunet_ext.cleaning.ct import HU_REMEDY_AT_PREDICTION
 from nnunet_ext.cleaning.head_checks import check_head
 from nnunet_ext.images.channels import is_ct, reference_channel
@@ -42,11 +42,13 @@ from nnunet_ext.labels.pairs import old_plan_warning, plan_pairs
 from nnunet_ext.labels.table import LEFT_OUT_KEY
 from nnunet_ext.labels.values import pair_values
 from nnunet_ext.messages import Message, in_english
+from nnunet_ext.nnunet_folders import dataset_folder
 from nnunet_ext.postprocessing.choice import KEY, read_postprocessing
 from nnunet_ext.prediction.bfloat16 import has_bfloat16, wrong_in_bfloat16
 from nnunet_ext.prediction.loading import load_stage
 from nnunet_ext.prediction.stage_predictor import Place, StagePredictor, is_out_of_memory
 from nnunet_ext.steps import step
+from nnunet_ext.superresolution.weights import LearnedResampling
 from nnunet_ext.training.mirroring import swap_channels
 from nnunet_ext.training.modality_dropout import optional_channels
 from nnunet_ext.training.recipe import TRAINED_WITH_KEY, TrainingRecipe
@@ -528,6 +530,18 @@ class CascadePredictor:
         """
         return recorded_options(self.dataset_json)
 
+    def learned_resampling(self, options: ChannelOptions) -> LearnedResampling | None:
+        """The learned resampling that the training images were brought onto one grid by, from the model's folder.
+
+        Or from that of the raw data set. None if the options name none.
+
+        Raises:
+            FileNotFoundError: If it lies in neither.
+            ValueError: If it is damaged.
+        """
+        raw = dataset_folder("nnUNet_raw", self.segmenter.plans_manager.dataset_name)
+        return learned_resampling(options, [*reversed(self.models), *([raw] if raw else [])])
+
     def prepare(
         self,
         images: Mapping[str, Path | sitk.Image],
@@ -559,7 +573,12 @@ class CascadePredictor:
         warnings = odd
         if options is not None:
             cleaned = prepare_channels(
-                read, options, same_frame=same_frame, optional=self.optional, hu_remedy=self._hu_remedy()
+                read,
+                options,
+                same_frame=same_frame,
+                optional=self.optional,
+                hu_remedy=self._hu_remedy(),
+                learned=self.learned_resampling(options),
             )
             read, warnings = cleaned.images, [*odd, *cleaned.warnings]
         else:

@@ -235,6 +235,7 @@ def preparation(
 
     Raises:
         ValueError: If files in that form are to be registered, or the model's dataset does not record its preparation.
+        FileNotFoundError: If the learned resampling that it records is not there.
     """
     if kind == "files":
         if register:
@@ -245,6 +246,7 @@ def preparation(
         return None
     unrecorded = of_starter and "nnunet_ext" not in predictor.dataset_json
     options = ChannelOptions() if unrecorded else predictor.recorded_options()
+    predictor.learned_resampling(options)
     return replace(options, register=options.register or register)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from batchgeneratorsv2.transforms.spatial.low_resolution import SimulateLowResolutionTransform
 from batchgeneratorsv2.transforms.spatial.spatial import (
     SpatialTransform,
     _convert_my_grid_to_grid_sample_grid,
@@ -125,6 +126,32 @@ def _replaced(transform: BasicTransform) -> BasicTransform:
             vars(new).update(vars(transform))
             return new
     return transform
+
+
+def with_low_resolution(
+    transforms: ComposeTransforms, *, keep: bool, ours: BasicTransform | None = None
+) -> ComposeTransforms:
+    """The same augmentation with another simulation of low resolution. The input is left as it is.
+
+    Args:
+        transforms: nnU-Net's.
+        keep: Whether nnU-Net's simulation stays.
+        ours: Comes at its place, after it if it stays.
+
+    Raises:
+        ValueError: If nnU-Net's simulation is not there.
+    """
+    result: list[BasicTransform] = []
+    for transform in transforms.transforms:
+        inner = transform.transform if isinstance(transform, RandomTransform) else transform
+        if not isinstance(inner, SimulateLowResolutionTransform):
+            result.append(transform)
+            continue
+        result += [transform] if keep else []
+        result += [] if ours is None else [ours]
+    if len(result) == len(transforms.transforms) - (not keep) + (ours is not None):
+        return ComposeTransforms(result)
+    raise ValueError("nnU-Net's augmentation does not simulate low resolution once, so nothing can take its place")
 
 
 def split_after_the_cut(transforms: ComposeTransforms) -> tuple[ComposeTransforms, ComposeTransforms]:

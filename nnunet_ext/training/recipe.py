@@ -10,12 +10,14 @@ ADAMW, ADAM, SGD, RMSPROP = "adamw", "adam", "sgd", "rmsprop"
 MEASURED, PLANNED, OFF = "measured", "planned", "off"
 AUTO, WORKERS, DEVICE = "auto", "workers", "device"
 REFERENCE, ANY = "reference", "any"
+NNUNET, LEARNED, BOTH = "nnunet", "learned", "both"
 CHOICES = {
     "loss": (DICE_CE, DICE, DICE_FOCAL),
     "optimizer": (ADAMW, ADAM, SGD, RMSPROP),
     "box_jitter": (MEASURED, PLANNED, OFF),
     "augmentation": (AUTO, WORKERS, DEVICE),
     "dropout_spares": (REFERENCE, ANY),
+    "low_resolution": (NNUNET, OFF, LEARNED, BOTH),
 }
 #: Key of a model's `dataset.json`. Its `recipe` is the one that the model was trained with, whatever its plan says.
 TRAINED_WITH_KEY = "trained_with"
@@ -51,6 +53,8 @@ class TrainingRecipe:
             training sample. One model then predicts with and without it.
         dropout_spares: `reference` never blanks the first CT (else the first channel). `any` blanks every channel, but
             one of them at random is left. One model then predicts with any subset of its channels.
+        low_resolution: Simulation of low resolution in training. `nnunet` is nnU-Net's, `off` is none. `learned` shows
+            samples as thicker slices would, brought back by the data set's learned resampling. `both` has both.
         augmentation: `workers`, `device` or `auto`. Training samples are mirrored, turned, scaled and cut in the workers
             that load them. All else is done there too, or on the training device, in the same way. `auto` takes the
             device if it is a GPU. With guidance it takes the workers, as its transforms only run there.
@@ -72,6 +76,7 @@ class TrainingRecipe:
     organ_patches: float = 0.33
     modality_dropout: float = 0.0
     dropout_spares: str = REFERENCE
+    low_resolution: str = NNUNET
     augmentation: str = AUTO
     cache_mb: float = 4000.0
 

@@ -13,7 +13,9 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from case_folders import DATA, array, files_of, run, truncate, write_case
+from case_folders import DATA, array, files_of, run, truncate, volumes, write_case
+from learned_files import write_sharpening
+from reference_tables import check_file
 
 from nnunet_ext.images.geometry import orientation_code, same_grid, to_canonical
 from nnunet_ext.images.reading import read_image
@@ -199,3 +201,52 @@ def test_the_template_triplet_is_refused_and_converts_with_allow_non_hu(tmp_path
     assert record["channels"]["CT"]["in_hu"] is False
     assert record["options"]["allow_non_hu"] is True
     assert 2500 < record["channels"]["CT"]["body_ml"] < 6000
+
+
+def write_thick_t1(folder: Path) -> None:
+    """A case whose T1 has slices twice as thick as those of its CT, tilted against them."""
+    write_case(folder, skip={"T1", "T2"})
+    thin = sitk.Cast(read_image(folder / "CT.nii.gz"), sitk.sitkFloat32)
+    values = volumes()["T1"].astype(np.float32)
+    image = sitk.GetImageFromArray((values[::2] + values[1::2]) / 2)
+    image.SetSpacing((*thin.GetSpacing()[:2], 2 * thin.GetSpacing()[2]))
+    image.SetDirection(thin.GetDirection())
+    image.SetOrigin(thin.TransformContinuousIndexToPhysicalPoint((0.3, 0.0, 0.5)))
+    sitk.WriteImage(image, str(folder / "T1.nii.gz"))
+
+
+def test_thick_slices_become_thin_ones_on_the_cts_grid_and_the_dataset_says_by_what(tmp_path: Path):
+    write_thick_t1(tmp_path / "src" / "a")
+    plain = run(tmp_path / "src", modalities=("CT", "T1")).dataset_folder
+    cubic, described = array(plain / "imagesTr" / "a_0001.nii.gz"), json.loads((plain / "dataset.json").read_text())
+    assert "learned_resampling" not in described["nnunet_ext"]
+    learned = write_sharpening(tmp_path / "weights")
+    options = {"modalities": ("CT", "T1"), "learned_resampling": tmp_path / "weights" / "learned_resampling.npz"}
+    summary = run(tmp_path / "src", **options)
+    assert summary.written == ["a"]
+    described = json.loads((plain / "dataset.json").read_text())
+    check_file(described, "dataset.json")
+    assert described["nnunet_ext"]["learned_resampling"] == learned.sha256
+    record = json.loads((plain / "provenance" / "a.json").read_text())
+    check_file(record, "provenance/CASE.json")
+    assert record["channels"]["T1"]["thin_slices_mm"] == pytest.approx(180 / 33, abs=1e-3)  # a pixel has 5.5 mm
+    assert "thin_slices_mm" not in record["channels"]["CT"]
+    images = [read_image(plain / "imagesTr" / f"a_{n:04d}.nii.gz") for n in (0, 1)]
+    assert same_grid(*images)
+    made = array(plain / "imagesTr" / "a_0001.nii.gz")
+    assert np.abs(made - cubic).max() > 1
+    assert not (tmp_path / "src" / "learned_resampling.npz").exists()
+    copies = plain / "learned_resampling.npz", plain / "learned_resampling.json"
+    assert all(copy.read_bytes() == (tmp_path / "weights" / copy.name).read_bytes() for copy in copies)
+    assert run(tmp_path / "src", **{**options, "learned_resampling": copies[0]}).skipped == ["a"]
+    assert run(tmp_path / "src", modalities=("CT", "T1")).written == ["a"]  # without it, all is as before
+    np.testing.assert_array_equal(array(plain / "imagesTr" / "a_0001.nii.gz"), cubic)
+    assert not any(copy.exists() for copy in copies)
+
+
+def test_a_learned_resampling_of_other_channels_is_refused_before_anything_is_written(tmp_path: Path):
+    write_case(tmp_path / "src" / "a")
+    write_sharpening(tmp_path / "weights", ("CT", "T2"))
+    with pytest.raises(ValueError, match="knows the channels CT, T2, and not T1"):
+        run(tmp_path / "src", learned_resampling=tmp_path / "weights" / "learned_resampling.npz")
+    assert not (tmp_path / "raw").exists()

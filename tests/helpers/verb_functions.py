@@ -28,6 +28,7 @@ OTHER_FUNCTIONS = (("nnunet_ext.end_to_end.prediction_profile", "profile_predict
 #: Verb -> module and name of the function it calls.
 FUNCTIONS = {
     **{verb: (nnunet_ext._MODULES[name], name) for verb, name in PUBLIC.items()},
+    "learn-resampling": ("nnunet_ext.superresolution.from_dataset", "learn_resampling"),
     "finetune": ("nnunet_ext.end_to_end.finetuning", "finetune"),
     "atlas": ("nnunet_ext.atlas.contouring", "contour_by_atlases"),
     "channels": ("nnunet_ext.dataset_conversion.channels", "select_channels"),

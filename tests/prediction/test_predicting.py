@@ -23,6 +23,7 @@ import SimpleITK as sitk
 import torch
 from fake_gpu import FakeGpu, organ_stage
 from fault_inputs import set_raw
+from learned_files import write_sharpening
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -969,6 +970,22 @@ def test_registration_is_asked_for_or_was_part_of_the_training_data(
     assert same_frame == [["CT"], ["T1"]]
     assert ("were not registered" in str(said_of(summary))) is not options.register
     assert "another frame of reference" in manifest(tmp_path)["cases"]["case_001"]["notes"][0]
+
+
+def test_cases_get_thin_slices_as_the_training_images_did_or_are_refused_with_the_remedy(run, recorded, tmp_path):
+    images = write_patient(tmp_path / "in", tmp_path / "files")
+    learned = write_sharpening(tmp_path / "weights", ("T1",))
+    recorded["learned_resampling"] = learned.sha256
+    with pytest.raises(
+        FileNotFoundError, match=r"Copy learned_resampling.npz and learned_resampling.json from the data set"
+    ):
+        run(images=images)
+    assert not (tmp_path / "out").exists()
+    assert (
+        run(images=tmp_path / "files", out=tmp_path / "of_files").failed == {}
+    )  # these have the training images' form
+    write_sharpening(tmp_path / "raw" / "Dataset501_Test", ("T1",))
+    assert run(images=images).written == ["case_001"]
 
 
 def test_files_in_the_form_of_the_training_images_are_not_registered(run, tmp_path):

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from learned_files import write_sharpening
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
@@ -32,6 +33,8 @@ from nnunet_ext.cascade.organ_crops import MOST_LOG_ODDS
 from nnunet_ext.cascade.roi_dataset import InMemoryDataset, RoiDatasets
 from nnunet_ext.labels.table import LEFT_OUT_KEY
 from nnunet_ext.nnunet_folders import read_training_device
+from nnunet_ext.superresolution.network import SliceNetwork
+from nnunet_ext.superresolution.weights import write_learned_resampling
 from nnunet_ext.trainers import cascade_oar_trainer
 from nnunet_ext.trainers.cascade_oar_trainer import CascadeOARTrainer
 from nnunet_ext.trainers.cascade_oar_trainer_reference import CascadeOARTrainerReference
@@ -469,6 +472,70 @@ def test_where_the_dropout_spares_none_one_channel_at_random_is_left(make):
     train, _ = trainer.get_dataloaders()
     left = np.array([next(train)["data"].abs().amax((0, 2, 3, 4)).gt(0).tolist() for _ in range(12)])
     assert left.any(axis=0).sum() > 1
+
+
+def low_resolutions(trainer) -> list[str]:
+    """Names of the transforms of a trainer that simulate a low resolution."""
+    transforms = [
+        getattr(one, "transform", one) for one in trainer.augmentation(PATCH, (0, 0), None, (), False).transforms
+    ]
+    names = "SimulateLowResolutionTransform", "OtherThicknessTransform"
+    return [type(one).__name__ for one in transforms if type(one).__name__ in names]
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("nnunet", ["SimulateLowResolutionTransform"]),
+        ("off", []),
+        ("learned", ["OtherThicknessTransform"]),
+        ("both", ["SimulateLowResolutionTransform", "OtherThicknessTransform"]),
+    ],
+)
+@pytest.mark.parametrize("configuration", ["3d_lowres", "3d_cascade_fullres"])
+def test_low_resolution_is_simulated_as_the_recipe_says(make, folders, configuration, setting, expected):
+    write_learned_resampling(
+        SliceNetwork(3),
+        ("T2", "T1", "CT"),
+        folders / "preprocessed/Dataset501_Test/learned_resampling.npz",
+        {"errors": []},
+    )
+    trainer = make(CascadeOARTrainer, configuration, recipe={"low_resolution": setting})
+    assert low_resolutions(trainer) == expected
+    if setting == "learned":
+        trainer.initialize()
+        trainer.check_before_training()
+        ours = trainer.other_thickness().transform
+        assert (ours.channels, ours.axis, ours.spacing_mm) == ((2, 1, 0), 0, (2.0, 2.0, 2.0))
+        trainer.dataloader_train, _ = trainer.get_dataloaders()
+        assert next(trainer.dataloader_train)["data"].shape[1] == 3
+
+
+def test_a_learned_resampling_that_is_missing_is_said_with_the_command_before_the_training(make):
+    trainer = make(CascadeOARTrainer, "3d_lowres", recipe={"low_resolution": "both"})
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"3d_lowres' with recipe.low_resolution 'both': there is no learned_resampl"
+        r"ing.npz in .*Dataset501_Test. Make it with nnunet_ext learn-resampling -d 501, or set",
+    ):
+        trainer.check_before_training()
+
+
+def test_what_brought_the_training_images_onto_one_grid_is_copied_beside_the_model(make, folders):
+    raw = folders / "raw" / "Dataset501_Test"
+    learned = write_sharpening(raw)
+    trainer = make(CascadeOARTrainer, "3d_lowres")
+    trainer.dataset_json = {**trainer.dataset_json, "nnunet_ext": {"learned_resampling": learned.sha256}}
+    trainer.on_train_start()
+    model = Path(trainer.output_folder_base)
+    for name in ("learned_resampling.npz", "learned_resampling.json"):
+        assert (model / name).read_bytes() == (raw / name).read_bytes()
+        (model / name).unlink()
+    write_sharpening(raw, seed=5)
+    trainer._copy_learned_resampling()
+    said = Path(trainer.log_file).read_text()
+    assert f"WARNING: the learned resampling of the training images (SHA-256 {learned.sha256[:12]}" in said
+    assert not (model / "learned_resampling.npz").exists()
 
 
 def test_patches_smaller_than_the_roi_are_centred_on_organs_each_as_often(make):

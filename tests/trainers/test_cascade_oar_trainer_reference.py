@@ -139,7 +139,7 @@ def test_the_models_dataset_json_says_what_it_was_trained_with_and_the_plans_sta
     plan = TrainingRecipe.from_plan(trainer.configuration_manager.configuration.get("recipe"))
     assert with_it == {
         "trainer": "CascadeOARTrainerReference",
-        "recipe": {**asdict(plan), "loss": "dice", "optimizer": "adam"},
+        "recipe": {**asdict(plan), "loss": "dice", "optimizer": "adam", "low_resolution": "off"},
         "initial_lr": 2e-4,
         "weight_decay": 0.0,
         "batch_size": 1,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from batchgeneratorsv2.transforms.spatial.low_resolution import SimulateLowResolutionTransform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -21,6 +22,7 @@ from nnunet_ext.training.augmentation import (
     augment_batch,
     replace_transforms,
     split_after_the_cut,
+    with_low_resolution,
 )
 
 SHAPE, PATCH = (13, 20, 26), (12, 18, 22)
@@ -331,3 +333,21 @@ def test_every_transform_of_the_training_runs_on_another_device():
     assert isinstance(there["image"], Elsewhere)
     assert there["image"].shape == (2, *PATCH)
     assert all(isinstance(t, Elsewhere) for t in there["segmentation"])
+
+
+def test_ours_takes_the_place_of_nnunets_low_resolution_or_follows_it():
+    stock, ours = stock_transforms(), RemoveLabelTansform(7, 0)
+    before = list(stock.transforms)
+    (at,) = (
+        i for i, one in enumerate(before) if isinstance(getattr(one, "transform", None), SimulateLowResolutionTransform)
+    )
+    assert with_low_resolution(stock, keep=False).transforms == before[:at] + before[at + 1 :]
+    assert with_low_resolution(stock, keep=False, ours=ours).transforms == [*before[:at], ours, *before[at + 1 :]]
+    assert with_low_resolution(stock, keep=True, ours=ours).transforms == [*before[: at + 1], ours, *before[at + 1 :]]
+    assert stock.transforms == before
+
+
+def test_an_augmentation_without_low_resolution_has_no_place_for_ours():
+    without = with_low_resolution(stock_transforms(), keep=False)
+    with pytest.raises(ValueError, match="does not simulate low resolution once"):
+        with_low_resolution(without, keep=False)

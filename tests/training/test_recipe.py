@@ -21,6 +21,7 @@ def test_what_the_plan_leaves_out_takes_the_default():
         ({"foreground_weight": "5"}, r"recipe.foreground_weight is '5'; it must be a number in \[0, inf\]"),
         ({"organ_patches": True}, "recipe.organ_patches is True"),
         ({"augmentation": "gpu"}, "recipe.augmentation is 'gpu'; it must be one of auto, workers, device"),
+        ({"low_resolution": "ours"}, "recipe.low_resolution is 'ours'; it must be one of nnunet, off, learned, both"),
         ({"cache_mb": -1}, r"recipe.cache_mb is -1; it must be a number in \[0, inf\]"),
         ({"augmentation": "device", "guidance": True}, "transforms of recipe.guidance run in the workers only"),
     ],

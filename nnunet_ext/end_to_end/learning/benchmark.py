@@ -135,6 +135,7 @@ def _run(
         merged=any(system.merged for system in systems),
         stock=any(system.stock_plan for system in systems),
         finer=any(system.finer for system in systems),
+        learned_resampling=any(system.learned_resampling for system in systems),
         n_processes=n_processes,
     )
     with study.lock("costs"):

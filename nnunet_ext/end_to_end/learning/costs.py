@@ -33,6 +33,8 @@ from nnunet_ext.training.schedule import TrainingSchedule
 
 #: Iterations timed, after as many that warm up.
 TIMED, WARM_UP = 4, 2
+#: Iterations of systems whose augmentation takes long in few of them. Their mean is the cost, a median would miss it.
+TIMED_UNEVEN = 24
 #: On a GPU. The warm-up uses up the loader processes' head start.
 TIMED_GPU = 25
 #: GPU memory targets that stock with small patches may be planned for, in GB. Iterations of the least are timed first.
@@ -88,7 +90,7 @@ def in_turns(
 
 
 def costs_of(
-    study: Study, *trainers: Callable[[], nnUNetTrainer], timed: int, warm_up: int
+    study: Study, *trainers: Callable[[], nnUNetTrainer], timed: int, warm_up: int, uneven: bool = False
 ) -> list[tuple[float, float]]:
     """Seconds of an iteration and of a validation iteration, per trainer.
 
@@ -99,9 +101,11 @@ def costs_of(
         study: The study.
         trainers: Make them.
         timed, warm_up: Iterations of each on a CPU.
+        uneven: Iterations differ in what they cost, so on a CPU it is the mean of `TIMED_UNEVEN` too.
     """
     if not study.on_gpu:
-        return in_turns([make() for make in trainers], timed=timed, warm_up=warm_up)
+        timed, average = (TIMED_UNEVEN, mean) if uneven else (timed, median)
+        return in_turns([make() for make in trainers], timed=timed, warm_up=warm_up, average=average)
     costs = []
     for make in trainers:
         costs += in_turns([make()], timed=TIMED_GPU, warm_up=TIMED_GPU, clock=perf_counter, average=mean)
@@ -191,7 +195,9 @@ def _entry(study: Study, name: str, content: dict) -> dict:
         relative = 1.0
     else:
         both = [partial(_trainer, study, each, memory_gb) for each in (DEFAULT, name)]
-        (ours_s, _), (own_train_s, own_val_s) = costs_of(study, *both, timed=TIMED, warm_up=WARM_UP)
+        (ours_s, _), (own_train_s, own_val_s) = costs_of(
+            study, *both, timed=TIMED, warm_up=WARM_UP, uneven=system_of(name).learned_resampling
+        )
         relative = own_train_s / ours_s
         train_s = reference["train_s"] * relative
         val_s = train_s * own_val_s / own_train_s

@@ -22,6 +22,7 @@ from nnunet_ext.images.label_maps import read_label_map
 from nnunet_ext.images.reading import read_image
 from nnunet_ext.images.writing import write_image
 from nnunet_ext.nnunet_folders import LOCALIZER, WHOLE_VOLUME, read_dataset_json
+from nnunet_ext.superresolution.weights import RECORD_FILE
 
 #: Plan of stock nnU-Net for its usual memory.
 STOCK_PLANS = "StockPlans"
@@ -29,7 +30,9 @@ STOCK_PLANS = "StockPlans"
 PLANNING = {"nnUNet_n_proc_DA": "1"}
 
 
-def prepare(study: Study, *, merged: bool, stock: bool, n_processes: int, finer: bool = False) -> None:
+def prepare(
+    study: Study, *, merged: bool, stock: bool, n_processes: int, finer: bool = False, learned_resampling: bool = False
+) -> None:
     """Make what is missing: cases, raw data, plans, preprocessed data, splits, and the hash of the data.
 
     Args:
@@ -38,6 +41,7 @@ def prepare(study: Study, *, merged: bool, stock: bool, n_processes: int, finer:
         stock: Also for stock nnU-Net.
         n_processes: Of conversion and preprocessing.
         finer: Also on a finer grid.
+        learned_resampling: Also the learned resampling of the training images.
     """
     with study.lock("data"):
         demo = Demo(study.out)
@@ -50,6 +54,8 @@ def prepare(study: Study, *, merged: bool, stock: bool, n_processes: int, finer:
             _plan(study, demo, merged=True, processes=processes)
         if finer:
             _plan_finer(study, demo, processes)
+        if learned_resampling and not (study.preprocessed() / RECORD_FILE).is_file():  # written last
+            demo.step("Learn to make thin slices", ["nnunet_ext", "learn-resampling", "-d", str(ID)])
         ready = study.preprocessed() / f"{STOCK_PLANS}_ready"
         if stock and not ready.is_file():
             study.apart("plan_stock", memory_gb=None)

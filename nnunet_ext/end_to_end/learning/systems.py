@@ -50,6 +50,7 @@ class System:
         guided: The network sees the localizer's out-of-fold label maps, so all folds of that are trained.
             Its mark holds the time of one of them, as those of the others do.
         all_folds: Of a localizer. Fold 0 alone without.
+        learned_resampling: It needs the data's learned resampling, whose training is not part of a mark.
     """
 
     edit: Edit = unchanged
@@ -64,6 +65,7 @@ class System:
     network: str | None = None
     guided: bool = False
     all_folds: bool = False
+    learned_resampling: bool = False
 
     @property
     def configuration(self) -> str:
@@ -111,8 +113,9 @@ class System:
 #: The one that all costs are compared with.
 DEFAULT = "default"
 #: One thing changed each. The default has AdamW at the planner's rate, foreground weight 5, patches of two thirds, deep
-#: supervision, residual blocks, mirroring with exchange, measured jitter, the planner's features and batch Dice. A
-#: system whose rate or batch size is the planner's own repeats the default.
+#: supervision, residual blocks, mirroring with exchange, measured jitter, nnU-Net's simulation of low resolution, the
+#: planner's features and batch Dice. A system whose rate or batch size is the planner's own repeats the default. Its
+#: localizer is that of the default, unless sides are merged or it guides.
 SYSTEMS: dict[str, System] = {
     DEFAULT: System(),
     "merged sides": System(merged=True),
@@ -146,6 +149,9 @@ SYSTEMS: dict[str, System] = {
     "jitter as planned": System(recipe(box_jitter="planned")),
     "guidance": System(recipe(guidance=True), guided=True),
     "modality dropout 0.3": System(recipe(modality_dropout=0.3)),
+    "no low resolution": System(recipe(low_resolution="off")),
+    "learned resampling": System(recipe(low_resolution="learned"), learned_resampling=True),
+    "learned resampling and low resolution": System(recipe(low_resolution="both"), learned_resampling=True),
     "16 features": System(features(16)),
     "Dice per sample": System(entries(batch_dice=False)),
     "focal": System(recipe(loss="dice_focal")),

@@ -8,7 +8,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from nnunet_ext.end_to_end.learning.costs import TIMED_GPU, costs_of, in_turns, problem_of, write_stand_ins
+from nnunet_ext.end_to_end.learning.costs import (
+    TIMED_GPU,
+    TIMED_UNEVEN,
+    costs_of,
+    in_turns,
+    problem_of,
+    write_stand_ins,
+)
 from nnunet_ext.end_to_end.learning.study import Settings, Study
 from nnunet_ext.training.recipe import TrainingRecipe
 from nnunet_ext.training.schedule import TrainingSchedule
@@ -63,6 +70,13 @@ def test_on_a_gpu_each_trainer_has_it_to_itself(on_gpu, order):
     makers = [lambda name=name: Timed(name, 1.0, 0.25, clock, log) for name in ("ours", "stock")]
     assert len(costs_of(study, *makers, timed=3, warm_up=2)) == 2
     assert log == order
+
+
+def test_where_iterations_differ_in_what_they_cost_more_of_them_are_timed():
+    clock, log = Clock(), []
+    study = SimpleNamespace(on_gpu=False, settings=SimpleNamespace(device="cpu"))
+    costs_of(study, lambda: Timed("ours", 1.0, 0.25, clock, log), timed=3, warm_up=2, uneven=True)
+    assert len(log) == 2 + TIMED_UNEVEN
 
 
 def test_guidance_is_timed_with_references_for_the_localizers_maps(make):

@@ -6,7 +6,7 @@ import pytest
 from nnunet_ext.end_to_end.learning.edits import resolved
 from nnunet_ext.end_to_end.learning.systems import DEFAULT, LOCALIZERS, SYSTEMS, slug, system_of
 from nnunet_ext.nnunet_folders import SEGMENTER
-from nnunet_ext.training.recipe import TrainingRecipe
+from nnunet_ext.training.recipe import CHOICES, TrainingRecipe
 
 PAIRS = [(1, 2), (3, 4)]
 
@@ -77,3 +77,15 @@ def test_another_groups_network_is_a_training_of_its_own_for_every_mark(name, co
     assert not system.has_trunk  # its phases end with the training
     assert system.localizer is None
     assert not system.stock_prediction
+
+
+def test_low_resolution_is_compared_in_its_four_settings():
+    """The default is nnU-Net's own."""
+    names = ("no low resolution", "learned resampling", "learned resampling and low resolution")
+    settings = {"nnunet": False}
+    for name in names:
+        entry = {"recipe": asdict(TrainingRecipe())}
+        SYSTEMS[name].configure(entry, PAIRS)
+        settings[entry["recipe"]["low_resolution"]] = SYSTEMS[name].learned_resampling
+    assert settings == {"nnunet": False, "off": False, "learned": True, "both": True}
+    assert settings.keys() == set(CHOICES["low_resolution"])

@@ -1,0 +1,1 @@
+"""Thin slices of thick ones, by a small network that learns from the slices' own plane."""
