@@ -1,0 +1,161 @@
+"""How each step of a workflow stands: done, running, failed, vanished or waiting. It imports no torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunet_ext.end_to_end.workflow.flags import FOLDER, OUT_OF_TIME
+from nnunet_ext.end_to_end.workflow.one_step import read_progress
+from nnunet_ext.end_to_end.workflow.planned_workflow import PlannedWorkflow
+from nnunet_ext.end_to_end.workflow.running import last_line
+from nnunet_ext.end_to_end.workflow.slurm import ALIVE, Job
+from nnunet_ext.end_to_end.workflow.step import Step, producers
+from nnunet_ext.leases import read_owner, runs_here
+
+DONE, RUNNING, QUEUED, FAILED, ENDED, TO_DO = "done", "running", "queued", "failed", "ended", "to do"
+#: Its next job goes on.
+PAUSED = "out of time"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a step stands.
+
+    Attributes:
+        step: The step.
+        state: `DONE`, `RUNNING`, `QUEUED`, `PAUSED`, `FAILED`, `ENDED` without a word, or `TO_DO`.
+        says: Who makes it, what failed with its last line, or for what it waits.
+        job: Of the batch system, the last that began it.
+        since_s: Time since 1970 at which it began, ended or failed. 0 if it has not begun.
+        seconds: That it took, None if it is not done.
+        epoch, num_epochs: Of a training.
+        pseudo_dice: Of a training, nnU-Net's EMA of the last epoch, 0 to 1.
+        left_s: Seconds that a running training has left, if no patience ends it sooner.
+    """
+
+    step: Step
+    state: str
+    says: str = ""
+    job: str | None = None
+    since_s: float = 0.0
+    seconds: float | None = None
+    epoch: int | None = None
+    num_epochs: int | None = None
+    pseudo_dice: float | None = None
+    left_s: float | None = None
+
+
+def standings(workflow: PlannedWorkflow, jobs: Mapping[str, Job] | None = None) -> list[Standing]:
+    """How the steps stand.
+
+    Args:
+        workflow: As written.
+        jobs: Number -> job of SLURM. None if SLURM is not there.
+    """
+    done, needs = workflow.done(), producers(workflow.steps)
+    now_s = {place: clock_s(place / FOLDER) for place in {workflow.place(step) for step in workflow.steps}}
+    queued = _steps_of_jobs(jobs or {}, workflow)
+    found = []
+    for step in workflow.steps:
+        found.append(_standing(workflow, step, step.name in done, now_s[workflow.place(step)], jobs, queued))
+        if found[-1].state == TO_DO and (missing := [name for name in needs[step.name] if name not in done]):
+            found[-1] = Standing(
+                step, TO_DO, f"waits for {missing[0]}{f' and {len(missing) - 1} more' if missing[1:] else ''}"
+            )
+    return found
+
+
+def _standing(
+    workflow: PlannedWorkflow,
+    step: Step,
+    done: bool,
+    now_s: float,
+    jobs: Mapping[str, Job] | None,
+    queued: Mapping[str, Job],
+) -> Standing:
+    flags = workflow.flags(step)
+    training = _of_training(workflow, step, now_s)
+    idle = {**training, **({"left_s": None} if training else {})}
+    if done:
+        file = flags.done_file(step)
+        return Standing(step, DONE, since_s=file.stat().st_mtime, seconds=flags.seconds(step), **training)
+    started = flags.started(step)
+    if (owner := read_owner(flags.lease_file(step), now_s=now_s)) is not None:
+        job = jobs.get(started.get("job") or "") if jobs else None
+        if job is None or job.state in ALIVE or not started.get("job"):
+            return Standing(step, RUNNING, owner, started.get("job"), _time_s(flags.started_file(step)), **training)
+    job = (jobs or {}).get(started.get("job") or "") or queued.get(step.name)
+    if job is not None and job.state in ALIVE and job.state != "RUNNING":  # requeued, or the next one
+        return Standing(step, QUEUED, f"job {job.number} is {job.state}", job.number, **idle)
+    if failure := flags.failure(step):
+        state, at_s = PAUSED if failure["kind"] == OUT_OF_TIME else FAILED, _time_s(flags.failed_file(step))
+        return Standing(step, state, failure["says"], failure.get("job"), at_s, **idle)
+    if started and not flags.done_file(step).exists():
+        process = started.get("process")
+        if process is not None and runs_here(process):
+            return Standing(step, RUNNING, "its job was killed, and its command is ending", started.get("job"))
+        says, at_s = _obituary(started, workflow.log(step), jobs), _time_s(flags.started_file(step))
+        return Standing(step, ENDED, says, started.get("job"), at_s, **idle)
+    return Standing(step, TO_DO)
+
+
+def _obituary(started: Mapping[str, Any], log: Path, jobs: Mapping[str, Job] | None) -> str:
+    """What is known of a step that ended without a word."""
+    number = started.get("job")
+    who = f"job {number}" if number else f"process {(started.get('process') or {}).get('pid', 'unknown')}"
+    if number and jobs is not None:
+        fate = f"is {jobs[number].state}" if number in jobs else "is not in squeue any more"
+    else:
+        fate = "has ended without a word, as if it was killed"
+    try:
+        said = last_line(log)
+    except OSError:
+        said = "there is none"
+    return f"{who} {fate}; the log's last line: {said}"
+
+
+def _of_training(workflow: PlannedWorkflow, step: Step, now_s: float) -> dict[str, Any]:
+    if not step.name.startswith("train_"):
+        return {}
+    progress = read_progress(workflow, step)
+    left_s = progress.get("seconds_left")
+    if left_s is not None:
+        left_s = max(0.0, left_s - max(0.0, now_s - progress.get("written_s", now_s)))
+    return {
+        "epoch": progress.get("epoch"),
+        "num_epochs": progress.get("num_epochs"),
+        "pseudo_dice": progress.get("pseudo_dice"),
+        "left_s": left_s,
+    }
+
+
+def _steps_of_jobs(jobs: Mapping[str, Job], workflow: PlannedWorkflow) -> dict[str, Job]:
+    """Step -> its job that waits or runs, by the comment that Snakemake gives it."""
+    names: Sequence[str] = [step.name for step in workflow.steps]
+    found = {}
+    for job in jobs.values():
+        of = job.comment.partition("_wildcards_")[2]
+        if of in names and job.state in ALIVE:
+            found[of] = job
+    return found
+
+
+def clock_s(folder: Path) -> float:
+    """The time by the clock of a file system, as leases are touched by it."""
+    try:
+        file = folder / ".now"
+        file.touch()
+        return file.stat().st_mtime
+    except OSError:
+        return time.time()
+
+
+def _time_s(file: Path) -> float:
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return 0.0
