@@ -1,0 +1,67 @@
+"""Snakemake on this machine: order, GPUs, a real error, and SIGKILL of Snakemake and of its jobs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small_workflows import FOLDS, begun, small_workflow, started, until
+
+from nnunet_ext.end_to_end.workflow import by_snakemake
+from nnunet_ext.end_to_end.workflow.by_snakemake import NoSnakemake, check_snakemake, write_for_snakemake
+from nnunet_ext.end_to_end.workflow.standing import DONE, standings
+
+HAS_SNAKEMAKE = pytest.mark.skipif(sys.version_info < (3, 11), reason="Snakemake 9 needs Python 3.11")
+if sys.version_info >= (3, 11):
+    pytest.importorskip("snakemake", reason="the extra `cluster` is not installed")
+
+
+@pytest.fixture
+def made(tmp_path):
+    workflow = small_workflow(tmp_path)
+    workflow.write()
+    write_for_snakemake(workflow, {"experiment": "ours"}, partition=None, account=None)
+    return workflow
+
+
+@HAS_SNAKEMAKE
+def test_killed_while_a_fold_trains_the_same_command_trains_no_fold_twice_and_touched_rules_plan_no_job(made, tmp_path):
+    data = tmp_path / "data"
+    (data / f"hold_{FOLDS[0]}").touch()
+    (data / f"fail_{FOLDS[1]}").touch()
+    killed = started(made)
+    until(lambda: {name for name, _ in begun(tmp_path)} == {"plan", *FOLDS})
+    killed.kill()
+    killed.wait()
+    snakemake = json.loads((made.folder / "snakemake.json").read_text())["pid"]
+    os.kill(snakemake, signal.SIGSTOP)  # whether or not it notices anything, it is ended
+    (data / f"fail_{FOLDS[1]}").unlink()
+    again = started(made)
+    until(lambda: len(begun(tmp_path)) == 4)
+    (data / f"hold_{FOLDS[0]}").unlink()
+    said = again.communicate()[0]
+    assert f"Snakemake of a killed run (process {snakemake}) is ended; its jobs go on" in said
+    assert f"{FOLDS[0]}: another run makes it, which is waited for" in said
+    assert [one.state for one in standings(made)] == [DONE] * 4
+    names = [name for name, _ in begun(tmp_path)]
+    assert names == [*names[:3], FOLDS[1], "report"]
+    assert names.count(FOLDS[0]) == 1
+    gpus = {name: gpu for name, gpu in begun(tmp_path) if name in FOLDS}
+    assert sorted(gpus.values()) == ["4", "7"]
+    touched = [made.folder / "Snakefile", *(made.folder / "profiles").rglob("config.yaml")]
+    for file in touched:
+        file.touch()
+    command = [Path(sys.executable).with_name("snakemake"), "--dry-run", "--profile", "profiles/workstation"]
+    said = subprocess.run(command, cwd=made.folder, capture_output=True, text=True, check=True)
+    assert "Nothing to be done" in said.stdout + said.stderr
+
+
+def test_without_snakemake_the_remedy_is_said(monkeypatch):
+    monkeypatch.setattr(by_snakemake, "find_spec", lambda name: None)
+    with pytest.raises(NoSnakemake, match=r"pip install 'nnunet_ext\[cluster\]'. Without it, --print-sbatch prints"):
+        check_snakemake("slurm")
