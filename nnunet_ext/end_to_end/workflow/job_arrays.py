@@ -72,7 +72,7 @@ def sbatch_script(workflow: PlannedWorkflow, *, partition: str | None = None, ac
                 if value
             ),
             "#SBATCH --requeue",
-            f"# {array.steps[0].title}: {array.steps[0].line}",
+            *(f"# {line}" for line in f"{array.steps[0].title}: {array.steps[0].line}".splitlines()),
             f"steps=({names})",
             f'exec {job} . "${{steps[$SLURM_ARRAY_TASK_ID]}}" --cluster --wait',
             "JOB",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +63,8 @@ def standings(workflow: PlannedWorkflow, jobs: Mapping[str, Job] | None = None) 
     for step in workflow.steps:
         found.append(_standing(workflow, step, step.name in done, now_s[workflow.place(step)], jobs, queued))
         if found[-1].state == TO_DO and (missing := [name for name in needs[step.name] if name not in done]):
-            found[-1] = Standing(
-                step, TO_DO, f"waits for {missing[0]}{f' and {len(missing) - 1} more' if missing[1:] else ''}"
-            )
+            more = f" and {len(missing) - 1} more" if missing[1:] else ""
+            found[-1] = replace(found[-1], says=f"waits for {workflow.step(missing[0]).title}{more}")
     return found
 
 
@@ -100,7 +99,7 @@ def _standing(
             return Standing(step, RUNNING, "its job was killed, and its command is ending", started.get("job"))
         says, at_s = _obituary(started, workflow.log(step), jobs), _time_s(flags.started_file(step))
         return Standing(step, ENDED, says, started.get("job"), at_s, **idle)
-    return Standing(step, TO_DO)
+    return Standing(step, TO_DO, **idle)
 
 
 def _obituary(started: Mapping[str, Any], log: Path, jobs: Mapping[str, Job] | None) -> str:

@@ -84,7 +84,7 @@ def row(one: Standing) -> tuple[str, ...]:
     dice = "" if one.pseudo_dice is None else f"{one.pseudo_dice:.3f}"
     left = "" if one.left_s is None or one.state != RUNNING else duration(one.left_s)
     says = one.says if one.seconds is None else f"in {duration(one.seconds)}"
-    return one.step.name, one.state, epoch, dice, left, says
+    return one.step.title, one.state, epoch, dice, left, says
 
 
 def duration(seconds: float) -> str:
@@ -104,7 +104,7 @@ def _text(workflow: PlannedWorkflow, steps: Sequence[Standing], jobs: Mapping[st
     lines = [f"{workflow.experiment}: {summary(steps)}{_queue(jobs)}"]
     for line in [HEADS, *rows]:
         lines.append("  " + "  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())
-    logs = [f"  {one.step.name}: log {workflow.log(one.step)}" for one in steps if one.state in (FAILED, ENDED)]
+    logs = [f"  {one.step.title}: log {workflow.log(one.step)}" for one in steps if one.state in (FAILED, ENDED)]
     return "\n".join([*lines, *logs])
 
 
