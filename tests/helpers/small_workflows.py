@@ -43,13 +43,18 @@ with owned_folder(Path(sys.argv[1])):
 
 
 def small_workflow(
-    root: Path, experiment: str = "ours", *, gpus: Sequence[str] = ("4", "7"), limit_minutes: float = 1
+    root: Path,
+    experiment: str = "ours",
+    *,
+    gpus: Sequence[str] = ("4", "7"),
+    gpus_of_fold: int = 1,
+    limit_minutes: float = 1,
 ) -> PlannedWorkflow:
     """The workflow, whose plan and folds belong to the data set, and its report to the experiment."""
     data = root / "data"
     data.mkdir(parents=True, exist_ok=True)
     steps = [work(data, "plan")]
-    steps += [work(data, name, "plan", gpus=1) for name in FOLDS]
+    steps += [work(data, name, "plan", gpus=gpus_of_fold) for name in FOLDS]
     report = Step(
         "report",
         "report",

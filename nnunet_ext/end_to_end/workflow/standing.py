@@ -91,8 +91,14 @@ def _standing(
     if job is not None and job.state in ALIVE and job.state != "RUNNING":  # requeued, or the next one
         return Standing(step, QUEUED, f"job {job.number} is {job.state}", job.number, **idle)
     if failure := flags.failure(step):
-        state, at_s = PAUSED if failure["kind"] == OUT_OF_TIME else FAILED, _time_s(flags.failed_file(step))
-        return Standing(step, state, failure["says"], failure.get("job"), at_s, **idle)
+        at_s = _time_s(flags.failed_file(step))
+        if failure["kind"] != OUT_OF_TIME:
+            return Standing(step, FAILED, failure["says"], failure.get("job"), at_s, **idle)
+        if job is not None and job.state.startswith("CANCELLED"):
+            return Standing(
+                step, FAILED, f"out of time, and then job {job.number} was cancelled", job.number, at_s, **idle
+            )
+        return Standing(step, PAUSED, failure["says"], failure.get("job"), at_s, **idle)
     if started and not flags.done_file(step).exists():
         process = started.get("process")
         if process is not None and runs_here(process):

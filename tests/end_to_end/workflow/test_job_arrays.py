@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_workflows import FOLDS, begun, small_workflow
+from slurm_node import slurm_node
+from small_workflows import FOLDS, begun, small_workflow, until
 
 from nnunet_ext.end_to_end.workflow.experiment import planned_experiment
 from nnunet_ext.end_to_end.workflow.experiment_steps import Experiment
 from nnunet_ext.end_to_end.workflow.job_arrays import job_arrays, sbatch_script
 from nnunet_ext.end_to_end.workflow.standing import DONE, FAILED, TO_DO, standings
+from nnunet_ext.end_to_end.workflow.status import workflow_status
 
 #: Runs the tasks of an array, and again those that `scontrol` was asked to requeue. None runs if one before it failed.
 SBATCH = f"""#!{sys.executable}
@@ -101,3 +103,15 @@ def test_folds_are_tasks_of_one_array_and_validate_as_soon_as_they_are_trained(t
     (validate,) = re.findall(rf"^validate_{model}=.*$", script, flags=re.MULTILINE)
     assert f"aftercorr:$train_{model}" in validate
     assert "afterok:$validate_CascadeOARTrainer__CascadeOARPlans__3d_lowres" in validate
+
+
+def test_slurm_itself_runs_the_arrays_with_a_gpu_for_each_fold(made, tmp_path):
+    with slurm_node(tmp_path / "slurm"):
+        submitted = subprocess.run(["bash"], input=sbatch_script(made), capture_output=True, text=True, check=False)
+        assert submitted.returncode == 0, submitted.stderr
+        until(lambda: all(one.state == DONE for one in standings(made)), seconds=120)
+        status = workflow_status(tmp_path / "workflow")
+    assert [name for name, _ in begun(tmp_path)] == ["plan", *FOLDS, "report"]
+    assert {gpu for name, gpu in begun(tmp_path) if name in FOLDS} == {"0"}  # SLURM's number, and no lease of ours
+    assert status.in_slurm == 4
+    assert (made.folder / "logs" / "sbatch").is_dir()

@@ -12,10 +12,10 @@ from small_workflows import FOLDS, begun, job, small_workflow, until
 
 from nnunet_ext.end_to_end.workflow.experiment import planned_experiment
 from nnunet_ext.end_to_end.workflow.experiment_steps import Experiment
-from nnunet_ext.end_to_end.workflow.flags import SIGNAL
+from nnunet_ext.end_to_end.workflow.flags import OUT_OF_TIME, SIGNAL
 from nnunet_ext.end_to_end.workflow.one_step import run_step
 from nnunet_ext.end_to_end.workflow.slurm import Job
-from nnunet_ext.end_to_end.workflow.standing import ENDED, FAILED, QUEUED, RUNNING, standings
+from nnunet_ext.end_to_end.workflow.standing import ENDED, FAILED, PAUSED, QUEUED, RUNNING, standings
 from nnunet_ext.end_to_end.workflow.status import duration, workflow_status
 from nnunet_ext.training.job import write_progress
 
@@ -77,8 +77,14 @@ def test_a_job_that_vanished_or_died_is_named_and_one_that_was_requeued_is_not(m
     assert (fold.state, fold.says) != (QUEUED, "")
     queue(tmp_path, "81|NODE_FAIL|rule_step_wildcards_plan|name")
     assert workflow_status(tmp_path / "workflow").experiments["ours"][0].says.startswith("job 81 is NODE_FAIL; ")
-    for state, says in (("PENDING", QUEUED), ("CANCELLED", FAILED)):
-        made.flags(plan).fail(plan, SIGNAL, "ended by SIGTERM", made.log(plan))
+    for kind, state, says in (
+        (SIGNAL, "PENDING", QUEUED),
+        (SIGNAL, "CANCELLED", FAILED),
+        (OUT_OF_TIME, "PENDING", QUEUED),
+        (OUT_OF_TIME, "FAILED", PAUSED),
+        (OUT_OF_TIME, "CANCELLED", FAILED),
+    ):
+        made.flags(plan).fail(plan, kind, "ended", made.log(plan))
         jobs = {"81": Job("81", state, "rule_step_wildcards_plan", "name")}
         assert standings(made, jobs)[0].state == says
 
