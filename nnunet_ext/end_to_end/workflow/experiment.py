@@ -170,14 +170,15 @@ def planned_experiment(
     Args:
         made: The experiment.
         folder: Of the workflow.
-        time_limit_minutes: Of a training's job, and of any other at most.
+        time_limit_minutes: Of a training's job, and of any other at most, if it is an hour or more.
         gpus: Numbers of this machine's GPUs.
     """
     steps = experiment_steps(made)
     limits = {}
     for step in steps:
         expected = max(LEAST_LIMIT_MINUTES, LIMIT_FACTOR * step.resources.minutes)
-        limits[step.name] = time_limit_minutes if step.name.startswith("train_") else min(time_limit_minutes, expected)
+        most = max(LEAST_LIMIT_MINUTES, time_limit_minutes)
+        limits[step.name] = time_limit_minutes if step.name.startswith("train_") else min(most, expected)
     environment = {
         "nnUNet_raw": str(made.raw),
         "nnUNet_preprocessed": str(made.preprocessed),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 from small_workflows import begun, job, small_workflow, until
@@ -11,6 +13,8 @@ from small_workflows import begun, job, small_workflow, until
 from nnunet_ext.end_to_end.workflow.one_step import MOST_WITHOUT_PROGRESS, TAKEN, leased_gpus, main, run_step
 from nnunet_ext.end_to_end.workflow.slurm import seconds_of
 from nnunet_ext.end_to_end.workflow.standing import DONE, ENDED, FAILED, PAUSED, RUNNING, TO_DO, standings
+
+ONE_STEP = "nnunet_ext.end_to_end.workflow.one_step"
 
 
 @pytest.fixture
@@ -119,6 +123,26 @@ def test_of_a_killed_job_the_process_and_the_last_line_are_named(made, tmp_path)
     until(lambda: states(made)["plan"] == ENDED)
     assert "has ended without a word, as if it was killed; the log's last line: " in standings(made)[0].says
     (tmp_path / "data" / "hold_plan").unlink()
+    assert run_step(made.folder, "plan") == 0
+
+
+def test_a_full_disk_is_said_with_the_step_that_met_it(made, tmp_path):
+    limited = [
+        "bash",
+        "-c",
+        'ulimit -f 100; exec "$@"',
+        "bash",
+        sys.executable,
+        "-m",
+        ONE_STEP,
+        str(made.folder),
+        "plan",
+    ]
+    (tmp_path / "data" / "fill_plan").touch()
+    assert subprocess.run(limited, check=False, capture_output=True).returncode == 1
+    plan = standings(made)[0]
+    assert (plan.state, plan.says) == (FAILED, "exit code 1: OSError: [Errno 27] File too large")
+    (tmp_path / "data" / "fill_plan").unlink()
     assert run_step(made.folder, "plan") == 0
 
 

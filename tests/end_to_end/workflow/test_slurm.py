@@ -8,6 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from slurm_node import slurm, slurm_node
 from small_workflows import FOLDS, begun, small_workflow, started, until
@@ -96,7 +97,9 @@ def test_a_job_whose_node_died_is_run_again_and_one_that_vanished_is_named_while
     slurm("scontrol", "update", "NodeName=localhost", "State=DOWN", "Reason=test")
     until(lambda: state(made, "plan") == QUEUED, seconds=60)
     (data / "hold_plan").unlink()
-    slurm("scontrol", "update", "NodeName=localhost", "State=RESUME")
+    until(
+        lambda: not _steps_of_slurm(), seconds=60
+    )  # the node comes back by itself, and would refuse its job until then
     at_once(number)
     (data / f"hold_{FOLDS[0]}").touch()
     until(lambda: FOLDS[0] in names(tmp_path), seconds=240)
@@ -111,6 +114,10 @@ def test_a_job_whose_node_died_is_run_again_and_one_that_vanished_is_named_while
     (data / f"hold_{FOLDS[0]}").unlink()
     assert "failed={}" in started(made, "slurm", *OFTEN).communicate(timeout=240)[0]
     assert names(tmp_path).count(FOLDS[1]) == 1
+
+
+def _steps_of_slurm() -> list[int]:
+    return [process.pid for process in psutil.process_iter(["name"]) if process.info["name"] == "slurmstepd"]
 
 
 def _kill_without_a_word(workflow, name: str) -> None:
