@@ -33,7 +33,7 @@ from nnunet_ext.end_to_end.workflow.standing import ENDED, FAILED, PAUSED, RUNNI
 from nnunet_ext.end_to_end.workflow.step import producers
 from nnunet_ext.files import read_json, write_json, write_text
 from nnunet_ext.leases import describe_process, runs_here
-from nnunet_ext.processes import console_script
+from nnunet_ext.processes import KILL_WITH_PARENT, console_script
 
 PROFILES = "profiles"
 WORKSTATION, SLURM = "workstation", "slurm"
@@ -213,7 +213,14 @@ def _snakemake(
     with (workflow.folder / LOG_FILE).open("a", encoding="utf-8") as log:
         log.write(f"$ {shlex.join(command)}\n")
         log.flush()
-        process = subprocess.Popen(command, cwd=workflow.folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command,
+            cwd=workflow.folder,
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            preexec_fn=KILL_WITH_PARENT,  # it begins no more jobs then, and its jobs go on
+        )
     write_json(describe_process(process.pid), workflow.folder / _PROCESS_FILE)
     over = threading.Event()
     watch = threading.Thread(target=_watch, args=(workflow, process, over, vanished, begun_s), daemon=True)

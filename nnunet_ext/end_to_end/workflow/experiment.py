@@ -27,8 +27,9 @@ from nnunet_ext.end_to_end.workflow.experiment_steps import (
     localizer_of,
     training_memory_gb,
 )
-from nnunet_ext.end_to_end.workflow.job_arrays import described, sbatch_script
+from nnunet_ext.end_to_end.workflow.job_arrays import sbatch_script
 from nnunet_ext.end_to_end.workflow.planned_workflow import SHARED, PlannedWorkflow
+from nnunet_ext.end_to_end.workflow.step import absolute_words
 from nnunet_ext.files import check_folder
 from nnunet_ext.folder_lock import owned_folder
 from nnunet_ext.nnunet_folders import SEGMENTER, find_dataset
@@ -118,7 +119,7 @@ def workflow(
             _nnunet_folder("nnUNet_preprocessed"),
             _nnunet_folder("nnUNet_results"),
             source=None if source is None else check_folder(Path(source), "folder of the patients").resolve(),
-            convert=tuple(_absolute(shlex.split(convert_options))),
+            convert=tuple(absolute_words(shlex.split(convert_options))),
             configuration=configuration,
             planner=planner,
             plans=plans or planner.replace("Planner", "Plans"),
@@ -240,16 +241,17 @@ def _whole(data: Path, made: Experiment) -> bool:
 
 
 def _described(planned: PlannedWorkflow) -> str:
+    """What is to do as a script of a shell, each step with its title."""
     done = planned.done()
     lines = [f"export {name}={shlex.quote(value)}" for name, value in planned.environment.items()]
-    left = [step for step in planned.steps if step.name not in done]
-    lines += [f"# {len(done)} of {len(planned.steps)} steps are done. To do in {planned.folder}:", described(left)]
+    lines.append(f"# {len(done)} of {len(planned.steps)} steps are done. To do in {planned.folder}:")
+    for step in planned.steps:
+        if step.name not in done:
+            needs = step.resources
+            gpu = f", {needs.gpus} GPU" if needs.gpus else ""
+            lines.append(f"# {step.name}: {step.title}; {needs.processes} processes, {needs.memory_gb:g} GB{gpu}")
+            lines.append(step.line)
     return "\n".join(lines)
-
-
-def _absolute(words: Sequence[str]) -> list[str]:
-    """Words of a command that runs elsewhere: those that name something here name it from there, too."""
-    return [str(Path(word).resolve()) if not word.startswith("-") and Path(word).exists() else word for word in words]
 
 
 def _gpus(named: Sequence[str] | None) -> tuple[str, ...]:

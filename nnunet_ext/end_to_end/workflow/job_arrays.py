@@ -102,14 +102,3 @@ def _kind(before: JobArray, array: JobArray, needs: Mapping[str, Sequence[str]])
     mine = [[step.name for step in before.steps if step.name in needs[one.name]] for one in array.steps]
     same = len(before.steps) > 1 and mine == [[step.name] for step in before.steps]
     return "aftercorr" if same else "afterok"
-
-
-def described(steps: Sequence[Step]) -> str:
-    """Steps as lines for people, each with its command."""
-    lines = []
-    for step in steps:
-        needs = step.resources
-        gpu = f", {needs.gpus} GPU" if needs.gpus else ""
-        lines.append(f"# {step.name}: {step.title}; {needs.processes} processes, {needs.memory_gb:g} GB{gpu}")
-        lines.append(step.line)
-    return "\n".join(lines)
