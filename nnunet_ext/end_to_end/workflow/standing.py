@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nnunet_ext.end_to_end.workflow.flags import FOLDER, OUT_OF_TIME
+from nnunet_ext.end_to_end.workflow.job_arrays import job_arrays
 from nnunet_ext.end_to_end.workflow.one_step import read_progress
 from nnunet_ext.end_to_end.workflow.planned_workflow import PlannedWorkflow
 from nnunet_ext.end_to_end.workflow.running import last_line
@@ -139,12 +140,17 @@ def _of_training(workflow: PlannedWorkflow, step: Step, now_s: float) -> dict[st
 
 
 def _steps_of_jobs(jobs: Mapping[str, Job], workflow: PlannedWorkflow) -> dict[str, Job]:
-    """Step -> its job that waits or runs, by the comment that Snakemake gives it."""
-    names: Sequence[str] = [step.name for step in workflow.steps]
+    """Step -> its job that waits or runs, by the comment that Snakemake gives it, or by its place in a printed array."""
+    names = {step.name for step in workflow.steps}
+    arrays = {f"{workflow.experiment}-{array.name}": array.steps for array in job_arrays(workflow)} if jobs else {}
     found = {}
     for job in jobs.values():
-        of = job.comment.partition("_wildcards_")[2]
-        if of in names and job.state in ALIVE:
+        if job.state not in ALIVE:
+            continue
+        of, task = job.comment.partition("_wildcards_")[2], job.number.partition("_")[2]
+        if job.name in arrays and task.isdecimal() and int(task) < len(arrays[job.name]):
+            of = arrays[job.name][int(task)].name
+        if of in names:
             found[of] = job
     return found
 

@@ -61,6 +61,21 @@ def test_killed_while_a_fold_trains_the_same_command_trains_no_fold_twice_and_to
     assert "Nothing to be done" in said.stdout + said.stderr
 
 
+@HAS_SNAKEMAKE
+@pytest.mark.long
+def test_two_experiments_at_once_make_what_they_share_once(made, tmp_path):
+    other = small_workflow(tmp_path, "whole")
+    other.write()
+    write_for_snakemake(other, {"experiment": "whole"}, partition=None, account=None)
+    (hold := tmp_path / "data" / f"hold_{FOLDS[0]}").touch()
+    both = [started(made), started(other)]
+    until(lambda: len(begun(tmp_path)) == 3)
+    until(lambda: "another run makes it" in "".join((w.folder / "snakemake.log").read_text() for w in (made, other)))
+    hold.unlink()
+    assert all("failed={}" in run.communicate()[0] for run in both)
+    assert sorted(name for name, _ in begun(tmp_path)) == ["plan", "report", "report", *FOLDS]
+
+
 def test_without_snakemake_the_remedy_is_said(monkeypatch):
     monkeypatch.setattr(by_snakemake, "find_spec", lambda name: None)
     with pytest.raises(NoSnakemake, match=r"pip install 'nnunet_ext\[cluster\]'. Without it, --print-sbatch prints"):

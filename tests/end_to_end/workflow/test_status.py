@@ -15,7 +15,7 @@ from nnunet_ext.end_to_end.workflow.experiment_steps import Experiment
 from nnunet_ext.end_to_end.workflow.flags import OUT_OF_TIME, SIGNAL
 from nnunet_ext.end_to_end.workflow.one_step import run_step
 from nnunet_ext.end_to_end.workflow.slurm import Job
-from nnunet_ext.end_to_end.workflow.standing import ENDED, FAILED, PAUSED, QUEUED, RUNNING, standings
+from nnunet_ext.end_to_end.workflow.standing import ENDED, FAILED, PAUSED, QUEUED, RUNNING, TO_DO, standings
 from nnunet_ext.end_to_end.workflow.status import duration, workflow_status
 from nnunet_ext.training.job import write_progress
 
@@ -87,6 +87,12 @@ def test_a_job_that_vanished_or_died_is_named_and_one_that_was_requeued_is_not(m
         made.flags(plan).fail(plan, kind, "ended", made.log(plan))
         jobs = {"81": Job("81", state, "rule_step_wildcards_plan", "name")}
         assert standings(made, jobs)[0].state == says
+
+
+def test_a_task_of_a_printed_array_that_waits_is_queued(made):
+    jobs = {"9_1": Job("9_1", "PENDING", "", "ours-train_ours"), "8_0": Job("8_0", "COMPLETED", "", "ours-plan")}
+    plan, _, fold, _ = standings(made, jobs)
+    assert (plan.state, fold.state, fold.says) == (TO_DO, QUEUED, "job 9_1 is PENDING")
 
 
 def test_the_page_says_the_same(made, tmp_path):
