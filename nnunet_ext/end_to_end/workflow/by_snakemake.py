@@ -122,8 +122,9 @@ def _slurm(partition: str | None, account: str | None) -> dict[str, Any]:
 
 
 def _common(*, latency_s: int) -> dict[str, Any]:
-    # Its own rule would train again after an update of this package.
-    return {"keep-going": True, "rerun-triggers": "mtime", "latency-wait": latency_s}
+    # Its own rule would train again after an update of this package. A killed Snakemake calls incomplete what its jobs have
+    # made meanwhile, but only our flags count.
+    return {"keep-going": True, "rerun-triggers": "mtime", "ignore-incomplete": True, "latency-wait": latency_s}
 
 
 def _accounts() -> bool:
@@ -205,7 +206,7 @@ def _snakemake(
     command = [console_script("snakemake"), "--profile", f"{PROFILES}/{executor}", "--config"]
     command += [f"attached={','.join(attached)}", *(["cluster=true"] if executor == SLURM else [])]
     # Targets last: options with several words would take them.
-    command += [*more, "--nocolor", "--", *(f"marks/{name}" for name in todo)]
+    command += [*more, "--ignore-incomplete", "--nocolor", "--", *(f"marks/{name}" for name in todo)]
     environment = {
         **os.environ,
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", ""))),
