@@ -78,8 +78,8 @@ def _standing(
     queued: Mapping[str, Job],
 ) -> Standing:
     flags = workflow.flags(step)
-    training = _of_training(workflow, step, now_s)
-    idle = {**training, **({"left_s": None} if training else {})}
+    progress: Mapping[str, Any] = read_progress(workflow, step) if step.name.startswith("train_") else {}
+    training: dict[str, Any] = {key: progress.get(key) for key in ("epoch", "num_epochs", "pseudo_dice")}
     if done:
         file = flags.done_file(step)
         return Standing(step, DONE, since_s=file.stat().st_mtime, seconds=flags.seconds(step), **training)
@@ -87,26 +87,28 @@ def _standing(
     if (owner := read_owner(flags.lease_file(step), now_s=now_s)) is not None:
         job = jobs.get(started.get("job") or "") if jobs else None
         if job is None or job.state in ALIVE or not started.get("job"):
-            return Standing(step, RUNNING, owner, started.get("job"), _time_s(flags.started_file(step)), **training)
+            since_s = _time_s(flags.started_file(step))
+            left_s = _left_s(progress, since_s=since_s, now_s=now_s)
+            return Standing(step, RUNNING, owner, started.get("job"), since_s, left_s=left_s, **training)
     job = (jobs or {}).get(started.get("job") or "") or queued.get(step.name)
     if job is not None and job.state in ALIVE and job.state != "RUNNING":  # requeued, or the next one
-        return Standing(step, QUEUED, f"job {job.number} is {job.state}", job.number, **idle)
+        return Standing(step, QUEUED, f"job {job.number} is {job.state}", job.number, **training)
     if failure := flags.failure(step):
         at_s = _time_s(flags.failed_file(step))
         if failure["kind"] != OUT_OF_TIME:
-            return Standing(step, FAILED, failure["says"], failure.get("job"), at_s, **idle)
+            return Standing(step, FAILED, failure["says"], failure.get("job"), at_s, **training)
         if job is not None and job.state.startswith("CANCELLED"):
             return Standing(
-                step, FAILED, f"out of time, and then job {job.number} was cancelled", job.number, at_s, **idle
+                step, FAILED, f"out of time, and then job {job.number} was cancelled", job.number, at_s, **training
             )
-        return Standing(step, PAUSED, failure["says"], failure.get("job"), at_s, **idle)
+        return Standing(step, PAUSED, failure["says"], failure.get("job"), at_s, **training)
     if started and not flags.done_file(step).exists():
         process = started.get("process")
         if process is not None and runs_here(process):
             return Standing(step, RUNNING, "its job was killed, and its command is ending", started.get("job"))
         says, at_s = _obituary(started, workflow.log(step), jobs), _time_s(flags.started_file(step))
-        return Standing(step, ENDED, says, started.get("job"), at_s, **idle)
-    return Standing(step, TO_DO, **idle)
+        return Standing(step, ENDED, says, started.get("job"), at_s, **training)
+    return Standing(step, TO_DO, **training)
 
 
 def _obituary(started: Mapping[str, Any], log: Path, jobs: Mapping[str, Job] | None) -> str:
@@ -124,19 +126,10 @@ def _obituary(started: Mapping[str, Any], log: Path, jobs: Mapping[str, Job] | N
     return f"{who} {fate}; the log's last line: {said}"
 
 
-def _of_training(workflow: PlannedWorkflow, step: Step, now_s: float) -> dict[str, Any]:
-    if not step.name.startswith("train_"):
-        return {}
-    progress = read_progress(workflow, step)
-    left_s = progress.get("seconds_left")
-    if left_s is not None:
-        left_s = max(0.0, left_s - max(0.0, now_s - progress.get("written_s", now_s)))
-    return {
-        "epoch": progress.get("epoch"),
-        "num_epochs": progress.get("num_epochs"),
-        "pseudo_dice": progress.get("pseudo_dice"),
-        "left_s": left_s,
-    }
+def _left_s(progress: Mapping[str, Any], *, since_s: float, now_s: float) -> float | None:
+    """Seconds that a training has left. None before the first epoch of its job, when the file is of the job before."""
+    left_s, written_s = progress.get("seconds_left"), progress.get("written_s", 0.0)
+    return None if left_s is None or written_s < since_s else max(0.0, left_s - max(0.0, now_s - written_s))
 
 
 def _steps_of_jobs(jobs: Mapping[str, Job], workflow: PlannedWorkflow) -> dict[str, Job]:

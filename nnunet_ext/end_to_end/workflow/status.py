@@ -82,7 +82,7 @@ def row(one: Standing) -> tuple[str, ...]:
     """A step as texts, in the order of `HEADS`."""
     epoch = "" if one.epoch is None else f"{one.epoch}/{one.num_epochs}"
     dice = "" if one.pseudo_dice is None else f"{one.pseudo_dice:.3f}"
-    left = "" if one.left_s is None or one.state != RUNNING else duration(one.left_s)
+    left = "" if one.left_s is None else duration(one.left_s)
     says = one.says if one.seconds is None else f"in {duration(one.seconds)}"
     return one.step.title, one.state, epoch, dice, left, says
 

@@ -39,15 +39,18 @@ def queue(tmp_path: Path, *jobs: str) -> None:
 def test_epoch_dice_and_time_left_of_a_fold_that_trains_are_said(made, tmp_path):
     assert run_step(made.folder, "plan") == 0
     (hold := tmp_path / "data" / f"hold_{FOLDS[0]}").touch()
-    write_progress(
-        tmp_path / "data", epoch=30, num_epochs=100, epochs_s=[60.0], scores=[0.5, 0.7321], now_s=time.time()
-    )
+    done = {"epoch": 30, "num_epochs": 100, "epochs_s": [60.0], "scores": [0.5, 0.7321]}
+    write_progress(tmp_path / "data", **done, now_s=time.time())
     training = job(made, FOLDS[0])
     until(lambda: len(begun(tmp_path)) == 2)
+    until(lambda: made.flags(made.step(FOLDS[0])).started(made.step(FOLDS[0])).get("process"))
+    restarted = workflow_status(tmp_path / "workflow").text.splitlines()[3].split()
+    write_progress(tmp_path / "data", **done, now_s=time.time())
     text = workflow_status(tmp_path / "workflow").text.splitlines()
     hold.unlink()
     assert training.wait() == 0
     assert text[0] == "ours: 1 done, 1 running, 2 to do; in squeue 0 running, 0 pending"
+    assert restarted[:5] == [FOLDS[0], "running", "30/100", "0.732", "process"]
     assert text[3].split()[:7] == [FOLDS[0], "running", "30/100", "0.732", "70", "min", "process"]
 
 
