@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).with_name("slurm_one_node.sh")
+#: Exit code if there is a SLURM already, which is left alone.
+ANOTHERS = 3
 
 
 @contextlib.contextmanager
@@ -24,6 +26,8 @@ def slurm_node(folder: Path) -> Iterator[None]:
         pytest.skip("only root starts a SLURM")
     environment = {**os.environ, "SLURM_TEST_DIR": str(folder), "PATH": f"{os.environ['PATH']}:/usr/sbin"}
     begun = subprocess.run([SCRIPT, "start"], env=environment, capture_output=True, text=True, check=False)
+    if begun.returncode == ANOTHERS:
+        pytest.skip(f"SLURM did not start: {begun.stderr.strip()}")
     try:
         if begun.returncode != 0:
             pytest.skip(f"SLURM did not start: {begun.stderr.strip()[-300:]}")

@@ -9,8 +9,9 @@ conf=/etc/slurm
 mark="# written by slurm_one_node.sh"
 case "${1:-}" in
 start)
-  if [ -e $conf/slurm.conf ] && ! grep -q "$mark" $conf/slurm.conf; then echo "$conf/slurm.conf is another cluster's: not touched" >&2; exit 1; fi
-  if [ -s "$base/slurmctld.pid" ] && kill -0 "$(cat "$base/slurmctld.pid")" 2>/dev/null; then echo "already running in $base" >&2; exit 1; fi
+  if [ -e $conf/slurm.conf ] && ! grep -q "$mark" $conf/slurm.conf; then echo "$conf/slurm.conf is another cluster's: not touched" >&2; exit 3; fi
+  # One of another folder counts too: they would share configuration and ports.
+  if [ -e $conf/slurm.conf ] && timeout 10 scontrol ping 2>/dev/null | grep -q "is UP"; then echo "one runs already" >&2; exit 3; fi
   mkdir -p "$base"/{state,spool,log} $conf /run/munge
   [ -s /etc/munge/munge.key ] || { dd if=/dev/urandom of=/etc/munge/munge.key bs=1024 count=1 status=none; chown munge:munge /etc/munge/munge.key; chmod 400 /etc/munge/munge.key; }
   chown munge:munge /run/munge
