@@ -35,23 +35,29 @@ from nnunet_ext.processes import usable_cores
 SCRIPT = Path(__file__).parent / "helpers" / "slurm_one_node.sh"
 EPOCHS = 8
 WHAT = ["-d", "531", "-pl", "CascadeOARPlannerSmall", "--epochs", str(EPOCHS), "--iterations", "2", "-f", "0", "1"]
-WHERE = ["-device", "cpu", "-np", "1", "--memory-gb", "4"]
+#: Choosing one on the noise of such short trainings takes long.
+WHERE = ["--no-postprocessing", "-device", "cpu", "-np", "1", "--memory-gb", "4"]
 SLURM = ["--slurm", "--time-limit", "1", "--snakemake", "--slurm-init-seconds-before-status-checks 5"]
 EXPERIMENTS = {"ours": (), "reference": ("-tr", "CascadeOARTrainerReference")}
 
 
 class Proof:
-    """A run of the proof in a folder."""
+    """A run of the proof in a folder, which may be ended and gone on with."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.start_s = time.monotonic()
-        self.lines: list[str] = []
+        self.folder, self.file = folder, folder / "proof.json"
+        kept = json.loads(self.file.read_text()) if self.file.is_file() else {"start_s": time.time(), "lines": []}
+        self.start_s: float = kept["start_s"]
+        self.lines: list[str] = kept["lines"]
 
     def say(self, text: str) -> None:
-        line = f"{(time.monotonic() - self.start_s) / 60:5.1f} min  {text}"
+        line = f"{(time.time() - self.start_s) / 60:5.1f} min  {text}"
         self.lines.append(line)
+        self.file.write_text(json.dumps({"start_s": self.start_s, "lines": self.lines}))
         print(line, flush=True)
+
+    def said(self, text: str) -> bool:
+        return any(text in line for line in self.lines)
 
     def begin(self, root: Path, experiment: str, *more: str) -> subprocess.Popen:
         """`nnunet_ext workflow` of an experiment, with nnU-Net's folders below a root."""
@@ -127,50 +133,56 @@ def begun(root: Path) -> dict[str, int]:
     return {log.stem: len(re.findall(r"^\$ env ", log.read_text(errors="replace"), flags=re.MULTILINE)) for log in logs}
 
 
-def prove(folder: Path) -> Proof:
-    proof = Proof(folder)
-    killed, whole = folder / "killed", folder / "whole"
+def prove(proof: Proof) -> None:
+    """All of it, or what is missing of it."""
+    killed, whole = proof.folder / "killed", proof.folder / "whole"
     for root in (killed, whole):
-        root.mkdir(parents=True)
-    words = ["phantom", str(folder / "patients"), "--cases", "6", "--seed", "20", "--size", "tiny", "-np", "1"]
-    subprocess.run([sys.executable, "-m", "nnunet_ext", *words], check=True, capture_output=True)
-    proof.say("6 phantoms")
-    runs = {experiment: proof.begin(killed, experiment, *SLURM) for experiment in EXPERIMENTS}
-    proof.say("both experiments begun at once on one data set, as jobs of SLURM")
-
-    proof.until(lambda: training(killed, "ours") is not None)
-    name = training(killed, "ours")[0]
-    snakemake = json.loads((killed / "workflow" / "ours" / "snakemake.json").read_text())["pid"]
-    os.kill(runs["ours"].pid, signal.SIGKILL)
-    os.kill(snakemake, signal.SIGKILL)
-    runs["ours"].wait()
-    proof.say(f"SIGKILL of the command of `ours` and of its Snakemake while {name} trained")
-    runs["ours"] = proof.begin(killed, "ours", *SLURM)
-    proof.until(lambda: "another run makes it, which is waited for" in (killed / "ours.log").read_text())
-    proof.say("the same command at once: it waits for what trains")
-
-    proof.until(lambda: training(killed, "reference") is not None)
-    name, pid = training(killed, "reference")
-    os.kill(pid, signal.SIGKILL)
-    proof.say(f"SIGKILL of the training {name}")
-    proof.until(lambda: all(run.poll() is not None for run in runs.values()), minutes=90)
-    proof.say(f"exit codes: {', '.join(f'{experiment} {run.returncode}' for experiment, run in runs.items())}")
-    failed = re.findall(r"^FAILED: (.*)$", (killed / "reference.log").read_text(), flags=re.MULTILINE)
-    proof.say(f"said of it: {failed[0] if failed else 'nothing'}"[:300])
-    for attempt in range(3):
+        root.mkdir(parents=True, exist_ok=True)
+    if not proof.said("SIGKILL of the training"):
+        kill(proof, killed)
+    for _ in range(3):
         left = [experiment for experiment in EXPERIMENTS if not _whole(killed, experiment)]
         if not left:
             break
         proof.say(f"the same command again: {', '.join(left)}")
         runs = {experiment: proof.begin(killed, experiment, *SLURM) for experiment in left}
         proof.until(lambda runs=runs: all(run.poll() is not None for run in runs.values()), minutes=60)
-        proof.say(f"round {attempt + 1} ended: {', '.join(f'{name} {run.returncode}' for name, run in runs.items())}")
+        proof.say(f"exit codes: {', '.join(f'{name} {run.returncode}' for name, run in runs.items())}")
     if not all_done(killed):
         raise SystemExit("not all steps are done")
     proof.say("all steps of both experiments are done")
-    proof.begin(whole, "ours").wait()
+    if proof.begin(whole, "ours").wait() != 0:
+        raise SystemExit("the uninterrupted experiment failed")
     proof.say("the first experiment uninterrupted, on this machine without SLURM")
-    return proof
+
+
+def kill(proof: Proof, root: Path) -> None:
+    """Begin both experiments, kill the command of one and a training of the other, and wait for their ends."""
+    words = ["phantom", str(proof.folder / "patients"), "--cases", "6", "--seed", "20", "--size", "tiny", "-np", "1"]
+    subprocess.run([sys.executable, "-m", "nnunet_ext", *words], check=True, capture_output=True)
+    proof.say("6 phantoms")
+    runs = {experiment: proof.begin(root, experiment, *SLURM) for experiment in EXPERIMENTS}
+    proof.say("both experiments begun at once on one data set, as jobs of SLURM")
+
+    proof.until(lambda: training(root, "ours") is not None)
+    name = training(root, "ours")[0]
+    snakemake = json.loads((root / "workflow" / "ours" / "snakemake.json").read_text())["pid"]
+    os.kill(runs["ours"].pid, signal.SIGKILL)
+    os.kill(snakemake, signal.SIGKILL)
+    runs["ours"].wait()
+    proof.say(f"SIGKILL of the command of `ours` and of its Snakemake while {name} trained")
+    runs["ours"] = proof.begin(root, "ours", *SLURM)
+    proof.until(lambda: "another run makes it, which is waited for" in (root / "ours.log").read_text())
+    proof.say("the same command at once: it waits for what trains")
+
+    proof.until(lambda: training(root, "reference") is not None)
+    name, pid = training(root, "reference")
+    os.kill(pid, signal.SIGKILL)
+    proof.say(f"SIGKILL of the training {name}")
+    proof.until(lambda: all(run.poll() is not None for run in runs.values()), minutes=90)
+    proof.say(f"exit codes: {', '.join(f'{experiment} {run.returncode}' for experiment, run in runs.items())}")
+    failed = re.findall(r"^FAILED: (.*)$", (root / "reference.log").read_text(), flags=re.MULTILINE)
+    proof.say(f"said of it: {failed[0] if failed else 'nothing'}"[:300])
 
 
 def _whole(root: Path, experiment: str) -> bool:
@@ -225,10 +237,11 @@ A training is begun again after its time limit, and once after SIGKILL. None was
 def main(argv: Sequence[str]) -> None:
     folder, file = Path(argv[0]).resolve(), Path(argv[1]).resolve()
     environment = {**os.environ, "SLURM_TEST_DIR": str(folder / "slurm")}
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    proof = Proof(folder)
     subprocess.run([SCRIPT, "start"], env=environment, check=True)
     try:
-        proof = prove(folder)
+        prove(proof)
     finally:
         subprocess.run(["scancel", "--me"], check=False)
         subprocess.run([SCRIPT, "stop"], env=environment, check=False)

@@ -38,6 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", metavar="N", type=positive_int, help="of a training at most; without: the plan's")
     parser.add_argument("--iterations", metavar="N", type=positive_int, help="of an epoch; without: the plan's")
     parser.add_argument("-f", dest="folds", nargs="+", metavar="FOLD", type=natural_number, help="without: 0 1 2 3 4")
+    parser.add_argument(
+        "--no-postprocessing",
+        dest="use_postprocessing",
+        action="store_false",
+        help="choose none on the cross-validation, and apply none to the test cases",
+    )
     parser.add_argument("--compare", nargs="+", metavar="NAME", help="other experiments in OUT, for the report")
     parser.add_argument("-device", choices=("cuda", "cpu", "mps"), help="without: cuda")
     parser.add_argument("--gpus", nargs="+", metavar="K", help="GPUs of this machine; without: all")

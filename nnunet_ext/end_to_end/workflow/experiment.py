@@ -56,6 +56,7 @@ def workflow(
     epochs: int | None = None,
     iterations: int | None = None,
     folds: Sequence[int] = (0, 1, 2, 3, 4),
+    use_postprocessing: bool = True,
     compare: Sequence[str] = (),
     device: str = "cuda",
     n_processes: int | None = None,
@@ -86,6 +87,7 @@ def workflow(
         planner, plans, trainer: Names, as nnU-Net's commands take them. Without plans, they are called after the planner.
         epochs, iterations: Of each training, instead of the plan's. Such models go to a folder of their own.
         folds: Of the cross-validation.
+        use_postprocessing: Choose a postprocessing on the cross-validation, and apply it to the test cases.
         compare: Other experiments of `out` that the report compares with this one.
         device: `cuda`, `cpu` or `mps`.
         n_processes: Of each step that has several. None are up to 8.
@@ -127,6 +129,7 @@ def workflow(
             epochs=epochs,
             iterations=iterations,
             folds=tuple(folds),
+            postprocessing=use_postprocessing,
             compare=tuple(compare),
             device=device,
             n_processes=n_processes or max(1, min(8, usable_cores())),
@@ -150,6 +153,7 @@ def workflow(
             "source": made.source, "dataset_id": dataset_id, "experiment": experiment, "dataset": made.dataset,
             "convert_options": convert_options, "configuration": configuration, "localizer": made.localizer,
             "planner": planner, "plans": made.trained_plans, "trainer": trainer, "folds": list(folds),
+            "use_postprocessing": use_postprocessing,
             "compare": list(compare), "device": device, "n_processes": made.n_processes, "gpus": list(planned.gpus),
             "time_limit_minutes": time_limit_minutes, "memory_gb": made.training_gb,
         }  # fmt: skip

@@ -43,6 +43,7 @@ class Experiment:
         epochs, iterations: Of each training, instead of the plan's.
         folds: Of the cross-validation.
         tests: Whether the data set has test cases.
+        postprocessing: Whether one is chosen on the cross-validation, and applied to the test cases.
         compare: Names of other experiments in the report. Their folders lie beside this one's.
         device: `cuda`, `cpu` or `mps`.
         n_processes: Of the steps that have several.
@@ -67,6 +68,7 @@ class Experiment:
     iterations: int | None = None
     folds: tuple[int, ...] = (0, 1, 2, 3, 4)
     tests: bool = True
+    postprocessing: bool = True
     compare: tuple[str, ...] = ()
     device: str = "cuda"
     n_processes: int = 4
@@ -215,18 +217,18 @@ def score_steps(e: Experiment) -> Iterator[Step]:
         how=_processes(e),
         resources=some,
     )
-    chosen = str(model / "organ_postprocessing.json")
-    yield Step(
-        f"postprocessing_{model.name}",
-        "Choose the postprocessing on the cross-validation",
-        ("nnunet_ext", "postprocessing", str(model)),
-        (chosen,),
-        validated,
-        how=_processes(e),
-        resources=some,
-    )
+    if e.postprocessing:
+        yield Step(
+            f"postprocessing_{model.name}",
+            "Choose the postprocessing on the cross-validation",
+            ("nnunet_ext", "postprocessing", str(model)),
+            (_chosen(e),),
+            validated,
+            how=_processes(e),
+            resources=some,
+        )
     if e.tests:
-        yield from _test_steps(e, chosen)
+        yield from _test_steps(e, validated)
     others = {name: f"../{name}/{e.scores}" for name in e.compare}
     yield Step(
         "report",
@@ -245,16 +247,17 @@ def score_steps(e: Experiment) -> Iterator[Step]:
     )
 
 
-def _test_steps(e: Experiment, chosen: str) -> Iterator[Step]:
+def _test_steps(e: Experiment, validated: tuple[str, ...]) -> Iterator[Step]:
     command: tuple[str, ...] = ("nnunet_ext", "predict", "-d", str(e.dataset_id), "-c", e.configuration)
     command += ("-tr", e.trainer)
     command += ("-p", e.trained_plans, "-f", *map(str, e.folds), "-i", str(e.raw / e.dataset / "imagesTs"))
+    command += () if e.postprocessing else ("--no-postprocessing",)
     yield Step(
         "predict",
         "Contour the test cases",
         (*command, "-o", PREDICTED),
         (PREDICTED,),
-        (_dataset_json(e), chosen),
+        (_dataset_json(e), *((_chosen(e),) if e.postprocessing else validated)),
         how=("-device", e.device),
         resources=Resources(e.n_processes, 16.0, int(e.device == "cuda"), 60),
     )
@@ -298,6 +301,10 @@ def _dataset_json(e: Experiment) -> str:
 
 def _data(e: Experiment, configuration: str) -> str:
     return str(e.preprocessed / e.dataset / f"{e.plans}_{configuration}")
+
+
+def _chosen(e: Experiment) -> str:
+    return str(e.model(e.configuration) / "organ_postprocessing.json")
 
 
 def _validated(e: Experiment, configuration: str, fold: int) -> str:

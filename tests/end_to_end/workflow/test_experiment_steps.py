@@ -100,6 +100,13 @@ def test_without_test_cases_the_cross_validations_are_compared():
     assert "ours=cross_validation whole=../whole/cross_validation" in steps["report"].line
 
 
+def test_without_postprocessing_the_test_cases_wait_for_the_validations_alone():
+    steps = experiment_steps(replace(OURS, postprocessing=False))
+    segmenters = {f"validate_{MODEL}3d_cascade_fullres_fold_{fold}" for fold in (0, 1)}
+    assert set(producers(steps)["predict"]) == {"convert", *segmenters}
+    assert steps[-3].line.endswith("--no-postprocessing -o predicted -device cuda")
+
+
 def test_the_plan_says_the_localizer_and_the_memory_and_before_it_the_name_does(tmp_path):
     file = tmp_path / "CascadeOARPlans.json"
     assert localizer_of("3d_cascade_fullres", file) == "3d_lowres"
