@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -164,6 +165,7 @@ def run_by_snakemake(
         RuntimeError: If Snakemake itself fails, or another one works in the folder.
     """
     _end_stale(workflow, say)
+    cancel_orphans(workflow, say)
     ran = Ran()
     before, idle, begun_s = workflow.done(), 0, clock_s(workflow.folder / FOLDER)
     while True:
@@ -292,6 +294,20 @@ def _waiting(workflow: PlannedWorkflow, done: set[str], failed: Mapping[str, str
         if cause is not None and step.name not in done and step.name not in failed:
             found[step.name] = cause
     return found
+
+
+def cancel_orphans(workflow: PlannedWorkflow, say: Callable[[str], None]) -> None:
+    """Cancel jobs of SLURM that wait for a Snakemake of this folder which has ended: the next one submits them itself.
+
+    Those that run go on.
+    """
+    log = workflow.folder / LOG_FILE
+    runs = re.findall(r"^SLURM run ID: (\S+)$", log.read_text(errors="replace"), re.MULTILINE) if log.is_file() else []
+    jobs = jobs_of_user() if runs else None
+    waiting = [job.number for job in (jobs or {}).values() if job.name in runs and job.state == "PENDING"]
+    if waiting:
+        say(f"jobs that wait for a killed Snakemake are cancelled and submitted again: {', '.join(waiting)}")
+        subprocess.run(["scancel", "--state=PENDING", *waiting], check=False)
 
 
 def _end_stale(workflow: PlannedWorkflow, say: Callable[[str], None]) -> None:

@@ -13,7 +13,12 @@ import pytest
 from small_workflows import FOLDS, begun, small_workflow, started, until
 
 from nnunet_ext.end_to_end.workflow import by_snakemake
-from nnunet_ext.end_to_end.workflow.by_snakemake import NoSnakemake, check_snakemake, write_for_snakemake
+from nnunet_ext.end_to_end.workflow.by_snakemake import (
+    NoSnakemake,
+    cancel_orphans,
+    check_snakemake,
+    write_for_snakemake,
+)
 from nnunet_ext.end_to_end.workflow.standing import DONE, standings
 
 HAS_SNAKEMAKE = pytest.mark.skipif(sys.version_info < (3, 11), reason="Snakemake 9 needs Python 3.11")
@@ -73,6 +78,22 @@ def test_two_experiments_at_once_make_what_they_share_once(made, tmp_path):
     hold.unlink()
     assert all("failed={}" in run.communicate()[0] for run in both)
     assert sorted(name for name, _ in begun(tmp_path)) == ["plan", "report", "report", *FOLDS]
+
+
+def test_jobs_that_wait_for_a_killed_snakemake_are_cancelled_and_no_others(made, tmp_path, monkeypatch):
+    (programs := tmp_path / "bin").mkdir()
+    jobs = ["81|PENDING|c|run-1", "82|RUNNING|c|run-1", "83|PENDING|c|run-2", "84|PENDING|c|of-another-folder"]
+    lines = "\n".join(jobs)
+    for name, script in (("squeue", f"echo '{lines}'"), ("scancel", f'echo "$@" > {tmp_path / "cancelled.txt"}')):
+        (programs / name).write_text(f"#!/bin/bash\n{script}\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    said: list[str] = []
+    cancel_orphans(made, said.append)
+    (made.folder / "snakemake.log").write_text("Building DAG\nSLURM run ID: run-1\n...\nSLURM run ID: run-2\n")
+    cancel_orphans(made, said.append)
+    assert said == ["jobs that wait for a killed Snakemake are cancelled and submitted again: 81, 83"]
+    assert (tmp_path / "cancelled.txt").read_text() == "--state=PENDING 81 83\n"
 
 
 def test_without_snakemake_the_remedy_is_said(monkeypatch):
