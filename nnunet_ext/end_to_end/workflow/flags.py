@@ -8,6 +8,7 @@ of a workflow also say in `steps/NAME.failed.json` how one failed.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import socket
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,8 @@ _FLAG: Shape = {
 _FAILURE: Shape = {"kind": str, "says": str, "log": str, "at": str, "host": str, "job?": (str, None)}
 #: How a step has failed: its command did, a time limit ended it, or a signal such as that of `scancel`.
 ERROR, OUT_OF_TIME, SIGNAL = "error", "out of time", "signal"
+#: Time of the flag of a step that was made before there were flags.
+BEFORE_FLAGS_S = 86_400.0
 _REMEDY = "delete it to make its step again"
 
 
@@ -148,11 +151,15 @@ class Flags:
             _remove(self.folder / output)
 
     def adopt(self, step: Step) -> bool:
-        """Take a step for done that was made before there were flags. Whether it was."""
+        """Take a step for done that was made before there were flags. Whether it was.
+
+        Its flag is older than all others, so that nothing is made again for it.
+        """
         if self.started_file(step).exists() or self.done_file(step).exists() or self.missing(step):
             return False
         self.done_file(step).parent.mkdir(parents=True, exist_ok=True)
         write_json(self._flag(step), self.done_file(step), flush=True)
+        os.utime(self.done_file(step), (BEFORE_FLAGS_S, BEFORE_FLAGS_S))
         return True
 
     def seconds(self, step: Step) -> float | None:

@@ -67,6 +67,19 @@ def test_what_nnunet_made_before_is_not_made_again_but_half_of_the_data_is(folde
     assert profile.read_text() == "jobs: 3\n"
 
 
+def test_what_was_made_before_is_no_newer_than_what_was_made_of_it(folders):
+    workflow(out=folders / "workflow", **OURS, print_sbatch=True)
+    planned = read_workflow(folders / "workflow" / "ours")
+    plan = planned.step("plan_CascadeOARPlans")
+    Path(plan.outputs[0]).parent.mkdir(exist_ok=True)
+    write_json({"configurations": {"3d_cascade_fullres": {"previous_stage": "3d_lowres"}}}, Path(plan.outputs[0]))
+    planned.flags(plan).begin(plan)
+    planned.flags(plan).end(plan, 60)
+    (folders / "patients").mkdir()
+    workflow(folders / "patients", folders / "workflow", **OURS, print_sbatch=True)
+    assert read_workflow(folders / "workflow" / "ours").done() == {"convert", plan.name}
+
+
 def test_other_options_for_what_took_long_ask_for_another_data_set(folders, capsys):
     (folders / "patients").mkdir()
     patients = {**OURS, "source": folders / "patients", "print_sbatch": True}
