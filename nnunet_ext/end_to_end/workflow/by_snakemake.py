@@ -43,6 +43,8 @@ CONFIG_FILE, SNAKEFILE, LOG_FILE = "config.yaml", "Snakefile", "snakemake.log"
 _PROCESS_FILE = "snakemake.json"
 #: Between two looks whether a job has vanished, and so many must see it gone.
 WATCH_S, TIMES_GONE = 20.0, 3
+#: What Snakemake may take to cancel its jobs.
+CANCEL_S = 60.0
 #: Rounds in which no step was done, failed or ran out of time, such as those in which another run began what we wait for.
 MOST_IDLE_ROUNDS = 3
 REMEDY = (
@@ -223,6 +225,7 @@ def _snakemake(
             stdout=log,
             stderr=subprocess.STDOUT,
             preexec_fn=KILL_WITH_PARENT,  # it begins no more jobs then, and its jobs go on
+            start_new_session=True,  # Ctrl-C reaches it once, from here: the second one would keep it from cancelling
         )
     write_json(describe_process(process.pid), workflow.folder / _PROCESS_FILE)
     over = threading.Event()
@@ -230,10 +233,11 @@ def _snakemake(
     watch.start()
     try:
         return process.wait()
-    except BaseException:  # Ctrl-C reaches Snakemake too, which cancels its jobs
-        process.send_signal(signal.SIGINT)
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)  # it cancels its jobs
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(30)
+            process.wait(CANCEL_S)
         raise
     finally:
         over.set()

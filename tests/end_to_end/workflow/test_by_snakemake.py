@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from small_workflows import FOLDS, begun, small_workflow, started, until
 
@@ -78,6 +79,23 @@ def test_two_experiments_at_once_make_what_they_share_once(made, tmp_path):
     hold.unlink()
     assert all("failed={}" in run.communicate()[0] for run in both)
     assert sorted(name for name, _ in begun(tmp_path)) == ["plan", "report", "report", *FOLDS]
+
+
+@HAS_SNAKEMAKE
+@pytest.mark.long
+def test_an_interrupt_ends_the_jobs_and_the_same_command_goes_on(made, tmp_path):
+    for fold in FOLDS:
+        (tmp_path / "data" / f"hold_{fold}").touch()
+    run = started(made)
+    until(lambda: len(begun(tmp_path)) == 3)
+    run.send_signal(signal.SIGINT)
+    run.communicate(timeout=60)
+    pids = [int(line.split()[2]) for line in (tmp_path / "data" / "begun.txt").read_text().splitlines()]
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    assert [one.says for one in standings(made)[1:3]] == ["ended by SIGINT: cancelled, preempted, or out of time"] * 2
+    for fold in FOLDS:
+        (tmp_path / "data" / f"hold_{fold}").unlink()
+    assert "failed={}" in started(made).communicate()[0]
 
 
 def test_jobs_that_wait_for_a_killed_snakemake_are_cancelled_and_no_others(made, tmp_path, monkeypatch):
