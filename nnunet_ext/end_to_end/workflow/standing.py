@@ -97,6 +97,8 @@ def _standing(
         at_s = _time_s(flags.failed_file(step))
         if failure["kind"] != OUT_OF_TIME:
             return Standing(step, FAILED, failure["says"], failure.get("job"), at_s, **training)
+        if job is not None and job.state == "RUNNING":  # it begins
+            return Standing(step, QUEUED, f"job {job.number} is {job.state}", job.number, **training)
         if job is not None and job.state.startswith("CANCELLED"):
             return Standing(
                 step, FAILED, f"out of time, and then job {job.number} was cancelled", job.number, at_s, **training

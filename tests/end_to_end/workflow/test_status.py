@@ -84,6 +84,7 @@ def test_a_job_that_vanished_or_died_is_named_and_one_that_was_requeued_is_not(m
         (SIGNAL, "PENDING", QUEUED),
         (SIGNAL, "CANCELLED", FAILED),
         (OUT_OF_TIME, "PENDING", QUEUED),
+        (OUT_OF_TIME, "RUNNING", QUEUED),
         (OUT_OF_TIME, "FAILED", PAUSED),
         (OUT_OF_TIME, "CANCELLED", FAILED),
     ):
