@@ -59,7 +59,7 @@ def run_step(folder: Path, name: str, *, wait: bool = False, attach: bool = Fals
         cluster: Whether a batch system hands out GPUs, and ends the job in time.
 
     Returns:
-        0 if it is done, 75 if it ran out of time, 76 if another run makes it, 128 and its number after a signal, else 1.
+        0 if it is done, 75 if it ran out of time, 76 if another run makes it. After a signal 128 and its number, else 1.
     """
     begun_s = time.time()
     workflow = read_workflow(folder)
