@@ -252,13 +252,18 @@ def _was_here(process: Mapping[str, Any]) -> bool:
     return (process["host"], process["machine"]) == (socket.gethostname(), _machine())
 
 
-def _this_process() -> dict[str, Any]:
+def batch_job() -> str | None:
+    """Number of the batch system's job that this process belongs to. None outside of one."""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     jobs = [f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}"] if array else []
     jobs += [os.environ[variable] for variable in JOBS if os.environ.get(variable)]
+    return jobs[0] if jobs else None
+
+
+def _this_process() -> dict[str, Any]:
     return {
         **describe_process(os.getpid()),
-        "job": jobs[0] if jobs else None,
+        "job": batch_job(),
         "started": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z"),
         "mark": process_mark(),
     }

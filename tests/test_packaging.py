@@ -151,6 +151,10 @@ def test_wheel_holds_the_template_of_the_conversion_page_and_the_marker_of_types
     assert "nnunet_ext/py.typed" in wheel_files
 
 
+def test_wheel_holds_the_snakefile_that_a_workflow_gets(wheel_files):
+    assert "nnunet_ext/end_to_end/workflow/Snakefile" in wheel_files
+
+
 def test_wheel_holds_the_meaning_of_label_maps(wheel_files):
     assert "nnunet_ext/phantom/from_maps/default_labels.toml" in wheel_files
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from case_folders import write_case
 from small_experiments import LABELS, SHAPE, label_map, write
+from small_workflows import small_workflow
 from tiny_starter import write_starter
 
 from nnunet_ext.files import write_json
@@ -77,6 +78,13 @@ def test_evaluate_and_report_and_view_know_no_torch(cases, tmp_path):
     reported = imported("report", f"A={scores}", "-o", str(tmp_path / "report"))
     assert "nnunet_ext.reporting.tables" in reported
     assert "torch" not in reported
+
+
+def test_the_status_of_a_workflow_knows_no_torch(tmp_path):
+    small_workflow(tmp_path).write()
+    found = imported("workflow", "status", "-o", str(tmp_path / "workflow"))
+    assert "nnunet_ext.end_to_end.workflow.standing" in found
+    assert not found & {"torch", "numpy", "nnunetv2"}
 
 
 def test_a_whole_prediction_imports_nothing_that_only_plans_and_trainings_need(cascade_plans, tmp_path):

@@ -39,6 +39,7 @@ from nnunet_ext.cli import (
     schedule,
     study,
     view,
+    workflow,
 )
 from nnunet_ext.cli.arguments import Verb, add_verbs, common_options
 from nnunet_ext.cli.printing import complain
@@ -66,6 +67,7 @@ VERBS: Mapping[str, Verb] = {
     "doctor": doctor,
     "demo": demo,
     "study": study,
+    "workflow": workflow,
     "benchmark": benchmark,
 }
 #: Exit code of a command that was interrupted, as shells have it: 128 and the number of SIGINT.

@@ -118,7 +118,9 @@ def _nearest(one: np.ndarray, other: np.ndarray, spacing_mm: Sequence[float]) ->
 def _end(mask: np.ndarray, voxel: np.ndarray, spacing_mm: Sequence[float]) -> tuple[np.ndarray, float]:
     """The middle of a mask around a place on it, in voxels, and its radius there in mm."""
     voxels = np.argwhere(mask)
-    near = voxels[np.linalg.norm((voxels - voxel) * np.asarray(spacing_mm), axis=1) <= END_MM + SAME_MM]
+    distances_mm = np.linalg.norm((voxels - voxel) * np.asarray(spacing_mm), axis=1)
+    # The place lies between the ends of a fork, which are further away.
+    near = voxels[distances_mm <= max(END_MM, float(distances_mm.min())) + SAME_MM]
     depths_mm = ndimage.distance_transform_edt(np.pad(mask, 1), sampling=spacing_mm)[tuple((near + 1).T)]
     # A voxel's depth is measured to the centre of the next one outside, half a voxel beyond the boundary.
     return near.mean(axis=0), max(float(depths_mm.max()) - 0.5 * min(spacing_mm), 0.5 * min(spacing_mm))

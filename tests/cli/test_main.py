@@ -108,7 +108,7 @@ def test_help_of_each_verb_has_an_example_that_parses(verb):
 
 
 #: Options by which a verb calls another function; see the tests of that verb.
-APART = {"benchmark predict": {"profile", "model"}}
+APART = {"benchmark predict": {"profile", "model"}, "workflow": {"page"}}
 
 
 @pytest.mark.parametrize("verb", FUNCTIONS)

@@ -24,7 +24,10 @@ PUBLIC = {
 #: Verb -> public name of another function that it calls with some of its options.
 OTHER = {"phantom": "make_phantoms_from_maps"}
 #: Modules and names of other functions that are not public.
-OTHER_FUNCTIONS = (("nnunet_ext.end_to_end.prediction_profile", "profile_prediction"),)
+OTHER_FUNCTIONS = (
+    ("nnunet_ext.end_to_end.prediction_profile", "profile_prediction"),
+    ("nnunet_ext.end_to_end.workflow.status", "workflow_status"),
+)
 #: Verb -> module and name of the function it calls.
 FUNCTIONS = {
     **{verb: (nnunet_ext._MODULES[name], name) for verb, name in PUBLIC.items()},
@@ -36,6 +39,7 @@ FUNCTIONS = {
     "schedule": ("nnunet_ext.end_to_end.plan_schedule", "set_schedule"),
     "demo": ("nnunet_ext.end_to_end.demo", "demo"),
     "study": ("nnunet_ext.end_to_end.workflow.study", "study"),
+    "workflow": ("nnunet_ext.end_to_end.workflow.experiment", "workflow"),
     "benchmark train": ("nnunet_ext.end_to_end.training_benchmark", "benchmark_train"),
     "benchmark predict": ("nnunet_ext.end_to_end.prediction_benchmark", "benchmark_predict"),
     "benchmark convert": ("nnunet_ext.end_to_end.conversion_benchmark", "benchmark_convert"),

@@ -109,6 +109,15 @@ def test_a_gap_longer_than_allowed_and_a_missing_organ_stay():
     assert not with_gaps_closed(empty(), ends, spacing_mm=SPACING_MM, longest_mm=12.0).any()
 
 
+def test_a_fork_with_two_ends_as_near_is_joined_from_its_middle():
+    nerve, eye = empty(), empty()
+    nerve[5, 2:22, 20] = nerve[5, 2, 10:21] = nerve[5, 21, 10:21] = True
+    eye[5, 2:22, 2:6] = True
+    closed = with_gaps_closed(nerve, [eye], spacing_mm=SPACING_MM, longest_mm=10)
+    assert closed[nerve].all()
+    assert ndimage.label(closed | eye, np.ones((3, 3, 3)))[1] == 1
+
+
 def steps():
     _, ends = broken_nerve()
     return {

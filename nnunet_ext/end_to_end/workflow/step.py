@@ -12,6 +12,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -102,3 +103,10 @@ def fingerprints(steps: Sequence[Step]) -> dict[str, str]:
         content = json.dumps([step.command, [found[name] for name in before[step.name]]])
         found[step.name] = hashlib.sha256(content.encode()).hexdigest()[:16]
     return found
+
+
+def absolute_words(words: Sequence[str]) -> tuple[str, ...]:
+    """Words of a command that runs elsewhere: those that name something here name it from there, too."""
+    return tuple(
+        str(Path(word).resolve()) if not word.startswith("-") and Path(word).exists() else word for word in words
+    )

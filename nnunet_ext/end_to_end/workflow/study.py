@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nnunet_ext.end_to_end.workflow.flags import Flags
 from nnunet_ext.end_to_end.workflow.running import Outcome, nnunet_environment, run_steps
-from nnunet_ext.end_to_end.workflow.step import Step
+from nnunet_ext.end_to_end.workflow.step import Step, absolute_words
 from nnunet_ext.end_to_end.workflow.study_steps import (
     PREPROCESSED,
     RAW,
@@ -198,14 +198,7 @@ def _convert_words(words: Sequence[str], modalities: Sequence[str], *, drawn: bo
         if "--window-hu" not in words and "CT" in modalities:
             more += ("--window-hu", *STUDY_WINDOW_HU)
         more += ("--one-range",)
-    return (*more, *_absolute(words))
-
-
-def _absolute(words: Sequence[str]) -> tuple[str, ...]:
-    """Words of a command that runs elsewhere: those that name something here name it from there, too."""
-    return tuple(
-        str(Path(word).resolve()) if not word.startswith("-") and Path(word).exists() else word for word in words
-    )
+    return (*more, *absolute_words(words))
 
 
 def _device(device: str | None) -> str:
