@@ -276,7 +276,9 @@ class CascadePredictor:
     def _logits(
         self, stage: StagePredictor, data: np.ndarray, places: dict[StagePredictor, Place] | None = None
     ) -> torch.Tensor:
-        """Logits `(labels, *plan_axes)` for preprocessed images `(C, *plan_axes)`.
+        """Logits `(labels, *plan_axes)`, float16, for preprocessed images `(C, *plan_axes)`.
+
+        They have nnU-Net's precision, so that equal ones go to the label that its commands choose.
 
         Args:
             stage, data: The network and its input.
@@ -294,16 +296,16 @@ class CascadePredictor:
             organs = [(left - 1, right - 1) for left, right in self.pairs]
             images = torch.cat([images[:n], swap_channels(images[n:], organs)])
         mirrored = self._run(stage, images, places).flip(axis)
-        return (logits + swap_channels(mirrored, self.pairs)) / 2
+        return ((logits.float() + swap_channels(mirrored, self.pairs).float()) / 2).half()
 
     def _run(self, stage: StagePredictor, images: torch.Tensor, places: dict[StagePredictor, Place]) -> torch.Tensor:
-        """nnU-Net's prediction as float32 on the CPU. On a CPU, nnU-Net computes in 32 bits unless autocast is on."""
+        """nnU-Net's prediction as float16 on the CPU. On a CPU, nnU-Net computes in 32 bits unless autocast is on."""
         stage.place = places.get(stage, Place.DEVICE)
         rounded = self.device.type == "cpu" and self.precision != "float32"
         while True:
             try:
                 with torch.autocast("cpu", getattr(torch, self.precision) if rounded else None, enabled=rounded):
-                    return stage.predict_logits_from_preprocessed_data(images).float().cpu()
+                    return stage.predict_logits_from_preprocessed_data(images).cpu()
             except RuntimeError as error:
                 if self.device.type == "cpu" or stage.place is Place.CPU or not is_out_of_memory(error):
                     raise
@@ -322,7 +324,7 @@ class CascadePredictor:
         configuration = self.localizer.configuration_manager
         with step("box"):
             return label_map_of_logits(
-                logits.half().numpy(),  # nnU-Net's precision, so that the box is the one that its commands crop to
+                logits.numpy(),
                 self.localizer.label_manager.convert_logits_to_segmentation,
                 prepared.images.shape[1:],
                 configuration.spacing,
@@ -359,7 +361,7 @@ class CascadePredictor:
         logits = yield stage, data
         with step("export"):
             label_map = convert_predicted_logits_to_segmentation_with_correct_shape(
-                logits,
+                logits.numpy(),
                 plans,
                 configuration,
                 stage.label_manager,
