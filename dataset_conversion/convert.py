@@ -21,6 +21,7 @@ from nnunet_ext.dataset_conversion.dataset import (
     check_writable,
     dataset_folder_of,
     is_of_kind,
+    keep_learned,
     outdated_cases,
     read_record,
     remove_case,
@@ -42,7 +43,6 @@ from nnunet_ext.dataset_conversion.settings import (
     label_table_of,
 )
 from nnunet_ext.dataset_conversion.sources import find_layout, gather
-from nnunet_ext.files import written_whole
 from nnunet_ext.folder_lock import holding, owned_folder
 from nnunet_ext.images.channels import is_ct, reference_channel
 from nnunet_ext.images.source_files import FileCount, total
@@ -50,8 +50,6 @@ from nnunet_ext.messages import Message
 from nnunet_ext.registration.options import RegistrationOptions
 
 log = logging.getLogger(__name__)
-#: In a dataset's folder if a learned resampling brought its images onto one grid.
-LEARNED_FILES = ("learned_resampling.npz", "learned_resampling.json")
 
 
 @dataclass
@@ -260,16 +258,6 @@ def _learned_files(weights: Path | None, modalities: Sequence[str]) -> dict[str,
     return {WEIGHTS_FILE: Path(weights).read_bytes(), RECORD_FILE: record_file(Path(weights)).read_bytes()}
 
 
-def _keep_learned(dataset: Path, files: Mapping[str, bytes]) -> None:
-    """Write the files of the learned resampling into a dataset. Those of an earlier conversion go."""
-    for name in LEARNED_FILES:
-        if name in files:
-            with written_whole(dataset / name) as temporary:
-                temporary.write_bytes(files[name])
-        else:
-            (dataset / name).unlink(missing_ok=True)
-
-
 @holding(owned_folder, "dataset")
 def _convert_into(
     dataset: Path,
@@ -302,7 +290,7 @@ def _convert_into(
     check_other_cases(dataset, set(gathered.identifiers.values()), settings, hashed)
     check_writable(dataset)
     remove_renamed(dataset, gathered.identifiers)
-    _keep_learned(dataset, learned_files)
+    keep_learned(dataset, learned_files)
     if layout == "dicom":
         write_key(gathered.key_rows, Path(key_file))
     jobs = [Job(case, settings, dataset, preview, hashed) for case in gathered.cases]
@@ -342,7 +330,7 @@ def _convert_into(
     finally:
         shutil.rmtree(dataset / ".partial", ignore_errors=True)
         if not (dataset / "dataset.json").exists():
-            _keep_learned(dataset, {})
+            keep_learned(dataset, {})
         remove_empty_folders(dataset)
     summary.written.sort()
     summary.skipped.sort()

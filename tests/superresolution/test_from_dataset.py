@@ -1,6 +1,4 @@
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -150,14 +148,15 @@ def test_killed_it_leaves_what_was_there_and_the_same_command_begins_anew(raw):
     command = [sys.executable, "-m", "nnunet_ext", "learn-resampling", "-d", "501", "--iterations"]
     lock = file.with_name(f".{file.name}.nnunet_ext.lock")
     process = subprocess.Popen([*command, "100000"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    for _ in range(1200):
-        if lock.exists():
-            break
-        time.sleep(0.05)
-    assert lock.exists()
-    time.sleep(0.3)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    try:
+        for _ in range(1200):
+            if lock.exists():
+                break
+            time.sleep(0.05)
+        assert lock.exists()
+    finally:
+        process.kill()
+        process.wait()
     assert file.read_bytes() == before
     assert read_learned_resampling(file).record["iterations"] == 2
     summary = learned(seed=1)
