@@ -112,6 +112,14 @@ def test_a_blank_channel_is_named(raw):
         learned()
 
 
+def test_slices_of_one_value_each_teach_nothing(raw):
+    steps = np.broadcast_to(np.arange(6.0)[:, None, None], (6, 40, 36))
+    for number in range(3):
+        write_image(raw / "imagesTr" / f"case_{number}_0001.nii.gz", steps)
+    with pytest.raises(ValueError, match=r"3 of the 3 cases .*each slice of case 'case_\d', T1 .* has one value"):
+        learned()
+
+
 def test_an_image_of_one_slice_is_named(raw):
     write_image(raw / "imagesTr" / "case_1_0000.nii.gz", blobs(0, (1, 40, 36)))
     with pytest.raises(
