@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnunet_ext.dataset_conversion.dataset import dataset_folder_of
+from nnunet_ext.dataset_conversion.dataset import LEARNED_FILES, dataset_folder_of, keep_learned
 from nnunet_ext.files import write_json, written_whole
 from nnunet_ext.folder_lock import owned_folder
 from nnunet_ext.nnunet_folders import (
@@ -72,6 +72,9 @@ def select_channels(source_id: int | str, *, dataset_id: int, name: str, modalit
         }
         if "modalities" in dataset_json.get("nnunet_ext", {}):
             content["nnunet_ext"] = {**dataset_json["nnunet_ext"], "modalities": list(modalities)}
+        recorded = dataset_json.get("nnunet_ext", {}).get("learned_resampling")
+        learned = [source / file for file in LEARNED_FILES if recorded and (source / file).is_file()]
+        keep_learned(out, {file.name: file.read_bytes() for file in learned})
         write_json(content, out / "dataset.json", indent=4)
     return out, n_cases
 

@@ -35,6 +35,7 @@ from nnunet_ext.dataset_conversion.dataset import (
     check_writable,
     dataset_folder_of,
     is_of_kind,
+    keep_learned,
     outdated_cases,
     read_record,
     remove_case,
@@ -58,7 +59,7 @@ from nnunet_ext.dataset_conversion.settings import (
     label_table_of,
 )
 from nnunet_ext.dataset_conversion.sources import find_layout, gather
-from nnunet_ext.files import process_mark, written_whole
+from nnunet_ext.files import process_mark
 from nnunet_ext.folder_lock import holding, owned_part
 from nnunet_ext.images.channels import is_ct, reference_channel
 from nnunet_ext.images.source_files import FileCount, total
@@ -66,8 +67,6 @@ from nnunet_ext.messages import Message
 from nnunet_ext.registration.options import RegistrationOptions
 
 log = logging.getLogger(__name__)
-#: In a dataset's folder if a learned resampling brought its images onto one grid.
-LEARNED_FILES = ("learned_resampling.npz", "learned_resampling.json")
 
 
 @dataclass
@@ -294,16 +293,6 @@ def _learned_files(weights: Path | None, modalities: Sequence[str]) -> dict[str,
     return {WEIGHTS_FILE: Path(weights).read_bytes(), RECORD_FILE: record_file(Path(weights)).read_bytes()}
 
 
-def _keep_learned(dataset: Path, files: Mapping[str, bytes]) -> None:
-    """Write the files of the learned resampling into a dataset. Those of an earlier conversion go."""
-    for name in LEARNED_FILES:
-        if name in files:
-            with written_whole(dataset / name) as temporary:
-                temporary.write_bytes(files[name])
-        else:
-            (dataset / name).unlink(missing_ok=True)
-
-
 def _checked_parts(num_parts: int | None, part_id: int | None, *, dry_run: bool, scan: bool, finish: bool) -> bool:
     """Whether one of the steps of a conversion in parts is asked for. ValueError if it is not clear which."""
     if (num_parts is None) != (part_id is None):
@@ -467,7 +456,7 @@ def _found_cases(request: Request, show_progress: bool) -> CaseList:
     check_other_cases(dataset, set(gathered.identifiers.values()), settings, hashed)
     check_writable(dataset)
     remove_renamed(dataset, gathered.identifiers)
-    _keep_learned(dataset, request.learned_files)
+    keep_learned(dataset, request.learned_files)
     if request.layout == "dicom":
         write_key(gathered.key_rows, request.key_file)
     for line in gathered.leftover:
@@ -531,7 +520,7 @@ def _clean_up(dataset: Path, *, begun: bool = False) -> None:
     """Remove what is not complete. `begun` keeps what parts need that come later."""
     shutil.rmtree(dataset / PARTIAL, ignore_errors=True)
     if not begun and not (dataset / "dataset.json").exists():
-        _keep_learned(dataset, {})
+        keep_learned(dataset, {})
     remove_empty_folders(dataset)
 
 

@@ -22,7 +22,7 @@ from nnunet_ext.dataset_conversion.conversion_page import PAGE, write_conversion
 from nnunet_ext.dataset_conversion.persons import same_person
 from nnunet_ext.dataset_conversion.settings import FILE_ENDING, Settings
 from nnunet_ext.dataset_conversion.sources import Gathered
-from nnunet_ext.files import check_output_folder, read_json
+from nnunet_ext.files import check_output_folder, read_json, written_whole
 from nnunet_ext.images.source_files import FileCount
 from nnunet_ext.labels.pairs import MIRROR_KEY, PAIRS_KEY, unclear_sides
 from nnunet_ext.labels.table import LabelTable
@@ -36,6 +36,8 @@ READER = "NibabelIOWithReorient"
 PARTIAL = ".partial"
 #: How long to wait for a list of a folder to be a new one.
 LISTED_S = 90.0
+#: In a dataset's folder if a learned resampling brought its images onto one grid.
+LEARNED_FILES = ("learned_resampling.npz", "learned_resampling.json")
 #: What the page and a second run need of a provenance file.
 _RECORD = {
     "identifier": str,
@@ -161,6 +163,16 @@ def remove_case(dataset: Path, identifier: str) -> None:
         (dataset / f"labels{split}" / f"{identifier}{FILE_ENDING}").unlink(missing_ok=True)
         for path in (dataset / f"images{split}").glob(f"{identifier}_[0-9][0-9][0-9][0-9]{FILE_ENDING}"):
             path.unlink()
+
+
+def keep_learned(dataset: Path, files: Mapping[str, bytes]) -> None:
+    """Write the files of the learned resampling into a dataset. Those of an earlier conversion go."""
+    for name in LEARNED_FILES:
+        if name in files:
+            with written_whole(dataset / name) as temporary:
+                temporary.write_bytes(files[name])
+        else:
+            (dataset / name).unlink(missing_ok=True)
 
 
 def remove_empty_folders(dataset: Path) -> None:

@@ -29,7 +29,7 @@ SLOW = (
     "end_to_end/test_conversion_benchmark.py",
     "registration/test_between_people.py",
     "registration/test_registering.py", "reporting/test_experiments.py", "reporting/test_figures.py",
-    "reporting/test_page.py", "reporting/test_reporting.py",
+    "reporting/test_page.py", "reporting/test_reporting.py", "superresolution/test_from_dataset.py",
 )  # fmt: skip
 #: Of these, the longest come first, so that several test processes end together.
 LONGEST = (

@@ -115,8 +115,8 @@ def learn_resampling(
 
     Raises:
         FileNotFoundError: If the data set, its training images or a channel is not there.
-        ValueError: If an image is flat or blank, a channel shows less than two persons, or no image has pixels that are
-            shorter than its slices are thick.
+        ValueError: If an image is flat or blank, all cases are of one person, or no image has pixels that are shorter than
+            its slices are thick.
         OSError: If another run works on the weights, or they can't be written.
     """
     raw = find_dataset("nnUNet_raw", dataset_id, "raw data sets")
@@ -222,7 +222,7 @@ def drawn_cases(cases: Sequence[str], same_person: Sequence[Collection[str]], se
 
 
 class NothingToLearn(ValueError):
-    """The pixels of a case's slices are as long as the slices are thick, or too coarse for any thickness."""
+    """The pixels of a case's slices are longer than the slices are thick or too coarse, or its slices show nothing."""
 
 
 def _slices_of_case(case: str, files: dict[str, Path], rng: np.random.Generator, held_out: bool) -> list[Slice]:
@@ -268,6 +268,7 @@ def some_slices(
     """Slices that show something, drawn at random, cut to where they do.
 
     Raises:
+        NothingToLearn: If no slice shows anything.
         ValueError: If the image is blank.
     """
     array = sitk.GetArrayViewFromImage(image)
@@ -282,6 +283,8 @@ def some_slices(
         )
     spreads = np.array([np.std(one, dtype=np.float64) for one in volume])
     shown = np.flatnonzero(spreads > LEAST_SPREAD * spread)
+    if not shown.size:
+        raise NothingToLearn(f"each slice of {called} has one value")
     chosen = np.sort(rng.permutation(shown)[: HELD_OUT_SLICES if held_out else SLICES])
     return [
         Slice(_content(volume[k], spread, HELD_OUT_PIXELS if held_out else None), (row_mm, column_mm), channel, spread)

@@ -99,7 +99,7 @@ def learn(
         schedule.step()
         left = 0.98 * left + 0.02 * loss.item()
         before = 0.98 * before + 0.02 * (inputs - targets).square().mean().item()
-        if say is not None and (iteration + 1) % 100 == 0:
+        if say is not None and (iteration + 1) % 20 == 0:
             say(iteration + 1, left / max(before, 1e-12))
     return network.eval()
 

@@ -84,3 +84,16 @@ def test_a_missing_image_is_named(source):
     (source / "imagesTs" / "b_0001.nii.gz").unlink()
     with pytest.raises(FileNotFoundError, match=r"no image b_0001\.nii\.gz \(channel T1\)"):
         select_channels(521, dataset_id=522, name="HeadCT", modalities=["CT"])
+
+
+def test_the_learned_resampling_of_the_images_goes_along(source):
+    for name in ("learned_resampling.npz", "learned_resampling.json"):
+        (source / name).write_text(name)
+    options = {"dataset_id": 522, "name": "HeadCT", "modalities": ["CT"]}
+    folder, _ = select_channels(521, **options)
+    assert not (folder / "learned_resampling.npz").exists()  # dataset.json does not name it
+    described = {**DATASET, "nnunet_ext": {**DATASET["nnunet_ext"], "learned_resampling": "abc"}}
+    (source / "dataset.json").write_text(json.dumps(described))
+    select_channels(521, **options)
+    for name in ("learned_resampling.npz", "learned_resampling.json"):
+        assert (folder / name).read_text() == name

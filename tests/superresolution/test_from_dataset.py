@@ -1,6 +1,4 @@
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -114,6 +112,14 @@ def test_a_blank_channel_is_named(raw):
         learned()
 
 
+def test_slices_of_one_value_each_teach_nothing(raw):
+    steps = np.broadcast_to(np.arange(6.0)[:, None, None], (6, 40, 36))
+    for number in range(3):
+        write_image(raw / "imagesTr" / f"case_{number}_0001.nii.gz", steps)
+    with pytest.raises(ValueError, match=r"3 of the 3 cases .*each slice of case 'case_\d', T1 .* has one value"):
+        learned()
+
+
 def test_an_image_of_one_slice_is_named(raw):
     write_image(raw / "imagesTr" / "case_1_0000.nii.gz", blobs(0, (1, 40, 36)))
     with pytest.raises(
@@ -150,14 +156,15 @@ def test_killed_it_leaves_what_was_there_and_the_same_command_begins_anew(raw):
     command = [sys.executable, "-m", "nnunet_ext", "learn-resampling", "-d", "501", "--iterations"]
     lock = file.with_name(f".{file.name}.nnunet_ext.lock")
     process = subprocess.Popen([*command, "100000"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    for _ in range(1200):
-        if lock.exists():
-            break
-        time.sleep(0.05)
-    assert lock.exists()
-    time.sleep(0.3)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    try:
+        for _ in range(1200):
+            if lock.exists():
+                break
+            time.sleep(0.05)
+        assert lock.exists()
+    finally:
+        process.kill()
+        process.wait()
     assert file.read_bytes() == before
     assert read_learned_resampling(file).record["iterations"] == 2
     summary = learned(seed=1)
