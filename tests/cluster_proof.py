@@ -38,7 +38,7 @@ WHAT = ["-d", "531", "-pl", "CascadeOARPlannerSmall", "--epochs", str(EPOCHS), "
 #: Choosing one on the noise of such short trainings takes long.
 WHERE = ["--no-postprocessing", "-device", "cpu", "-np", "1", "--memory-gb", "4"]
 SLURM = ["--slurm", "--time-limit", "1", "--snakemake", "--slurm-init-seconds-before-status-checks 5"]
-EXPERIMENTS = {"ours": (), "reference": ("-tr", "CascadeOARTrainerReference")}
+EXPERIMENTS = {"ours": (), "study": ("-tr", "CascadeOARTrainerReference")}
 
 
 class Proof:
@@ -110,7 +110,7 @@ def training(root: Path, experiment: str) -> tuple[str, int] | None:
 
 
 def experiments_of(step: str) -> tuple[str, ...]:
-    return ("reference",) if "CascadeOARTrainerReference" in step else ("ours",)
+    return ("study",) if "CascadeOARTrainerReference" in step else ("ours",)
 
 
 def all_done(root: Path) -> bool:
@@ -180,13 +180,13 @@ def kill(proof: Proof, root: Path) -> None:
     proof.until(lambda: "another run makes it, which is waited for" in (root / "ours.log").read_text())
     proof.say("the same command at once: it waits for what trains")
 
-    proof.until(lambda: training(root, "reference") is not None)
-    name, pid = training(root, "reference")
+    proof.until(lambda: training(root, "study") is not None)
+    name, pid = training(root, "study")
     os.kill(pid, signal.SIGKILL)
     proof.say(f"SIGKILL of the training {name}")
     proof.until(lambda: all(run.poll() is not None for run in runs.values()), minutes=90)
     proof.say(f"exit codes: {', '.join(f'{experiment} {run.returncode}' for experiment, run in runs.items())}")
-    failed = re.findall(r"^FAILED: (.*)$", (root / "reference.log").read_text(), flags=re.MULTILINE)
+    failed = re.findall(r"^FAILED: (.*)$", (root / "study.log").read_text(), flags=re.MULTILINE)
     proof.say(f"said of it: {failed[0] if failed else 'nothing'}"[:300])
 
 
