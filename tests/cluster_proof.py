@@ -242,7 +242,7 @@ Splits of the interrupted and of the uninterrupted experiment: {splits}. The uni
 |---|---|---|---|
 {rows}
 
-A training is begun again after its time limit, and once after SIGKILL. None was begun while another job trained it.
+A training is begun again after its time limit, and after SIGKILL. Its lease keeps a second job from beginning it meanwhile.
 """
 
 
