@@ -39,6 +39,8 @@ from nnunet_ext.processes import usable_cores
 TIME_LIMIT_MINUTES = 1440.0
 #: Of any other job: so many times what is expected, and at least.
 LIMIT_FACTOR, LEAST_LIMIT_MINUTES = 4.0, 60.0
+#: Name that the report has for the reference contours.
+RESERVED = "reference"
 
 
 def workflow(
@@ -203,6 +205,8 @@ def _nnunet_folder(variable: str) -> Path:
 def _folder(out: Path, experiment: str) -> Path:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", experiment):
         raise ValueError(f"experiment {experiment!r}: use letters, digits, '.', '_' and '-' for its name")
+    if experiment == RESERVED:
+        raise ValueError(f"experiment {experiment!r}: the report calls the reference contours so; choose another name")
     return out.resolve() / experiment
 
 

@@ -11,6 +11,7 @@ from nnunet_ext.end_to_end.workflow.experiment import workflow
 from nnunet_ext.end_to_end.workflow.flags import StepsDiffer
 from nnunet_ext.end_to_end.workflow.planned_workflow import read_workflow
 from nnunet_ext.files import write_json
+from nnunet_ext.reporting.page import REFERENCE
 
 OURS = {"dataset_id": 521, "experiment": "ours", "device": "cpu", "folds": [0, 1], "n_processes": 2}
 
@@ -99,6 +100,7 @@ def test_other_options_for_what_took_long_ask_for_another_data_set(folders, caps
     [
         ({"dataset_id": None}, "name the data set and the experiment: -d 521 --experiment ours"),
         ({"experiment": "a b"}, "experiment 'a b': use letters, digits"),
+        ({"experiment": REFERENCE}, "the report calls the reference contours so; choose another name"),
         ({"dataset_id": 522, "source": Path()}, "data set 522 is not there yet; name it with -n"),
         ({"dataset_id": 522}, "there is no data set 522"),
     ],
