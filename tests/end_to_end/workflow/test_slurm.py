@@ -78,22 +78,6 @@ def test_a_time_limit_goes_on_and_a_cancelled_fold_is_named_until_the_same_comma
     assert [one.state for one in standings(made)] == [DONE] * 4
 
 
-def test_a_preempted_fold_is_run_again_by_slurm(made, tmp_path):
-    (hold := tmp_path / "data" / f"hold_{FOLDS[0]}").touch()
-    run = started(made, "slurm", *OFTEN, "--default-resources", "slurm_partition=low")
-    until(lambda: FOLDS[0] in names(tmp_path), seconds=120)
-    until(lambda: made.flags(made.step(FOLDS[0])).started(made.step(FOLDS[0])).get("job"))
-    number = job_of(made, FOLDS[0])
-    until(lambda: state(made, FOLDS[1]) == DONE, seconds=120)
-    slurm("sbatch", "--partition=main", "--output=/dev/null", "--wrap=sleep 1")  # takes all of the memory
-    until(lambda: state(made, FOLDS[0]) == QUEUED, seconds=60)
-    hold.unlink()
-    until(lambda: not _steps_of_slurm(), seconds=60)
-    at_once(number)
-    assert "failed={}" in run.communicate(timeout=240)[0]
-    assert names(tmp_path).count(FOLDS[0]) == 2
-
-
 def test_a_job_whose_node_died_is_run_again_and_one_that_vanished_is_named_while_the_rest_finishes(
     made, tmp_path, monkeypatch
 ):
