@@ -39,6 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--iterations", metavar="N", type=positive_int, help="of an epoch; without: the plan's")
     parser.add_argument("-f", dest="folds", nargs="+", metavar="FOLD", type=natural_number, help="without: 0 1 2 3 4")
     parser.add_argument(
+        "--jitter",
+        choices=("planned", "measured"),
+        help="how far the segmenter's box is moved in training: as planned, beside the localizer's training, or by the "
+        "errors of its folds here; without: by the plan, and by what is measured then",
+    )
+    parser.add_argument(
         "--no-postprocessing",
         dest="use_postprocessing",
         action="store_false",

@@ -7,7 +7,7 @@ from nnunet_ext.end_to_end.workflow.by_snakemake import Ran
 
 EVERYTHING = (
     "workflow patients -o out --experiment ours -d 7 -n Neck --convert '--test a' -c 3d_fullres -pl Planner -p Plans "
-    "-tr Trainer --epochs 9 --iterations 5 -f 0 2 --no-postprocessing "
+    "-tr Trainer --epochs 9 --iterations 5 -f 0 2 --jitter planned --no-postprocessing "
     "--compare whole -device cpu --gpus 1 3 -np 3 --slurm --time-limit 60 "
     "--memory-gb 20 --partition gpu --account me --snakemake '-j 5' --dry-run --print-sbatch"
 )
@@ -31,6 +31,7 @@ def test_workflow_passes_its_options_on(calls):
         "epochs": 9,
         "iterations": 5,
         "folds": [0, 2],
+        "jitter": "planned",
         "use_postprocessing": False,
         "compare": ["whole"],
         "device": "cpu",

@@ -58,6 +58,7 @@ def workflow(
     epochs: int | None = None,
     iterations: int | None = None,
     folds: Sequence[int] = (0, 1, 2, 3, 4),
+    jitter: str | None = None,
     use_postprocessing: bool = True,
     compare: Sequence[str] = (),
     device: str = "cuda",
@@ -89,6 +90,8 @@ def workflow(
         planner, plans, trainer: Names, as nnU-Net's commands take them. Without plans, they are called after the planner.
         epochs, iterations: Of each training, instead of the plan's. Such models go to a folder of their own.
         folds: Of the cross-validation.
+        jitter: How far the segmenter's box is moved in training. `planned` trains it beside the localizer. `measured` takes
+            the errors of the localizer's folds of this experiment. None leaves it to the plan.
         use_postprocessing: Choose a postprocessing on the cross-validation, and apply it to the test cases.
         compare: Other experiments of `out` that the report compares with this one.
         device: `cuda`, `cpu` or `mps`.
@@ -131,6 +134,7 @@ def workflow(
             epochs=epochs,
             iterations=iterations,
             folds=tuple(folds),
+            jitter=jitter,
             postprocessing=use_postprocessing,
             compare=tuple(compare),
             device=device,
@@ -155,7 +159,7 @@ def workflow(
             "source": made.source, "dataset_id": dataset_id, "experiment": experiment, "dataset": made.dataset,
             "convert_options": convert_options, "configuration": configuration, "localizer": made.localizer,
             "planner": planner, "plans": made.trained_plans, "trainer": trainer, "folds": list(folds),
-            "use_postprocessing": use_postprocessing,
+            "use_postprocessing": use_postprocessing, "jitter": jitter,
             "compare": list(compare), "device": device, "n_processes": made.n_processes, "gpus": list(planned.gpus),
             "time_limit_minutes": time_limit_minutes, "memory_gb": made.training_gb,
         }  # fmt: skip

@@ -13,7 +13,8 @@ from pathlib import Path
 from nnunet_ext.end_to_end.workflow.step import Resources, Step
 from nnunet_ext.files import read_json
 from nnunet_ext.nnunet_folders import LOCALIZER, SEGMENTER, STUDY_LOCALIZER, WHOLE_VOLUME, planned
-from nnunet_ext.training.job import VALIDATION
+from nnunet_ext.training.job import JITTER, VALIDATION
+from nnunet_ext.training.recipe import PLANNED
 
 #: Below the folder of an experiment.
 PREDICTED, SCORES, CROSS_VALIDATION, REPORT = "predicted", "scores", "cross_validation", "report"
@@ -43,6 +44,8 @@ class Experiment:
         epochs, iterations: Of each training, instead of the plan's.
         folds: Of the cross-validation.
         tests: Whether the data set has test cases.
+        jitter: How far the segmenter's box is moved in training. `planned`, or `measured` on the localizer's folds of the
+            experiment. None leaves it to the plan.
         postprocessing: Whether one is chosen on the cross-validation, and applied to the test cases.
         compare: Names of other experiments in the report. Their folders lie beside this one's.
         device: `cuda`, `cpu` or `mps`.
@@ -68,6 +71,7 @@ class Experiment:
     iterations: int | None = None
     folds: tuple[int, ...] = (0, 1, 2, 3, 4)
     tests: bool = True
+    jitter: str | None = None
     postprocessing: bool = True
     compare: tuple[str, ...] = ()
     device: str = "cuda"
@@ -181,13 +185,14 @@ def training_steps(e: Experiment, configuration: str, fold: int) -> Iterator[Ste
     # Of all folds of the localizer: their errors move the box in training, and their maps place it in validation.
     maps = tuple(_validated(e, e.localizer, k) for k in e.folds) if e.localizer and configuration != e.localizer else ()
     gpu = int(e.device == "cuda")
+    moved = _jitter(e) if maps else ()
     yield Step(
         f"train_{name}",
         f"Train {configuration}, fold {fold}",
         # --c goes on with a training that was ended, and begins one that was not begun.
-        ("env", f"{VALIDATION}=off", *command, "--c"),
+        ("env", f"{VALIDATION}=off", *moved, *command, "--c"),
         (str(folder / "checkpoint_final.pth"),),
-        (str(e.plans_file(e.trained_plans)), *data, *maps),
+        (str(e.plans_file(e.trained_plans)), *data, *(() if e.jitter == PLANNED else maps)),
         how=("-device", e.device),
         resources=Resources(e.n_processes, e.training_gb, gpu, e.training_minutes),
         lasting=True,
@@ -202,6 +207,13 @@ def training_steps(e: Experiment, configuration: str, fold: int) -> Iterator[Ste
         resources=Resources(e.n_processes, e.training_gb, gpu, 60),
         lasting=True,
     )
+
+
+def _jitter(e: Experiment) -> tuple[str, ...]:
+    """The experiment's word on how far the box is moved, for `env`."""
+    if e.jitter is None:
+        return ()
+    return (f"{JITTER}={e.jitter}" if e.jitter == PLANNED else f"{JITTER}={' '.join((e.jitter, *map(str, e.folds)))}",)
 
 
 def score_steps(e: Experiment) -> Iterator[Step]:

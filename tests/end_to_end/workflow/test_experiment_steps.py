@@ -59,6 +59,22 @@ def test_a_segmenter_waits_for_the_maps_of_all_folds_of_its_localizer_and_a_loca
     assert needs["predict"] == {f"postprocessing_{MODEL}3d_cascade_fullres", "convert"}
 
 
+def test_the_experiment_says_how_far_the_box_is_moved_and_as_planned_the_segmenter_need_not_wait():
+    segmenter, localizer = f"train_{MODEL}3d_cascade_fullres_fold_1", f"train_{MODEL}3d_lowres_fold_1"
+    maps = {f"validate_{MODEL}3d_lowres_fold_{fold}" for fold in (0, 1)}
+    for jitter, word, waits in (
+        (None, None, True),
+        ("planned", "nnunet_ext_jitter=planned", False),
+        ("measured", "nnunet_ext_jitter=measured 0 1", True),
+    ):
+        made = replace(OURS, jitter=jitter)
+        steps, needs = by_name(made), producers(experiment_steps(made))
+        assert [w for w in steps[segmenter].words if "jitter" in w] == ([word] if word else [])
+        assert not any("jitter" in w for w in steps[localizer].words)
+        assert (maps <= set(needs[segmenter])) == waits
+        assert maps <= set(needs[segmenter.replace("train_", "validate_")])
+
+
 def test_each_command_is_one_that_a_user_could_type():
     others = set()
     for step in experiment_steps(replace(OURS, epochs=2, iterations=3, compare=("whole",))):
