@@ -305,7 +305,7 @@ class CascadePredictor:
         while True:
             try:
                 with torch.autocast("cpu", getattr(torch, self.precision) if rounded else None, enabled=rounded):
-                    return stage.predict_logits_from_preprocessed_data(images).cpu()
+                    return stage.predict_logits_from_preprocessed_data(images).half().cpu()
             except RuntimeError as error:
                 if self.device.type == "cpu" or stage.place is Place.CPU or not is_out_of_memory(error):
                     raise
