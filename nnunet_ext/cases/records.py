@@ -7,6 +7,7 @@ process ever writes what another one writes, but for `predictions.json`, whose r
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,10 @@ def write_record(out: Path, case: str, record: Mapping | None) -> None:
 def read_manifest(out: Path) -> dict[str, Any]:
     """The manifest of earlier runs into a folder, with the records of all cases, or a new one."""
     file = out / MANIFEST
-    return read_predictions_json(file) if file.is_file() else {"cases": with_records({}, out)}
+    with suppress(FileNotFoundError):  # also if another machine writes it in between, which is not seen yet
+        if file.is_file():
+            return read_predictions_json(file)
+    return {"cases": with_records({}, out)}
 
 
 def merge_records(

@@ -12,7 +12,7 @@ from late_files import late_files
 from nnunet_ext.cases.records import merge_records, read_manifest, write_record
 from nnunet_ext.nnunet_folders import read_predictions_json
 
-#: One of two parts: a header, a record per case, and all of them merged. Says how many of the other's it saw by then.
+#: One of two parts: a header, a record per case, and all of them merged. Says how many of the other's it saw.
 PART = """
 import os, sys, time
 from pathlib import Path
@@ -26,7 +26,7 @@ write_json({"model": "m", "cases": read_manifest(out)["cases"]}, out / MANIFEST)
 for number in range(40):
     write_record(out, f"{part}_{number}", {"warnings": [part]})
 merge_records(out, {"model": "m"}, lambda cases: {"files": len(cases)})
-print(sum(not case.startswith(part) for case in read_manifest(out)["cases"]))
+print(sum(not name.startswith(part) for name in os.listdir(out / "records")))
 """
 
 
@@ -45,7 +45,7 @@ def test_where_locks_keep_nobody_out_and_files_are_seen_late_no_record_is_lost(t
         for part in "ab"
     ]
     seen = [int(part.communicate(timeout=60)[0]) for part in parts]
-    assert seen == [0, 0]
+    assert max(seen) < 20  # of 40; a file whose inode was used before is seen at once
     merged = json.loads((out / "predictions.json").read_text())["cases"]
     assert len(merged) < 80
     found = read_predictions_json(out / "predictions.json")
