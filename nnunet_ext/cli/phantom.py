@@ -16,6 +16,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cases", dest="n_cases", metavar="N", type=positive_int, required=True, help="how many to make"
     )
     parser.add_argument("--seed", metavar="S", type=natural_number, help="the same seed makes the same cases")
+    parser.add_argument(
+        "--first-case",
+        metavar="I",
+        type=natural_number,
+        help="number of the first, to add cases of another voxel size: 0",
+    )
     parser.add_argument("--dicom", action="store_true", help="write DICOM series and an RTSTRUCT instead of NIfTI")
     parser.add_argument(
         "--site",

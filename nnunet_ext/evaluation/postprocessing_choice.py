@@ -37,12 +37,14 @@ from nnunet_ext.evaluation.postprocessing_table import choice_markdown
 from nnunet_ext.evaluation.statistics import Mean, mean_of
 from nnunet_ext.files import read_json, write_json, write_text
 from nnunet_ext.folder_lock import holding, owned_folder
+from nnunet_ext.labels.pairs import dataset_pairs
 from nnunet_ext.nnunet_folders import is_model, organs_not_segmented, read_dataset_json, read_predictions_json
 from nnunet_ext.postprocessing.choice import FILE, KEY
 from nnunet_ext.postprocessing.steps import (
     CLOSE_GAPS,
     HOLES,
     LARGEST,
+    OWN_SIDE,
     SMALL_PIECES,
     SMOOTH,
     Step,
@@ -192,11 +194,14 @@ def choose_postprocessing(
     }
     left_out = organs_not_segmented(model, {name: (value,) for name, value in organs.items()})
     plans = read_json(model / "plans.json", dict)
+    pairs = dataset_pairs(dataset_json, where=str(model / "dataset.json"))
     candidates = {
-        organ: candidate_steps(organ, labels, smallest_ml(plans, organ)) for organ in organs if organ not in left_out
+        organ: candidate_steps(organ, labels, smallest_ml(plans, organ), pairs)
+        for organ in organs
+        if organ not in left_out
     }
     jobs = [
-        ScoringJob(case, folders.prediction_of.get(case), reference, labels, candidates)
+        ScoringJob(case, folders.prediction_of.get(case), reference, labels, candidates, pairs)
         for case, reference in sorted(folders.reference_of.items())
     ]
     run = partial(run_jobs, n_processes=n_processes, show_progress=show_progress)
@@ -208,7 +213,7 @@ def choose_postprocessing(
     }
     result = PostprocessingChoice(model, folders.folds, chosen, failed=failed)
     if held_out is not None:
-        found, more_failed = run(score_both, _held_out_jobs(*held_out, labels, result), title="Scoring held-out")
+        found, more_failed = run(score_both, _held_out_jobs(*held_out, labels, pairs, result), title="Scoring held-out")
         result = PostprocessingChoice(model, folders.folds, chosen, _held_out(found, chosen), {**failed, **more_failed})
     write_text(result.table_markdown, model / "organ_postprocessing.md")
     write_json(result.to_json(), model / FILE)
@@ -224,15 +229,19 @@ def smallest_ml(plans: Mapping[str, Any], organ: str) -> float | None:
     return None if found is None or found[0] <= 0 else float(found[0])
 
 
-def candidate_steps(organ: str, labels: Mapping[str, Any], least_ml: float | None) -> list[Step]:
+def candidate_steps(
+    organ: str, labels: Mapping[str, Any], least_ml: float | None, pairs: Sequence[tuple[str, str]] = ()
+) -> list[Step]:
     """The steps that make sense for an organ, in the order in which they are taken up.
 
     Args:
         organ: Its name.
         labels: `labels` of the `dataset.json`.
         least_ml: See `smallest_ml`. Without it, pieces are not judged by their volume.
+        pairs: Names of left and right organs.
     """
-    steps = [Step(CLOSE_GAPS, LONGEST_GAP_MM)] if ends_of(organ, labels) else []
+    steps = [Step(OWN_SIDE)] if any(organ in pair for pair in pairs) else []
+    steps += [Step(CLOSE_GAPS, LONGEST_GAP_MM)] if ends_of(organ, labels) else []
     steps.append(Step(LARGEST))
     if least_ml is not None:
         steps += [Step(SMALL_PIECES, float(f"{share * least_ml:.3g}")) for share in (SPECK_SHARE, 1.0)]
@@ -310,7 +319,11 @@ def _without_nan(content: Any) -> Any:
 
 
 def _held_out_jobs(
-    predictions: Path, references: Path, labels: Mapping[str, Any], result: PostprocessingChoice
+    predictions: Path,
+    references: Path,
+    labels: Mapping[str, Any],
+    pairs: Sequence[tuple[str, str]],
+    result: PostprocessingChoice,
 ) -> list[ScoringJob]:
     """Raises ValueError if the predictions are postprocessed, FileNotFoundError if none has a reference."""
     predictions = Path(predictions)
@@ -320,7 +333,7 @@ def _held_out_jobs(
     folders = find_folders(predictions, Path(references))
     steps = {organ: one.steps for organ, one in result.organs.items()}
     jobs = [
-        ScoringJob(case, file, folders.reference_of[case], labels, steps)
+        ScoringJob(case, file, folders.reference_of[case], labels, steps, pairs)
         for case, file in sorted(folders.prediction_of.items())
         if case in folders.reference_of
     ]

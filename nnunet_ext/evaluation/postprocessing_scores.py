@@ -15,7 +15,16 @@ from nnunet_ext.evaluation.metrics import image_diagonal_mm, presence, score_org
 from nnunet_ext.evaluation.one_case import KILLED_REASON, on_grid_of, read_scored_labels
 from nnunet_ext.files import in_one_line
 from nnunet_ext.labels.values import values_of
-from nnunet_ext.postprocessing.steps import Step, after_step, box_of, ends_of, postprocessed
+from nnunet_ext.postprocessing.sides import on_own_sides
+from nnunet_ext.postprocessing.steps import (
+    OWN_SIDE,
+    Step,
+    after_step,
+    box_of,
+    ends_of,
+    pairs_of_values,
+    postprocessed,
+)
 from nnunet_ext.processes import KILLED, run_in_processes
 
 Found = TypeVar("Found")
@@ -39,13 +48,17 @@ Taken = tuple[int, ...]
 
 @dataclass(frozen=True)
 class ScoringJob:
-    """One case, and all that a process needs. `steps` are candidates, or those that were chosen."""
+    """One case, and all that a process needs. `steps` are candidates, or those that were chosen.
+
+    `pairs` are the names of left and right organs.
+    """
 
     case: str
     prediction: Path | None
     reference: Path
     labels: Mapping[str, Any]
     steps: Mapping[str, Sequence[Step]]
+    pairs: Sequence[tuple[str, str]] = ()
 
 
 def run_jobs(
@@ -70,16 +83,17 @@ def score_candidates(job: ScoringJob) -> dict[str, dict[Taken, Scored]] | str:
     try:
         reference, prediction, spacing_mm = _read(job)
         worst_mm = image_diagonal_mm(reference.shape, spacing_mm)
+        sided = on_own_sides(prediction, pairs_of_values(job.pairs, job.labels), spacing_mm=spacing_mm)
         found = {}
         for organ, steps in job.steps.items():
             value, ends = job.labels[organ], [job.labels[name] for name in ends_of(organ, job.labels)]
-            box = box_of(np.where(reference == value, reference, prediction), [value, *ends])
+            box = box_of(np.where((reference == value) | (sided == value), value, prediction), [value, *ends])
             if box is None:
                 continue
             there, wanted = prediction[box], reference[box] == value
             if wanted.any() or (there == value).any():
                 around = {"free": there == 0, "ends": [there == end for end in ends], "spacing_mm": spacing_mm}
-                reached = _reached(there == value, steps, **around)
+                reached = _reached(there == value, steps, own=sided[box] == value, **around)
                 found[organ] = _scores(wanted, reached, spacing_mm=spacing_mm, worst_mm=worst_mm)
         return found
     except Exception as error:  # one case must not stop the others
@@ -90,7 +104,7 @@ def score_both(job: ScoringJob) -> dict[str, tuple[Scored, Scored]] | str:
     """Organ -> scores without and with its steps, for organs that a mask holds. Or why the case failed."""
     try:
         reference, prediction, spacing_mm = _read(job)
-        after, changes = postprocessed(prediction, job.steps, job.labels, spacing_mm=spacing_mm)
+        after, changes = postprocessed(prediction, job.steps, job.labels, spacing_mm=spacing_mm, pairs=job.pairs)
         worst_mm = image_diagonal_mm(reference.shape, spacing_mm)
         found = {}
         for organ in job.steps:
@@ -119,11 +133,14 @@ def _read(job: ScoringJob) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
     return np.where(ignored, 0, reference), np.where(ignored, 0, prediction), reference_image.GetSpacing()[::-1]
 
 
-def _reached(mask: np.ndarray, steps: Sequence[Step], **around: Any) -> dict[Taken, np.ndarray]:
-    """The mask after every combination of the steps, each in order."""
+def _reached(mask: np.ndarray, steps: Sequence[Step], *, own: np.ndarray, **around: Any) -> dict[Taken, np.ndarray]:
+    """The mask after every combination of the steps, each in order. `own` is the organ on its own side."""
     reached: dict[Taken, np.ndarray] = {(): mask}
     for at, step in enumerate(steps):
-        reached |= {(*taken, at): after_step(before, step, **around) for taken, before in reached.items()}
+        reached |= {
+            (*taken, at): own if step.name == OWN_SIDE else after_step(before, step, **around)
+            for taken, before in reached.items()
+        }
     return reached
 
 

@@ -19,7 +19,8 @@ import numpy as np
 
 from nnunet_ext.files import Shape, misfit, read_json, shown
 from nnunet_ext.installation.models import POSTPROCESSING
-from nnunet_ext.postprocessing.steps import NUMBERS, Change, Step, postprocessed
+from nnunet_ext.labels.pairs import dataset_pairs
+from nnunet_ext.postprocessing.steps import NUMBERS, OWN_SIDE, Change, Step, postprocessed
 
 FILE = POSTPROCESSING
 #: Of the model's `dataset.json`.
@@ -43,18 +44,20 @@ class Postprocessing:
         source: The file it was read from, relative to the model.
         steps: Organ -> steps, ours.
         largest_of: Groups of label values, nnU-Net's. Of each group, taken together, the largest component stays.
+        pairs: Names of left and right organs.
     """
 
     source: str
     steps: Mapping[str, Sequence[Step]] = field(default_factory=dict)
     largest_of: Sequence[Sequence[int]] = ()
+    pairs: Sequence[tuple[str, str]] = ()
 
     def apply(
         self, label_map: np.ndarray, labels: Mapping[str, int], *, spacing_mm: Sequence[float]
     ) -> tuple[np.ndarray, dict[str, Change]]:
         """See `postprocessed`."""
         if not self.largest_of:
-            return postprocessed(label_map, self.steps, labels, spacing_mm=spacing_mm)
+            return postprocessed(label_map, self.steps, labels, spacing_mm=spacing_mm, pairs=self.pairs)
         from nnunetv2.postprocessing.remove_connected_components import (
             remove_all_but_largest_component_from_segmentation,
         )
@@ -89,12 +92,15 @@ def read_postprocessing(model: Path, dataset_json: Mapping) -> Postprocessing | 
         ValueError: If a file is damaged, or asks for anything but known steps on the model's organs.
     """
     labels = dataset_json["labels"]
+    pairs = dataset_pairs(dataset_json, where=str(Path(model, "dataset.json")))
     file = Path(model, FILE)
     if file.is_file():
-        return Postprocessing(FILE, read_steps(read_json(file, _CHOICE_JSON, remedy=_REMEDY), labels, str(file)))
+        content = read_json(file, _CHOICE_JSON, remedy=_REMEDY)
+        return Postprocessing(FILE, read_steps(content, labels, str(file), pairs), pairs=pairs)
     if KEY in dataset_json:
         where = f"{model / 'dataset.json'}: {KEY}"
-        return Postprocessing(f"dataset.json: {KEY}", read_steps(dataset_json[KEY], labels, where))
+        steps = read_steps(dataset_json[KEY], labels, where, pairs)
+        return Postprocessing(f"dataset.json: {KEY}", steps, pairs=pairs)
     found = sorted(Path(model).glob("crossval_results_folds_*/postprocessing.json"), key=lambda path: len(str(path)))
     if not found:
         return None
@@ -103,13 +109,16 @@ def read_postprocessing(model: Path, dataset_json: Mapping) -> Postprocessing | 
     return Postprocessing(source, largest_of=_stock_groups(content, labels, found[-1]))
 
 
-def read_steps(content: object, labels: Mapping[str, Any], where: str) -> dict[str, tuple[Step, ...]]:
+def read_steps(
+    content: object, labels: Mapping[str, Any], where: str, pairs: Sequence[tuple[str, str]] = ()
+) -> dict[str, tuple[Step, ...]]:
     """Organ -> steps of a choice. Organs without a step are left out.
 
     Args:
         content: As JSON has it.
         labels: `labels` of the model's `dataset.json`.
         where: File, for messages.
+        pairs: Names of left and right organs.
 
     Raises:
         ValueError: Naming the file, the organ and the value that is not what it should be.
@@ -126,6 +135,8 @@ def read_steps(content: object, labels: Mapping[str, Any], where: str) -> dict[s
             raise ValueError(f"{where}: '{organ}' has {len(steps)} steps, more than {MOST_STEPS}; {_REMEDY}")
         if steps:
             found[organ] = tuple(_step(step, f"{where}: '{organ}'") for step in steps)
+            if any(step.name == OWN_SIDE for step in found[organ]) and not any(organ in pair for pair in pairs):
+                raise ValueError(f"{where}: '{organ}' has the step {OWN_SIDE}, and no left or right partner; {_REMEDY}")
     return found
 
 

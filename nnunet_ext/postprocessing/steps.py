@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
 from nnunet_ext.labels.organs import normalise_name
 from nnunet_ext.labels.sides import organ_word, side_of
+from nnunet_ext.labels.values import pair_values
 from nnunet_ext.postprocessing.masks import (
     filled,
     largest_component,
@@ -17,11 +19,14 @@ from nnunet_ext.postprocessing.masks import (
     with_gaps_closed,
     without_small_pieces,
 )
+from nnunet_ext.postprocessing.sides import after_own_side
 
+OWN_SIDE = "own_side"
 CLOSE_GAPS, LARGEST, SMALL_PIECES = "close_gaps", "largest_component", "small_pieces"
 HOLES, SMOOTH = "fill_holes", "smooth"
 #: Step -> its number, None for a step without one, and the largest that is believed. No number of a file is obeyed blindly.
 NUMBERS: Mapping[str, tuple[str, float] | None] = {
+    OWN_SIDE: None,
     CLOSE_GAPS: ("longest_mm", 50.0),
     LARGEST: None,
     SMALL_PIECES: ("least_ml", 1000.0),
@@ -87,7 +92,7 @@ def after_step(
 
     Args:
         mask: Bool `(Z, Y, X)`.
-        step: The step.
+        step: The step, but for `own_side`, which concerns two organs (`after_own_side`).
         free: Voxels that belong to no organ.
         ends: Masks of the organs that a nerve runs to, for `close_gaps`.
         spacing_mm: Along `(Z, Y, X)`.
@@ -126,38 +131,54 @@ def postprocessed(
     labels: Mapping[str, int],
     *,
     spacing_mm: Sequence[float],
+    pairs: Sequence[tuple[str, str]] = (),
 ) -> tuple[np.ndarray, dict[str, Change]]:
     """A label map whose organs went through their steps, and what changed.
 
-    Every organ's steps see the label map as it was given. So their order does not matter, but for a background voxel that
-    two organs claim, which the first one gets.
+    The sides are set right first, of all organs with that step at once. Every organ's other steps see the label map as it
+    is then. So their order does not matter, but for a background voxel that two organs claim, which the first one gets.
 
     Args:
         label_map: Whole numbers, `(Z, Y, X)`. It is not changed.
-        steps: Organ -> its steps in order. Organs that are not named stay as they are.
+        steps: Organ -> its steps in order. Organs that are not named stay as they are, but for voxels of their partner.
         labels: `labels` of the `dataset.json`.
         spacing_mm: Along `(Z, Y, X)`.
+        pairs: Names of left and right organs, for `own_side`.
 
     Returns:
         The label map, and organ -> change for the organs that a step changed.
     """
-    result, changes = label_map.copy(), {}
+    sided = [labels[organ] for organ, todo in steps.items() if any(step.name == OWN_SIDE for step in todo)]
+    given = after_own_side(label_map, sided, pairs_of_values(pairs, labels), spacing_mm=spacing_mm)
+    result = given.copy()
     for organ, todo in steps.items():
         value = labels[organ]
         ends = [labels[name] for name in ends_of(organ, labels) if isinstance(labels[name], int)]
-        box = box_of(label_map, [value, *ends] if any(step.name == CLOSE_GAPS for step in todo) else [value])
+        box = box_of(given, [value, *ends] if any(step.name == CLOSE_GAPS for step in todo) else [value])
         if box is None:
             continue
-        there = label_map[box]
+        there = given[box]
         before = mask = there == value
         masks = [there == end for end in ends]
         for step in todo:
-            mask = after_step(mask, step, free=there == 0, ends=masks, spacing_mm=spacing_mm)
-        lost, gained = before & ~mask, mask & ~before & (result[box] == 0)
-        if not (lost.any() or gained.any()):
-            continue
-        result[box][lost] = 0
-        result[box][gained] = value
-        emptied = bool(before.any() and not (mask & (before | gained)).any())
-        changes[organ] = Change(int(gained.sum()), int(lost.sum()), emptied)
-    return result, changes
+            if step.name != OWN_SIDE:
+                mask = after_step(mask, step, free=there == 0, ends=masks, spacing_mm=spacing_mm)
+        result[box][before & ~mask] = 0
+        result[box][mask & ~before & (result[box] == 0)] = value
+    return result, _changes(label_map, result, labels)
+
+
+def pairs_of_values(pairs: Sequence[tuple[str, str]], labels: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """Label values of pairs of names. Pairs with a region are left out."""
+    return pair_values([pair for pair in pairs if all(isinstance(labels[name], int) for name in pair)], labels)
+
+
+def _changes(before: np.ndarray, after: np.ndarray, labels: Mapping[str, Any]) -> dict[str, Change]:
+    changed = before != after
+    was, became = before[changed], after[changed]
+    changes = {}
+    for organ, value in labels.items():
+        gained, lost = (int(np.count_nonzero(one == value)) for one in (became, was))
+        if value != 0 and (gained or lost):
+            changes[organ] = Change(gained, lost, emptied=bool(lost) and not (after == value).any())
+    return changes

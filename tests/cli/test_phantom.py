@@ -8,9 +8,16 @@ from nnunet_ext.phantom.from_maps.making import MadeHeads
 
 def test_phantom_passes_its_options_on(calls, capsys):
     calls.summary = [Path("out/phantom_000")]
-    assert run("phantom out --cases 3 --seed 7 --size tiny --unregistered -np 2") == 0
+    assert run("phantom out --cases 3 --first-case 20 --seed 7 --size tiny --unregistered -np 2") == 0
     assert calls.args == (Path("out"),)
-    assert calls.kwargs == {"n_cases": 3, "seed": 7, "size": "tiny", "unregistered": True, "n_processes": 2}
+    assert calls.kwargs == {
+        "n_cases": 3,
+        "first_case": 20,
+        "seed": 7,
+        "size": "tiny",
+        "unregistered": True,
+        "n_processes": 2,
+    }
     assert capsys.readouterr().out == "out: 1 cases\n"
 
 

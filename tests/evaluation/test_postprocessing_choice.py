@@ -12,7 +12,7 @@ from reference_tables import check_file
 
 from nnunet_ext.cli.main import main
 from nnunet_ext.evaluation.postprocessing_choice import LEAST_CASES, candidate_steps, choose, choose_postprocessing
-from nnunet_ext.evaluation.postprocessing_scores import Scored
+from nnunet_ext.evaluation.postprocessing_scores import Scored, ScoringJob, score_candidates
 from nnunet_ext.installation.models import install_model
 from nnunet_ext.postprocessing.choice import read_postprocessing
 from nnunet_ext.postprocessing.steps import Step
@@ -199,3 +199,21 @@ def test_only_an_optic_nerve_is_closed_and_only_known_volumes_are_small():
         "smooth",
     ]
     assert candidate_steps("Eye_L", names, 3.14159)[1:3] == [Step("small_pieces", 0.314), Step("small_pieces", 3.14)]
+
+
+def test_a_pair_is_scored_with_each_organ_on_its_own_side(tmp_path):
+    labels, pairs = {"background": 0, "Eye_L": 1, "Eye_R": 2}, [("Eye_L", "Eye_R")]
+    expected = np.zeros(SHAPE, np.uint8)
+    expected[2:6, 3:9, 2:8], expected[2:6, 3:9, 13:19] = 1, 2
+    given = expected.copy()
+    given[3:5, 4:8, 7], given[5, 8, 13:16] = 2, 1
+    write(tmp_path, "reference", expected)
+    write(tmp_path, "prediction", given, axes="RAS")
+    steps = {organ: candidate_steps(organ, labels, None, pairs) for organ in labels if organ != "background"}
+    assert [step.name for step in steps["Eye_L"]] == ["own_side", "largest_component", "fill_holes", "smooth"]
+    files = [tmp_path / f"{name}.nii.gz" for name in ("prediction", "reference")]
+    scored = score_candidates(ScoringJob("case", *files, labels, steps, pairs))
+    for organ in steps:
+        assert scored[organ][()].dsc_percent < 97
+        assert scored[organ][(0,)][:3] == (100, 0, 0)
+        assert scored[organ][(1,)].dsc_percent < 100  # the largest component alone does not bring its voxels back

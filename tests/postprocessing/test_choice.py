@@ -72,7 +72,7 @@ def test_nnunets_function_is_called_as_its_json_says_and_its_pickle_is_never_ope
         ([], "organs is"),
         ({"Brain": [{"step": "fill_holes"}]}, "names 'Brain', which is no organ of the model"),
         ({"background": [{"step": "fill_holes"}]}, "no organ of the model"),
-        ({"Eye_L": [{"step": "os.system"}]}, 'has the step "os.system", which is none of close_gaps'),
+        ({"Eye_L": [{"step": "os.system"}]}, 'has the step "os.system", which is none of own_side, close_gaps'),
         ({"Eye_L": [{"step": ["smooth"]}]}, "which is none of"),
         ({"Eye_L": [{"step": "smooth"}]}, "other entries than it needs"),
         ({"Eye_L": [{"step": "fill_holes", "sigma_mm": 1}]}, "other entries than it needs"),

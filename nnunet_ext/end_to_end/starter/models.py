@@ -6,11 +6,15 @@ import hashlib
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from nnunet_ext.files import write_json, written_whole
-from nnunet_ext.nnunet_folders import LOCALIZER, SEGMENTER
+from nnunet_ext.labels.pairs import dataset_pairs
+from nnunet_ext.nnunet_folders import LOCALIZER, SEGMENTER, read_dataset_json
+from nnunet_ext.postprocessing.choice import KEY
+from nnunet_ext.postprocessing.steps import OWN_SIDE, Step
 from nnunet_ext.starter import shipped
 from nnunet_ext.training.foreign_models import read_weights
 
@@ -36,8 +40,10 @@ def pack(results: Path, out: Path, *, fold: int | str) -> Path:
     for stage in STAGES:
         source, target = results / folder_name(stage), out / folder_name(stage)
         (target / "fold_all").mkdir(parents=True, exist_ok=True)
-        for name in ("plans.json", "dataset.json"):
-            shutil.copyfile(source / name, target / name)
+        shutil.copyfile(source / "plans.json", target / "plans.json")
+        dataset_json = read_dataset_json(source / "dataset.json")
+        brought = with_own_sides(dataset_json) if stage == SEGMENTER else dataset_json
+        write_json(brought, target / "dataset.json", indent=4)
         checkpoint = read_weights(source / f"fold_{fold}" / "checkpoint_final.pth")
         halved = {
             "network_weights": in_16_bits(checkpoint["network_weights"]),
@@ -48,6 +54,15 @@ def pack(results: Path, out: Path, *, fold: int | str) -> Path:
         with written_whole(target / "fold_all" / "checkpoint_final.pth") as temporary:
             torch.save(halved, temporary)
     return out
+
+
+def with_own_sides(dataset_json: Mapping[str, Any]) -> dict[str, Any]:
+    """A `dataset.json` whose model gives what lies across the midline to the organ of that side.
+
+    It is a rule and no choice of a cross-validation: a left organ is not on the right.
+    """
+    organs = [organ for pair in dataset_pairs(dataset_json) for organ in pair]
+    return {**dataset_json, KEY: {"organs": {organ: [Step(OWN_SIDE).to_json()] for organ in sorted(organs)}}}
 
 
 def ship(model: Path, folder: Path, *, version: str) -> None:

@@ -6,8 +6,18 @@ import pytest
 import torch
 
 from nnunet_ext.end_to_end.starter.models import STAGES, folder_name, in_16_bits, n_parameters, pack, ship
+from nnunet_ext.files import read_json, write_json
+from nnunet_ext.postprocessing.choice import read_postprocessing
+from nnunet_ext.postprocessing.steps import OWN_SIDE, Step
 from nnunet_ext.starter.shipped import find_starter
 from nnunet_ext.training.foreign_models import read_weights
+
+DATASET_JSON = {
+    "labels": {"background": 0, "Lens_R": 1, "OpticChiasm": 2, "Lens_L": 3},
+    "channel_names": {"0": "CT"},
+    "numTraining": 1,
+    "file_ending": ".nii.gz",
+}
 
 
 @pytest.fixture
@@ -16,8 +26,8 @@ def results(tmp_path):
     for stage in STAGES:
         folder = tmp_path / "results" / folder_name(stage)
         (folder / "fold_1").mkdir(parents=True)
-        for name in ("plans.json", "dataset.json"):
-            (folder / name).write_text(f'{{"of": "{stage}"}}')
+        (folder / "plans.json").write_text(f'{{"of": "{stage}"}}')
+        write_json(DATASET_JSON, folder / "dataset.json")
         shared = torch.randn(100, 50)
         checkpoint = {
             "network_weights": {"encoder.w": shared, "decoder.encoder.w": shared, "n": torch.tensor(3)},
@@ -42,6 +52,14 @@ def test_weights_have_16_bits_and_are_held_once(results, tmp_path):
         assert 2 * 5000 < file.stat().st_size < 2 * 5000 + 4000
         assert (out / folder_name(stage) / "plans.json").read_text() == f'{{"of": "{stage}"}}'
     assert n_parameters(out) == 2 * 5000
+
+
+def test_a_segmenter_brings_the_step_that_sets_sides_right_and_its_localizer_none(results, tmp_path):
+    localizer, segmenter = (pack(results, tmp_path / "model", fold=1) / folder_name(stage) for stage in STAGES)
+    assert read_json(localizer / "dataset.json") == DATASET_JSON
+    brought = read_postprocessing(segmenter, read_json(segmenter / "dataset.json"))
+    assert brought.steps == {"Lens_L": (Step(OWN_SIDE),), "Lens_R": (Step(OWN_SIDE),)}
+    assert list(brought.pairs) == [("Lens_L", "Lens_R")]
 
 
 def test_tensors_of_equal_values_stay_two():
