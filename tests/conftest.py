@@ -23,18 +23,22 @@ SLOW = (
     "cases/test_structures.py", "trainers", "plans", "cleaning/test_body.py", "test_end_to_end.py",
     "test_any_organs.py", "evaluation/test_one_case.py", "test_guides.py", "labels/test_volumes.py",
     "test_packaging.py", "phantom/test_making.py", "phantom/test_one_case.py",
-    "phantom/test_torso.py", "phantom/from_maps/test_making.py",
+    "phantom/test_torso.py", "phantom/from_maps/test_ct.py", "phantom/from_maps/test_making.py",
     "phantom/from_maps/test_one_case.py", "phantom/from_maps/test_real_maps.py", "prediction/test_predicting.py",
+    "prediction/test_shipped_starter.py", "prediction/test_starter.py", "prediction/test_without_ct.py",
+    "cleaning/test_ct_body.py", "end_to_end/workflow/test_job_arrays.py", "end_to_end/workflow/test_running.py",
     "end_to_end/learning/test_trainers.py", "end_to_end/test_prediction_benchmark.py",
     "end_to_end/test_conversion_benchmark.py",
     "registration/test_between_people.py",
     "registration/test_registering.py", "reporting/test_experiments.py", "reporting/test_figures.py",
-    "reporting/test_page.py", "reporting/test_reporting.py", "superresolution/test_from_dataset.py",
+    "reporting/test_page.py", "reporting/test_plots.py", "reporting/test_reporting.py",
+    "superresolution/test_from_dataset.py",
 )  # fmt: skip
 #: Of these, the longest come first, so that several test processes end together.
 LONGEST = (
     "test_end_to_end.py", "test_guides.py", "test_structures.py", "test_registering.py", "test_body.py",
     "test_cascade_oar_planner.py", "test_making.py", "test_convert.py", "test_any_organs.py", "test_reporting.py",
+    "test_predicting.py", "test_cascade_oar_trainer.py", "test_without_ct.py", "test_ct_body.py", "test_contouring.py",
 )  # fmt: skip
 
 

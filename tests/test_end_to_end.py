@@ -293,6 +293,7 @@ def test_localizer_validation_measures_its_boxes_and_counts_its_misses(space, se
         assert all((r["error_mm"] is None) == r["fallback_whole_volume"] for r in report["cases"].values())
 
 
+@pytest.mark.long
 def test_fold_all_says_what_its_validation_means_and_keeps_its_maps_apart(space, second_fold):
     maps = space.model("3d_lowres") / "predicted_next_stage" / "3d_cascade_fullres"
     before = {f.name: f.stat().st_mtime_ns for f in maps.iterdir()}
@@ -398,6 +399,7 @@ def test_crops_are_predicted_on_the_input_grid_and_an_organ_the_localizer_misses
             assert (reach_mm <= size_mm + spacing_mm).all()
 
 
+@pytest.mark.long
 def test_one_process_predicts_crops_as_the_two_commands_do(space, crops, located, tmp_path):
     predict_stage(space, CROPS, tmp_path / "two", "-prev_stage_predictions", str(located))
     images = space.raw / DATASET / "imagesTs"
