@@ -21,6 +21,8 @@ from nnunet_ext.prediction.predicting import predict
 
 #: Rows of the card.
 SUBSETS = (("CT", "T1", "T2"), ("CT",), ("T1",), ("T2",), ("T1", "T2"))
+#: Distances that differ by less are one.
+SAME_MM = 1e-6
 LABELS = {"background": 0, **{organ: value for value, organ in enumerate(ORGANS, 1)}}
 
 
@@ -84,8 +86,7 @@ def judge(
         device: Of the networks.
 
     Returns:
-        Case -> `person`, `spacing_mm`, `wrong_side` (voxels of a left or right organ on the other side of the midline), and
-        organ -> `dsc_percent`, `hd95_mm` and `flag`.
+        Case -> `person`, `spacing_mm`, the number of `wrong_side`, and organ -> `dsc_percent`, `hd95_mm` and `flag`.
     """
     name = "_".join(subset)
     images, masks, references = (out / folder / name for folder in ("images", "masks", "references"))
@@ -123,9 +124,10 @@ def judge(
 
 
 def wrong_side(found: sitk.Image, reference: sitk.Image) -> int:
-    """Voxels of a left organ that lie nearer to the reference's right organs than to its left ones, and the reverse.
+    """Voxels of a left organ on the right of the midline, and the reverse.
 
-    The plane halfway between the centres of the left and the right organs is the midline of a turned head, too.
+    The midline is the plane halfway between the centres of the reference's left and right organs, that of a turned head
+    too. No head is quite symmetric, so a voxel counts only if it lies further across than the organ itself does.
     """
     values = sitk.GetArrayFromImage(found)
     truth = sitk.GetArrayFromImage(reference)
@@ -135,12 +137,15 @@ def wrong_side(found: sitk.Image, reference: sitk.Image) -> int:
         of_pairs = [_centre(truth == pair[side], reference) for pair in pairs if all((truth == v).any() for v in pair)]
         centres.append(np.mean(of_pairs, axis=0))
     middle, across = (centres[0] + centres[1]) / 2, centres[0] - centres[1]
+    across /= np.linalg.norm(across)
     wrong = 0
     for pair in pairs:
         for side, sign in enumerate((1.0, -1.0)):
-            places = _places(values == pair[side], found)
-            if len(places):
-                wrong += int(np.count_nonzero(sign * ((places - middle) @ across) < 0))
+            of_found, of_reference = (
+                sign * ((_places(array == pair[side], image) - middle) @ across)
+                for array, image in ((values, found), (truth, reference))
+            )
+            wrong += int(np.count_nonzero(of_found < of_reference.min(initial=0.0) - SAME_MM))
     return wrong
 
 

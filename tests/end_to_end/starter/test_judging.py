@@ -39,6 +39,11 @@ def test_voxels_on_the_other_side_of_the_midline_are_counted_also_of_a_turned_he
         assert wrong_side(label_map(turned_deg=turned_deg, swap=7), truth) == 7
 
 
+def test_voxels_are_not_counted_where_the_reference_itself_lies_across():
+    truth = label_map(swap=7)  # a right eye that reaches as far as a left one
+    assert wrong_side(truth, truth) == 0
+
+
 def test_a_mirrored_case_has_its_left_on_the_right_and_the_labels_exchanged(tmp_path):
     case = tmp_path / "phantom_000"
     case.mkdir()
