@@ -79,6 +79,11 @@ def line_of(record: RunRecord) -> Line:
     return record.system, record.true_boxes, record.seed
 
 
+def has_learned(record: RunRecord) -> bool:
+    """Whether a run knows any organ at all."""
+    return record.dsc >= END_GAIN
+
+
 def title_of(line: Line) -> str:
     return line[0] + (", true boxes" if line[1] else "")
 
@@ -111,7 +116,7 @@ def end_of(record: RunRecord, curve: Sequence[RunRecord]) -> str:
     """
     if record.mark_min < max(r.mark_min for r in curve):
         return ""
-    if record.dsc < END_GAIN:
+    if not has_learned(record):
         return "nothing learned yet"
     gain = last_gain(curve)
     if gain is None:

@@ -6,7 +6,7 @@ import pytest
 from nnunet_ext.end_to_end.learning.curves import draw_curves
 from nnunet_ext.end_to_end.learning.methods import benchmark_methods, methods_table
 from nnunet_ext.end_to_end.learning.records import last_gain, read_records
-from nnunet_ext.end_to_end.learning.table import table
+from nnunet_ext.end_to_end.learning.table import has_learned, table
 
 #: Case -> organ -> DSC in percent, None where the reference has no organ.
 CASES = {"a": {"Eye_L": 90.0, "OpticChiasm": 50.0}, "b": {"Eye_L": 80.0, "OpticChiasm": None}}
@@ -118,8 +118,18 @@ def test_curves_are_drawn(tmp_path):
     for mark in (10, 40):
         for seed in (0, 1):
             write(tmp_path, mark=mark, seed=seed)
+    learned = read_records(tmp_path)
+    write(tmp_path, mark=10, seed=2, gain=-75.0)
     draw_curves(read_records(tmp_path), tmp_path / "pictures" / "curves.png", systems=["default"])
     assert (tmp_path / "pictures" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert [has_learned(record) for record in read_records(tmp_path)].count(False) == 1
+    assert all(map(has_learned, learned))
+
+
+def test_curves_of_runs_that_know_nothing_yet_say_so(tmp_path):
+    write(tmp_path, mark=10, gain=-75.0)
+    draw_curves(read_records(tmp_path), tmp_path / "curves.png", systems=["default"])
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
 
 
 # Methods --------------------------------------------------------------------------------------------------------------
