@@ -54,6 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-device", choices=("cuda", "cpu", "mps"), help="without: cuda")
     parser.add_argument("--gpus", nargs="+", metavar="K", help="GPUs of this machine; without: all")
     add_processes(parser)
+    parser.add_argument(
+        "--parts",
+        metavar="N",
+        type=positive_int,
+        help="share the cases of the conversion, of each preprocessing and of the prediction among N jobs; without: 1",
+    )
     parser.add_argument("--slurm", action="store_true", help="run the steps as jobs of SLURM; without: on this machine")
     parser.add_argument(
         "--time-limit",
