@@ -12,7 +12,7 @@ from small_workflows import FOLDS, begun, job, small_workflow, until
 
 from nnunet_ext.end_to_end.workflow.experiment import planned_experiment
 from nnunet_ext.end_to_end.workflow.experiment_steps import Experiment
-from nnunet_ext.end_to_end.workflow.flags import OUT_OF_TIME, SIGNAL
+from nnunet_ext.end_to_end.workflow.flags import ERROR, OUT_OF_TIME, SIGNAL
 from nnunet_ext.end_to_end.workflow.one_step import run_step
 from nnunet_ext.end_to_end.workflow.slurm import Job
 from nnunet_ext.end_to_end.workflow.standing import ENDED, FAILED, PAUSED, QUEUED, RUNNING, TO_DO, standings
@@ -83,6 +83,8 @@ def test_a_job_that_vanished_or_died_is_named_and_one_that_was_requeued_is_not(m
     for kind, state, says in (
         (SIGNAL, "PENDING", QUEUED),
         (SIGNAL, "CANCELLED", FAILED),
+        (SIGNAL, "PREEMPTED", PAUSED),
+        (ERROR, "PREEMPTED", FAILED),
         (OUT_OF_TIME, "PENDING", QUEUED),
         (OUT_OF_TIME, "RUNNING", QUEUED),
         (OUT_OF_TIME, "FAILED", PAUSED),
@@ -91,6 +93,11 @@ def test_a_job_that_vanished_or_died_is_named_and_one_that_was_requeued_is_not(m
         made.flags(plan).fail(plan, kind, "ended", made.log(plan))
         jobs = {"81": Job("81", state, "rule_step_wildcards_plan", "name")}
         assert standings(made, jobs)[0].state == says
+    made.flags(plan).failed_file(plan).unlink()
+    assert (
+        standings(made, {"81": Job("81", "PREEMPTED", "", "name")})[0].says
+        == "job 81 was preempted; the next job goes on"
+    )
 
 
 def test_a_task_of_a_printed_array_that_waits_is_queued(made):
