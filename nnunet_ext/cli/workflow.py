@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="time_limit_minutes",
         metavar="MINUTES",
         type=positive_int,
-        help="of a training's job, after which the next one goes on: 1440",
+        help="of a job, of an hour at least but for trainings; a training goes on in the next one: 1440",
     )
     parser.add_argument(
         "--memory-gb",

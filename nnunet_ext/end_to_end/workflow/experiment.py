@@ -40,8 +40,8 @@ from nnunet_ext.processes import usable_cores
 
 #: Time limit of a training's job, if nobody says. Most clusters allow a day.
 TIME_LIMIT_MINUTES = 1440.0
-#: Of any other job: so many times what is expected, and at least.
-LIMIT_FACTOR, LEAST_LIMIT_MINUTES = 4.0, 60.0
+#: Of any other job at least.
+LEAST_LIMIT_MINUTES = 60.0
 #: Of SLURM, `MaxArraySize` is 1001 unless a site says otherwise.
 MOST_PARTS = 1000
 #: Name that the report has for the reference contours.
@@ -214,16 +214,16 @@ def planned_experiment(
     Args:
         made: The experiment.
         folder: Of the workflow.
-        time_limit_minutes: Of a training's job, and of any other at most, if it is an hour or more.
+        time_limit_minutes: Of a training's job, and of any other if it is an hour or more.
         gpus: Numbers of this machine's GPUs.
         parts: Name of a step -> number of jobs that share its cases.
     """
     steps = experiment_steps(made, parts)
+    # The fingerprint of 10,000 cases takes an hour or more, and begins anew if it is ended.
+    most = max(LEAST_LIMIT_MINUTES, time_limit_minutes)
     limits = {}
     for step in steps:
-        expected = max(LEAST_LIMIT_MINUTES, LIMIT_FACTOR * step.resources.minutes)
-        most = max(LEAST_LIMIT_MINUTES, time_limit_minutes)
-        limits[step.name] = time_limit_minutes if step.name.startswith("train_") else min(most, expected)
+        limits[step.name] = time_limit_minutes if step.name.startswith("train_") else most
     environment = {
         "nnUNet_raw": str(made.raw),
         "nnUNet_preprocessed": str(made.preprocessed),
