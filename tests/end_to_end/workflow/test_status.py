@@ -15,8 +15,19 @@ from nnunet_ext.end_to_end.workflow.experiment_steps import Experiment
 from nnunet_ext.end_to_end.workflow.flags import ERROR, OUT_OF_TIME, SIGNAL
 from nnunet_ext.end_to_end.workflow.one_step import run_step
 from nnunet_ext.end_to_end.workflow.slurm import Job
-from nnunet_ext.end_to_end.workflow.standing import ENDED, FAILED, PAUSED, QUEUED, RUNNING, TO_DO, standings
-from nnunet_ext.end_to_end.workflow.status import duration, workflow_status
+from nnunet_ext.end_to_end.workflow.standing import (
+    DONE,
+    ENDED,
+    FAILED,
+    PAUSED,
+    QUEUED,
+    RUNNING,
+    TO_DO,
+    Standing,
+    standings,
+)
+from nnunet_ext.end_to_end.workflow.status import duration, rows, workflow_status
+from nnunet_ext.end_to_end.workflow.step import Step
 from nnunet_ext.training.job import write_progress
 
 
@@ -140,6 +151,27 @@ def test_500_folds_are_said_within_a_second(tmp_path):
 def test_where_nothing_was_begun_it_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match="begin one with nnunet_ext workflow"):
         workflow_status(tmp_path)
+
+
+def test_parts_that_are_done_or_to_do_are_one_row_and_one_that_failed_is_named():
+    def part(k: int, state: str, says: str = "", seconds: float | None = None) -> Standing:
+        return Standing(
+            Step(f"predict_part_{k}_of_5", f"Contour, part {k + 1} of 5", (), ()), state, says, seconds=seconds
+        )
+
+    steps = [
+        part(0, DONE, seconds=5),
+        part(1, FAILED, "case 'a': no file"),
+        part(2, DONE, seconds=9),
+        part(3, TO_DO, "waits"),
+    ]
+    whole = Standing(Step("predict", "Contour", (), ()), TO_DO, "waits for parts")
+    assert [(one[0], one[1], one[-1]) for one in rows([*steps, part(4, TO_DO, "waits"), whole])] == [
+        ("Contour, 2 of 5 parts", DONE, ""),
+        ("Contour, part 2 of 5", FAILED, "case 'a': no file"),
+        ("Contour, 2 of 5 parts", TO_DO, "waits"),
+        ("Contour", TO_DO, "waits for parts"),
+    ]
 
 
 def test_durations_are_in_the_unit_that_fits():
