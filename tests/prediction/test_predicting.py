@@ -1158,6 +1158,7 @@ def test_parts_of_a_scanned_folder_of_files_contour_the_same(run, tmp_path):
     ):
         run(finish=True)
     assert run(num_parts=2, part_id=0).written == ["head_a", "head_c"]
+    assert run(num_parts=9, part_id=8).written == []  # more parts than cases
     finished = run(finish=True)
     assert (finished.skipped, finished.written, finished.failed) == (["head_a", "head_b", "head_c"], [], {})
     assert run().written == ["head_aa"]
