@@ -69,6 +69,7 @@ from nnunet_ext.training.checkpoints import (
 from nnunet_ext.training.checks import check_split, listed, missing_files, odd_split, preprocessed_cases
 from nnunet_ext.training.compute_device import device_use
 from nnunet_ext.training.job import JITTER, OUT_OF_TIME, TrainingJob, write_progress
+from nnunet_ext.training.loading import next_batch
 from nnunet_ext.training.losses import PartLoss, weigh_organs
 from nnunet_ext.training.mirroring import LeftRightMirrorTransform
 from nnunet_ext.training.modality_dropout import ModalityDropoutTransform, optional_channels
@@ -634,25 +635,43 @@ class CascadeOARTrainer(nnUNetTrainer):
         if self.local_rank == 0:
             self._take_over_checkpoints()
         self.first_epoch_of_run = self.current_epoch
+        try:
+            self._train_epochs()
+        except BaseException:
+            self._end_loaders()
+            raise
+        self.on_train_end()
+
+    def _train_epochs(self) -> None:
         while (reason := self.reason_to_stop()) is None:
             self._leave_before_the_deadline()
             self.on_epoch_start()
             self.on_train_epoch_start()
             train_outputs = []
             for _ in range(self.num_iterations_per_epoch):
-                train_outputs.append(self.train_step(next(self.dataloader_train)))
+                train_outputs.append(self.train_step(self._next_batch(self.dataloader_train)))
                 if self.over_budget():
                     break
             self.on_train_epoch_end(train_outputs)
             with torch.no_grad():
                 self.on_validation_epoch_start()
                 val_outputs = [
-                    self.validation_step(next(self.dataloader_val)) for _ in range(self.num_val_iterations_per_epoch)
+                    self.validation_step(self._next_batch(self.dataloader_val))
+                    for _ in range(self.num_val_iterations_per_epoch)
                 ]
                 self.on_validation_epoch_end(val_outputs)
             self.on_epoch_end()
         self.print_to_log_file(f"Training ends: {reason}.")
-        self.on_train_end()
+
+    def _end_loaders(self) -> None:
+        """End the loaders' processes. Else their threads speak of dead workers after an error, and hide it."""
+        for loader in (self.dataloader_train, self.dataloader_val):
+            if hasattr(loader, "_finish"):
+                loader._finish()
+
+    def _next_batch(self, loader: Any) -> dict:
+        what = f"{self.plans_manager.dataset_name}, {self.configuration_name}, fold {self.fold}"
+        return next_batch(loader, of=what, go_on=f"{self._command()} --c")
 
     def epochs_of_this_run_s(self) -> list[float]:
         """Seconds of the epochs that this run has finished."""
@@ -688,9 +707,6 @@ class CascadeOARTrainer(nnUNetTrainer):
             f"go on with: {self._command()} --c"
         )
         self._write_progress(out_of_time=True)
-        for loader in (self.dataloader_train, self.dataloader_val):
-            if hasattr(loader, "_finish"):  # its processes, as nnU-Net ends them
-                loader._finish()
         raise SystemExit(OUT_OF_TIME)
 
     # --- before a training -------------------------------------------------------------------------------------------

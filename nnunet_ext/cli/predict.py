@@ -77,6 +77,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--scan", action="store_true", help="for parts: only find and number the cases, and write their list"
     )
     add_parts(parser)
+    parser.add_argument(
+        "--finish", action="store_true", help="after all parts: contour nothing, and say what became of all cases"
+    )
     parser.add_argument("--overwrite", action="store_true", help="redo cases whose label map is there already")
 
 

@@ -54,13 +54,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-device", choices=("cuda", "cpu", "mps"), help="without: cuda")
     parser.add_argument("--gpus", nargs="+", metavar="K", help="GPUs of this machine; without: all")
     add_processes(parser)
+    parser.add_argument(
+        "--parts",
+        metavar="N",
+        type=positive_int,
+        help="share the cases of the conversion, of each preprocessing and of the prediction among N jobs; without: 1",
+    )
     parser.add_argument("--slurm", action="store_true", help="run the steps as jobs of SLURM; without: on this machine")
     parser.add_argument(
         "--time-limit",
         dest="time_limit_minutes",
         metavar="MINUTES",
         type=positive_int,
-        help="of a training's job, after which the next one goes on: 1440",
+        help="of a job, of an hour at least but for trainings; a training goes on in the next one: 1440",
     )
     parser.add_argument(
         "--memory-gb",

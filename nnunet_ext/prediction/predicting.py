@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,7 @@ from tqdm import tqdm
 
 from nnunet_ext._version import __version__
 from nnunet_ext.cases.case import Case
-from nnunet_ext.cases.case_list import LIST, list_folder, remove_list
+from nnunet_ext.cases.case_list import LIST, UNSEEN_S, list_folder, remove_list
 from nnunet_ext.cases.dicom_case import DicomCase
 from nnunet_ext.cases.key_file import check_key, write_key
 from nnunet_ext.cases.prediction_cases import FoundCases, find_cases
@@ -85,6 +86,7 @@ def predict(
     scan: bool = False,
     num_parts: int = 1,
     part_id: int = 0,
+    finish: bool = False,
     overwrite: bool = False,
     show_progress: bool = True,
 ) -> PredictionSummary:
@@ -132,18 +134,23 @@ def predict(
             The parts take their cases from it and read no others.
         num_parts, part_id: Take every `num_parts`-th case from the `part_id`-th on, so that several processes share the
             work. They may share `out`, too. Without a list of `scan`, each looks for all cases.
+        finish: Contour nothing. Say what became of the cases of the list, once all parts have ended.
         overwrite: Delete earlier predictions and predict their cases again.
         show_progress: Show progress bars.
 
     Raises:
         FileNotFoundError: If the images folder, a case or a model is not there.
-        ValueError: If options contradict each other or the images, or `out` holds predictions of another model.
+        ValueError: If options contradict each other or the images, `out` holds predictions of another model, or a part is
+            missing at the end.
     """
     images, out = Path(images), Path(out)
     if not 0 <= part_id < num_parts:
         raise ValueError(f"part_id is {part_id}; with num_parts {num_parts} it is 0 to {num_parts - 1}")
-    if scan and num_parts > 1:
-        raise ValueError("--scan and -num_parts are steps of their own; give one of them")
+    asked = [word for word, wanted in (("--scan", scan), ("-num_parts", num_parts > 1), ("--finish", finish)) if wanted]
+    if len(asked) > 1:
+        raise ValueError(f"{' and '.join(asked)} are steps of their own; give one of them")
+    if finish and overwrite:
+        raise ValueError("--finish contours nothing: give --overwrite to the parts")
     if smooth_contours and not rtstruct:
         raise ValueError("--smooth-contours is about the contours of an RTSTRUCT: give --rtstruct too, or leave it out")
     check_folder(images, "images folder")
@@ -178,7 +185,7 @@ def predict(
     key_file = out.resolve().with_name(f"{out.resolve().name}.key.csv") if key_file is None else Path(key_file)
     channels = {"channels": predictor.channels, "optional": predictor.optional}
     listed = list_folder(out.resolve(), key_file)
-    if num_parts > 1 and (listed / LIST).is_file():
+    if finish or (num_parts > 1 and (listed / LIST).is_file()):
         wanted = options_of(images, **channels, layout=layout, series_file=series_file)
         found, names = read_part(listed, wanted, num_parts, part_id)
     else:
@@ -221,6 +228,9 @@ def predict(
         strict=strict,
     )
     run.begin(overwrite=overwrite, register=register)
+    if finish:
+        run.finish_parts(found, names)
+        return run.summary
     run.predict(found, names, overwrite=overwrite, show_progress=show_progress)
     return run.summary
 
@@ -365,6 +375,33 @@ class _Run:
             if behind is not None:
                 self.finish(*behind)
             self.count_files(found)
+
+    def finish_parts(self, found: FoundCases, names: Sequence[str]) -> None:
+        """Gather what the parts have made of these cases, once all that they wrote is seen here.
+
+        Raises:
+            ValueError: If a case is neither contoured nor failed.
+        """
+        until_s = time.monotonic() + UNSEEN_S
+        while True:
+            last = time.monotonic() > until_s
+            records = read_manifest(self.out)["cases"]
+            failed = {name: record["failed"] for name, record in records.items() if "failed" in record}
+            done = [name for name in names if all(file.is_file() for file in self.outputs(name))]
+            over = {*done, *failed}
+            missing = [name for name in names if name not in over]
+            if last or not missing:
+                break
+            time.sleep(1.0)
+        if missing:
+            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+            raise ValueError(
+                f"{len(missing)} of {len(names)} cases are not contoured yet: {', '.join(missing[:3])}{more}; run the "
+                "parts that have not ended (-num_parts N -part_id K), then --finish again"
+            )
+        self.summary.skipped = done
+        self.summary.failed = {name: failed[name] for name in names if name in failed}
+        self.count_files(found)
 
     def count_files(self, found: FoundCases) -> None:
         """Count the files of the images folder in the manifest, by the outcome of the cases in this and other runs."""

@@ -8,7 +8,7 @@ from nnunet_ext.end_to_end.workflow.by_snakemake import Ran
 EVERYTHING = (
     "workflow patients -o out --experiment ours -d 7 -n Neck --convert '--test a' -c 3d_fullres -pl Planner -p Plans "
     "-tr Trainer --epochs 9 --iterations 5 -f 0 2 --jitter planned --no-postprocessing "
-    "--compare whole -device cpu --gpus 1 3 -np 3 --slurm --time-limit 60 "
+    "--compare whole -device cpu --gpus 1 3 -np 3 --parts 4 --slurm --time-limit 60 "
     "--memory-gb 20 --partition gpu --account me --snakemake '-j 5' --dry-run --print-sbatch"
 )
 
@@ -37,6 +37,7 @@ def test_workflow_passes_its_options_on(calls):
         "device": "cpu",
         "gpus": ["1", "3"],
         "n_processes": 3,
+        "parts": 4,
         "slurm": True,
         "time_limit_minutes": 60,
         "memory_gb": 20,

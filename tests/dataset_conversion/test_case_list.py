@@ -81,6 +81,7 @@ def test_a_part_that_is_repeated_does_what_is_missing(tmp_path: Path):
     dataset = run(source, num_parts=2, part_id=0).dataset_folder
     (dataset / "labelsTr" / "c.nii.gz").unlink()
     again = run(source, num_parts=2, part_id=0)
+    assert run(source, num_parts=9, part_id=8).written == []  # more parts than cases
     assert (again.written, again.skipped) == (["c"], ["a"])
     finished = run(source, finish=True)
     assert (finished.written, finished.skipped) == (["b", "c"], ["a"])

@@ -131,6 +131,7 @@ def test_files_of_cases_that_the_dataset_no_longer_has_are_removed(own: Path):
         data(own).mkdir(exist_ok=True)
         (data(own) / name).touch()
     run(num_parts=3, part_id=0)
+    assert run(num_parts=9, part_id=8)[0].written == []  # more parts than cases
     assert sorted(file.name for file in data(own).iterdir() if file.is_file()) == [
         "head_00.b2nd",
         "head_00.pkl",

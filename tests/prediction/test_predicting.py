@@ -1152,8 +1152,32 @@ def test_parts_of_a_scanned_folder_of_files_contour_the_same(run, tmp_path):
         write_case(tmp_path / "in", name)
     run(scan=True)
     write_case(tmp_path / "in", "head_aa")
-    assert [run(num_parts=2, part_id=k).written for k in range(2)] == [["head_a", "head_c"], ["head_b"]]
+    assert run(num_parts=2, part_id=1).written == ["head_b"]
+    with pytest.raises(
+        ValueError, match=r"2 of 3 cases are not contoured yet: head_a, head_c; run the parts that have"
+    ):
+        run(finish=True)
+    assert run(num_parts=2, part_id=0).written == ["head_a", "head_c"]
+    assert run(num_parts=9, part_id=8).written == []  # more parts than cases
+    finished = run(finish=True)
+    assert (finished.skipped, finished.written, finished.failed) == (["head_a", "head_b", "head_c"], [], {})
     assert run().written == ["head_aa"]
+    with pytest.raises(FileNotFoundError, match="there is no case list"):  # the run of its own has taken it away
+        run(finish=True)
+
+
+def test_the_end_of_all_parts_names_the_cases_that_failed(run, tmp_path):
+    for name in ("head_a", "head_b", "head_c", "head_d"):
+        write_case(tmp_path / "in", name)
+    scanned = run(scan=True)
+    (tmp_path / "in" / "head_b_0001.nii.gz").write_bytes(b"no image")
+    parts = [run(num_parts=3, part_id=k) for k in range(3)]
+    finished = run(finish=True)
+    assert (finished.skipped, list(finished.failed)) == (["head_a", "head_c", "head_d"], ["head_b"])
+    assert finished.failed == parts[1].failed
+    assert manifest(tmp_path)["files"] == finished.files.as_dict() != scanned.files.as_dict()
+    with pytest.raises(ValueError, match="--finish contours nothing: give --overwrite to the parts"):
+        run(finish=True, overwrite=True)
 
 
 def test_a_run_of_its_own_and_a_run_in_parts_are_not_mixed(run, stages, tmp_path):

@@ -11,7 +11,6 @@ import multiprocessing.forkserver
 import os
 import shutil
 import signal
-import subprocess
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
@@ -27,6 +26,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from reference_tables import check_file
+from small_disks import fill, mounted
 from tiny_cases import CASES, DATASET, PATCH, SHAPE, SPACING_MM, STAGES, inner, label_map, log_epochs, rule
 
 from nnunet_ext.cascade.organ_crops import MOST_LOG_ODDS
@@ -814,16 +814,8 @@ def trained(make, scores=(0.1,), **options) -> CascadeOARTrainer:
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of its own, of which all but 100 kB are taken."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = shutil.which("mount") and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True, check=False
-    )
-    if not mounted or mounted.returncode:
-        pytest.skip("may not mount a file system")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with mounted(tmp_path / "disk", megabytes=2) as folder:
+        yield folder
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint_and_says_how_much_is_needed(make, small_disk):
@@ -831,7 +823,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint_and_says_how_much_is_needed(
     trainer.output_folder = str(small_disk)
     (file,) = saved(trainer, "latest")
     before = file.read_bytes()
-    (small_disk / "other").write_bytes(bytes(shutil.disk_usage(small_disk).free - len(before) // 2))
+    fill(small_disk, leave=len(before) // 2)
     with pytest.raises(
         OSError,
         match=r"checkpoint_latest.pth could not be written \(.*\). It needs 0.\d MB and 0.\d MB are free. "

@@ -190,7 +190,7 @@ def run_by_snakemake(
         for name, reason in failed.items():
             say(f"FAILED: {name}: {reason}")
         ran.failed.update(failed)
-        again = any(one.state == PAUSED for one in standings(workflow) if one.step.name in todo)
+        again = any(one.state == PAUSED for one in standings(workflow, jobs_of_user()) if one.step.name in todo)
         idle = 0 if now - done or failed or again else idle + 1
         if idle >= MOST_IDLE_ROUNDS:
             log = workflow.folder / LOG_FILE

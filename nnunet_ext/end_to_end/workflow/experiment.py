@@ -7,9 +7,11 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from nnunet_ext.end_to_end.workflow.by_snakemake import (
     SLURM,
@@ -28,6 +30,7 @@ from nnunet_ext.end_to_end.workflow.experiment_steps import (
     training_memory_gb,
 )
 from nnunet_ext.end_to_end.workflow.job_arrays import sbatch_script
+from nnunet_ext.end_to_end.workflow.parts import begun_in_parts, look_again_after_a_failure, numbers_of_parts
 from nnunet_ext.end_to_end.workflow.planned_workflow import SHARED, PlannedWorkflow
 from nnunet_ext.end_to_end.workflow.step import absolute_words
 from nnunet_ext.files import check_folder
@@ -37,8 +40,10 @@ from nnunet_ext.processes import usable_cores
 
 #: Time limit of a training's job, if nobody says. Most clusters allow a day.
 TIME_LIMIT_MINUTES = 1440.0
-#: Of any other job: so many times what is expected, and at least.
-LIMIT_FACTOR, LEAST_LIMIT_MINUTES = 4.0, 60.0
+#: Of any other job at least.
+LEAST_LIMIT_MINUTES = 60.0
+#: Of SLURM, `MaxArraySize` is 1001 unless a site says otherwise.
+MOST_PARTS = 1000
 #: Name that the report has for the reference contours.
 RESERVED = "reference"
 
@@ -63,6 +68,7 @@ def workflow(
     compare: Sequence[str] = (),
     device: str = "cuda",
     n_processes: int | None = None,
+    parts: int = 1,
     gpus: Sequence[str] | None = None,
     slurm: bool = False,
     time_limit_minutes: float = TIME_LIMIT_MINUTES,
@@ -96,6 +102,9 @@ def workflow(
         compare: Other experiments of `out` that the report compares with this one.
         device: `cuda`, `cpu` or `mps`.
         n_processes: Of each step that has several. None are up to 8.
+        parts: Jobs that share the cases of the conversion, of each preprocessing and of the prediction. A job before them
+            finds the cases, and one after them ends the step. The files are those of one job. Another number later goes on
+            with the cases that are left.
         gpus: Numbers of this machine's GPUs. None are those that it has.
         slurm: Run the steps as jobs of SLURM.
         time_limit_minutes: Of the job of a training. A training that needs longer goes on in the next job.
@@ -108,7 +117,8 @@ def workflow(
     Raises:
         NoSnakemake: If it is needed and not installed.
         OSError: If a folder is missing, or another run works on this experiment.
-        ValueError: If options contradict each other, or the data set holds what other options made.
+        ValueError: If options contradict each other, the data set holds what other options made, or jobs of another number
+            of parts run.
         RuntimeError: If Snakemake itself fails.
     """
     if dataset_id is None or experiment is None:
@@ -142,25 +152,43 @@ def workflow(
         ),
         memory_gb,
     )
-    planned = planned_experiment(
-        made, folder, time_limit_minutes=time_limit_minutes, gpus=_gpus(gpus) if device == "cuda" else ()
+    if not 1 <= parts <= MOST_PARTS:
+        raise ValueError(f"{parts} parts: give 1 to {MOST_PARTS}, for SLURM refuses larger arrays by default")
+    plan = partial(
+        planned_experiment,
+        made,
+        folder,
+        time_limit_minutes=time_limit_minutes,
+        gpus=_gpus(gpus) if device == "cuda" else (),
     )
-    for step in planned.steps:
-        planned.flags(step).check(step)
+    whole = plan()
+    # A shell takes what is said beside a script for part of it.
+    say = _say_beside_a_script if dry_run or print_sbatch else _say
+
+    def divided() -> PlannedWorkflow:
+        planned = plan(parts=numbers_of_parts(whole, parts, say))
+        for step in planned.steps:
+            planned.flags(step).check(step)
+        return planned
+
     if dry_run:
-        print(_described(planned), flush=True)
+        print(_described(divided()), flush=True)
         return Ran()
     for place in (made.raw, made.preprocessed, made.results, folder.parent):
         place.mkdir(parents=True, exist_ok=True)
     with owned_folder(folder):
+        _adopt(whole, made, say)
+        planned = divided()
         planned.write()
-        _adopt(planned, made)
+        for name in look_again_after_a_failure(planned):
+            say(f"{name}: a part of it failed, so the cases are found anew; those that are done are not repeated")
         options = {
             "source": made.source, "dataset_id": dataset_id, "experiment": experiment, "dataset": made.dataset,
             "convert_options": convert_options, "configuration": configuration, "localizer": made.localizer,
             "planner": planner, "plans": made.trained_plans, "trainer": trainer, "folds": list(folds),
             "use_postprocessing": use_postprocessing, "jitter": jitter,
-            "compare": list(compare), "device": device, "n_processes": made.n_processes, "gpus": list(planned.gpus),
+            "compare": list(compare), "device": device, "n_processes": made.n_processes, "parts": parts,
+            "gpus": list(planned.gpus),
             "time_limit_minutes": time_limit_minutes, "memory_gb": made.training_gb,
         }  # fmt: skip
         write_for_snakemake(planned, options, partition=partition, account=account)
@@ -174,22 +202,28 @@ def workflow(
 
 
 def planned_experiment(
-    made: Experiment, folder: Path, *, time_limit_minutes: float = TIME_LIMIT_MINUTES, gpus: Sequence[str] = ()
+    made: Experiment,
+    folder: Path,
+    *,
+    time_limit_minutes: float = TIME_LIMIT_MINUTES,
+    gpus: Sequence[str] = (),
+    parts: Mapping[str, int] = MappingProxyType({}),
 ) -> PlannedWorkflow:
     """The steps of an experiment in its folder.
 
     Args:
         made: The experiment.
         folder: Of the workflow.
-        time_limit_minutes: Of a training's job, and of any other at most, if it is an hour or more.
+        time_limit_minutes: Of a training's job, and of any other if it is an hour or more.
         gpus: Numbers of this machine's GPUs.
+        parts: Name of a step -> number of jobs that share its cases.
     """
-    steps = experiment_steps(made)
+    steps = experiment_steps(made, parts)
+    # The fingerprint of 10,000 cases takes an hour or more, and begins anew if it is ended.
+    most = max(LEAST_LIMIT_MINUTES, time_limit_minutes)
     limits = {}
     for step in steps:
-        expected = max(LEAST_LIMIT_MINUTES, LIMIT_FACTOR * step.resources.minutes)
-        most = max(LEAST_LIMIT_MINUTES, time_limit_minutes)
-        limits[step.name] = time_limit_minutes if step.name.startswith("train_") else min(most, expected)
+        limits[step.name] = time_limit_minutes if step.name.startswith("train_") else most
     environment = {
         "nnUNet_raw": str(made.raw),
         "nnUNet_preprocessed": str(made.preprocessed),
@@ -236,15 +270,15 @@ def _experiment(made: Experiment, memory_gb: float | None) -> Experiment:
     return replace(made, localizer=localizer, training_gb=training_gb, tests=tests)
 
 
-def _adopt(planned: PlannedWorkflow, made: Experiment) -> None:
+def _adopt(planned: PlannedWorkflow, made: Experiment, say: Callable[[str], None]) -> None:
     """Take for done what nnU-Net's commands made before. Preprocessed data must hold all cases."""
     for step in planned.steps:
-        if planned.place(step) != planned.shared:
+        if planned.place(step) != planned.shared or begun_in_parts(planned, step):
             continue
         if step.name.startswith("preprocess_") and not _whole(Path(step.outputs[0]), made):
             continue
         if planned.flags(step).adopt(step):
-            _say(f"{step.name}: it was done before")
+            say(f"{step.name}: it was done before")
 
 
 def _whole(data: Path, made: Experiment) -> bool:
@@ -280,3 +314,7 @@ def _gpus(named: Sequence[str] | None) -> tuple[str, ...]:
 
 def _say(line: str) -> None:
     print(line, flush=True)
+
+
+def _say_beside_a_script(line: str) -> None:
+    _say(f"# {line}")

@@ -6,10 +6,12 @@ All others write into the experiment's own folder.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
+from nnunet_ext.end_to_end.workflow.parts import SCAN, in_parts
 from nnunet_ext.end_to_end.workflow.step import Resources, Step
 from nnunet_ext.files import read_json
 from nnunet_ext.nnunet_folders import LOCALIZER, SEGMENTER, STUDY_LOCALIZER, WHOLE_VOLUME, planned
@@ -21,6 +23,8 @@ PREDICTED, SCORES, CROSS_VALIDATION, REPORT = "predicted", "scores", "cross_vali
 PLANNER, TRAINER = "CascadeOARPlanner", "CascadeOARTrainer"
 #: Memory of a training beside the cases that it holds, in GB, and what a plan holds if it does not say.
 TRAINING_GB, CACHE_GB = 12.0, 4.0
+#: Of a job that only lists, or gathers, what others do.
+ALL_CASES = Resources(1, 8.0, minutes=60)
 #: Expected of a training. Its deadline and `--c` make up for a wrong guess.
 TRAINING_MINUTES = 600.0
 #: Of the localizers that a configuration's name gives away, where there is no plan yet.
@@ -97,8 +101,12 @@ class Experiment:
         return self.preprocessed / self.dataset / f"{plans}.json"
 
 
-def experiment_steps(experiment: Experiment) -> list[Step]:
+def experiment_steps(experiment: Experiment, parts: Mapping[str, int] = MappingProxyType({})) -> list[Step]:
     """All steps of an experiment, each after those whose outputs it reads.
+
+    Args:
+        experiment: The experiment.
+        parts: Name of a step -> number of jobs that share its cases. Others are one job.
 
     Raises:
         ValueError: If there is no fold, or an experiment is compared with itself.
@@ -108,30 +116,39 @@ def experiment_steps(experiment: Experiment) -> list[Step]:
         raise ValueError("name at least one fold")
     if e.name in e.compare:
         raise ValueError(f"experiment {e.name} is compared with itself; name other experiments")
-    steps = [*convert_steps(e), *plan_steps(e), *preprocess_steps(e)]
+    steps = [*convert_steps(e, parts), *plan_steps(e), *preprocess_steps(e, parts)]
     for configuration in filter(None, (e.localizer, e.configuration)):
         for fold in e.folds:
             steps += training_steps(e, configuration, fold)
-    return [*steps, *score_steps(e)]
+    return [*steps, *score_steps(e, parts)]
 
 
-def convert_steps(e: Experiment) -> list[Step]:
+def convert_steps(e: Experiment, parts: Mapping[str, int]) -> list[Step]:
     """The raw data set."""
     if e.source is None:
         return []
     name = e.dataset.partition("_")[2]
-    return [
-        Step(
-            "convert",
-            "Convert the cases to an nnU-Net data set",
-            ("nnunet_ext", "convert", str(e.source), "-d", str(e.dataset_id), "-n", name, *e.convert),
-            (_dataset_json(e),),
-            (str(e.source),),
-            how=_processes(e),
-            resources=Resources(e.n_processes, 4.0 * e.n_processes, minutes=60),
-            lasting=True,
-        )
-    ]
+    whole = Step(
+        "convert",
+        "Convert the cases to an nnU-Net data set",
+        ("nnunet_ext", "convert", str(e.source), "-d", str(e.dataset_id), "-n", name, *e.convert),
+        (_dataset_json(e),),
+        (str(e.source),),
+        how=_processes(e),
+        resources=Resources(e.n_processes, 4.0 * e.n_processes, minutes=60),
+        lasting=True,
+    )
+    scan = replace(
+        whole,
+        name=SCAN.format(whole.name),
+        title="Find and number the cases to convert",
+        command=(*whole.command, "--scan"),
+        outputs=(),
+        how=(),
+        resources=ALL_CASES,
+    )
+    last = replace(whole, how=("--finish",), resources=ALL_CASES)
+    return in_parts(whole, parts.get(whole.name, 1), scan=scan, last=last)
 
 
 def plan_steps(e: Experiment) -> Iterator[Step]:
@@ -158,22 +175,25 @@ def plan_steps(e: Experiment) -> Iterator[Step]:
         )
 
 
-def preprocess_steps(e: Experiment) -> list[Step]:
+def preprocess_steps(e: Experiment, parts: Mapping[str, int]) -> list[Step]:
     """The data of both stages. All configurations but the coarse localizer have those of the whole volume."""
     wanted = [WHOLE_VOLUME, *([LOCALIZER] if LOCALIZER in (e.localizer, e.configuration) else [])]
-    return [
-        Step(
+    steps = []
+    for configuration in wanted:
+        whole = Step(
             f"preprocess_{e.plans}_{configuration}",
             f"Preprocess {configuration}",
-            ("nnUNetv2_preprocess", "-d", str(e.dataset_id), "-plans_name", e.plans, "-c", configuration),
+            ("nnunet_ext", "preprocess", "-d", str(e.dataset_id), "-p", e.plans, "-c", configuration),
             (_data(e, configuration),),
             (_dataset_json(e), str(e.plans_file(e.plans))),
-            how=("-np", str(e.n_processes), "--no_pbar"),
+            how=_processes(e),
             resources=Resources(e.n_processes, 4.0 * e.n_processes, minutes=60),
             lasting=True,
         )
-        for configuration in wanted
-    ]
+        # It skips what the parts have made, which takes one process.
+        last = replace(whole, how=("-np", "1"), resources=ALL_CASES)
+        steps += in_parts(whole, parts.get(whole.name, 1), last=last)
+    return steps
 
 
 def training_steps(e: Experiment, configuration: str, fold: int) -> Iterator[Step]:
@@ -216,7 +236,7 @@ def _jitter(e: Experiment) -> tuple[str, ...]:
     return (f"{JITTER}={e.jitter}" if e.jitter == PLANNED else f"{JITTER}={' '.join((e.jitter, *map(str, e.folds)))}",)
 
 
-def score_steps(e: Experiment) -> Iterator[Step]:
+def score_steps(e: Experiment, parts: Mapping[str, int]) -> Iterator[Step]:
     """Cross-validation, postprocessing, the test cases, and the report."""
     model, validated = e.model(e.configuration), tuple(_validated(e, e.configuration, fold) for fold in e.folds)
     some = Resources(e.n_processes, 2.0 * e.n_processes, minutes=30)
@@ -240,7 +260,7 @@ def score_steps(e: Experiment) -> Iterator[Step]:
             resources=some,
         )
     if e.tests:
-        yield from _test_steps(e, validated)
+        yield from _test_steps(e, validated, parts)
     others = {name: f"../{name}/{e.scores}" for name in e.compare}
     yield Step(
         "report",
@@ -259,12 +279,12 @@ def score_steps(e: Experiment) -> Iterator[Step]:
     )
 
 
-def _test_steps(e: Experiment, validated: tuple[str, ...]) -> Iterator[Step]:
+def _test_steps(e: Experiment, validated: tuple[str, ...], parts: Mapping[str, int]) -> Iterator[Step]:
     command: tuple[str, ...] = ("nnunet_ext", "predict", "-d", str(e.dataset_id), "-c", e.configuration)
     command += ("-tr", e.trainer)
     command += ("-p", e.trained_plans, "-f", *map(str, e.folds), "-i", str(e.raw / e.dataset / "imagesTs"))
     command += () if e.postprocessing else ("--no-postprocessing",)
-    yield Step(
+    whole = Step(
         "predict",
         "Contour the test cases",
         (*command, "-o", PREDICTED),
@@ -273,6 +293,18 @@ def _test_steps(e: Experiment, validated: tuple[str, ...]) -> Iterator[Step]:
         how=("-device", e.device),
         resources=Resources(e.n_processes, 16.0, int(e.device == "cuda"), 60),
     )
+    scan = replace(
+        whole,
+        name=SCAN.format(whole.name),
+        title="Find the test cases",
+        command=(*whole.command, "--scan"),
+        outputs=(f".{PREDICTED}.parts/list.json",),
+        how=("-device", "cpu"),
+        resources=ALL_CASES,
+        removes=(f".{PREDICTED}.parts", PREDICTED),  # of networks that were trained further since then
+    )
+    last = replace(whole, how=("--finish", "-device", "cpu"), resources=ALL_CASES)
+    yield from in_parts(whole, parts.get(whole.name, 1), scan=scan, last=last)
     yield Step(
         "evaluate",
         "Score the test cases",

@@ -102,7 +102,7 @@ class Flags:
 
     def begin(self, step: Step) -> None:
         """Note that a step begins. What another command left behind is removed before, unless it is lasting."""
-        if self._other(step) is not None:
+        if step.removes is not None or self._other(step) is not None:
             self.remove_outputs(step)
         self.done_file(step).unlink(missing_ok=True)
         self.failed_file(step).unlink(missing_ok=True)
@@ -147,15 +147,15 @@ class Flags:
 
     def remove_outputs(self, step: Step) -> None:
         """Remove what a step has made, unless it is lasting."""
-        for output in () if step.lasting else step.outputs:
-            _remove(self.folder / output)
+        for path in () if step.lasting else step.outputs if step.removes is None else step.removes:
+            _remove(self.folder / path)
 
     def adopt(self, step: Step) -> bool:
         """Take a step for done that was made before there were flags. Whether it was.
 
         Its flag is older than all others, so that nothing is made again for it.
         """
-        if self.started_file(step).exists() or self.done_file(step).exists() or self.missing(step):
+        if not step.outputs or self.started_file(step).exists() or self.done_file(step).exists() or self.missing(step):
             return False
         self.done_file(step).parent.mkdir(parents=True, exist_ok=True)
         write_json(self._flag(step), self.done_file(step), flush=True)

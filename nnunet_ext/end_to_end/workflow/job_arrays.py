@@ -1,4 +1,4 @@
-"""A workflow as plain job arrays of SLURM, for sites without Snakemake: one array per kind of step, a task per fold."""
+"""A workflow as plain job arrays of SLURM, for sites without Snakemake: one array per kind of step, with many tasks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nnunet_ext.end_to_end.workflow.step import Step, producers
 
 @dataclass(frozen=True)
 class JobArray:
-    """Steps that differ by their fold.
+    """Steps that differ by their fold, or by their part.
 
     Attributes:
         name: Of a variable of a shell, too.
@@ -32,7 +32,7 @@ def job_arrays(workflow: PlannedWorkflow) -> list[JobArray]:
     """The steps in arrays, in an order in which each comes after those that it needs."""
     kinds: dict[str, list[Step]] = {}
     for step in workflow.steps:
-        kinds.setdefault(re.sub(r"\W+", "_", re.sub(r"_fold_\d+$", "", step.name)), []).append(step)
+        kinds.setdefault(re.sub(r"\W+", "_", re.sub(r"_fold_\d+$|_\d+_of_\d+$", "", step.name)), []).append(step)
     return [
         JobArray(name, tuple(steps), max(workflow.limits_minutes.get(step.name, 0.0) for step in steps))
         for name, steps in kinds.items()

@@ -219,6 +219,8 @@ class _Job:
 
 def read_progress(workflow: PlannedWorkflow, step: Step) -> Mapping[str, Any]:
     """How far a training is, as its fold's `progress.json` says. Empty for other steps, or before the first epoch."""
+    if not step.outputs:
+        return {}
     file = (workflow.place(step) / step.outputs[0]).parent / PROGRESS_FILE
     try:
         return read_json(file, dict) if file.is_file() else {}

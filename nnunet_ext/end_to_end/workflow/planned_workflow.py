@@ -30,6 +30,8 @@ _STEP: Shape = {
     "how": [str],
     "resources": {"processes": int, "memory_gb": float, "gpus": int, "minutes": float},
     "lasting": bool,
+    "after": [str],
+    "removes": ([str], None),
     "limit_minutes": float,
 }
 _WORKFLOW: Shape = {
@@ -77,8 +79,8 @@ class PlannedWorkflow:
         )
 
     def place(self, step: Step) -> Path:
-        """Folder of a step's flags and log."""
-        own = all(not Path(output).is_absolute() for output in step.outputs)
+        """Folder of a step's flags and log. One without outputs is known by its inputs."""
+        own = all(not Path(path).is_absolute() for path in step.outputs or step.inputs)
         return self.folder if own else self.shared
 
     def flags(self, step: Step) -> Flags:
@@ -166,6 +168,8 @@ def read_workflow(folder: Path) -> PlannedWorkflow:
             how=tuple(one["how"]),
             resources=Resources(**one["resources"]),
             lasting=one["lasting"],
+            after=tuple(one["after"]),
+            removes=None if one["removes"] is None else tuple(one["removes"]),
         )
         for one in content["steps"]
     ]

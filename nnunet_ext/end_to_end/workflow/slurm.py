@@ -16,6 +16,8 @@ ALIVE = {
     "PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESIZING",
     "SIGNALING", "STAGE_OUT", "STOPPED", "SPECIAL_EXIT", "RESV_DEL_HOLD",
 }  # fmt: skip
+#: State of a job that a more urgent one has ended, where SLURM does not run it again by itself.
+PREEMPTED = "PREEMPTED"
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_ext.end_to_end.workflow.flags import FOLDER, OUT_OF_TIME
+from nnunet_ext.end_to_end.workflow.flags import ERROR, FOLDER, OUT_OF_TIME
 from nnunet_ext.end_to_end.workflow.job_arrays import job_arrays
 from nnunet_ext.end_to_end.workflow.one_step import read_progress
 from nnunet_ext.end_to_end.workflow.planned_workflow import PlannedWorkflow
 from nnunet_ext.end_to_end.workflow.running import last_line
-from nnunet_ext.end_to_end.workflow.slurm import ALIVE, Job
+from nnunet_ext.end_to_end.workflow.slurm import ALIVE, PREEMPTED, Job
 from nnunet_ext.end_to_end.workflow.step import Step, producers
 from nnunet_ext.leases import read_owner, runs_here
 
@@ -93,7 +93,14 @@ def _standing(
     job = (jobs or {}).get(started.get("job") or "") or queued.get(step.name)
     if job is not None and job.state in ALIVE and job.state != "RUNNING":  # requeued, or the next one
         return Standing(step, QUEUED, f"job {job.number} is {job.state}", job.number, **training)
-    if failure := flags.failure(step):
+    failure = flags.failure(step)
+    if (
+        job is not None and job.state == PREEMPTED and started and failure.get("kind") != ERROR
+    ):  # where it is not requeued
+        at_s = _time_s(flags.started_file(step))
+        says = f"job {job.number} was preempted; the next job goes on"
+        return Standing(step, PAUSED, says, job.number, at_s, **training)
+    if failure:
         at_s = _time_s(flags.failed_file(step))
         if failure["kind"] != OUT_OF_TIME:
             return Standing(step, FAILED, failure["says"], failure.get("job"), at_s, **training)

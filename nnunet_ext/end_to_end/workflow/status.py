@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from nnunet_ext.files import check_folder, check_output_file, write_text
 #: In the order of the summary.
 STATES = (DONE, RUNNING, QUEUED, PAUSED, FAILED, ENDED, TO_DO)
 HEADS = ("step", "state", "epoch", "pseudo Dice", "time left", "")
+#: Title of a part of a step, of the whole step and of how many.
+PART_OF = re.compile(r"(.*), part \d+ of (\d+)")
 #: Between two looks of an open page.
 RELOAD_S = 60
 
@@ -87,6 +90,24 @@ def row(one: Standing) -> tuple[str, ...]:
     return one.step.title, one.state, epoch, dice, left, says
 
 
+def rows(steps: Sequence[Standing]) -> list[tuple[str, ...]]:
+    """A row per step, in the order of `HEADS`. Parts of a step that are done, or to do, are one row together."""
+    groups: dict[tuple[str, str], list[Standing]] = {}
+    for one in steps:
+        whole = PART_OF.fullmatch(one.step.title)
+        together = whole is not None and one.state in (DONE, TO_DO)
+        groups.setdefault((whole[1] if whole and together else one.step.name, one.state), []).append(one)
+    found = []
+    for (title, _), group in groups.items():
+        _, state, *rest, says = row(group[0])
+        whole = PART_OF.fullmatch(group[0].step.title)
+        if whole is None or len(group) == 1:
+            found.append(row(group[0]))
+        else:
+            found.append((f"{title}, {len(group)} of {whole[2]} parts", state, *rest, "" if state == DONE else says))
+    return found
+
+
 def duration(seconds: float) -> str:
     """Seconds in words: `45 s`, `12 min`, `3.5 h`."""
     return (
@@ -99,10 +120,10 @@ def duration(seconds: float) -> str:
 
 
 def _text(workflow: PlannedWorkflow, steps: Sequence[Standing], jobs: Mapping[str, Job] | None) -> str:
-    rows = [row(one) for one in steps]
-    widths = [max(len(line[at]) for line in [HEADS, *rows]) for at in range(len(HEADS))]
+    table = [HEADS, *rows(steps)]
+    widths = [max(len(line[at]) for line in table) for at in range(len(HEADS))]
     lines = [f"{workflow.experiment}: {summary(steps)}{_queue(jobs)}"]
-    for line in [HEADS, *rows]:
+    for line in table:
         lines.append("  " + "  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())
     logs = [f"  {one.step.title}: log {workflow.log(one.step)}" for one in steps if one.state in (FAILED, ENDED)]
     return "\n".join([*lines, *logs])
@@ -136,8 +157,8 @@ def _page(experiments: Mapping[str, Sequence[Standing]], jobs: Mapping[str, Job]
     for name, steps in experiments.items():
         head = "".join(f"<th>{escape(word)}</th>" for word in HEADS)
         body = "\n".join(
-            f'<tr class="{one.state.replace(" ", "-")}">{"".join(f"<td>{escape(word)}</td>" for word in row(one))}</tr>'
-            for one in steps
+            f'<tr class="{words[1].replace(" ", "-")}">{"".join(f"<td>{escape(word)}</td>" for word in words)}</tr>'
+            for words in rows(steps)
         )
         tables.append(f"<h2>{escape(name)}: {escape(summary(steps))}</h2>\n<table><tr>{head}</tr>\n{body}\n</table>")
     when = time.strftime("%Y-%m-%d %H:%M:%S %z")

@@ -45,6 +45,10 @@ class Step:
         how: More words of the command, which change how it is computed and not what: `-np 2`.
         resources: What it takes.
         lasting: Whether its outputs take so long to make that no run may remove them.
+        after: Names of steps of the list that come before it, besides those whose outputs it reads. Several steps may
+            write into one folder, which is the output of the step after them all.
+        removes: Files and folders that are removed whenever its command begins. None are its outputs, if another command
+            or other inputs made them.
     """
 
     name: str
@@ -55,6 +59,8 @@ class Step:
     how: tuple[str, ...] = ()
     resources: Resources = field(default_factory=Resources)
     lasting: bool = False
+    after: tuple[str, ...] = ()
+    removes: tuple[str, ...] | None = None
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -68,7 +74,7 @@ class Step:
 
 
 def producers(steps: Sequence[Step]) -> dict[str, tuple[str, ...]]:
-    """Name of each step -> names of the steps whose outputs it reads.
+    """Name of each step -> names of the steps that it comes after, by their outputs or their names.
 
     Raises:
         ValueError: If a name is there twice or unusable, an output has two steps, or a step needs what comes later.
@@ -76,6 +82,7 @@ def producers(steps: Sequence[Step]) -> dict[str, tuple[str, ...]]:
     makers: dict[str, str] = {}
     found: dict[str, tuple[str, ...]] = {}
     all_outputs = {output for step in steps for output in step.outputs}
+    names = {step.name for step in steps}
     for step in steps:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", step.name):
             raise ValueError(f"step {step.name!r}: use letters, digits, '.', '_' and '-' for its name")
@@ -84,7 +91,10 @@ def producers(steps: Sequence[Step]) -> dict[str, tuple[str, ...]]:
         for path in step.inputs:
             if path in all_outputs and path not in makers:
                 raise ValueError(f"step {step.name} needs {path}, which a later step makes")
-        found[step.name] = tuple(dict.fromkeys(makers[path] for path in step.inputs if path in makers))
+        if later := [name for name in step.after if name in names and name not in found]:
+            raise ValueError(f"step {step.name} comes after {later[0]}, which is a later step")
+        before = [*(makers[path] for path in step.inputs if path in makers), *(n for n in step.after if n in names)]
+        found[step.name] = tuple(dict.fromkeys(before))
         for path in step.outputs:
             if path in makers:
                 raise ValueError(f"{path} is made by two steps, {makers[path]} and {step.name}")

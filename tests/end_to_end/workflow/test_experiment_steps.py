@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,7 +85,33 @@ def test_each_command_is_one_that_a_user_could_type():
         else:
             others.add(" ".join(words[:2]) if program == "env" else program)
     training = "nnunet_ext_validation=off nnUNetv2_train"
-    assert others == {"nnUNetv2_plan_and_preprocess", "nnUNetv2_preprocess", training, "nnUNetv2_train"}
+    assert others == {"nnUNetv2_plan_and_preprocess", training, "nnUNetv2_train"}
+
+
+def test_cases_are_shared_by_as_many_jobs_as_asked_for_and_no_other_step_changes():
+    whole, parts = by_name(OURS), {"convert": 2, "preprocess_CascadeOARPlans_3d_lowres": 3, "predict": 2}
+    steps = experiment_steps(OURS, parts)
+    needs, made = producers(steps), {step.name: step for step in steps}
+    others = [name for name in made if re.search("_scan$|_part_", name)]
+    assert [name.removeprefix("preprocess_CascadeOARPlans_") for name in others] == [
+        "convert_scan", "convert_part_0_of_2", "convert_part_1_of_2",
+        *(f"3d_lowres_part_{k}_of_3" for k in range(3)),
+        "predict_scan", "predict_part_0_of_2", "predict_part_1_of_2",
+    ]  # fmt: skip
+    assert {made[name].line for name in made if name not in whole} == {made[name].line for name in others}
+    for name, step in whole.items():
+        assert made[name].command == step.command  # what is done stays done
+        assert set(needs[name]) >= set(producers([*whole.values()])[name])
+        assert parts.get(name, 1) > 1 or made[name] == step
+    assert needs["convert_part_1_of_2"] == ("convert_scan",)
+    assert needs["convert"] == ("convert_part_0_of_2", "convert_part_1_of_2")
+    assert needs["predict_part_0_of_2"] == ("predict_scan",)
+    assert set(needs["predict_scan"]) == {f"postprocessing_{MODEL}3d_cascade_fullres", "convert"}
+    assert set(needs["preprocess_CascadeOARPlans_3d_lowres_part_2_of_3"]) == {"convert", "plan_CascadeOARPlans"}
+    assert [name for name, step in made.items() if step.resources.gpus and name in others] == others[-2:]
+    for step in steps:
+        if step.words[0] == "nnunet_ext":
+            make_parser().parse_args(step.words[1:])
 
 
 def test_another_schedule_is_plans_and_models_of_another_name_on_the_same_data():

@@ -78,6 +78,25 @@ def test_a_time_limit_goes_on_and_a_cancelled_fold_is_named_until_the_same_comma
     assert [one.state for one in standings(made)] == [DONE] * 4
 
 
+def test_a_preempted_fold_is_queued_and_run_again_while_the_rest_finishes(made, tmp_path):
+    (hold := tmp_path / "data" / f"hold_{FOLDS[0]}").touch()
+    run = started(made, "slurm", *OFTEN, "--default-resources", "slurm_partition=low")
+    until(lambda: FOLDS[0] in names(tmp_path), seconds=120)
+    until(lambda: made.flags(made.step(FOLDS[0])).started(made.step(FOLDS[0])).get("job"))
+    number = job_of(made, FOLDS[0])
+    until(lambda: state(made, FOLDS[1]) == DONE, seconds=120)
+    urgent = slurm("sbatch", "--parsable", "--partition=main", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
+    until(lambda: slurm("squeue", "-h", "-j", number, "-o", "%T") in ("PENDING", "COMPLETING"), seconds=60)
+    until(lambda: state(made, FOLDS[0]) == QUEUED, seconds=60)
+    hold.unlink()
+    until(lambda: slurm("squeue", "-h", "-j", urgent, "-o", "%T") not in ("PENDING", "RUNNING"), seconds=120)
+    at_once(number)
+    assert "failed={}" in run.communicate(timeout=240)[0]
+    assert [one.state for one in standings(made)] == [DONE] * 4
+    assert names(tmp_path).count(FOLDS[0]) == 2
+    assert names(tmp_path).count(FOLDS[1]) == 1
+
+
 def test_a_job_whose_node_died_is_run_again_and_one_that_vanished_is_named_while_the_rest_finishes(
     made, tmp_path, monkeypatch
 ):

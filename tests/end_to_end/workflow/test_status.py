@@ -12,11 +12,22 @@ from small_workflows import FOLDS, begun, job, small_workflow, until
 
 from nnunet_ext.end_to_end.workflow.experiment import planned_experiment
 from nnunet_ext.end_to_end.workflow.experiment_steps import Experiment
-from nnunet_ext.end_to_end.workflow.flags import OUT_OF_TIME, SIGNAL
+from nnunet_ext.end_to_end.workflow.flags import ERROR, OUT_OF_TIME, SIGNAL
 from nnunet_ext.end_to_end.workflow.one_step import run_step
 from nnunet_ext.end_to_end.workflow.slurm import Job
-from nnunet_ext.end_to_end.workflow.standing import ENDED, FAILED, PAUSED, QUEUED, RUNNING, TO_DO, standings
-from nnunet_ext.end_to_end.workflow.status import duration, workflow_status
+from nnunet_ext.end_to_end.workflow.standing import (
+    DONE,
+    ENDED,
+    FAILED,
+    PAUSED,
+    QUEUED,
+    RUNNING,
+    TO_DO,
+    Standing,
+    standings,
+)
+from nnunet_ext.end_to_end.workflow.status import duration, rows, workflow_status
+from nnunet_ext.end_to_end.workflow.step import Step
 from nnunet_ext.training.job import write_progress
 
 
@@ -83,6 +94,8 @@ def test_a_job_that_vanished_or_died_is_named_and_one_that_was_requeued_is_not(m
     for kind, state, says in (
         (SIGNAL, "PENDING", QUEUED),
         (SIGNAL, "CANCELLED", FAILED),
+        (SIGNAL, "PREEMPTED", PAUSED),
+        (ERROR, "PREEMPTED", FAILED),
         (OUT_OF_TIME, "PENDING", QUEUED),
         (OUT_OF_TIME, "RUNNING", QUEUED),
         (OUT_OF_TIME, "FAILED", PAUSED),
@@ -91,6 +104,11 @@ def test_a_job_that_vanished_or_died_is_named_and_one_that_was_requeued_is_not(m
         made.flags(plan).fail(plan, kind, "ended", made.log(plan))
         jobs = {"81": Job("81", state, "rule_step_wildcards_plan", "name")}
         assert standings(made, jobs)[0].state == says
+    made.flags(plan).failed_file(plan).unlink()
+    assert (
+        standings(made, {"81": Job("81", "PREEMPTED", "", "name")})[0].says
+        == "job 81 was preempted; the next job goes on"
+    )
 
 
 def test_a_task_of_a_printed_array_that_waits_is_queued(made):
@@ -133,6 +151,27 @@ def test_500_folds_are_said_within_a_second(tmp_path):
 def test_where_nothing_was_begun_it_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match="begin one with nnunet_ext workflow"):
         workflow_status(tmp_path)
+
+
+def test_parts_that_are_done_or_to_do_are_one_row_and_one_that_failed_is_named():
+    def part(k: int, state: str, says: str = "", seconds: float | None = None) -> Standing:
+        return Standing(
+            Step(f"predict_part_{k}_of_5", f"Contour, part {k + 1} of 5", (), ()), state, says, seconds=seconds
+        )
+
+    steps = [
+        part(0, DONE, seconds=5),
+        part(1, FAILED, "case 'a': no file"),
+        part(2, DONE, seconds=9),
+        part(3, TO_DO, "waits"),
+    ]
+    whole = Standing(Step("predict", "Contour", (), ()), TO_DO, "waits for parts")
+    assert [(one[0], one[1], one[-1]) for one in rows([*steps, part(4, TO_DO, "waits"), whole])] == [
+        ("Contour, 2 of 5 parts", DONE, ""),
+        ("Contour, part 2 of 5", FAILED, "case 'a': no file"),
+        ("Contour, 2 of 5 parts", TO_DO, "waits"),
+        ("Contour", TO_DO, "waits for parts"),
+    ]
 
 
 def test_durations_are_in_the_unit_that_fits():
