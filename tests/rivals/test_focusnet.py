@@ -52,6 +52,17 @@ def test_the_parts_give_what_their_losses_need_and_only_their_weights_learn():
         assert changed == {learns}, part  # with the statistics of BatchNorm
 
 
+def test_untrained_heads_find_next_to_nothing_whatever_the_network_begins_with():
+    net, image = network(), torch.rand(1, 2, 8, 68, 64)
+    net.apply(net.initialize)  # as nnU-Net does
+    net.train()
+    with torch.no_grad():
+        net.begin_part(LOCALISATION)
+        assert net(image).logits.sigmoid().mean() < 0.25
+        net.begin_part(CROPS)
+        assert net(image).logits.sigmoid().mean() < 0.1
+
+
 def test_weights_remember_the_part_they_were_trained_in():
     net = network()
     net.begin_part(CROPS)
