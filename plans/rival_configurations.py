@@ -28,6 +28,8 @@ ANATOMYNET_PHASES = (
 #: 30,000 iterations, in epochs of nnU-Net's 250.
 DEEPLAB_PHASES = (TrainingPhase(120, SGD, initial_lr=0.007, momentum=0.9, weight_decay=4e-5, decay=POLY),)
 DEEPLAB_BATCH_SIZE = 16
+#: Weight of an organ's pixel in DeepLabv3+'s cross entropy, twice the cascade's. Whole slices show less of the organs.
+DEEPLAB_ORGAN_WEIGHT = 10.0
 FOCUSNET_PHASES = (
     TrainingPhase(600, SGD, 0.1, momentum=0.9, weight_decay=5e-4, milestones=(200, 400), part=SEGMENTATION),
     TrainingPhase(300, ADAM, 4e-4, part=LOCALISATION),
@@ -137,9 +139,9 @@ def _deeplab(planner: CascadeOARPlanner, largest_body: np.ndarray) -> dict:
     """The paper's: SGD whose learning rate decays polynomially from 0.007.
 
     Ours are momentum, weight decay and length, as usual for such networks, random weights at first, and whole slices.
-    Dice with cross entropy is nnU-Net's, and the organs' weight the cascade's. The paper's cross entropy alone leaves organs
-    of a few voxels to the background. A narrower network has a ResNet-18 as encoder. It sees slices around organs as often
-    as the cascade does.
+    Dice with cross entropy is nnU-Net's, and the weight of the organs in it is ours. The paper's cross entropy alone leaves
+    organs of a few voxels to the background. A narrower network has a ResNet-18 as encoder. It sees slices around organs as
+    often as the cascade does.
     """
     patch = [int(n + -n % OUTPUT_STRIDE) for n in largest_body[1:]]
     narrow = planner.rival_width < 1
@@ -149,7 +151,7 @@ def _deeplab(planner: CascadeOARPlanner, largest_body: np.ndarray) -> dict:
         decoder_channels=round(256 * planner.rival_width),
     )
     batch_size = max(2, planner.batch_size(patch, architecture, wanted=DEEPLAB_BATCH_SIZE))  # for its BatchNorm
-    recipe = TrainingRecipe(mirror_left_right=planner.mirrors)
+    recipe = TrainingRecipe(foreground_weight=DEEPLAB_ORGAN_WEIGHT, mirror_left_right=planner.mirrors)
     return {
         **planner.patch_entries(WHOLE_VOLUME, patch, architecture, batch_size=batch_size),
         **_training(planner, DEEPLAB_PHASES, iterations=250, val_iterations=50),
