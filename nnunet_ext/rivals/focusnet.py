@@ -97,7 +97,7 @@ class FocusNet(nn.Module):
         deep_supervision: Of nnU-Net. The paper has none.
 
     Raises:
-        ValueError: If deep supervision is asked for.
+        ValueError: If deep supervision is asked for, or a small label is none of the organs.
 
     Source:
         Gao et al. 2019, FocusNet, doi:10.1007/978-3-030-32248-9_92.
@@ -119,6 +119,11 @@ class FocusNet(nn.Module):
         super().__init__()
         if deep_supervision:
             raise ValueError("FocusNet has no deep supervision: set deep_supervision to false in the plan.")
+        if unknown := [label for label in small_labels if not 0 < label < num_classes]:
+            raise ValueError(
+                f"FocusNet's small_labels in the plan hold {unknown}, but the data set has the organs 1 to "
+                f"{num_classes - 1}: its organs have changed since it was planned. Plan it again."
+            )
         self.input_channels, self.small_labels = input_channels, tuple(small_labels)
         features = narrowed(FIRST, width)
         n_small = len(self.small_labels)

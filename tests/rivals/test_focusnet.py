@@ -141,3 +141,8 @@ def test_the_loss_of_crops_falls_with_the_overlap():
 def test_deep_supervision_is_refused_with_the_remedy():
     with pytest.raises(ValueError, match="set deep_supervision to false"):
         FocusNet(1, 2, deep_supervision=True)
+
+
+def test_organs_that_have_changed_since_planning_are_refused_with_the_remedy():
+    with pytest.raises(ValueError, match=r"hold \[7\], but the data set has the organs 1 to 3.*Plan it again"):
+        FocusNet(1, 4, small_labels=[3, 7])

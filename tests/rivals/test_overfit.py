@@ -17,11 +17,14 @@ import torch
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
 from nnunet_ext.rivals import deeplab
+from nnunet_ext.rivals.focusnet import CROPS, LOCALISATION, SEGMENTATION
 from nnunet_ext.rivals.small_organs import peaks
 from nnunet_ext.trainers.cascade_oar_trainer import CascadeOARTrainer
 
 pytestmark = pytest.mark.long
 DATASET, PLANS = "Dataset605_Overfit", "CascadeOARPlansSmall"
+#: Of the phantom, with axial slices a little thicker than their pixels, so that these are what DeepLabv3+ sees.
+SPACING_MM = ("2.5", "2.4", "2.4")
 #: Around the organs.
 MARGIN_VOXELS = 2
 #: Slices of a batch of DeepLabv3+.
@@ -37,7 +40,8 @@ def planned(tmp_path_factory, shared_phantom, forked) -> Path:
     convert = ["nnunet_ext", "convert", str(folder / "phantoms"), "-d", "605", "-n", "Overfit", "-np", "1"]
     plan = ["nnUNetv2_plan_and_preprocess", "-d", "605", "-pl", "CascadeOARPlannerSmall", "-c", "3d_anatomynet"]
     environment = {**os.environ, **paths}
-    for command in (convert, [*plan, "-npfp", "1", "-np", "1"]):
+    plan += ["-overwrite_target_spacing", *SPACING_MM, "-npfp", "1", "-np", "1"]
+    for command in (convert, plan):
         done = subprocess.run([*forked, *command], env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
     return folder
@@ -47,13 +51,17 @@ def planned(tmp_path_factory, shared_phantom, forked) -> Path:
 def trainer(planned, monkeypatch):
     """The trainer of a configuration, ready to train."""
 
-    def make(configuration: str, n_iterations: int) -> CascadeOARTrainer:
+    def make(configuration: str, n_iterations: int, of_parts: dict[str, int] | None = None) -> CascadeOARTrainer:
         for name in ("raw", "preprocessed", "results"):
             monkeypatch.setenv(f"nnUNet_{name}", str(planned / name))
         folder = planned / "preprocessed" / DATASET
         plans = json.loads((folder / f"{PLANS}.json").read_text()) | {"continue_training": False}
         length = {"num_epochs": 1, "iterations_per_epoch": n_iterations}  # each phase has its share
         plans["configurations"][configuration]["training"].update(length)
+        for phase in plans["configurations"][configuration]["phases"] if of_parts else ():
+            shorter = of_parts[phase["part"]] / phase["num_epochs"]
+            phase["milestones"] = [round(epoch * shorter) for epoch in phase["milestones"]]
+            phase["num_epochs"] = of_parts[phase["part"]]
         dataset_json = json.loads((folder / "dataset.json").read_text())
         torch.manual_seed(0)
         made = CascadeOARTrainer(plans, configuration, "all", dataset_json, torch.device("cpu"))
@@ -111,8 +119,9 @@ def test_anatomynet_learns_every_organ_of_a_phantom(trainer, batch):
 
 
 def test_focusnet_learns_every_organ_of_a_phantom_and_the_centres_of_the_small_ones(trainer, batch):
-    n_iterations = 720
-    focusnet = trainer("3d_focusnet", n_iterations)
+    of_parts = {SEGMENTATION: 300, LOCALISATION: 400, CROPS: 400}
+    n_iterations = sum(of_parts.values())
+    focusnet = trainer("3d_focusnet", n_iterations, of_parts)
     for _ in range(n_iterations):
         focusnet.train_step(batch)
     learned(dsc_percent(focusnet, batch))
