@@ -51,6 +51,8 @@ PREDICTIONS_JSON: Shape = {
     "models?": [str],
     "model?": str,
     "postprocessing?": (dict, None),
+    "atlases?": [str],
+    "n_atlases?": int,
 }
 #: Folder beside `predictions.json` with a file per case, which counts instead of the case's entry there.
 RECORDS = "records"

@@ -487,7 +487,10 @@ class CascadeOARTrainer(nnUNetTrainer):
             with torch.no_grad():
                 batch = augment_batch(batch, self.device_transforms, self.device)
         start_s = time()
-        output = super().train_step(batch)
+        try:
+            output = super().train_step(batch)
+        except torch.OutOfMemoryError as error:
+            raise ValueError(self._too_little_memory()) from error
         self.first_step_done("train", time() - start_s)
         if self.average is not None:
             self.average.update()
@@ -817,6 +820,17 @@ class CascadeOARTrainer(nnUNetTrainer):
             f"nnUNetv2_train {self.plans_manager.dataset_name} {configuration or self.configuration_name} "
             f"{self.fold if fold is None else fold} "
             f"-tr {self.__class__.__name__} -p {self.plans_manager.plans_name}{options}"
+        )
+
+    def _too_little_memory(self) -> str:
+        """A step did not fit into the GPU: what it was, and the ways out."""
+        plan = self.configuration_manager
+        size = "x".join(map(str, plan.patch_size))
+        return (
+            f"configuration '{self.configuration_name}': the GPU has too little memory for a batch of {self.batch_size} "
+            f"with {size} voxels. End other programs on it (nvidia-smi lists them). Or plan for it again, with "
+            f"-gpu_memory_target or narrower networks (-pl CascadeOARPlannerSmall; nnunet_ext doctor says what fits). Or "
+            f"train on a larger GPU, or without one: {self._command()} -device cpu"
         )
 
     # --- ROI ---------------------------------------------------------------------------------------------------------

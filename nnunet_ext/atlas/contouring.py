@@ -21,6 +21,7 @@ from nnunet_ext.atlas.atlases import Atlas, organs_of, read_atlases, read_person
 from nnunet_ext.atlas.cache import TransformCache
 from nnunet_ext.atlas.one_case import FUSIONS, Contoured, contour_case
 from nnunet_ext.cases.case import Case
+from nnunet_ext.cases.case_rtstruct import RtstructOptions, rtstruct_file
 from nnunet_ext.cases.key_file import check_key, write_key
 from nnunet_ext.cases.prediction_cases import FoundCases, find_cases
 from nnunet_ext.cases.preparing import ChannelOptions, prepare_channels
@@ -85,6 +86,8 @@ def contour_by_atlases(
     layout: str = "auto",
     series_file: Path | None = None,
     key_file: Path | None = None,
+    rtstruct: bool = False,
+    smooth_contours: bool = False,
     n_threads: int | None = None,
     strict: bool = False,
     num_parts: int = 1,
@@ -96,8 +99,8 @@ def contour_by_atlases(
 
     Each training case is brought onto the case by an affine transform, and the nearest by mutual information also by an
     elastic one. Their labels are fused by STAPLE into `out/staple/<case><file ending>`, and by voting, weighted by mutual
-    information, into `out/voting/<case><file ending>`. Both lie on the case's own grid. Each folder holds `dataset.json`
-    and `predictions.json`, as those of `nnunet_ext predict` do.
+    information, into `out/voting/<case><file ending>`. Both lie on the case's own grid, and with `rtstruct` each has its
+    `<case>.dcm`. Each folder holds `dataset.json` and `predictions.json`, as those of `nnunet_ext predict` do.
 
     Transforms are kept in `out/transforms`. So a run that was killed goes on where it stopped, and another number of atlases
     costs little. A case that fails is named, and the others are finished. A case that is there already is skipped unless
@@ -113,6 +116,8 @@ def contour_by_atlases(
         layout: Kind of `images`: `files`, `folders` or `dicom`. `auto` finds out.
         series_file: TOML file that says which series is which channel. For DICOM only.
         key_file: Private file that says which patient each case is, `<out>.key.csv` beside `out` if None. For DICOM only.
+        rtstruct: Write an RTSTRUCT for each label map. For DICOM only.
+        smooth_contours: Of the RTSTRUCT, see `write_rtstruct`.
         n_threads: Registrations at a time. As many as there are cores if None.
         strict: A case with a warning fails.
         num_parts, part_id: Take every `num_parts`-th case from the `part_id`-th on, so that several processes share the
@@ -128,6 +133,7 @@ def contour_by_atlases(
     images, out = Path(images), Path(out)
     if not 0 <= part_id < num_parts:
         raise ValueError(f"part_id is {part_id}; with num_parts {num_parts} it is 0 to {num_parts - 1}")
+    drawing = RtstructOptions(rtstruct, smooth_contours)
     check_folder(images, "images folder")
     check_output_folder(out)
     if images.resolve() in (out.resolve(), *(out.resolve() / fusion for fusion in FUSIONS)):
@@ -152,6 +158,7 @@ def contour_by_atlases(
         key_file=key_file,
         show_progress=show_progress,
     )
+    drawing.check_source(found.kind, images)
     options = None if found.kind == "files" else recorded_options(dataset_json)
     learned = learned_resampling(options, [raw])
     if found.kind == "dicom":
@@ -164,7 +171,7 @@ def contour_by_atlases(
     settings = _Settings(
         dataset_json, needed, chosen, organs, options, n_atlases, n_threads or usable_cores(), messages, strict, learned
     )
-    run = _Run(settings, atlases, out)
+    run = _Run(settings, atlases, out, drawing)
     run.begin(overwrite=overwrite)
     run.contour(found, slice(part_id, None, num_parts), overwrite=overwrite, show_progress=show_progress)
     return run.summary
@@ -265,15 +272,18 @@ def _prepare(case: Case, settings: _Settings) -> _PreparedCase:
 class _Run:
     """One run over many cases."""
 
-    def __init__(self, settings: _Settings, atlases: Sequence[Atlas], out: Path) -> None:
-        self.settings, self.atlases, self.out = settings, atlases, out
+    def __init__(self, settings: _Settings, atlases: Sequence[Atlas], out: Path, drawing: RtstructOptions) -> None:
+        self.settings, self.atlases, self.out, self.drawing = settings, atlases, out, drawing
+        self.atlases_sha256 = _sha256_of_all(atlases)
         self.persons = read_persons(settings.dataset_json, SAME_PERSON_KEY)
         self.summary = AtlasSummary(out, of_atlases=settings.messages)
         #: What the manifests say of the atlases, once `begin` has run.
         self.header: dict[str, Any] = {}
 
-    def outputs(self, case: str) -> dict[str, Path]:
-        return {fusion: self.out / fusion / f"{case}{self.settings.ending}" for fusion in FUSIONS}
+    def outputs(self, case: str) -> dict[str, list[Path]]:
+        """Way to fuse -> the RTSTRUCT if one is wanted, and the label map, which is written last."""
+        masks = {fusion: self.out / fusion / f"{case}{self.settings.ending}" for fusion in FUSIONS}
+        return {fusion: self.drawing.outputs(mask, case) for fusion, mask in masks.items()}
 
     def begin(self, *, overwrite: bool) -> None:
         """Begin the manifests before the first case. Refuse to mix with contours by other atlases."""
@@ -284,7 +294,7 @@ class _Run:
             },
             "models": [],
             "atlases": [atlas.name for atlas in self.atlases],
-            "atlases_sha256": _sha256_of_all(self.atlases),
+            "atlases_sha256": self.atlases_sha256,
             "n_atlases": self.settings.n_atlases,
             "channels": [self.settings.channel],
             "warnings": in_english(self.settings.messages),
@@ -322,7 +332,7 @@ class _Run:
                     if name in earlier[fusion]:
                         write_record(self.out / fusion, name, None)
             refused = self.settings.strict and any(of.get(name, {}).get("warnings") for of in earlier.values())
-            if all(file.is_file() for file in self.outputs(name).values()) and not refused:
+            if all(file.is_file() for files in self.outputs(name).values() for file in files) and not refused:
                 self.summary.skipped.append(name)
             elif name in found.failed:
                 self.fail(name, found.failed[name])
@@ -363,8 +373,7 @@ class _Run:
             (contoured, n_computed), segment_s = timed(self.segment, case, prepared)
             start = perf_counter()
             masks = {fusion: _mask(labels, prepared) for fusion, labels in contoured.label_maps.items()}
-            for fusion, file in self.outputs(case.name).items():
-                write_image(masks[fusion], file)
+            notes = {fusion: self.write(case, fusion, mask) for fusion, mask in masks.items()}
         except Exception as error:  # whatever is wrong with one case, the others are finished
             self.fail(case.name, case.public(in_one_line(error)))
             return 0
@@ -375,11 +384,26 @@ class _Run:
             "device": f"{processor_name()}, {self.settings.n_threads} thread{'s' * (self.settings.n_threads != 1)}",
             "peak_memory_mb": peak_memory_mb(),
         }
-        self.tell(case, prepared, contoured, effort)
+        self.tell(case, prepared, contoured, effort, notes)
         return n_computed
 
-    def tell(self, case: Case, prepared: _PreparedCase, contoured: Contoured, effort: Mapping[str, Any]) -> None:
-        """Write the case's records, and its warnings into the summary."""
+    def write(self, case: Case, fusion: str, mask: sitk.Image) -> list[Message]:
+        """Write a case's files of one way to fuse, and return messages on contours that were left out."""
+        *_, file = files = self.outputs(case.name)[fusion]
+        drawn_by = f"{fusion} of {self.settings.n_atlases} atlases {self.atlases_sha256[:12]}"
+        notes = self.drawing.write(mask, case, files[0], labels=self.settings.organs, drawn_by=drawn_by)
+        write_image(mask, file)
+        return notes
+
+    def tell(
+        self,
+        case: Case,
+        prepared: _PreparedCase,
+        contoured: Contoured,
+        effort: Mapping[str, Any],
+        notes: Mapping[str, list[Message]],
+    ) -> None:
+        """Write the case's records, and its warnings into the summary. `notes` are on the RTSTRUCT of each way to fuse."""
         common = [message.changed(case.public) for message in (*prepared.warnings, *contoured.warnings)]
         said = list(common)
         records = {}
@@ -387,6 +411,7 @@ class _Run:
             there = set(np.unique(contoured.label_maps[fusion]).tolist())
             missing = [organ for organ, value in self.settings.organs.items() if value not in there]
             lacking = [Message("no_voxel", {"organs": missing})] if missing else []
+            lacking += notes[fusion]
             said += [Message("of_fusion", {"fusion": fusion, "message": message}) for message in lacking]
             records[fusion] = {
                 "missing": missing,
@@ -437,8 +462,9 @@ class _Run:
             write_record(self.out / fusion, case, {"failed": reason, **(records or {}).get(fusion, {})})
 
     def remove(self, case: str) -> None:
-        for file in self.outputs(case).values():
-            file.unlink(missing_ok=True)
+        for *_, mask in self.outputs(case).values():
+            for file in (rtstruct_file(mask, case), mask):
+                file.unlink(missing_ok=True)
 
     def count_files(self, found: FoundCases) -> None:
         """Count the files of the images folder in the manifests, by the outcome of the cases in this and other runs."""

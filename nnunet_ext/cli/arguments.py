@@ -70,6 +70,15 @@ def add_parts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-part_id", metavar="K", type=natural_number, help="0 to N - 1")
 
 
+def add_rtstruct(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rtstruct", action="store_true", help="DICOM: write an RTSTRUCT beside each label map")
+    parser.add_argument(
+        "--smooth-contours",
+        action="store_true",
+        help="with --rtstruct: round the steps of the voxels off, within half a voxel and at the same area",
+    )
+
+
 def add_viewer_limit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--viewer-limit-mb",

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from nnunet_ext.cli.arguments import Options, add_dicom_files, add_parts, natural_number, positive_int
+from nnunet_ext.cli.arguments import Options, add_dicom_files, add_parts, add_rtstruct, natural_number, positive_int
 from nnunet_ext.cli.printing import report_cases
 
 SUMMARY = "contour new cases by multi-atlas segmentation, without any training: the floor to compare with"
@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layout", choices=("auto", "files", "folders", "dicom"), help="kind of IN; without: look what is there"
     )
+    add_rtstruct(parser)
     parser.add_argument(
         "-np", dest="n_threads", metavar="N", type=positive_int, help="registrations at a time; without: one per core"
     )

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from nnunet_ext.cli.arguments import Options, add_dicom_files, add_parts, positive_int
+from nnunet_ext.cli.arguments import Options, add_dicom_files, add_parts, add_rtstruct, positive_int
 from nnunet_ext.cli.printing import report_cases
 
 SUMMARY = "contour new cases: localizer, ROI crop and segmenter in one process"
@@ -66,12 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layout", choices=("auto", "files", "folders", "dicom"), help="kind of IN; without: look what is there"
     )
-    parser.add_argument("--rtstruct", action="store_true", help="DICOM: write an RTSTRUCT beside each label map")
-    parser.add_argument(
-        "--smooth-contours",
-        action="store_true",
-        help="with --rtstruct: round the steps of the voxels off, within half a voxel and at the same area",
-    )
+    add_rtstruct(parser)
     parser.add_argument("--strict", action="store_true", help="a case with a warning fails")
     parser.add_argument(
         "--scan", action="store_true", help="for parts: only find and number the cases, and write their list"

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from nnunet_ext._version import __version__
 from nnunet_ext.cases.case import Case
 from nnunet_ext.cases.case_list import LIST, UNSEEN_S, list_folder, remove_list
-from nnunet_ext.cases.dicom_case import DicomCase
+from nnunet_ext.cases.case_rtstruct import RtstructOptions, rtstruct_file
 from nnunet_ext.cases.key_file import check_key, write_key
 from nnunet_ext.cases.prediction_cases import FoundCases, find_cases
 from nnunet_ext.cases.preparing import ChannelOptions
@@ -151,8 +151,7 @@ def predict(
         raise ValueError(f"{' and '.join(asked)} are steps of their own; give one of them")
     if finish and overwrite:
         raise ValueError("--finish contours nothing: give --overwrite to the parts")
-    if smooth_contours and not rtstruct:
-        raise ValueError("--smooth-contours is about the contours of an RTSTRUCT: give --rtstruct too, or leave it out")
+    drawing = RtstructOptions(rtstruct, smooth_contours)
     check_folder(images, "images folder")
     check_output_folder(out)
     if out.resolve() == images.resolve():
@@ -201,11 +200,7 @@ def predict(
         if num_parts == 1:
             remove_list(listed)
     options = preparation(predictor, found.kind, register=register, of_starter=chosen.starter is not None)
-    if rtstruct and found.kind != "dicom":
-        raise ValueError(
-            f"an RTSTRUCT refers to DICOM images, and {images} holds none: give the DICOM series, or leave out --rtstruct "
-            "and turn label maps into RTSTRUCT with nnunet_ext rtstruct"
-        )
+    drawing.check_source(found.kind, images)
     if found.kind == "dicom":
         check_key(key_file, out, numbered=any(out.glob("case_*")))
         if found.key_rows:  # a part with a list has none
@@ -223,8 +218,7 @@ def predict(
         options,
         out,
         starter=chosen.starter,
-        rtstruct=rtstruct,
-        smooth_contours=smooth_contours,
+        drawing=drawing,
         strict=strict,
     )
     run.begin(overwrite=overwrite, register=register)
@@ -284,12 +278,11 @@ class _Run:
         out: Path,
         *,
         starter: Starter | None,
-        rtstruct: bool,
-        smooth_contours: bool,
+        drawing: RtstructOptions,
         strict: bool,
     ) -> None:
         self.predictor, self.options, self.out = predictor, options, out
-        self.rtstruct, self.strict, self.smooth_contours = rtstruct, strict, smooth_contours
+        self.drawing, self.strict = drawing, strict
         self.model_sha256 = model_sha256(predictor)
         #: Of the starter, which is named by its version. Other models are named by their folders.
         self.starter_name = None if starter is None else starter.named(self.model_sha256)
@@ -300,9 +293,8 @@ class _Run:
     # --- the output folder --------------------------------------------------------------------------------------------
 
     def outputs(self, case: str) -> list[Path]:
-        """The RTSTRUCT if one is wanted, and the label map. The label map is written last, so it means a finished case."""
-        mask = self.out / f"{case}{self.predictor.dataset_json['file_ending']}"
-        return [self.out / f"{case}.dcm", mask] if self.rtstruct else [mask]
+        """The RTSTRUCT if one is wanted, and the label map, which is written last."""
+        return self.drawing.outputs(self.out / f"{case}{self.predictor.dataset_json['file_ending']}", case)
 
     def begin(self, *, overwrite: bool, register: bool) -> None:
         """Begin the manifest before the first case. Refuse to mix with the predictions of another model."""
@@ -486,23 +478,10 @@ class _Run:
 
     def write(self, case: Case, mask: sitk.Image) -> list[Message]:
         """Write the case's files, the label map last, and return messages on contours that were left out."""
-        notes: list[Message] = []
-        if self.rtstruct:
-            from nnunet_ext.dicom.rtstruct_writer import write_rtstruct
-
-            assert isinstance(case, DicomCase)
-            labels = self.predictor.dataset_json["labels"]
-            organs = {n: v for n, v in labels.items() if v != 0 and n not in self.predictor.left_out}
-            described = self.starter_name or f"{self.predictor.models[-1].name} {self.model_sha256[:12]}"
-            write_rtstruct(
-                mask,
-                case.reference_series,
-                self.outputs(case.name)[0],
-                labels=organs,
-                model=described,
-                smooth_contours=self.smooth_contours,
-                notes=notes,
-            )
+        labels = self.predictor.dataset_json["labels"]
+        organs = {n: v for n, v in labels.items() if v != 0 and n not in self.predictor.left_out}
+        drawn_by = self.starter_name or f"{self.predictor.models[-1].name} {self.model_sha256[:12]}"
+        notes = self.drawing.write(mask, case, self.outputs(case.name)[0], labels=organs, drawn_by=drawn_by)
         write_image(mask, self.outputs(case.name)[-1])
         return notes
 
@@ -533,7 +512,8 @@ class _Run:
         write_record(self.out, case, {"failed": reason, **(record or {})})
 
     def remove(self, case: str) -> None:
-        for file in (self.out / f"{case}.dcm", self.outputs(case)[-1]):
+        mask = self.outputs(case)[-1]
+        for file in (rtstruct_file(mask, case), mask):
             file.unlink(missing_ok=True)
 
 

@@ -21,13 +21,19 @@ def organ_cell(organ: str | None) -> Cell:
     return Cell(Message("cell_all_organs") if organ is None else Message("cell_organ", {"organ": organ}))
 
 
+def shared_organs(compared: Mapping[str, EvaluationSummary]) -> list[str]:
+    """Organs that all experiments segment."""
+    first = next(iter(compared.values()))
+    return [o for o in first.organs if all(o in s.organs and o not in s.not_segmented for s in compared.values())]
+
+
 def mean_over_cases(
     summary: EvaluationSummary, organ: str | None, metric: str, compared: Mapping[str, EvaluationSummary]
 ) -> Mean:
     """Mean over cases of an organ. None stands for the case means over the organs that all experiments segment."""
     if organ is not None:
         return mean_of(summary.values(organ, metric).values())
-    shared = [o for o in summary.organs if all(o in s.organs and o not in s.not_segmented for s in compared.values())]
+    shared = shared_organs(compared)
     return replace(summary, rows=[row for row in summary.rows if row.organ in shared]).all_organs[metric]
 
 

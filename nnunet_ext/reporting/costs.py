@@ -38,6 +38,9 @@ _STUDY = (
 _STUDY_DEVICE, _STUDY_MEMORY = "GTX 1070 Ti", "8 GB"
 
 
+#: Name of the table, and some of its columns.
+COSTS = "costs"
+COLUMNS = {"weights": 1, "seconds": 6, "memory": 8}
 #: A trained model that the user named, alone or with the name of the experiment that it predicted.
 NamedModel: TypeAlias = Path | tuple[str, Path]
 #: Weights that the newest fold with one of these holds, the best choice first.
@@ -119,7 +122,7 @@ def costs_table(
         rows.append(
             (
                 Cell(experiment.name),
-                _size_cell(sizes),
+                _size_cell(sizes) if sizes else _atlases_cell(experiment),
                 _hours_cell(trained.get(True)),
                 _hours_cell(trained.get(False)),
                 Cell(_names(device for cost in trained.values() for device in cost.devices)),
@@ -167,7 +170,7 @@ def costs_table(
     ]
     if with_study:
         notes.append(Message("note_costs_study"))
-    return Table("costs", Message("title_costs"), header, tuple(rows), tuple(notes)), remarks
+    return Table(COSTS, Message("title_costs"), header, tuple(rows), tuple(notes)), remarks
 
 
 # Models ---------------------------------------------------------------------------------------------------------------
@@ -301,6 +304,17 @@ def _size_cell(sizes: Sequence[NetworkSize]) -> Cell:
     """`12,345` for one network, `1,234 + 5,678` for localizer and network, `46,000 (x 0.25)` at a quarter of its width."""
     texts = [f"{size.parameters:,}" + (f" ({size.narrowed})" if size.narrowed else "") for size in sizes]
     return Cell(" + ".join(texts) or "-")
+
+
+def _atlases_cell(experiment: Experiment) -> Cell:
+    """`no weights: 5 of 45 atlases` for contours by atlases, else a dash."""
+    for folder in _prediction_folders(experiment):
+        if (file := folder / "predictions.json").is_file():
+            content = read_predictions_json(file)
+            if there := content.get("atlases"):
+                fused = min(content.get("n_atlases", len(there)), len(there))
+                return Cell(Message("cell_atlases", {"n": fused, "all": len(there)}))
+    return Cell("-")
 
 
 def _hours_cell(cost: TrainingCost | None) -> Cell:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import base64
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from nnunet_ext._version import __version__
-from nnunet_ext.evaluation.statistics import Mean, Score
+from nnunet_ext.evaluation.statistics import Mean, Score, mean_of
 from nnunet_ext.labels.colours import colours
 from nnunet_ext.labels.sides import chinese_name
 from nnunet_ext.messages import Message
 from nnunet_ext.nnunet_folders import read_predictions_json
+from nnunet_ext.reporting.cells import shared_organs
 from nnunet_ext.reporting.content import Experiment, Report, Table, Text
+from nnunet_ext.reporting.costs import COLUMNS, COSTS
 from nnunet_ext.reporting.page_reasons import (
     FAR_HD95_MM,
     LOW_DSC_PERCENT,
@@ -43,6 +45,7 @@ def page_content(report: Report) -> dict:
         "version": __version__,
         "organs": [{"name": o, "chinese": chinese_name(o), "colour": colour[o]} for o in report.organs],
         "experiments": [_experiment(experiment, report.organs) for experiment in report.experiments],
+        "side_by_side": _side_by_side(report),
         "tables": [_table(table) for table in report.tables],
         "pictures": _pictures(report),
         "remarks": [in_both_languages(_public(remark)) for remark in report.remarks],
@@ -160,11 +163,46 @@ def _reason(reason: Reason) -> dict:
 
 
 def _means(means: Mapping[str, Mean]) -> dict:
-    return {metric: {key: _number(value) for key, value in means[metric].as_json().items()} for metric in METRICS}
+    return {metric: _mean(means[metric]) for metric in METRICS}
+
+
+def _mean(mean: Mean) -> dict:
+    return {key: _number(value) for key, value in mean.as_json().items()}
 
 
 def _number(value: float) -> float | None:
     return None if math.isnan(value) else round(float(value), DECIMALS)
+
+
+# Experiments side by side -----------------------------------------------------------------------------------------------
+
+
+def _side_by_side(report: Report) -> list[dict]:
+    """Per experiment, over the cases and organs that all have: DSC of each case, its mean, organs missed, and what it took.
+
+    It is empty for a single experiment, and without scores.
+    """
+    compared = {one.name: one.scores.only(report.cases) for one in report.experiments}
+    shared = shared_organs(compared)
+    if len(compared) < 2 or not report.cases or not shared:
+        return []
+    took = {row[0].text: row for table in report.tables if table.name == COSTS for row in table.rows}
+    rows = []
+    for name, scores in compared.items():
+        per_case = {case: _mean_dsc([row for row in scores.rows if row.case == case], shared) for case in report.cases}
+        row = {
+            "name": name,
+            "cases": {case: _number(mean) for case, mean in per_case.items()},
+            "all_organs": _mean(mean_of(per_case.values())),
+            "missed": sum(row.flag == "missed" for row in scores.rows if row.organ in shared),
+        }
+        texts = {key: took[name][column].text for key, column in COLUMNS.items()} if name in took else {}
+        rows.append({**row, **{key: in_both_languages(text) for key, text in texts.items()}})
+    return rows
+
+
+def _mean_dsc(rows: Sequence[Score], organs: Collection[str]) -> float:
+    return mean_of([row.dsc_percent for row in rows if row.organ in organs]).value
 
 
 # Tables and pictures --------------------------------------------------------------------------------------------------

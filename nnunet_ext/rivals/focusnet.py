@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +27,9 @@ POOLS = ((1, 2, 2), (2, 2, 2))
 STEP = tuple(a * b for a, b in zip(*POOLS, strict=True))
 #: Crop of a small organ in voxels, `(Z, Y, X)`.
 CROP = (8, 64, 64)
+#: Probabilities with which untrained heads begin. Most voxels are far from a centre, and an organ is a hundredth of its crop
+#: or less. From one half, the paper's small steps would go on for thousands of iterations to learn where nothing is.
+CENTRE_PRIOR, CROP_PRIOR = 0.1, 0.01
 #: Parts of the network, in the order in which they are trained.
 SEGMENTATION, LOCALISATION, CROPS = "segmentation", "localisation", "crops"
 PARTS = (SEGMENTATION, LOCALISATION, CROPS)
@@ -93,7 +97,7 @@ class FocusNet(nn.Module):
         deep_supervision: Of nnU-Net. The paper has none.
 
     Raises:
-        ValueError: If deep supervision is asked for.
+        ValueError: If deep supervision is asked for, or a small label is none of the organs.
 
     Source:
         Gao et al. 2019, FocusNet, doi:10.1007/978-3-030-32248-9_92.
@@ -115,6 +119,11 @@ class FocusNet(nn.Module):
         super().__init__()
         if deep_supervision:
             raise ValueError("FocusNet has no deep supervision: set deep_supervision to false in the plan.")
+        if unknown := [label for label in small_labels if not 0 < label < num_classes]:
+            raise ValueError(
+                f"FocusNet's small_labels in the plan hold {unknown}, but the data set has the organs 1 to "
+                f"{num_classes - 1}: its organs have changed since it was planned. Plan it again."
+            )
         self.input_channels, self.small_labels = input_channels, tuple(small_labels)
         features = narrowed(FIRST, width)
         n_small = len(self.small_labels)
@@ -126,6 +135,9 @@ class FocusNet(nn.Module):
             nn.Sequential(_full(2 * features, features), _full(features, features), nn.Conv3d(features, 1, 1))
             for _ in self.small_labels
         )
+        _begin_at(self.centres, CENTRE_PRIOR)
+        for organ in self.organs:
+            _begin_at(organ, CROP_PRIOR)
         #: Number of the part in training, kept with the weights. Beside it the same as a number.
         self.register_buffer("part", torch.tensor(0))
         self._part = 0
@@ -188,6 +200,15 @@ class FocusNet(nn.Module):
     def initialize(module: nn.Module) -> None:
         """By He."""
         initialize_kaiming(module)
+
+
+def _begin_at(head: nn.Module, probability: float) -> None:
+    """Set the bias of a head's last convolution, so that its sigmoid is near a probability before training."""
+    assert isinstance(head, nn.Sequential)
+    last = head[-1]
+    assert isinstance(last, nn.Conv3d)
+    assert last.bias is not None
+    nn.init.constant_(last.bias, math.log(probability / (1 - probability)))
 
 
 class _Up(nn.Module):

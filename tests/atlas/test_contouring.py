@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 from atlas_heads import LABELS, dsc, head, write_raw
@@ -19,6 +20,11 @@ from nnunet_ext.atlas.contouring import _cases_of_fold, _mask, _prepare, _Settin
 from nnunet_ext.atlas.one_case import contour_case
 from nnunet_ext.cases.prediction_cases import find_cases
 from nnunet_ext.cases.training_form import recorded_options
+from nnunet_ext.dicom.rasterising import rasterise
+from nnunet_ext.dicom.reading import read_series
+from nnunet_ext.dicom.rtstruct_reader import read_rtstruct
+from nnunet_ext.dicom.series import find_series
+from nnunet_ext.dicom.series_writer import Study, write_series
 from nnunet_ext.evaluation.evaluating import evaluate
 from nnunet_ext.files import read_json
 from nnunet_ext.registration.between_people import OPTIONS
@@ -181,6 +187,48 @@ def test_an_output_for_input_is_refused(world, again):
 def test_a_channel_that_is_not_there_is_refused(again):
     with pytest.raises(ValueError, match="'T3' is none of the data set's, CT"):
         again(channel="T3")
+
+
+def test_a_dicom_case_gets_an_rtstruct_of_each_way_to_fuse(tmp_path, monkeypatch):
+    write_raw(tmp_path, people=(1,), nnunet_ext={"clean_ct": False})
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    ct, _ = head(0, spacing_mm=(4.4, 4.0, 5.0), angles=(0.10, -0.08, 0.12))
+    write_series(ct, tmp_path / "in", modality="CT", study=Study("0042817"), number=1)
+    options = {
+        "images": tmp_path / "in",
+        "out": tmp_path / "out",
+        "dataset_id": 601,
+        "n_threads": 1,
+        "show_progress": False,
+    }
+    assert contour_by_atlases(**options, rtstruct=True, smooth_contours=True).written == ["case_001"]
+    (series,) = find_series(tmp_path / "in").images
+    image = read_series(series)
+    for fusion in ("staple", "voting"):
+        mask = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / fusion / "case_001.nii.gz")))
+        drawn = read_rtstruct(tmp_path / "out" / fusion / "case_001.dcm")
+        assert drawn.series_uids == {series.uid}
+        assert [roi.name for roi in drawn.rois] == list(ORGANS)
+        for organ in drawn.rois:
+            np.testing.assert_array_equal(rasterise(organ.contours, image), mask == ORGANS[organ.name])
+            assert (mask == ORGANS[organ.name]).any()
+        headers = pydicom.dcmread(tmp_path / "out" / fusion / "case_001.dcm")
+        assert f"{fusion} of 5 atlases" in headers.StructureSetROISequence[0].ROIGenerationDescription
+    (tmp_path / "out" / "voting" / "case_001.dcm").unlink()
+    assert contour_by_atlases(**options).skipped == ["case_001"]
+    assert contour_by_atlases(**options, rtstruct=True).written == [
+        "case_001"
+    ]  # half of what is wanted is not finished
+    contour_by_atlases(**options, overwrite=True)
+    assert not list((tmp_path / "out").glob("*/case_001.dcm"))  # they would not belong to the new label maps
+
+
+def test_an_rtstruct_without_dicom_is_refused_before_anything_is_written(again, tmp_path):
+    with pytest.raises(ValueError, match="give the DICOM series, or leave out --rtstruct"):
+        again(out=tmp_path / "out", rtstruct=True)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="--smooth-contours is about the contours of an RTSTRUCT"):
+        again(out=tmp_path / "out", smooth_contours=True)
 
 
 # Parts ------------------------------------------------------------------------------------------------------------------

@@ -164,3 +164,14 @@ def test_predictions_of_another_program_have_the_model_that_is_named_theirs(tmp_
         ["atlas", "-", "-", "-"],
     ]
     assert remarks == []
+
+
+def test_contours_by_atlases_have_no_weights_and_say_of_how_many_cases_they_are(tmp_path):
+    experiment = predicted(tmp_path / "staple", {"case_1": SECONDS})
+    file = tmp_path / "staple" / "predictions.json"
+    file.write_text(
+        json.dumps({"models": [], "atlases": ["a", "b", "c"], "n_atlases": 5, "cases": {"case_1": SECONDS}})
+    )
+    table, remarks = costs_table([experiment], with_study=False)
+    assert remarks == []
+    assert str(table.rows[0][1].text) == "none: 3 of 3 atlases"

@@ -393,6 +393,48 @@ def test_language_switches_and_is_remembered(browser, page):
     browser.evaluate("document.getElementById('language').click()")
 
 
+@pytest.fixture(scope="module")
+def two_methods(report, study) -> Path:
+    """The page of two experiments. The second has only the cases that went wrong, and took its time."""
+    ours = report.experiments[0]
+    other = replace(ours, name="atlas", scores=ours.scores.only(["case_b", "case_c"]))
+    row = [
+        Cell("atlas"),
+        Cell(Message("cell_atlases", {"n": 5, "all": 45})),
+        *[Cell("-")] * 4,
+        Cell("78.3"),
+        Cell("-"),
+        Cell("2 GB"),
+    ]
+    costs = Table("costs", Message("title_costs"), tuple(str(n) for n in range(9)), (tuple(row),))
+    both = replace(report, experiments=(ours, other), cases=("case_b", "case_c"), tables=(costs,))
+    return write_report_page(both, study / "two.html", show_progress=False).path
+
+
+def test_methods_stand_side_by_side_on_the_cases_that_all_have(two_methods, page):
+    assert content(page)["side_by_side"] == [], "one experiment has nothing to stand beside"
+    ours, atlas = content(two_methods)["side_by_side"]
+    assert (
+        ours["cases"]
+        == atlas["cases"]
+        == {"case_b": pytest.approx(200 / 3, abs=1e-3), "case_c": atlas["cases"]["case_c"]}
+    )
+    assert (ours["missed"], atlas["missed"]) == (1, 1)
+    assert (atlas["weights"]["en"], atlas["seconds"], atlas["memory"]) == ("none: 5 of 45 atlases", "78.3", "2 GB")
+    assert "weights" not in ours, "the table of costs has no row of it"
+
+
+def test_a_click_on_a_method_shows_it(browser, two_methods):
+    browser.open(two_methods)
+    assert "none: 5 of 45 atlases" in browser.evaluate("document.getElementById('methods').innerText")
+    assert browser.evaluate("document.getElementById('chosen').innerText") == "ours"
+    browser.evaluate("[...document.querySelectorAll('#methods button')].find((b) => b.textContent === 'atlas').click()")
+    assert browser.evaluate("document.getElementById('chosen').innerText") == "atlas"
+    assert browser.evaluate("document.getElementById('experiment').value") == "atlas"
+    assert browser.evaluate("document.querySelectorAll('#methods tr.chosen').length") == 1
+    browser.requests.remove(two_methods.resolve().as_uri())
+
+
 def test_predictions_alone_can_be_looked_at(browser, study, page):
     alone = view(
         study / "predictions", study / "imagesTs", study / "view.html", viewer_limit_mb=30, show_progress=False

@@ -82,7 +82,7 @@ def test_scores_without_and_with_postprocessing_have_a_table():
     tables, _ = tables_of({"test": predicted, "folds": validated})
     for name, chosen_here in {"test": False, "folds": True}.items():
         table = tables[f"postprocessing_{name}"]
-        assert [str(head) for head in table.header[:3]] == ["organ", "without DSC %", "with DSC %"]
+        assert [str(head) for head in table.header[:3]] == ["organ", "DSC %, without", "DSC %, with"]
         assert [(cell.text, cell.best) for cell in table.rows[0][1:3]] == [
             ("70.00 +- 14.14", False),
             ("80.00 +- 14.14", True),

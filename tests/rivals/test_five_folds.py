@@ -63,8 +63,8 @@ def test_five_folds_are_trained_compared_and_the_best_predicts(commands):
             run("nnUNetv2_train", "606", name, fold, "-tr", TRAINER, "-p", PLANS, "-device", "cpu", "--npz")
     run("nnUNetv2_find_best_configuration", "606", "-c", *RIVALS, "-tr", TRAINER, "-p", PLANS, "-np", "1")
     found = json.loads((folder / "results" / DATASET / "inference_information.json").read_text())
-    assert f"{TRAINER}__{PLANS}__3d_anatomynet" in json.dumps(found["all_results"])
-    assert f"{TRAINER}__{PLANS}__3d_focusnet" in json.dumps(found["all_results"])
+    for name in RIVALS:
+        assert f"{TRAINER}__{PLANS}__{name}" in json.dumps(found["all_results"])
     images = folder / "raw" / DATASET / "imagesTs"
     run(
         "nnunet_ext",

@@ -52,6 +52,17 @@ def test_the_parts_give_what_their_losses_need_and_only_their_weights_learn():
         assert changed == {learns}, part  # with the statistics of BatchNorm
 
 
+def test_untrained_heads_find_next_to_nothing_whatever_the_network_begins_with():
+    net, image = network(), torch.rand(1, 2, 8, 68, 64)
+    net.apply(net.initialize)  # as nnU-Net does
+    net.train()
+    with torch.no_grad():
+        net.begin_part(LOCALISATION)
+        assert net(image).logits.sigmoid().mean() < 0.25
+        net.begin_part(CROPS)
+        assert net(image).logits.sigmoid().mean() < 0.1
+
+
 def test_weights_remember_the_part_they_were_trained_in():
     net = network()
     net.begin_part(CROPS)
@@ -130,3 +141,8 @@ def test_the_loss_of_crops_falls_with_the_overlap():
 def test_deep_supervision_is_refused_with_the_remedy():
     with pytest.raises(ValueError, match="set deep_supervision to false"):
         FocusNet(1, 2, deep_supervision=True)
+
+
+def test_organs_that_have_changed_since_planning_are_refused_with_the_remedy():
+    with pytest.raises(ValueError, match=r"hold \[7\], but the data set has the organs 1 to 3.*Plan it again"):
+        FocusNet(1, 4, small_labels=[3, 7])

@@ -75,6 +75,24 @@ def test_a_wrong_phase_names_the_configuration(make):
         make(**{**OPTIONS, "entries": entries})
 
 
+def test_a_gpu_with_too_little_memory_is_named_with_the_ways_out(make):
+    trainer = make(num_epochs=1, **OPTIONS)
+    trainer.initialize()
+    trainer.on_train_start()
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    trainer.network.register_forward_pre_hook(full)
+    size = "x".join(map(str, PATCH))
+    with pytest.raises(
+        ValueError, match=f"'3d_fullres': the GPU has too little memory for a batch of 2 with {size}"
+    ) as said:
+        trainer.train_step(next(trainer.dataloader_train))
+    assert "-pl CascadeOARPlannerSmall" in str(said.value)
+    assert str(said.value).endswith("-device cpu")
+
+
 # ------------------------------------------------------------------------------------------------ parts
 
 PARTED = {

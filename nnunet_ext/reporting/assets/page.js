@@ -81,6 +81,10 @@ function renderOverview() {
   $("experiment").replaceChildren(...REPORT.experiments.map(({ name }) => h("option", {}, name)));
   $("experiment").value = experiment.name;
   $("experiment-choice").hidden = REPORT.experiments.length < 2;
+  $("side-by-side").hidden = !REPORT.side_by_side.length;
+  $("chosen").hidden = !REPORT.side_by_side.length;
+  $("chosen").textContent = experiment.name;
+  if (REPORT.side_by_side.length) $("methods").replaceChildren(sideBySide());
   renderHeadline();
   $("organs").replaceChildren(organTable());
   $("cases").replaceChildren(caseTable());
@@ -108,6 +112,32 @@ function renderHeadline() {
   $("headline").replaceChildren(...figures);
 }
 
+function chooseExperiment(name) {
+  experiment = REPORT.experiments.find((one) => one.name === name);
+  renderOverview();
+}
+
+// A row per experiment, of the cases and organs that all have. Its name chooses the one that the page shows below.
+function sideBySide() {
+  const keys = ["missed", "weights", "seconds", "memory"];
+  const head = h("tr", {}, h("th", {}, t("method")), h("th", {}, t("method_strip")), h("th.number", {}, t("dsc")));
+  for (const key of keys) head.append(h("th.number", {}, t(`took_${key}`)));
+  const best = Math.max(...REPORT.side_by_side.map((row) => row.all_organs.mean ?? 0)).toFixed(1);
+  const rows = REPORT.side_by_side.map((row) => {
+    const choose = h("button.link", { type: "button", onclick: () => chooseExperiment(row.name) }, row.name);
+    const text = meanSd(row.all_organs, 1);
+    const dots = Object.entries(row.cases).map(([name, dsc]) => ({ name, dsc, colour: "var(--accent)" }));
+    const cells = [
+      h("td.strip", {}, strip(dots, row.all_organs.mean)),
+      h("td.number", {}, number(row.all_organs.mean, 1) === best ? h("b", {}, text) : text),
+      h(row.missed ? "td.number.low" : "td.number", {}, String(row.missed)),
+      ...["weights", "seconds", "memory"].map((key) => h("td.number", {}, said(row[key] ?? "-"))),
+    ];
+    return h(row.name === experiment.name ? "tr.chosen" : "tr", {}, h("th", {}, choose), ...cells);
+  });
+  return h("table", {}, h("thead", {}, head), h("tbody", {}, ...rows));
+}
+
 function organTable() {
   if (!experiment.has_scores) {
     return h("p.chips", {}, ...REPORT.organs.map((organ) => h("span.chip", {}, swatch(organ), organLabel(organ))));
@@ -119,7 +149,7 @@ function organTable() {
     const cells = experiment.not_segmented.includes(organ.name)
       ? [h("td", { colspan: 5 }, t("not_segmented"))]
       : [
-          h("td.strip", {}, strip(organ, scores.dsc_percent.mean)),
+          h("td.strip", {}, strip(dotsOf(organ), scores.dsc_percent.mean)),
           h("td.number", {}, h("b", {}, meanSd(scores.dsc_percent, 1))),
           h("td.number", {}, number(scores.hd95_mm.median, 1)),
           h("td.number", {}, meanSd(scores.surface_dice, 2), " ", h("small", {}, `${experiment.tolerance_mm[organ.name]} mm`)),
@@ -137,15 +167,16 @@ function organLabel(organ) {
   return local === organ.name ? h("span", {}, local) : h("span", {}, local, " ", h("small", {}, organ.name));
 }
 
+const dotsOf = (organ) =>
+  experiment.cases.map((c) => ({ name: c.name, dsc: c.scores[organ.name]?.dsc_percent, colour: organ.colour }));
+
 // A dot per case between 0 and 100 %, and the mean.
-function strip(organ, mean) {
+function strip(dots, mean) {
   const line = h("div.line", {});
   for (const percent of [0, 50, 100]) line.append(h("i.tick", { style: `left:${percent}%`, "data-percent": percent }));
-  for (const c of experiment.cases) {
-    const dsc = c.scores[organ.name]?.dsc_percent;
+  for (const { name, dsc, colour } of dots) {
     if (dsc === null || dsc === undefined) continue;
-    const style = `left:${dsc}%;background:${organ.colour}`;
-    line.append(h("i.dot", { style, title: `${c.name}: ${number(dsc, 1)}` }));
+    line.append(h("i.dot", { style: `left:${dsc}%;background:${colour}`, title: `${name}: ${number(dsc, 1)}` }));
   }
   if (mean !== null) line.append(h("i.mean", { style: `left:${mean}%` }));
   return line;
@@ -369,10 +400,7 @@ $("language").addEventListener("click", () => {
   localStorageSet("language", language);
   renderOverview();
 });
-$("experiment").addEventListener("change", (event) => {
-  experiment = REPORT.experiments.find(({ name }) => name === event.target.value);
-  renderOverview();
-});
+$("experiment").addEventListener("change", (event) => chooseExperiment(event.target.value));
 $("print").addEventListener("click", () => window.print());
 $("close").addEventListener("click", KEYS.Escape);
 $("previous").addEventListener("click", () => step(-1));
