@@ -86,8 +86,10 @@ class FocusNet(nn.Module):
     within the crop around its predicted centre, and nothing beyond. Other organs stay as the whole-volume network has them.
 
     The paper's are the parts, their order, crops and losses. Ours, where it is silent, are the features that the heads see:
-    the decoder's last for the centres, and these with the first ones for the crops. The head of an organ has two
-    convolutions and one of a voxel. The second version's adversarial loss of shapes is not built.
+    the decoder's last with the first ones, in which an organ shows that the first part has not learned. The head of an
+    organ has two convolutions and one of a voxel. Untrained heads begin as if there were little to find, as networks for
+    rare objects do (Lin et al. 2017, doi:10.1109/ICCV.2017.324). The second version's adversarial loss of shapes is not
+    built.
 
     Args:
         input_channels: Images.
@@ -129,7 +131,7 @@ class FocusNet(nn.Module):
         n_small = len(self.small_labels)
         self.snet = SNet(input_channels, num_classes, width=width)
         self.centres = nn.Sequential(
-            _full(features, features), _full(features, features), nn.Conv3d(features, max(1, n_small), 1)
+            _full(2 * features, features), _full(features, features), nn.Conv3d(features, max(1, n_small), 1)
         )
         self.organs = nn.ModuleList(
             nn.Sequential(_full(2 * features, features), _full(features, features), nn.Conv3d(features, 1, 1))
@@ -181,11 +183,11 @@ class FocusNet(nn.Module):
         if part == SEGMENTATION or (part == LOCALISATION and not self.training):
             return logits
         last, first = (f[:, :, : size[0], : size[1], : size[2]] for f in (last, first))
-        heatmaps = self.centres(last)
+        features = torch.cat([last, first], 1)
+        heatmaps = self.centres(features)
         if part == LOCALISATION:
             return HeatmapOutput(heatmaps, self.small_labels)
         corners = peaks(heatmaps, CROP)
-        features = torch.cat([last, first], 1)
         crops = [head(cut(features, corners[:, i], CROP)) for i, head in enumerate(self.organs)]
         stacked = torch.cat(crops, 1)
         if self.training:
