@@ -111,7 +111,7 @@ def learned(found: dict[str, float]) -> None:
 
 
 def test_anatomynet_learns_every_organ_of_a_phantom(trainer, batch):
-    n_iterations = 350
+    n_iterations = 700  # three minutes
     anatomynet = trainer("3d_anatomynet", n_iterations)
     for _ in range(n_iterations):
         anatomynet.train_step(batch)
