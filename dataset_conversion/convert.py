@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_ext.cases.case import SourceCase
-from nnunet_ext.cases.case_list import UNSEEN_S, list_folder, read_cases, remove_list
+from nnunet_ext.cases.case_list import UNSEEN_S, list_folder, read_cases, remove_list, unfinished
 from nnunet_ext.cases.key_file import check_key, write_key
 from nnunet_ext.cases.preparing import ChannelOptions
 from nnunet_ext.dataset_conversion.case_list import (
@@ -422,11 +422,7 @@ def _outcomes_of_parts(dataset: Path, folder: Path, found: CaseList) -> dict[str
             break
         time.sleep(1.0)
     if missing:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise ValueError(
-            f"{len(missing)} of {len(found.names)} cases are not converted yet: {', '.join(missing[:3])}{more}; run the "
-            "parts that have not ended (-num_parts N -part_id K), then --finish again"
-        )
+        raise unfinished(missing, len(found.names), "converted")
     wait_until_listed(dataset, [file for files in outputs.values() for file in files])
     return outcomes
 

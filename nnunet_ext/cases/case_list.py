@@ -56,6 +56,15 @@ def write_list(
         raise type(error)(f"cannot write the case list {folder}: {error.strerror or error}") from error
 
 
+def unfinished(missing: Sequence[str], n_cases: int, done: str) -> ValueError:
+    """The error of `--finish` while cases of a list are missing. `done` is what they are not yet, such as `converted`."""
+    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+    return ValueError(
+        f"{len(missing)} of {n_cases} cases are not {done} yet: {', '.join(missing[:3])}{more}; run the parts that have not "
+        "ended (-num_parts N -part_id K), then --finish again"
+    )
+
+
 def remove_list(folder: Path) -> None:
     """Remove a list, its first file first, so that nobody takes the rest for a list."""
     (folder / LIST).unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from scipy import ndimage
 
 #: A pair tells where the midline is if the smaller organ has at least this share of the larger one's volume.
 LEAST_OF_PARTNER = 0.25
-#: If an organ that tells the midline would lose more than this share, the midline is not known.
+#: If an organ would lose more than this share, the midline is not known. Specks of an organ beside its partner may go whole.
 MOST_LOST = 0.25
 #: The midline is found again after voxels have changed sides, at most so many times.
 MOST_ROUNDS = 10
@@ -47,7 +47,7 @@ def on_own_sides(label_map: np.ndarray, pairs: Sequence[tuple[int, int]], *, spa
         cut = 0.5 * np.abs(across) @ np.asarray(spacing_mm)
         found = {pair: (where_mm[pair] - (left + right) / 2) @ across for pair in pairs}
         moved = {pair: np.where(np.abs(found[pair]) <= cut, given[pair], found[pair] > 0) for pair in pairs}
-        if any(_most_lost(given[pair], moved[pair]) > MOST_LOST for pair in telling):
+        if any(_most_lost(given[pair], moved[pair]) > MOST_LOST for pair in pairs):
             return label_map.copy()
         if all(np.array_equal(moved[pair], is_left[pair]) for pair in pairs):
             break
@@ -59,15 +59,20 @@ def on_own_sides(label_map: np.ndarray, pairs: Sequence[tuple[int, int]], *, spa
     return result
 
 
+def _whole_sides(is_left: np.ndarray) -> list[bool]:
+    """The sides of a pair whose organ is no speck beside its partner."""
+    of_side = {side: int(np.count_nonzero(is_left == side)) for side in (True, False)}
+    return [side for side, n in of_side.items() if n > 0 and n >= LEAST_OF_PARTNER * of_side[not side]]
+
+
 def _tells(is_left: np.ndarray) -> bool:
     """Whether a pair has two organs of a like volume."""
-    smaller, larger = sorted(int(np.count_nonzero(side)) for side in (is_left, ~is_left))
-    return bool(smaller) and smaller >= LEAST_OF_PARTNER * larger
+    return len(_whole_sides(is_left)) == 2
 
 
 def _most_lost(before: np.ndarray, after: np.ndarray) -> float:
-    """The larger share of both organs that is no longer theirs."""
-    return max(float((after[before == side] != side).mean()) for side in (True, False))
+    """The largest share of an organ that is no longer its own. Of an organ that is a speck nothing is said."""
+    return max((float((after[before == side] != side).mean()) for side in _whole_sides(before)), default=0.0)
 
 
 def after_own_side(
@@ -84,6 +89,8 @@ def after_own_side(
         pairs: Label values of left and right organs.
         spacing_mm: Along `(Z, Y, X)`.
     """
+    if not organs:
+        return label_map.copy()
     sided = on_own_sides(label_map, pairs, spacing_mm=spacing_mm)
     partner: Mapping[int, int] = {value: other for pair in pairs for value, other in (pair, pair[::-1])}
     result = label_map.copy()

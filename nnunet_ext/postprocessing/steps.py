@@ -178,7 +178,9 @@ def _changes(before: np.ndarray, after: np.ndarray, labels: Mapping[str, Any]) -
     was, became = before[changed], after[changed]
     changes = {}
     for organ, value in labels.items():
+        if not isinstance(value, int) or value == 0:  # a region is no label of the map
+            continue
         gained, lost = (int(np.count_nonzero(one == value)) for one in (became, was))
-        if value != 0 and (gained or lost):
+        if gained or lost:
             changes[organ] = Change(gained, lost, emptied=bool(lost) and not (after == value).any())
     return changes

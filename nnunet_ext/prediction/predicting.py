@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from nnunet_ext._version import __version__
 from nnunet_ext.cases.case import Case
-from nnunet_ext.cases.case_list import LIST, UNSEEN_S, list_folder, remove_list
+from nnunet_ext.cases.case_list import LIST, UNSEEN_S, list_folder, remove_list, unfinished
 from nnunet_ext.cases.case_rtstruct import RtstructOptions, rtstruct_file
 from nnunet_ext.cases.key_file import check_key, write_key
 from nnunet_ext.cases.prediction_cases import FoundCases, find_cases
@@ -386,11 +386,7 @@ class _Run:
                 break
             time.sleep(1.0)
         if missing:
-            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-            raise ValueError(
-                f"{len(missing)} of {len(names)} cases are not contoured yet: {', '.join(missing[:3])}{more}; run the "
-                "parts that have not ended (-num_parts N -part_id K), then --finish again"
-            )
+            raise unfinished(missing, len(names), "contoured")
         self.summary.skipped = done
         self.summary.failed = {name: failed[name] for name in names if name in failed}
         self.count_files(found)

@@ -77,6 +77,15 @@ def test_where_nothing_tells_the_midline_nothing_is_changed():
     np.testing.assert_array_equal(on_own_sides(head(), [], spacing_mm=SPACING_MM), head())
 
 
+def test_half_a_head_whose_one_eye_has_both_names_keeps_its_nerve():
+    """The midline that such an eye tells lies in the eye, and the nerve across it."""
+    half = np.where(np.isin(head(), (1, 3)), head(), 0)
+    places = np.argwhere(half == 1)
+    half[tuple(places[places[:, 2] < np.median(places[:, 2])].T)] = 2
+    assert {1, 2, 3} <= set(np.unique(half))
+    np.testing.assert_array_equal(on_own_sides(half, PAIRS, spacing_mm=SPACING_MM), half)
+
+
 def test_what_one_organ_alone_gives_away_becomes_background_and_what_it_takes_is_its_own():
     expected, given = head(), with_wrong_sides(head())
     result = after_own_side(given, [1], PAIRS, spacing_mm=SPACING_MM)

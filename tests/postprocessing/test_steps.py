@@ -34,3 +34,12 @@ def test_an_organ_that_steps_empty_is_told_and_those_without_steps_stay():
     result, changes = postprocessed(label_map, steps, LABELS, spacing_mm=SPACING_MM)
     assert changes == {"OpticChiasm": Change(gained=0, lost=3, emptied=True)}
     np.testing.assert_array_equal(result, np.where(label_map == 4, 0, label_map))
+
+
+def test_a_region_of_the_labels_is_no_organ_that_a_step_changes():
+    labels = {"background": 0, "Eye": (1, 2), "Eye_L": 1, "Lens_L": 2}
+    label_map = np.zeros((7, 9, 11), np.uint8)
+    label_map[1, 1, 1:4], label_map[5, 7, 9], label_map[3, 3, 3] = 1, 1, 2
+    result, changes = postprocessed(label_map, {"Eye_L": [Step(LARGEST)]}, labels, spacing_mm=SPACING_MM)
+    assert changes == {"Eye_L": Change(gained=0, lost=1, emptied=False)}
+    assert result[5, 7, 9] == 0
